@@ -1,0 +1,321 @@
+use std::time::Duration;
+
+use crate::clock::nanos;
+use crate::error::ConfigError;
+use crate::jitter::Jitter;
+use crate::rng::{Rng, Seeds};
+
+/// A schedule of delays: how long to wait before the first retry, the second, and so on.
+///
+/// A schedule is a description; [`delays`](Backoff::delays) starts a session on it, with a generator of its own. The
+/// default is 100 ms, doubled each time, at most 20 s, with full jitter.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_core::{Backoff, Jitter};
+///
+/// let backoff = Backoff::exponential(Duration::from_millis(1), 2.0, Duration::from_millis(10))?.jitter(Jitter::None);
+/// let delays: Vec<_> = backoff.delays().take(6).map(|delay| delay.as_millis()).collect();
+/// assert_eq!(delays, [1, 2, 4, 8, 10, 10]);
+/// # Ok::<(), buttress_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    growth: Growth,
+    base: u64,
+    cap: u64,
+    jitter: Jitter,
+    seeds: Seeds,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Growth {
+    Constant,
+    Linear,
+    Exponential(f64),
+}
+
+impl Backoff {
+    /// The same delay each time, without jitter.
+    pub fn constant(delay: Duration) -> Self {
+        let base = nanos(delay);
+        Self { growth: Growth::Constant, base, cap: base, jitter: Jitter::None, seeds: Seeds::default() }
+    }
+
+    /// `base`, `2 × base`, `3 × base` …, at most `cap`, with full jitter.
+    ///
+    /// # Errors
+    ///
+    /// If `cap` is shorter than `base`.
+    pub fn linear(base: Duration, cap: Duration) -> Result<Self, ConfigError> {
+        Self::growing(Growth::Linear, base, cap)
+    }
+
+    /// `base`, `base × factor`, `base × factor²` …, at most `cap`, with full jitter.
+    ///
+    /// # Errors
+    ///
+    /// If `factor` is below 1 or not a finite number, if `base` is zero, or if `cap` is shorter than `base`.
+    pub fn exponential(base: Duration, factor: f64, cap: Duration) -> Result<Self, ConfigError> {
+        if !(factor.is_finite() && factor >= 1.0) {
+            return Err(ConfigError::new("factor", factor, "must be a finite number of at least 1"));
+        }
+        if base.is_zero() {
+            return Err(ConfigError::new("base", base, "must be longer than zero, or no delay ever grows"));
+        }
+        Self::growing(Growth::Exponential(factor), base, cap)
+    }
+
+    fn growing(growth: Growth, base: Duration, cap: Duration) -> Result<Self, ConfigError> {
+        if cap < base {
+            return Err(ConfigError::new("cap", cap, format!("must be at least the base of {base:?}")));
+        }
+        Ok(Self { growth, base: nanos(base), cap: nanos(cap), jitter: Jitter::Full, seeds: Seeds::default() })
+    }
+
+    /// Spreads the delays in this way.
+    #[must_use]
+    pub fn jitter(self, jitter: Jitter) -> Self {
+        // A constant delay that is spread upwards needs room above; its cap is its own upper bound.
+        let cap = match (self.growth, jitter) {
+            (Growth::Constant, Jitter::Decorrelated) => self.base.saturating_mul(3),
+            (Growth::Constant, Jitter::Spread { percent }) => {
+                let half = u128::from(self.base) * u128::from(percent.min(100)) / 100;
+                self.base.saturating_add(half as u64)
+            }
+            (Growth::Constant, _) => self.base,
+            _ => self.cap,
+        };
+        Self { jitter, cap, ..self }
+    }
+
+    /// Draws the jitter of all sessions from this seed, for reproducible runs. Sessions still differ from each other.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seeds: Seeds::from_seed(seed), ..self }
+    }
+
+    /// The delay before the first retry, without jitter.
+    pub fn base(&self) -> Duration {
+        Duration::from_nanos(self.base)
+    }
+
+    /// No delay is longer than this.
+    pub fn cap(&self) -> Duration {
+        Duration::from_nanos(self.cap)
+    }
+
+    /// Starts a session: the delays of one call's retries, endless.
+    pub fn delays(&self) -> Delays {
+        self.delays_with(self.seeds.next())
+    }
+
+    /// A session that draws from this generator.
+    pub fn delays_with(&self, rng: Rng) -> Delays {
+        Delays { backoff: self.clone(), rng, retry: 0, previous: self.base }
+    }
+
+    /// The delay before retry `retry` (0 is the first), without jitter.
+    fn computed(&self, retry: u64) -> u64 {
+        let uncapped = match self.growth {
+            Growth::Constant => self.base,
+            Growth::Linear => self.base.saturating_mul(retry.saturating_add(1)),
+            // `as` saturates: an infinite product is the cap like any other too large one.
+            Growth::Exponential(factor) => (self.base as f64 * factor.powf(retry as f64)) as u64,
+        };
+        uncapped.min(self.cap)
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            growth: Growth::Exponential(2.0),
+            base: 100_000_000,
+            cap: 20_000_000_000,
+            jitter: Jitter::Full,
+            seeds: Seeds::default(),
+        }
+    }
+}
+
+/// The delays of one session; never ends, never panics, however often it is asked.
+#[derive(Clone, Debug)]
+pub struct Delays {
+    backoff: Backoff,
+    rng: Rng,
+    retry: u64,
+    previous: u64,
+}
+
+impl Delays {
+    /// Starts again from the first delay (gRPC A6, after a pushback), with the same generator.
+    pub fn restart(&mut self) {
+        self.retry = 0;
+        self.previous = self.backoff.base;
+    }
+
+    /// The longest delay that the next one can be.
+    pub fn ceiling(&self) -> Duration {
+        Duration::from_nanos(match self.backoff.jitter {
+            Jitter::Decorrelated => self.previous.saturating_mul(3).min(self.backoff.cap),
+            _ => self.backoff.computed(self.retry),
+        })
+    }
+
+    /// The session's generator.
+    pub fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
+}
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let Backoff { base, cap, jitter, .. } = self.backoff;
+        let computed = self.backoff.computed(self.retry);
+        self.retry = self.retry.saturating_add(1);
+        self.previous = jitter.apply(computed, self.previous, base, cap, &mut self.rng);
+        Some(Duration::from_nanos(self.previous))
+    }
+
+    /// Skips in one step, except for [`Jitter::Decorrelated`], whose delays build on each other.
+    fn nth(&mut self, n: usize) -> Option<Duration> {
+        if self.backoff.jitter == Jitter::Decorrelated {
+            // The walk forgets where it began within a few steps.
+            for _ in 0..n.min(64) {
+                let _ = self.next();
+            }
+        } else {
+            self.retry = self.retry.saturating_add(n as u64);
+        }
+        self.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn millis(backoff: &Backoff, n: usize) -> Vec<u128> {
+        backoff.delays().take(n).map(|delay| delay.as_millis()).collect()
+    }
+
+    const fn secs(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    /// R-02, the schedules.
+    #[test]
+    fn delays_without_jitter_follow_the_textbook() {
+        assert_eq!(millis(&Backoff::constant(secs(1)), 3), [1000, 1000, 1000]);
+        let linear = |base| Backoff::linear(base, secs(60)).unwrap().jitter(Jitter::None);
+        assert_eq!(millis(&linear(secs(1)), 3), [1000, 2000, 3000]);
+        assert_eq!(millis(&linear(secs(2)), 3), [2000, 4000, 6000]);
+        let exponential = Backoff::exponential(secs(1), 2.0, secs(60)).unwrap().jitter(Jitter::None);
+        assert_eq!(millis(&exponential, 3), [1000, 2000, 4000]);
+    }
+
+    #[test]
+    fn a_thousand_sessions_of_one_policy_have_distinct_first_delays() {
+        let policy = Backoff::exponential(secs(1), 2.0, secs(60)).unwrap();
+        let distinct = |policy: &Backoff| {
+            (0..1000).map(|_| policy.clone().delays().next()).collect::<HashSet<_>>().len()
+        };
+        assert!(distinct(&policy) >= 999);
+        assert!(distinct(&policy.seed(7)) >= 999, "a seed makes runs alike, not sessions");
+    }
+
+    #[test]
+    fn full_jitter_is_uniform() {
+        // Kolmogorov and Smirnov, 1,000 sessions: the 0.1 % critical value is 1.95 / sqrt(1000).
+        let policy = Backoff::exponential(secs(1), 2.0, secs(60)).unwrap().seed(42);
+        let mut draws: Vec<f64> = (0..1000).map(|_| policy.delays().next().unwrap().as_secs_f64()).collect();
+        draws.sort_by(f64::total_cmp);
+        let distance =
+            (0_u32..).zip(&draws).map(|(i, x)| (x - f64::from(i) / 1000.0).abs()).fold(0.0, f64::max);
+        assert!(distance < 1.95 / 1000_f64.sqrt(), "{distance}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_run() {
+        let run = || Backoff::default().seed(3).delays().take(20).collect::<Vec<_>>();
+        assert_eq!(run(), run());
+    }
+
+    /// AWS's simulator: `sleep = min(cap, uniform(base, 3 × sleep))`, with `sleep` at `base` before the first.
+    #[test]
+    fn decorrelated_jitter_is_that_of_aws() {
+        let backoff =
+            Backoff::exponential(secs(1), 2.0, secs(600)).unwrap().jitter(Jitter::Decorrelated).seed(9);
+        let mut sums = [0.0; 5];
+        for _ in 0..20_000 {
+            let mut previous = secs(1);
+            for (sum, delay) in sums.iter_mut().zip(backoff.delays()) {
+                assert!(delay >= secs(1) && delay <= previous * 3, "{previous:?} then {delay:?}");
+                *sum += delay.as_secs_f64() / 20_000.0;
+                previous = delay;
+            }
+        }
+        // The mean is half of base + 3 × the mean before: 2, 3.5, 5.75, 9.125, 14.1875 seconds.
+        for (mean, expected) in sums.iter().zip([2.0, 3.5, 5.75, 9.125, 14.1875]) {
+            assert!((mean / expected - 1.0_f64).abs() < 0.03, "{mean} beside {expected}");
+        }
+    }
+
+    #[test]
+    fn bad_schedules_are_errors_that_name_the_field() {
+        let error = |result: Result<Backoff, ConfigError>| result.unwrap_err().to_string();
+        assert!(error(Backoff::exponential(secs(1), 0.5, secs(2))).starts_with("`factor` is 0.5"));
+        assert!(error(Backoff::exponential(secs(1), f64::NAN, secs(2))).starts_with("`factor` is NaN"));
+        assert!(error(Backoff::exponential(secs(0), 2.0, secs(2))).starts_with("`base` is 0ns"));
+        assert_eq!(
+            error(Backoff::linear(secs(3), secs(2))),
+            "`cap` is 2s, but must be at least the base of 3s"
+        );
+    }
+
+    fn any_jitter() -> impl Strategy<Value = Jitter> {
+        prop_oneof![
+            Just(Jitter::None),
+            Just(Jitter::Full),
+            Just(Jitter::Equal),
+            Just(Jitter::Decorrelated),
+            any::<u8>().prop_map(|percent| Jitter::Spread { percent }),
+        ]
+    }
+
+    fn any_backoff() -> impl Strategy<Value = Backoff> {
+        let durations = (1..=u64::MAX, 0..=u64::MAX);
+        (durations, 1.0..1e9_f64, 0..3, any_jitter(), any::<u64>()).prop_map(
+            |((base, more), factor, growth, jitter, seed)| {
+                let (base, cap) =
+                    (Duration::from_nanos(base), Duration::from_nanos(base.saturating_add(more)));
+                let backoff = match growth {
+                    0 => Backoff::constant(base),
+                    1 => Backoff::linear(base, cap).unwrap(),
+                    _ => Backoff::exponential(base, factor, cap).unwrap(),
+                };
+                backoff.jitter(jitter).seed(seed)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn no_delay_exceeds_the_cap_and_no_attempt_number_overflows(backoff in any_backoff(), skip in any::<u32>()) {
+            let mut delays = backoff.delays();
+            for n in [0, 1, 2, skip as usize, u32::MAX as usize, usize::MAX] {
+                let ceiling = delays.clone().ceiling();
+                let delay = delays.nth(n).unwrap();
+                prop_assert!(delay <= backoff.cap(), "{delay:?} over {:?}", backoff.cap());
+                if n == 0 && !matches!(backoff.jitter, Jitter::Spread { .. }) {
+                    prop_assert!(delay <= ceiling);
+                }
+            }
+        }
+    }
+}

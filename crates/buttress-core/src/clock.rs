@@ -1,0 +1,114 @@
+//! The one clock: `tokio::time`, so that a paused runtime drives every layer.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, Sleep};
+
+/// Counts nanoseconds from the moment it was made.
+///
+/// Pure state machines keep time as `u64` nanoseconds; this turns the runtime's clock into such a number and back.
+/// Each owner of state makes its own, because the paused clocks of two runtimes have nothing in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    base: Instant,
+}
+
+impl Clock {
+    /// A clock that starts at zero now.
+    pub fn start() -> Self {
+        Self { base: Instant::now() }
+    }
+
+    /// Nanoseconds since the start, at most `u64::MAX` (584 years).
+    pub fn now(&self) -> u64 {
+        nanos(self.base.elapsed())
+    }
+
+    /// What this clock reads at `instant`; zero for anything before the start.
+    pub fn at(&self, instant: Instant) -> u64 {
+        nanos(instant.saturating_duration_since(self.base))
+    }
+
+    /// The moment at which this clock reads `nanos`, no later than thirty years after the start.
+    pub fn instant(&self, nanos: u64) -> Instant {
+        self.base + Duration::from_nanos(nanos).min(FAR)
+    }
+}
+
+/// Wall-clock time, for stored state and for dates in headers only: never to measure.
+#[allow(clippy::disallowed_methods, reason = "this is the one function that may read the wall clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A duration as nanoseconds, at most `u64::MAX`.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// `Instant + Duration` panics on overflow; tokio itself treats thirty years as "never".
+const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// `from + duration`, thirty years at most.
+pub fn after(from: Instant, duration: Duration) -> Instant {
+    from + duration.min(FAR)
+}
+
+/// A sleep until `deadline`, or [`NoTimer`] where tokio's own would panic.
+///
+/// # Errors
+///
+/// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer.
+pub fn sleep_until(deadline: Instant) -> Result<Sleep, NoTimer> {
+    if cfg!(panic = "abort") {
+        tokio::runtime::Handle::try_current().map_err(|_| NoTimer(()))?;
+    }
+    // tokio has no way to ask for its timer but to use it; unwinding costs nothing where it does not happen.
+    std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| NoTimer(()))
+}
+
+/// A layer had to wait, and there is no tokio timer to wait with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct NoTimer(());
+
+impl fmt::Display for NoTimer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "no tokio timer here: call the service inside a tokio runtime that was built with `enable_time` or `enable_all`",
+        )
+    }
+}
+
+impl std::error::Error for NoTimer {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_follows_the_paused_runtime() {
+        let clock = Clock::start();
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        assert_eq!(clock.now(), 1_500_000_000);
+        assert_eq!(clock.at(clock.instant(7)), 7);
+        assert_eq!(clock.at(Instant::now() - Duration::from_secs(60)), 0, "before the start");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_duration_overflows() {
+        let clock = Clock::start();
+        assert!(clock.instant(u64::MAX) > Instant::now());
+        assert!(after(Instant::now(), Duration::MAX) > Instant::now());
+        assert_eq!(nanos(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn without_a_runtime_or_its_timer_a_sleep_is_a_typed_error() {
+        assert!(sleep_until(Instant::now()).is_err(), "no runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let message = runtime.block_on(async { sleep_until(Instant::now()).unwrap_err().to_string() });
+        assert!(message.contains("enable_time"), "{message}");
+    }
+}

@@ -1,0 +1,270 @@
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::refused::{Refused, Seconds};
+use crate::verdict::{Hint, Kind, Verdict};
+
+/// The error of every layer that can refuse or classify: a typed error inside a box, found again with [`find`].
+pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
+
+/// Finds the first `T` in an error and everything below it.
+///
+/// Follows [`source`](Error::source), and looks into an [`io::Error`], whose `source` skips the error it wraps.
+///
+/// ```
+/// use buttress_core::{BoxError, Reason, Refused, find};
+///
+/// let error: BoxError = Box::new(std::io::Error::other(Refused::new("retry", "datadog".into(), Reason::RateLimited)));
+/// assert_eq!(find::<Refused>(&*error).unwrap().reason(), Reason::RateLimited);
+/// ```
+pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+/// An error and all that it was caused by, outermost first.
+pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => error.source(),
+        }
+    })
+}
+
+/// The verdict that an error of Buttress's own carries, if there is one in the chain.
+///
+/// The outermost one speaks: it knows what those below it do not (a retry whose last attempt was refused may have been
+/// applied by its first).
+pub fn own_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
+    chain(error).find_map(|error| {
+        if let Some(refused) = error.downcast_ref::<Refused>() {
+            let hint = refused.retry_after().map_or(Hint::None, Hint::RetryAfter);
+            Some(Verdict::failure(Kind::Refused).with_hint(hint))
+        } else if error.is::<Elapsed>() {
+            Some(Verdict::failure(Kind::Timeout))
+        } else {
+            error.downcast_ref::<Exhausted>().map(|exhausted| exhausted.verdict)
+        }
+    })
+}
+
+/// A time limit ran out while a call was under way; the request may have been applied.
+#[derive(Clone, Debug)]
+pub struct Elapsed {
+    name: Arc<str>,
+    limit: Duration,
+}
+
+impl Elapsed {
+    /// `name` is the service's, `limit` the time that the call had.
+    pub fn new(name: Arc<str>, limit: Duration) -> Self {
+        Self { name, limit }
+    }
+
+    /// The name of the service that did not answer.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The time that the call had.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+}
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, limit } = self;
+        write!(f, "`{name}` did not answer within {}; the request may have been applied", Seconds(*limit))
+    }
+}
+
+impl Error for Elapsed {}
+
+/// A retry gave up; [`source`](Error::source) is the error of its last attempt.
+#[derive(Debug)]
+pub struct Exhausted {
+    /// The name of the service.
+    pub name: Arc<str>,
+    /// Why there was no further attempt.
+    pub stop: Stop,
+    /// How many attempts were made, the first one included.
+    pub attempts: u32,
+    /// The time from the first attempt to giving up.
+    pub elapsed: Duration,
+    /// What the whole call means: the last attempt's verdict, with [`Effect::NotSent`] only if not one attempt can have
+    /// had an effect.
+    ///
+    /// [`Effect::NotSent`]: crate::Effect::NotSent
+    pub verdict: Verdict,
+    /// Whether the request may be sent again without the risk of doing its work twice: no attempt had an effect, or
+    /// the request is idempotent.
+    pub safe_to_retry: bool,
+    /// The earliest moment at which the server wants to hear from us again, if it said so.
+    pub retry_at: Option<Instant>,
+    /// The error of the last attempt.
+    pub source: BoxError,
+}
+
+/// Why a retry made no further attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stop {
+    /// All permitted retries were made.
+    MaxRetries,
+    /// The retry budget is spent.
+    Budget,
+    /// The next attempt would have started after the request's deadline.
+    Deadline,
+    /// The next attempt would have started after the retry's own limit on the whole call.
+    TotalWait,
+    /// The server asked for a longer wait than the policy accepts.
+    HintTooLong,
+    /// The server asked not to be tried again.
+    DoNotRetry,
+    /// The request's body is gone: too large to be kept, or it failed while it was read.
+    NotReplayable,
+    /// The request may have been applied, and it is not idempotent.
+    NotIdempotent,
+    /// The last outcome is not one that is retried.
+    NotRetryable,
+}
+
+impl Stop {
+    /// The reason in a few words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxRetries => "all retries are used up",
+            Self::Budget => "the retry budget is spent",
+            Self::Deadline => "the next attempt would start after the deadline",
+            Self::TotalWait => "the next attempt would exceed the limit on the whole call",
+            Self::HintTooLong => "the server asked for a longer wait than is accepted",
+            Self::DoNotRetry => "the server asked not to be tried again",
+            Self::NotReplayable => "the request's body cannot be sent again",
+            Self::NotIdempotent => "the request may have been applied and is not idempotent",
+            Self::NotRetryable => "the last outcome is not one that is retried",
+        }
+    }
+}
+
+impl Exhausted {
+    /// How long from now until [`retry_at`](Exhausted::retry_at): zero once it has passed.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, attempts, .. } = self;
+        let plural = if *attempts == 1 { "" } else { "s" };
+        write!(f, "`{name}` failed after {attempts} attempt{plural} in {}", Seconds(self.elapsed))?;
+        write!(f, ": {}", self.stop.as_str())?;
+        if let Some(after) = self.retry_after() {
+            write!(f, "; try again in {}", Seconds(after))?;
+        }
+        f.write_str(if self.safe_to_retry {
+            "; safe to send again"
+        } else {
+            "; not safe to send again, it may have been applied"
+        })
+    }
+}
+
+impl Error for Exhausted {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// A configuration that breaks a rule: which field, what it held, and the rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    field: &'static str,
+    value: String,
+    rule: Cow<'static, str>,
+}
+
+impl ConfigError {
+    /// `field` as the user wrote it, the `value` it had, and the `rule` that the value breaks ("must be …").
+    pub fn new(field: &'static str, value: impl fmt::Debug, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self { field, value: format!("{value:?}"), rule: rule.into() }
+    }
+
+    /// The field that holds the bad value.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is {}, but {}", self.field, self.value, self.rule)
+    }
+}
+
+impl Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refused::Reason;
+
+    fn refused() -> Refused {
+        Refused::new("circuit breaker", "datadog".into(), Reason::CircuitOpen)
+            .until(Instant::now() + Duration::from_secs(3))
+    }
+
+    fn exhausted(source: BoxError) -> Exhausted {
+        Exhausted {
+            name: "datadog".into(),
+            stop: Stop::MaxRetries,
+            attempts: 3,
+            elapsed: Duration::from_millis(2500),
+            verdict: Verdict::failure(Kind::Transient),
+            safe_to_retry: false,
+            retry_at: None,
+            source,
+        }
+    }
+
+    #[test]
+    fn find_looks_through_sources_and_into_io_errors() {
+        let error = exhausted(Box::new(io::Error::other(refused())));
+        assert_eq!(find::<Refused>(&error).unwrap().name(), "datadog");
+        assert!(find::<Elapsed>(&error).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_outermost_of_our_errors_gives_the_verdict() {
+        // Attempt 1 may have been applied; that attempt 2 was refused does not undo it.
+        let error = exhausted(Box::new(refused()));
+        assert_eq!(own_verdict(&error), Some(Verdict::failure(Kind::Transient)));
+        let refusal = Verdict::failure(Kind::Refused).with_hint(Hint::RetryAfter(Duration::from_secs(3)));
+        assert_eq!(own_verdict(&refused()), Some(refusal));
+        assert_eq!(own_verdict(&io::Error::other("x")), None);
+    }
+
+    #[test]
+    fn errors_say_what_failed_why_and_what_to_do() {
+        let error = exhausted("503".into());
+        assert_eq!(
+            error.to_string(),
+            "`datadog` failed after 3 attempts in 2.5 s: all retries are used up; not safe to send again, it may have been applied"
+        );
+        assert_eq!(
+            Elapsed::new("pagerduty".into(), Duration::from_millis(250)).to_string(),
+            "`pagerduty` did not answer within 250 ms; the request may have been applied"
+        );
+        assert_eq!(
+            ConfigError::new("probes", 0, "must be at least 1").to_string(),
+            "`probes` is 0, but must be at least 1"
+        );
+    }
+}

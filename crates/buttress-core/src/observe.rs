@@ -1,0 +1,317 @@
+//! What layers report: one small event type, one trait that receives it.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::error::Stop;
+use crate::verdict::{Kind, Verdict};
+
+mod outbox;
+pub use outbox::Outbox;
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
+
+#[cfg(feature = "tracing")]
+mod tracing;
+#[cfg(feature = "tracing")]
+pub use tracing::Tracing;
+
+/// Receives every event of a layer.
+///
+/// It is called on the task of the call that caused the event, outside of all locks; it must not block. A panic in it
+/// is caught and forgotten.
+pub trait Observe: Send + Sync {
+    /// `service` is the name that the layer was given.
+    fn event(&self, service: &str, event: &Event);
+}
+
+/// The place where a layer keeps its observer. Silence costs nothing.
+#[derive(Default)]
+pub struct Observer(OnceLock<Arc<dyn Observe>>);
+
+impl Observer {
+    /// Reports to this observer from now on. The first one stays; a `Vec` of several is one.
+    pub fn set(&self, observer: Arc<dyn Observe>) {
+        let _ = self.0.set(observer);
+    }
+
+    /// Whether anybody listens.
+    pub fn is_set(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// Reports an event if anybody listens. `event` is made only then.
+    #[inline]
+    pub fn emit(&self, service: &str, event: impl FnOnce() -> Event) {
+        if let Some(observer) = self.0.get() {
+            guarded(observer.as_ref(), service, &event());
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_set() { "Observer(set)" } else { "Observer(silent)" })
+    }
+}
+
+impl From<Arc<dyn Observe>> for Observer {
+    fn from(observer: Arc<dyn Observe>) -> Self {
+        Self(OnceLock::from(observer))
+    }
+}
+
+/// Reports to each of these in turn.
+impl Observe for Vec<Arc<dyn Observe>> {
+    fn event(&self, service: &str, event: &Event) {
+        for observer in self {
+            guarded(observer.as_ref(), service, event);
+        }
+    }
+}
+
+/// An observer from a closure.
+///
+/// ```
+/// let observer = buttress_core::observe_fn(|service, event| eprintln!("{service}: {event:?}"));
+/// # let _: std::sync::Arc<dyn buttress_core::Observe> = observer;
+/// ```
+pub fn observe_fn(f: impl Fn(&str, &Event) + Send + Sync + 'static) -> Arc<dyn Observe> {
+    struct ObserveFn<F>(F);
+    impl<F: Fn(&str, &Event) + Send + Sync> Observe for ObserveFn<F> {
+        fn event(&self, service: &str, event: &Event) {
+            (self.0)(service, event);
+        }
+    }
+    Arc::new(ObserveFn(f))
+}
+
+fn guarded(observer: &dyn Observe, service: &str, event: &Event) {
+    // The observer's own state may be torn by its panic; that is its affair, and nothing of ours is in its hands.
+    let _ = catch_unwind(AssertUnwindSafe(|| observer.event(service, event)));
+}
+
+/// What happened in a layer. Durations are measured on the runtime's clock.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A call through a circuit breaker ended, or was refused.
+    Call(CallResult),
+    /// A circuit breaker changed its state.
+    Circuit {
+        /// The key of a keyed breaker.
+        key: Option<Arc<str>>,
+        /// The state before.
+        from: CircuitState,
+        /// The state now.
+        to: CircuitState,
+        /// What caused it.
+        cause: CircuitCause,
+        /// For how long it refuses, where it opened.
+        open_for: Option<Duration>,
+    },
+    /// A circuit breaker in [`Mode::Observe`](crate::Mode::Observe) let through what it would have refused.
+    WouldRefuse,
+    /// A keyed breaker forgot this key, to keep its memory bounded, although its circuit was not closed.
+    Evicted {
+        /// The key that was forgotten.
+        key: Arc<str>,
+    },
+    /// A retry's attempt ended.
+    Attempt {
+        /// 1 for the first.
+        number: u32,
+        /// What it meant.
+        verdict: Verdict,
+        /// What comes of it.
+        severity: Severity,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A retry waits before its next attempt.
+    Backoff {
+        /// 1 for the first retry.
+        retry: u32,
+        /// How long.
+        delay: Duration,
+        /// The failure that is retried.
+        kind: Kind,
+        /// What the server asked for, where that was obeyed.
+        hint: Option<Duration>,
+    },
+    /// A retry ended without success.
+    GaveUp {
+        /// How many attempts were made.
+        attempts: u32,
+        /// Why there is no further one.
+        stop: Stop,
+    },
+    /// A retry in [`Mode::Observe`](crate::Mode::Observe) would have made another attempt.
+    WouldRetry {
+        /// After this time.
+        delay: Duration,
+    },
+    /// What is left of a retry budget.
+    Budget {
+        /// Retries that could start now.
+        tokens: f64,
+    },
+    /// A rate gate holds a request back until the server's pause is over.
+    Held {
+        /// How long.
+        delay: Duration,
+    },
+    /// A time limit ran out.
+    Elapsed {
+        /// The limit.
+        limit: Duration,
+        /// Whether the call was cut off; `false` in [`Mode::Observe`](crate::Mode::Observe).
+        enforced: bool,
+    },
+    /// A layer other than a circuit breaker refused a request before it was sent.
+    Refused(crate::Reason),
+    /// So many events were lost because the observer is slower than the layer.
+    Lost(u64),
+}
+
+/// How a call through a circuit breaker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallResult {
+    /// It succeeded in time (a request that was rejected as the caller's fault included).
+    Success,
+    /// It failed.
+    Failure,
+    /// It succeeded, but too slowly; reported once, when it became too slow.
+    Slow,
+    /// It was neutral.
+    Ignored,
+    /// Its caller went away; whether that counted depends on the configuration.
+    Abandoned,
+    /// It ended after the circuit had changed its state, and did not vote.
+    Stale,
+    /// It was refused.
+    Refused,
+}
+
+impl CallResult {
+    /// The result as one lower-case word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Slow => "slow",
+            Self::Ignored => "ignored",
+            Self::Abandoned => "abandoned",
+            Self::Stale => "stale",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The states of a circuit breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CircuitState {
+    /// Calls flow.
+    #[default]
+    Closed,
+    /// Calls are refused until the open time is over.
+    Open,
+    /// A few calls probe whether the dependency has recovered.
+    HalfOpen,
+    /// Calls are refused until an operator says otherwise.
+    Isolated,
+}
+
+impl CircuitState {
+    /// The state in words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+/// Why a circuit breaker changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CircuitCause {
+    /// Too many failures in a row.
+    ConsecutiveFailures,
+    /// Too large a share of calls failed.
+    FailureRate,
+    /// Too large a share of calls was slow.
+    SlowCalls,
+    /// The open time is over.
+    OpenTimeOver,
+    /// The probes succeeded.
+    ProbesSucceeded,
+    /// A probe failed.
+    ProbeFailed,
+    /// A probe did not end within its lease.
+    ProbeExpired,
+    /// An operator, or a restored snapshot.
+    Operator,
+}
+
+impl CircuitCause {
+    /// The cause in words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures => "consecutive failures",
+            Self::FailureRate => "failure rate",
+            Self::SlowCalls => "slow calls",
+            Self::OpenTimeOver => "open time over",
+            Self::ProbesSucceeded => "probes succeeded",
+            Self::ProbeFailed => "probe failed",
+            Self::ProbeExpired => "probe expired",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// How much an attempt's outcome matters to whoever reads a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Not a failure that a retry handles: a success, or a fault of the caller.
+    Information,
+    /// A failure that is retried.
+    Warning,
+    /// A failure that a retry would handle, if there were one left.
+    Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_panicking_observer_harms_nobody_and_the_next_one_is_told() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&seen);
+        let both: Vec<Arc<dyn Observe>> = vec![
+            observe_fn(|_, _| panic!("an observer's own fault")),
+            observe_fn(move |service, event| {
+                record.lock().unwrap().push((service.to_owned(), event.clone()))
+            }),
+        ];
+        let observer = Observer::default();
+        observer.set(Arc::new(both));
+        observer.emit("datadog", || Event::WouldRefuse);
+        assert_eq!(*seen.lock().unwrap(), [("datadog".to_owned(), Event::WouldRefuse)]);
+    }
+
+    #[test]
+    fn silence_makes_no_event() {
+        Observer::default().emit("datadog", || unreachable!("nobody listens"));
+    }
+}

@@ -1,0 +1,144 @@
+use std::sync::OnceLock;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::{CallResult, CircuitState, Event, Observe};
+use crate::verdict::Verdict;
+
+/// Counts the events of one service through the `metrics` crate.
+///
+/// | metric | labels |
+/// |---|---|
+/// | `circuit_breaker_state` (gauge: 0 closed, 1 half-open, 2 open or isolated) | `service` |
+/// | `circuit_breaker_calls_total` | `service`, `result` |
+/// | `retry_attempts_total` | `service`, `success` |
+/// | `retry_budget_tokens` (gauge) | `service` |
+/// | `retry_attempt_seconds`, `retry_backoff_seconds` (histograms) | `service` |
+/// | `deadline_elapsed_total` | `service` |
+///
+/// The handles are registered once, at the first event, so that a recorder installed after the stack was built still
+/// gets them; they are never looked up per call. A keyed breaker moves the gauge of its service with each of its keys.
+#[derive(Debug)]
+pub struct Metrics {
+    service: String,
+    handles: OnceLock<Handles>,
+}
+
+#[derive(Debug)]
+struct Handles {
+    state: Gauge,
+    calls: [(CallResult, Counter); 7],
+    attempts_failed: Counter,
+    attempts_succeeded: Counter,
+    attempt_seconds: Histogram,
+    backoff_seconds: Histogram,
+    budget_tokens: Gauge,
+    elapsed: Counter,
+}
+
+impl Metrics {
+    /// An observer for the service of this name.
+    pub fn new(service: impl Into<String>) -> Self {
+        Self { service: service.into(), handles: OnceLock::new() }
+    }
+}
+
+impl Handles {
+    fn register(service: &str) -> Self {
+        let service = || service.to_owned();
+        let calls = [
+            CallResult::Success,
+            CallResult::Failure,
+            CallResult::Slow,
+            CallResult::Ignored,
+            CallResult::Abandoned,
+            CallResult::Stale,
+            CallResult::Refused,
+        ];
+        Self {
+            state: gauge!("circuit_breaker_state", "service" => service()),
+            calls: calls.map(|result| {
+                let counter = counter!("circuit_breaker_calls_total", "service" => service(), "result" => result.as_str());
+                (result, counter)
+            }),
+            attempts_failed: counter!("retry_attempts_total", "service" => service(), "success" => "false"),
+            attempts_succeeded: counter!("retry_attempts_total", "service" => service(), "success" => "true"),
+            attempt_seconds: histogram!("retry_attempt_seconds", "service" => service()),
+            backoff_seconds: histogram!("retry_backoff_seconds", "service" => service()),
+            budget_tokens: gauge!("retry_budget_tokens", "service" => service()),
+            elapsed: counter!("deadline_elapsed_total", "service" => service()),
+        }
+    }
+}
+
+impl Observe for Metrics {
+    fn event(&self, _: &str, event: &Event) {
+        let handles = self.handles.get_or_init(|| Handles::register(&self.service));
+        match event {
+            Event::Call(result) => {
+                if let Some((_, counter)) = handles.calls.iter().find(|(of, _)| of == result) {
+                    counter.increment(1);
+                }
+            }
+            Event::Circuit { to, .. } => handles.state.set(match to {
+                CircuitState::Closed => 0.0,
+                CircuitState::HalfOpen => 1.0,
+                CircuitState::Open | CircuitState::Isolated => 2.0,
+            }),
+            Event::Attempt { verdict, elapsed, .. } => {
+                handles.attempt_seconds.record(elapsed.as_secs_f64());
+                let succeeded = matches!(verdict, Verdict::Success | Verdict::Rejected);
+                if succeeded { &handles.attempts_succeeded } else { &handles.attempts_failed }.increment(1);
+            }
+            Event::Backoff { delay, .. } => handles.backoff_seconds.record(delay.as_secs_f64()),
+            Event::Budget { tokens } => handles.budget_tokens.set(*tokens),
+            Event::Elapsed { .. } => handles.elapsed.increment(1),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::CircuitCause;
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    use std::collections::HashMap;
+
+    #[test]
+    fn events_become_the_documented_metrics() {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        let observer = Metrics::new("datadog");
+        metrics::with_local_recorder(&recorder, || {
+            observer.event("datadog", &Event::Call(CallResult::Success));
+            observer.event("datadog", &Event::Call(CallResult::Refused));
+            observer.event("datadog", &Event::Call(CallResult::Refused));
+            observer.event("datadog", &Event::Budget { tokens: 4.5 });
+            let (from, to) = (CircuitState::HalfOpen, CircuitState::Isolated);
+            observer.event(
+                "x",
+                &Event::Circuit { key: None, from, to, cause: CircuitCause::Operator, open_for: None },
+            );
+        });
+        let seen: HashMap<String, DebugValue> = snapshotter
+            .snapshot()
+            .into_vec()
+            .into_iter()
+            .map(|(key, _, _, value)| {
+                let labels = key.key().labels().map(|label| format!(",{}={}", label.key(), label.value()));
+                (format!("{}{}", key.key().name(), labels.collect::<String>()), value)
+            })
+            .collect();
+        assert_eq!(
+            seen["circuit_breaker_calls_total,service=datadog,result=refused"],
+            DebugValue::Counter(2)
+        );
+        assert_eq!(
+            seen["circuit_breaker_calls_total,service=datadog,result=success"],
+            DebugValue::Counter(1)
+        );
+        assert_eq!(seen["circuit_breaker_state,service=datadog"], DebugValue::Gauge(2.0.into()));
+        assert_eq!(seen["retry_budget_tokens,service=datadog"], DebugValue::Gauge(4.5.into()));
+    }
+}

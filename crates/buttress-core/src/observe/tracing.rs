@@ -1,0 +1,60 @@
+use tracing::{debug, error, info, warn};
+
+use super::{CircuitState, Event, Observe, Severity};
+
+/// Reports each event through `tracing`, target `buttress`, field `service`.
+///
+/// State changes and failures are `warn` (`info` when a circuit closes), a call that was given up `error`, and what
+/// happens on every call `debug`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tracing;
+
+impl Observe for Tracing {
+    fn event(&self, service: &str, event: &Event) {
+        match event {
+            Event::Call(result) => debug!(target: "buttress", service, result = result.as_str(), "call"),
+            Event::Circuit { key, from, to, cause, open_for } => {
+                let (from, cause, key) = (from.as_str(), cause.as_str(), key.as_deref());
+                match to {
+                    CircuitState::Closed => {
+                        info!(target: "buttress", service, key, from, cause, "circuit closed")
+                    }
+                    to => {
+                        warn!(target: "buttress", service, key, from, to = to.as_str(), cause, ?open_for, "circuit")
+                    }
+                }
+            }
+            Event::WouldRefuse => debug!(target: "buttress", service, "would refuse"),
+            Event::Evicted { key } => {
+                warn!(target: "buttress", service, key = &**key, "forgot a circuit that was not closed")
+            }
+            Event::Attempt { number, verdict, severity, elapsed } => match severity {
+                Severity::Information => {
+                    debug!(target: "buttress", service, number, ?verdict, ?elapsed, "attempt")
+                }
+                Severity::Warning => {
+                    warn!(target: "buttress", service, number, ?verdict, ?elapsed, "attempt failed")
+                }
+                Severity::Error => {
+                    error!(target: "buttress", service, number, ?verdict, ?elapsed, "last attempt failed")
+                }
+            },
+            Event::Backoff { retry, delay, kind, hint } => {
+                info!(target: "buttress", service, retry, ?delay, kind = kind.as_str(), ?hint, "will retry");
+            }
+            Event::GaveUp { attempts, stop } => {
+                warn!(target: "buttress", service, attempts, reason = stop.as_str(), "gave up")
+            }
+            Event::WouldRetry { delay } => debug!(target: "buttress", service, ?delay, "would retry"),
+            Event::Budget { tokens } => debug!(target: "buttress", service, tokens, "retry budget"),
+            Event::Held { delay } => {
+                info!(target: "buttress", service, ?delay, "held back, as the server asked")
+            }
+            Event::Elapsed { limit, enforced } => {
+                warn!(target: "buttress", service, ?limit, enforced, "time limit passed")
+            }
+            Event::Refused(reason) => warn!(target: "buttress", service, reason = reason.as_str(), "refused"),
+            Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
+        }
+    }
+}
