@@ -36,6 +36,25 @@ impl Clock {
     }
 }
 
+/// The time on a [`Clock`], read when it is first asked for and not again.
+#[derive(Debug)]
+pub struct LazyNow<'a> {
+    clock: &'a Clock,
+    read: Option<u64>,
+}
+
+impl<'a> LazyNow<'a> {
+    /// Not read yet.
+    pub fn new(clock: &'a Clock) -> Self {
+        Self { clock, read: None }
+    }
+
+    /// What the clock read when this was first called.
+    pub fn get(&mut self) -> u64 {
+        *self.read.get_or_insert_with(|| self.clock.now())
+    }
+}
+
 /// Wall-clock time, for stored state and for dates in headers only: never to measure.
 #[allow(clippy::disallowed_methods, reason = "this is the one function that may read the wall clock")]
 pub fn wall() -> SystemTime {

@@ -171,7 +171,9 @@ impl Seal {
     }
 
     /// Lets the live response end.
-    pub fn release(self) {}
+    pub fn release(self) {
+        drop(self.0);
+    }
 }
 
 /// Captures by `Clone`, for responses that are values.

@@ -1,0 +1,423 @@
+use std::time::Duration;
+
+use buttress_core::{Backoff, ConfigError, Mode};
+
+/// When a circuit opens, for how long, and what closes it.
+///
+/// The default is [`standard`](Config::standard). Setters take any value; [`CircuitBreakerLayer::new`] checks the
+/// whole.
+///
+/// [`CircuitBreakerLayer::new`]: crate::CircuitBreakerLayer::new
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_circuit_breaker::{Config, Ratio, Trip, Window};
+///
+/// let config = Config::standard()
+///     .trip(Trip::FailureRate { window: Window::Calls(100), at_least: Ratio::percent(50), minimum_calls: 20 })
+///     .open_for(Duration::from_secs(30));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) consecutive_failures: Option<u32>,
+    pub(crate) failure_rate: Option<RateRule>,
+    pub(crate) slow_calls: Option<(Duration, RateRule)>,
+    pub(crate) open: Backoff,
+    pub(crate) hint_cap: Option<Duration>,
+    pub(crate) probes: u32,
+    pub(crate) recovery: Recovery,
+    pub(crate) probe_lease: Option<Duration>,
+    pub(crate) on_probe_expiry: ProbeExpiry,
+    pub(crate) abandoned: Abandoned,
+    pub(crate) count_throttling: bool,
+    pub(crate) eager: bool,
+    pub(crate) mode: Mode,
+}
+
+/// A rule that opens the circuit. Several rules are OR-ed; of each kind there is at most one.
+///
+/// Rates are judged after every recorded call, a success included, and compared in integers: `calls that count against
+/// it ≥ at_least × calls`, once `minimum_calls` are in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trip {
+    /// This many failures in a row, at least 1.
+    ConsecutiveFailures(u32),
+    /// A share of calls failed.
+    FailureRate {
+        /// Which calls are looked at.
+        window: Window,
+        /// The share that opens the circuit.
+        at_least: Ratio,
+        /// No judgement on fewer calls, at least 1.
+        minimum_calls: u32,
+    },
+    /// A share of calls was slow, failed or not. A call that is still under way counts as soon as it is too slow.
+    SlowCalls {
+        /// Calls that take at least this long are slow.
+        slower_than: Duration,
+        /// Which calls are looked at.
+        window: Window,
+        /// The share that opens the circuit.
+        at_least: Ratio,
+        /// No judgement on fewer calls, at least 1.
+        minimum_calls: u32,
+    },
+}
+
+/// Which calls a rate looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// The last so many calls, 1 to 100,000.
+    Calls(u32),
+    /// The calls of the last so much time, in ten buckets; at least 10 ms.
+    Time(Duration),
+}
+
+/// A share between 0 and 1, exact to a millionth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ratio(u32);
+
+impl Ratio {
+    const ONE: u32 = 1_000_000;
+
+    /// A share in percent; more than 100 is refused when the layer is built.
+    pub const fn percent(percent: u8) -> Self {
+        Self(percent as u32 * (Self::ONE / 100))
+    }
+
+    /// A share as a fraction, rounded to a millionth.
+    ///
+    /// # Errors
+    ///
+    /// Unless it is above 0 and at most 1.
+    pub fn try_new(share: f64) -> Result<Self, ConfigError> {
+        let ratio = Self((share * f64::from(Self::ONE)).round() as u32);
+        if share.is_finite() {
+            ratio.check("at_least")
+        } else {
+            Err(ConfigError::new("at_least", share, Self::RULE))
+        }
+    }
+
+    const RULE: &str = "must be above 0 and at most 1 (100 %)";
+
+    fn check(self, field: &'static str) -> Result<Self, ConfigError> {
+        match self.0 {
+            1..=Self::ONE => Ok(self),
+            other => Err(ConfigError::new(field, f64::from(other) / f64::from(Self::ONE), Self::RULE)),
+        }
+    }
+
+    /// Whether `part` is at least this share of `whole`; never of nothing.
+    pub(crate) fn reached(self, part: u64, whole: u64) -> bool {
+        whole > 0 && u128::from(part) * u128::from(Self::ONE) >= u128::from(whole) * u128::from(self.0)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateRule {
+    pub(crate) window: Window,
+    pub(crate) at_least: Ratio,
+    pub(crate) minimum_calls: u32,
+}
+
+impl RateRule {
+    fn check(&self) -> Result<(), ConfigError> {
+        self.at_least.check("at_least")?;
+        match self.window {
+            Window::Calls(n) if !(1..=100_000).contains(&n) => {
+                return Err(ConfigError::new("window", self.window, "must be between 1 and 100,000 calls"));
+            }
+            Window::Calls(n) if self.minimum_calls > n => {
+                let rule = format!("must be at most the window's {n} calls, or the rule never applies");
+                return Err(ConfigError::new("minimum_calls", self.minimum_calls, rule));
+            }
+            Window::Time(time) if time < Duration::from_millis(10) => {
+                return Err(ConfigError::new("window", self.window, "must be at least 10 ms"));
+            }
+            _ => {}
+        }
+        at_least_one("minimum_calls", self.minimum_calls)
+    }
+}
+
+/// What a half-open circuit makes of its probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recovery {
+    /// This many successes close it; one failure, or one slow call where slow calls trip, opens it again.
+    Successes(u32),
+    /// After this many results it opens again if at least this share failed (or as many were slow as the
+    /// [`SlowCalls`](Trip::SlowCalls) rule takes), and closes if not.
+    Ratio {
+        /// How many results are judged, at least 1.
+        calls: u32,
+        /// The share of failures that opens it again.
+        at_least: Ratio,
+    },
+}
+
+/// What happens when a probe has not ended within its lease, so that no probe can block the circuit for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProbeExpiry {
+    /// Another call may probe in its place; what the expired one still brings does not vote.
+    #[default]
+    Replace,
+    /// The circuit opens again.
+    Reopen,
+    /// The circuit closes.
+    Close,
+}
+
+/// What becomes of a call whose caller went away before it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Abandoned {
+    /// It does not count.
+    Ignore,
+    /// It counts as a failure.
+    CountAsFailure,
+    /// It counts as a failure if the caller waited at least this long: who gives up after so long saw a failure, who
+    /// leaves at once says nothing. Time counts from when the call first had to wait.
+    CountAfter(Duration),
+    /// It counts as a failure unless any call in the window (for consecutive failures: since the circuit closed)
+    /// succeeded.
+    CountUnlessAnySuccess,
+}
+
+impl Config {
+    /// Opens after 5 consecutive failures for 60 s; 2 successful probes close it.
+    pub fn standard() -> Self {
+        Self::preset(5, 60)
+    }
+
+    /// Opens after 10 consecutive failures for 30 s; 2 successful probes close it.
+    pub fn high_traffic() -> Self {
+        Self::preset(10, 30)
+    }
+
+    /// Opens after 3 consecutive failures for 120 s; 2 successful probes close it.
+    pub fn critical() -> Self {
+        Self::preset(3, 120)
+    }
+
+    /// Opens by this rule alone, for 60 s; 2 successful probes close it.
+    pub fn only(trip: Trip) -> Self {
+        Self { consecutive_failures: None, ..Self::standard() }.trip(trip)
+    }
+
+    fn preset(consecutive_failures: u32, open_secs: u64) -> Self {
+        Self {
+            consecutive_failures: Some(consecutive_failures),
+            failure_rate: None,
+            slow_calls: None,
+            open: Backoff::constant(Duration::from_secs(open_secs)),
+            hint_cap: Some(Duration::from_secs(300)),
+            probes: 1,
+            recovery: Recovery::Successes(2),
+            probe_lease: None,
+            on_probe_expiry: ProbeExpiry::Replace,
+            abandoned: Abandoned::CountAfter(Duration::from_secs(10)),
+            count_throttling: true,
+            eager: false,
+            mode: Mode::Enforce,
+        }
+    }
+
+    /// Adds a rule, or replaces the one of its kind.
+    #[must_use]
+    pub fn trip(mut self, trip: Trip) -> Self {
+        match trip {
+            Trip::ConsecutiveFailures(n) => self.consecutive_failures = Some(n),
+            Trip::FailureRate { window, at_least, minimum_calls } => {
+                self.failure_rate = Some(RateRule { window, at_least, minimum_calls });
+            }
+            Trip::SlowCalls { slower_than, window, at_least, minimum_calls } => {
+                self.slow_calls = Some((slower_than, RateRule { window, at_least, minimum_calls }));
+            }
+        }
+        self
+    }
+
+    /// Refuses for this long after opening.
+    #[must_use]
+    pub fn open_for(self, time: Duration) -> Self {
+        self.open_backoff(Backoff::constant(time))
+    }
+
+    /// Refuses longer each time that probes fail in a row.
+    #[must_use]
+    pub fn open_backoff(self, open: Backoff) -> Self {
+        Self { open, ..self }
+    }
+
+    /// Stays open as long as the server asked for (`Retry-After`) with the failure that opened it, at most this long;
+    /// `None` ignores the server. Default 300 s.
+    #[must_use]
+    pub fn hint_cap(self, cap: Option<Duration>) -> Self {
+        Self { hint_cap: cap, ..self }
+    }
+
+    /// How many probes may be under way at once. Default 1.
+    #[must_use]
+    pub fn probes(self, probes: u32) -> Self {
+        Self { probes, ..self }
+    }
+
+    /// Closes after this many successful probes. Default 2.
+    #[must_use]
+    pub fn success_threshold(self, successes: u32) -> Self {
+        self.recovery(Recovery::Successes(successes))
+    }
+
+    /// What a half-open circuit makes of its probes.
+    #[must_use]
+    pub fn recovery(self, recovery: Recovery) -> Self {
+        Self { recovery, ..self }
+    }
+
+    /// How long a probe may take before [`on_probe_expiry`](Config::on_probe_expiry) applies. Default: the base of the
+    /// open time.
+    #[must_use]
+    pub fn probe_lease(self, lease: Duration) -> Self {
+        Self { probe_lease: Some(lease), ..self }
+    }
+
+    /// What happens when a probe outlives its lease. Default [`ProbeExpiry::Replace`].
+    #[must_use]
+    pub fn on_probe_expiry(self, expiry: ProbeExpiry) -> Self {
+        Self { on_probe_expiry: expiry, ..self }
+    }
+
+    /// What becomes of calls whose caller went away. Default [`Abandoned::CountAfter`] 10 s.
+    #[must_use]
+    pub fn abandoned(self, abandoned: Abandoned) -> Self {
+        Self { abandoned, ..self }
+    }
+
+    /// Whether being throttled (HTTP 429) counts as a failure, which is the default, or as a success: the dependency
+    /// is alive.
+    #[must_use]
+    pub fn count_throttling(self, count: bool) -> Self {
+        Self { count_throttling: count, ..self }
+    }
+
+    /// Becomes half-open when the open time is over, on a timer, and not only with the next call, so that gauges are
+    /// right without traffic. Needs a tokio runtime; without one the circuit stays lazy. Default `false`.
+    #[must_use]
+    pub fn eager(self, eager: bool) -> Self {
+        Self { eager, ..self }
+    }
+
+    /// The mode to start in. Default [`Mode::Enforce`].
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        self.probe_lease.unwrap_or(self.open.base())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let Self { consecutive_failures, failure_rate, slow_calls, open, probes, recovery, .. } = self;
+        if let Some(n) = *consecutive_failures {
+            at_least_one("consecutive_failures", n)?;
+        }
+        if let Some(rule) = failure_rate {
+            rule.check()?;
+        }
+        if let Some((slower_than, rule)) = slow_calls {
+            rule.check()?;
+            positive("slower_than", *slower_than)?;
+        }
+        if open.base().is_zero() {
+            return Err(ConfigError::new(
+                "open_for",
+                open.base(),
+                "must be longer than zero, or the circuit never refuses",
+            ));
+        }
+        positive("probe_lease", self.lease())?;
+        at_least_one("probes", *probes)?;
+        match *recovery {
+            Recovery::Successes(n) => at_least_one("success_threshold", n),
+            Recovery::Ratio { calls, at_least } => {
+                at_least.check("recovery")?;
+                at_least_one("calls", calls)
+            }
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::standard()
+    }
+}
+
+fn at_least_one(field: &'static str, value: u32) -> Result<(), ConfigError> {
+    if value == 0 { Err(ConfigError::new(field, value, "must be at least 1")) } else { Ok(()) }
+}
+
+fn positive(field: &'static str, value: Duration) -> Result<(), ConfigError> {
+    if value.is_zero() { Err(ConfigError::new(field, value, "must be longer than zero")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_compare_exactly_at_every_percentage() {
+        for percent in 1..=100_u8 {
+            let ratio = Ratio::percent(percent);
+            assert!(ratio.reached(u64::from(percent), 100));
+            assert!(!ratio.reached(u64::from(percent) - 1, 100));
+            assert_eq!(Ratio::try_new(f64::from(percent) / 100.0).unwrap(), ratio);
+        }
+        assert!(!Ratio::percent(1).reached(0, 0));
+        assert!(Ratio::percent(100).reached(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn every_bad_value_is_named_with_its_rule() {
+        let rate = |window, percent, minimum_calls| {
+            Config::only(Trip::FailureRate { window, at_least: Ratio::percent(percent), minimum_calls })
+        };
+        let ten = Window::Calls(10);
+        for (config, message) in [
+            (
+                Config::only(Trip::ConsecutiveFailures(0)),
+                "`consecutive_failures` is 0, but must be at least 1",
+            ),
+            (rate(ten, 0, 10), "`at_least` is 0.0, but must be above 0"),
+            (rate(ten, 101, 10), "`at_least` is 1.01, but must be above 0"),
+            (rate(ten, 50, 11), "`minimum_calls` is 11, but must be at most the window's 10 calls"),
+            (rate(ten, 50, 0), "`minimum_calls` is 0, but must be at least 1"),
+            (rate(Window::Calls(0), 50, 1), "`window` is Calls(0), but must be between 1 and 100,000"),
+            (
+                rate(Window::Time(Duration::from_millis(9)), 50, 1),
+                "`window` is Time(9ms), but must be at least 10 ms",
+            ),
+            (Config::standard().open_for(Duration::ZERO), "`open_for` is 0ns, but must be longer than zero"),
+            (Config::standard().probes(0), "`probes` is 0, but must be at least 1"),
+            (Config::standard().success_threshold(0), "`success_threshold` is 0, but must be at least 1"),
+            (
+                Config::standard().probe_lease(Duration::ZERO),
+                "`probe_lease` is 0ns, but must be longer than zero",
+            ),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+        assert!(Ratio::try_new(f64::NAN).is_err());
+    }
+
+    #[test]
+    fn a_configuration_without_a_rule_never_opens_and_is_allowed_for_manual_control() {
+        let config = Config { consecutive_failures: None, ..Config::standard() };
+        config.check().unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+//! Breakers by key, in bounded memory.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use buttress_core::Event;
+use buttress_core::observe::CircuitState;
+use hashbrown::HashTable;
+
+use crate::shared::{Breaker, Keyed, Settings};
+
+/// Keys are spread over so many locks, once there are enough of them.
+const SHARDS: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    pub(crate) settings: Arc<Settings>,
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+    capacity: usize,
+}
+
+/// Entries in the order of the clock's hand, and where each is by the hash of its key.
+#[derive(Debug, Default)]
+struct Shard {
+    entries: Vec<Entry>,
+    places: HashTable<u32>,
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    keyed: Arc<Keyed>,
+    /// Used since the hand last passed: it gets a second chance.
+    used: bool,
+}
+
+impl Registry {
+    pub(crate) fn new(settings: Arc<Settings>, max_keys: NonZeroUsize) -> Self {
+        let shards = if max_keys.get() < SHARDS * SHARDS { 1 } else { SHARDS };
+        let capacity = max_keys.get().div_ceil(shards).min(u32::MAX as usize);
+        let shards = std::iter::repeat_with(Mutex::default).take(shards).collect();
+        Self { settings, hasher: RandomState::new(), shards, capacity }
+    }
+
+    /// The breaker of this key, made if it is new.
+    pub(crate) fn get(&self, key: &str) -> Arc<Keyed> {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        if let Some(keyed) = shard.find(hash, key) {
+            return keyed;
+        }
+        let evicted = if shard.entries.len() < self.capacity { None } else { shard.evict(&self.hasher) };
+        let keyed = Arc::new(Keyed { breaker: Breaker::new(Arc::clone(&self.settings)), key: key.into() });
+        shard.insert(hash, Arc::clone(&keyed), &self.hasher);
+        drop(shard);
+        if let Some(key) = evicted {
+            self.settings.observer.emit(&self.settings.name, || Event::Evicted { key });
+        }
+        keyed
+    }
+
+    /// The breaker of this key, if it is known.
+    pub(crate) fn known(&self, key: &str) -> Option<Arc<Keyed>> {
+        let hash = self.hasher.hash_one(key);
+        self.shard(hash).find(hash, key)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Keyed>> {
+        let shards = self.shards.iter().map(lock);
+        shards
+            .flat_map(|shard| shard.entries.iter().map(|entry| Arc::clone(&entry.keyed)).collect::<Vec<_>>())
+            .collect()
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The table uses the low bits and the top seven.
+        lock(&self.shards[(hash >> 32) as usize % self.shards.len()])
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shard {
+    fn find(&mut self, hash: u64, key: &str) -> Option<Arc<Keyed>> {
+        let place = *self.places.find(hash, |&place| *self.entries[place as usize].keyed.key == *key)?;
+        let entry = &mut self.entries[place as usize];
+        entry.used = true;
+        Some(Arc::clone(&entry.keyed))
+    }
+
+    fn insert(&mut self, hash: u64, keyed: Arc<Keyed>, hasher: &RandomState) {
+        let place = self.entries.len() as u32;
+        self.entries.push(Entry { keyed, used: true });
+        let entries = &self.entries;
+        self.places.insert_unique(hash, place, |&place| hasher.hash_one(&*entries[place as usize].keyed.key));
+    }
+
+    /// Makes room for one key. Closed circuits go first, those not used lately before the others; when none is closed,
+    /// the one goes whose open time ends first, and its key is returned.
+    fn evict(&mut self, hasher: &RandomState) -> Option<Arc<str>> {
+        let len = self.entries.len();
+        for _ in 0..2 * len {
+            let at = self.hand % len;
+            self.hand = at + 1;
+            let entry = &mut self.entries[at];
+            if entry.keyed.breaker.state().0 != CircuitState::Closed {
+                continue;
+            }
+            if !std::mem::take(&mut entry.used) {
+                self.remove(at, hasher);
+                return None;
+            }
+        }
+        let ends = |entry: &Entry| entry.keyed.breaker.state().2.unwrap_or(0);
+        let at = (0..len).min_by_key(|&at| ends(&self.entries[at]))?;
+        Some(self.remove(at, hasher))
+    }
+
+    fn remove(&mut self, at: usize, hasher: &RandomState) -> Arc<str> {
+        let removed = self.entries.swap_remove(at).keyed;
+        let place = |key: &str| hasher.hash_one(key);
+        if let Ok(found) = self.places.find_entry(place(&removed.key), |&known| known as usize == at) {
+            found.remove();
+        }
+        if let Some(moved) = self.entries.get(at) {
+            let last = self.entries.len();
+            if let Some(known) =
+                self.places.find_mut(place(&moved.keyed.key), |&known| known as usize == last)
+            {
+                *known = at as u32;
+            }
+        }
+        Arc::clone(&removed.key)
+    }
+}

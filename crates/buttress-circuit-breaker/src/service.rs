@@ -1,0 +1,125 @@
+use std::mem;
+use std::task::{Context, Poll};
+
+use buttress_core::{BoxError, Classify, Now, Plain, Settle, Watch};
+use tower_service::Service;
+
+use crate::future::ResponseFuture;
+use crate::permit::{OnPanic, Permit};
+use crate::shared::{Holder, Look, Refusal};
+
+/// Refuses calls while the service inside is ill; made by [`CircuitBreakerLayer`](crate::CircuitBreakerLayer).
+///
+/// `P` judges outcomes, `W` says when a call is over. Clones share one circuit.
+#[derive(Debug)]
+pub struct CircuitBreaker<S, P = Plain, W = Now> {
+    inner: S,
+    breaker: Holder,
+    policy: P,
+    watch: W,
+    /// What `poll_ready` found: the next call is refused, whatever has happened since.
+    refusal: Option<Refusal>,
+}
+
+impl<S, P, W> CircuitBreaker<S, P, W> {
+    pub(crate) fn new(inner: S, breaker: Holder, policy: P, watch: W) -> Self {
+        Self { inner, breaker, policy, watch, refusal: None }
+    }
+
+    /// The same circuit through a reference count of this service's own, for one service per worker thread: calls on
+    /// different workers then write no common cache line while the circuit is closed. Clones share the new count.
+    #[must_use]
+    pub fn per_worker(self) -> Self {
+        Self { breaker: self.breaker.per_worker(), ..self }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, P: Clone, W: Clone> Clone for CircuitBreaker<S, P, W> {
+    fn clone(&self) -> Self {
+        // What `poll_ready` found holds for the instance that was asked, not for its clones.
+        Self::new(self.inner.clone(), self.breaker.clone(), self.policy.clone(), self.watch.clone())
+    }
+}
+
+impl<S, P, W, Req> Service<Req> for CircuitBreaker<S, P, W>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+    P: Classify<S::Response> + Clone,
+    W: Watch<S::Response> + Clone,
+{
+    type Response = W::Response<Permit>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, P, W>;
+
+    /// Ready at once while the circuit refuses: the refusal comes from [`call`](Service::call). A probe that is due and
+    /// whose service is not ready is not consumed; the call is refused instead.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.refusal = None;
+        let probe = match self.breaker.look() {
+            Look::Flow => None,
+            Look::Probe(refusal) => Some(refusal),
+            Look::Refuse(refusal) => {
+                self.refusal = Some(refusal);
+                return Poll::Ready(Ok(()));
+            }
+        };
+        match (self.inner.poll_ready(cx).map_err(Into::into), probe) {
+            (Poll::Pending, Some(refusal)) => {
+                self.refusal = Some(refusal);
+                Poll::Ready(Ok(()))
+            }
+            (Poll::Ready(Err(error)), _) => {
+                let error: BoxError = error;
+                // A service that cannot become ready has failed, as much as one that fails a call.
+                if let Ok(permit) = self.breaker.admit() {
+                    permit.settle(self.policy.classify(Err(&*error)));
+                }
+                Poll::Ready(Err(error))
+            }
+            (polled, _) => polled,
+        }
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let admitted = match self.refusal.take() {
+            Some(refusal) => Err(refusal),
+            None => self.breaker.admit(),
+        };
+        match admitted {
+            Ok(permit) => {
+                let (inner, permit) = call_guarded(&mut self.inner, request, permit);
+                ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone())
+            }
+            Err(refusal) => ResponseFuture::refused(self.breaker.refuse(refusal)),
+        }
+    }
+}
+
+/// Calls the service; a panic in `call` itself is a failed call, too.
+pub(crate) fn call_guarded<S: Service<Req>, Req>(
+    inner: &mut S,
+    request: Req,
+    permit: Permit,
+) -> (S::Future, Permit) {
+    let mut permit = Some(permit);
+    let guard = OnPanic(&mut permit);
+    let future = inner.call(request);
+    mem::forget(guard);
+    (future, permit.expect("only a panic takes it away"))
+}

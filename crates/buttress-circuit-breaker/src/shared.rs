@@ -1,0 +1,455 @@
+//! The state that all clones of a breaker share: one word that says it all while nothing is wrong, and the state
+//! machine behind a lock for the rest.
+
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use buttress_core::clock::{Clock, LazyNow, after, nanos, sleep_until};
+use buttress_core::observe::{CallResult, CircuitState, Event, Observer, Outbox};
+use buttress_core::{BoxError, Mode, Reason, Refused};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::permit::Permit;
+use crate::state::{Admission, Change, Ended, Machine, Seen, Tallies, Vote};
+use crate::window::Tally;
+
+/// What every breaker of one layer has in common.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) observer: Observer,
+    outbox: Outbox,
+    /// Results that did not vote, because the circuit had changed its state in between.
+    pub(crate) stale: AtomicU64,
+}
+
+impl Settings {
+    pub(crate) fn new(name: Arc<str>, config: Config) -> Self {
+        let clock = Clock::start();
+        Self {
+            name,
+            config,
+            clock,
+            observer: Observer::default(),
+            outbox: Outbox::default(),
+            stale: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn report(&self, result: CallResult) {
+        self.observer.emit(&self.name, || Event::Call(result));
+    }
+}
+
+/// One circuit.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    pub(crate) settings: Arc<Settings>,
+    /// `generation << 32 | refused << 8 | CLEAN | mode << 2 | state`. Written under the lock of `machine`, except that
+    /// refusals count without it.
+    gate: AtomicU64,
+    /// Until when an open circuit refuses; written before `gate` says that it is open.
+    until: AtomicU64,
+    /// Kept aside, because most circuits need none of it.
+    aside: Option<Box<Aside>>,
+    machine: Mutex<Machine>,
+}
+
+#[derive(Debug)]
+struct Aside {
+    tallies: Tallies,
+    /// The task that ends the open time of an eager circuit.
+    waker: Mutex<Option<AbortHandle>>,
+}
+
+impl Aside {
+    fn replace_waker(&self, waker: Option<AbortHandle>) {
+        let old = std::mem::replace(&mut *self.waker.lock().unwrap_or_else(PoisonError::into_inner), waker);
+        if let Some(old) = old {
+            old.abort();
+        }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.replace_waker(None);
+    }
+}
+
+const STATE: u64 = 0b11;
+const MODE_SHIFT: u32 = 2;
+const MODE: u64 = 0b11 << MODE_SHIFT;
+const OFF: u64 = (Mode::Off as u64) << MODE_SHIFT;
+/// A good call changes nothing that is kept under the lock.
+const CLEAN: u64 = 1 << 4;
+const REFUSED_SHIFT: u32 = 8;
+const REFUSED: u64 = 0xFF_FFFF << REFUSED_SHIFT;
+const GENERATION: u64 = 0xFFFF_FFFF << 32;
+
+const fn state_bits(state: CircuitState) -> u64 {
+    match state {
+        CircuitState::Closed => 0,
+        CircuitState::Open => 1,
+        CircuitState::HalfOpen => 2,
+        CircuitState::Isolated => 3,
+    }
+}
+
+const CLOSED: u64 = state_bits(CircuitState::Closed);
+const OPEN: u64 = state_bits(CircuitState::Open);
+const HALF_OPEN: u64 = state_bits(CircuitState::HalfOpen);
+
+/// A breaker that refuses, before anybody called it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    /// Until when, on the breaker's clock.
+    pub(crate) until: Option<u64>,
+}
+
+/// What a service should do about its readiness.
+pub(crate) enum Look {
+    Flow,
+    /// A probe is due, if the service inside is ready for one; if not, this is the refusal.
+    Probe(Refusal),
+    Refuse(Refusal),
+}
+
+const NO_TALLIES: &Tallies = &Tallies { failures: None, slow: None };
+
+impl Breaker {
+    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+        let (machine, tallies) = Machine::new(&settings.config);
+        let mut now = LazyNow::new(&settings.clock);
+        let clean = machine.is_clean(&settings.config, &tallies, &mut now);
+        let gate = CLOSED | (settings.config.mode as u64) << MODE_SHIFT | if clean { CLEAN } else { 0 };
+        let needed = tallies.failures.is_some() || tallies.slow.is_some() || settings.config.eager;
+        let aside = needed.then(|| Box::new(Aside { tallies, waker: Mutex::default() }));
+        Self { settings, gate: gate.into(), until: AtomicU64::new(0), aside, machine: Mutex::new(machine) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        // No user code runs under this lock; a poisoned one is as good as any.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tallies(&self) -> &Tallies {
+        self.aside.as_ref().map_or(NO_TALLIES, |aside| &aside.tallies)
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        Mode::from_u8(((self.gate.load(Relaxed) & MODE) >> MODE_SHIFT) as u8)
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        let _machine = self.lock();
+        let set = |gate| Some(gate & !MODE | (mode as u64) << MODE_SHIFT);
+        let _ = self.gate.fetch_update(Release, Relaxed, set);
+    }
+
+    /// How many calls were refused since the circuit last changed its state, up to 16 million.
+    pub(crate) fn refused(&self) -> u64 {
+        (self.gate.load(Relaxed) & REFUSED) >> REFUSED_SHIFT
+    }
+
+    /// What a service should do about its readiness; changes nothing.
+    pub(crate) fn look(&self) -> Look {
+        let gate = self.gate.load(Acquire);
+        if gate & STATE == CLOSED || gate & MODE != 0 {
+            return Look::Flow;
+        }
+        let refusal = |reason, until| Refusal { reason, until };
+        match gate & STATE {
+            OPEN => {
+                let until = self.until.load(Relaxed);
+                let refusal = refusal(Reason::CircuitOpen, Some(until));
+                if self.settings.clock.now() < until { Look::Refuse(refusal) } else { Look::Probe(refusal) }
+            }
+            HALF_OPEN => {
+                let now = self.settings.clock.now();
+                let probe = self.lock().would_probe(&self.settings.config, self.due(now), now);
+                let refusal = refusal(Reason::ProbesInFlight, None);
+                if probe { Look::Probe(refusal) } else { Look::Refuse(refusal) }
+            }
+            _ => Look::Refuse(refusal(Reason::CircuitIsolated, None)),
+        }
+    }
+
+    /// Changes the machine and publishes what came of it. Also returns the gate as it was published.
+    fn change<R>(
+        &self,
+        now: &mut LazyNow<'_>,
+        f: impl FnOnce(&mut Machine, &Tallies, &mut LazyNow<'_>) -> (R, Option<Change>),
+    ) -> (R, Option<Change>, u64) {
+        let mut machine = self.lock();
+        let (result, change) = f(&mut machine, self.tallies(), now);
+        let clean = machine.is_clean(&self.settings.config, self.tallies(), now);
+        let clean = if clean { CLEAN } else { 0 };
+        let gate = self.gate.load(Relaxed);
+        let Some(change) = change else {
+            if gate & CLEAN != clean {
+                self.gate.fetch_xor(CLEAN, Release);
+            }
+            return (result, None, gate);
+        };
+        if let Some(open_for) = change.open_for {
+            self.until.store(now.get().saturating_add(nanos(open_for)), Relaxed);
+        }
+        let generation = (gate & GENERATION).wrapping_add(1 << 32);
+        let gate = generation | gate & MODE | clean | state_bits(change.to);
+        self.gate.store(gate, Release);
+        (result, Some(change), gate)
+    }
+
+    /// `now` has reached the end of the open time.
+    fn due(&self, now: u64) -> bool {
+        now >= self.until.load(Relaxed)
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        self.lock().seen(self.tallies(), &mut LazyNow::new(&self.settings.clock))
+    }
+
+    /// The state, how often probes have failed, and until when it is open, all of one moment.
+    pub(crate) fn state(&self) -> (CircuitState, u32, Option<u64>) {
+        let machine = self.lock();
+        let state = machine.state();
+        (state, machine.reopens(), (state == CircuitState::Open).then(|| self.until.load(Relaxed)))
+    }
+}
+
+/// A share in a breaker, as a call holds it.
+#[derive(Clone, Debug)]
+pub(crate) enum Holder {
+    Shared(Arc<Breaker>),
+    /// With a count of its own, so that cloning it does not touch a cache line that other workers write.
+    Worker(Arc<Arc<Breaker>>),
+    Keyed(Arc<Keyed>),
+}
+
+/// The breaker of one key.
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    pub(crate) breaker: Breaker,
+    pub(crate) key: Arc<str>,
+}
+
+impl std::ops::Deref for Holder {
+    type Target = Breaker;
+
+    fn deref(&self) -> &Breaker {
+        match self {
+            Self::Shared(breaker) => breaker,
+            Self::Worker(breaker) => breaker,
+            Self::Keyed(keyed) => &keyed.breaker,
+        }
+    }
+}
+
+impl Holder {
+    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+        Self::Shared(Arc::new(Breaker::new(settings)))
+    }
+
+    pub(crate) fn per_worker(self) -> Self {
+        match self {
+            Self::Shared(breaker) => Self::Worker(Arc::new(breaker)),
+            Self::Worker(breaker) => Self::Worker(Arc::new(Arc::clone(&breaker))),
+            keyed @ Self::Keyed(_) => keyed,
+        }
+    }
+
+    fn key(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Keyed(keyed) => Some(&keyed.key),
+            _ => None,
+        }
+    }
+
+    /// Lets a call in with a permit, or not.
+    #[inline]
+    pub(crate) fn admit(&self) -> Result<Permit, Refusal> {
+        let gate = self.gate.load(Acquire);
+        if gate & (STATE | OFF) == CLOSED {
+            return Ok(Permit::new(self.clone(), gate, None));
+        }
+        self.admit_unless_refused(gate)
+    }
+
+    #[cold]
+    fn admit_unless_refused(&self, gate: u64) -> Result<Permit, Refusal> {
+        if gate & OFF != 0 {
+            return Ok(Permit::inert());
+        }
+        let mut now = LazyNow::new(&self.settings.clock);
+        let until = self.until.load(Relaxed);
+        let refusal = if gate & STATE == OPEN && now.get() < until {
+            Refusal { reason: Reason::CircuitOpen, until: Some(until) }
+        } else {
+            let (admission, gate) = self.apply(&mut now, |machine, tallies, now| {
+                let now = now.get();
+                machine.admit(&self.settings.config, tallies, self.due(now), now)
+            });
+            match admission {
+                Admission::Flow => return Ok(Permit::new(self.clone(), gate, None)),
+                Admission::Probe(number) => return Ok(Permit::new(self.clone(), gate, Some(number))),
+                Admission::Refuse(reason) => {
+                    let until = (gate & STATE == OPEN).then(|| self.until.load(Relaxed));
+                    Refusal { reason, until }
+                }
+            }
+        };
+        if gate & MODE == 0 {
+            return Err(refusal);
+        }
+        self.settings.observer.emit(&self.settings.name, || Event::WouldRefuse);
+        Ok(Permit::inert())
+    }
+
+    /// Counts and words a refusal.
+    #[cold]
+    pub(crate) fn refuse(&self, refusal: Refusal) -> BoxError {
+        // Stops well short of the generation's bits, however many threads count at once.
+        if self.refused() < (REFUSED >> REFUSED_SHIFT) - 0xFFFF {
+            self.gate.fetch_add(1 << REFUSED_SHIFT, Relaxed);
+        }
+        self.settings.report(CallResult::Refused);
+        let name = match self.key() {
+            Some(key) if !key.is_empty() => format!("{}/{key}", self.settings.name).into(),
+            _ => Arc::clone(&self.settings.name),
+        };
+        let refused = Refused::new("circuit breaker", name, refusal.reason);
+        Box::new(match refusal.until {
+            Some(until) => refused.until(self.settings.clock.instant(until)),
+            None => refused,
+        })
+    }
+
+    /// Takes the result of a good call that was neither slow nor a probe, as far as that takes no lock: whether the
+    /// windows over failures and over slow calls have it.
+    #[inline]
+    pub(crate) fn record_good(&self, token: u64, now: &mut LazyNow<'_>) -> (bool, bool) {
+        let gate = self.gate.load(Acquire);
+        // Same generation, closed, not off; and clean.
+        if (gate ^ token) & (GENERATION | STATE) != 0 || gate & OFF != 0 || gate & CLEAN == 0 {
+            return (false, false);
+        }
+        let Some(aside) = &self.aside else { return (true, true) };
+        let mut counted = |tally: &Option<Tally>| tally.as_ref().is_none_or(|tally| tally.good(|| now.get()));
+        (counted(&aside.tallies.failures), counted(&aside.tallies.slow))
+    }
+
+    /// Takes the result of a call.
+    #[cold]
+    pub(crate) fn record(&self, token: u64, ended: Ended, now: &mut LazyNow<'_>) -> Vote {
+        let (vote, _) = self.apply(now, |machine, tallies, now| {
+            if self.is_stale(token) {
+                return (Vote::Stale, None);
+            }
+            machine.record(&self.settings.config, tallies, ended, now)
+        });
+        if vote == Vote::Stale {
+            self.settings.stale.fetch_add(1, Relaxed);
+        }
+        vote
+    }
+
+    /// A call that is still running has become slow. Whether that counts already.
+    #[cold]
+    pub(crate) fn record_slow(&self, token: u64, probe: Option<u32>) -> bool {
+        let (counted, _) = self.apply(&mut LazyNow::new(&self.settings.clock), |machine, tallies, now| {
+            if self.is_stale(token) {
+                return (false, None);
+            }
+            machine.record_slow(&self.settings.config, tallies, probe, now)
+        });
+        counted
+    }
+
+    fn is_stale(&self, token: u64) -> bool {
+        let gate = self.gate.load(Relaxed);
+        (gate ^ token) & GENERATION != 0 || gate & OFF != 0
+    }
+
+    /// Does what time alone has brought about; `eager` also ends the open time.
+    pub(crate) fn tick(&self, eager: bool) {
+        self.apply(&mut LazyNow::new(&self.settings.clock), |machine, tallies, now| {
+            let now = now.get();
+            ((), machine.tick(&self.settings.config, tallies, eager && self.due(now), now))
+        });
+    }
+
+    /// Changes the machine under its lock and lets observers know outside of it, in order. Also returns the gate as it
+    /// was published.
+    pub(crate) fn apply<R>(
+        &self,
+        now: &mut LazyNow<'_>,
+        f: impl FnOnce(&mut Machine, &Tallies, &mut LazyNow<'_>) -> (R, Option<Change>),
+    ) -> (R, u64) {
+        let settings = &self.settings;
+        let (result, change, gate) = self.change(now, |machine, tallies, now| {
+            let (result, change) = f(machine, tallies, now);
+            if let Some(Change { from, to, cause, open_for }) = change {
+                if from != to && settings.observer.is_set() {
+                    let key = self.key().cloned();
+                    settings.outbox.push(Event::Circuit { key, from, to, cause, open_for });
+                }
+            }
+            (result, change)
+        });
+        if let Some(change) = change {
+            settings.outbox.deliver(&settings.observer, &settings.name);
+            if let (true, Some(aside)) = (settings.config.eager, &self.aside) {
+                aside.replace_waker(change.open_for.and_then(|time| self.wake_after(time)));
+            }
+        }
+        (result, gate)
+    }
+
+    /// Ends the open time on a timer, where there is one. The task keeps nothing alive.
+    fn wake_after(&self, open_for: Duration) -> Option<AbortHandle> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let sleep = sleep_until(after(Instant::now(), open_for)).ok()?;
+        let weak = self.downgrade();
+        let task = runtime.spawn(async move {
+            sleep.await;
+            if let Some(holder) = weak.upgrade() {
+                holder.tick(true);
+            }
+        });
+        Some(task.abort_handle())
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakHolder {
+        match self {
+            Self::Shared(breaker) => WeakHolder::Shared(Arc::downgrade(breaker)),
+            Self::Worker(breaker) => WeakHolder::Shared(Arc::downgrade(breaker)),
+            Self::Keyed(keyed) => WeakHolder::Keyed(Arc::downgrade(keyed)),
+        }
+    }
+}
+
+/// Does not keep a breaker alive.
+#[derive(Clone, Debug)]
+pub(crate) enum WeakHolder {
+    Shared(std::sync::Weak<Breaker>),
+    Keyed(std::sync::Weak<Keyed>),
+}
+
+impl WeakHolder {
+    pub(crate) fn upgrade(&self) -> Option<Holder> {
+        match self {
+            Self::Shared(weak) => weak.upgrade().map(Holder::Shared),
+            Self::Keyed(weak) => weak.upgrade().map(Holder::Keyed),
+        }
+    }
+}

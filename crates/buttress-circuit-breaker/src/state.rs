@@ -1,0 +1,471 @@
+//! The decision: a state machine without time, locks or events of its own.
+
+use std::time::Duration;
+
+use buttress_core::Reason;
+use buttress_core::clock::{LazyNow, nanos};
+use buttress_core::observe::{CircuitCause, CircuitState};
+
+use crate::config::{Abandoned, Config, ProbeExpiry, RateRule, Recovery};
+use crate::window::{Mark, Tally, Totals, Window};
+
+/// The windows' lock-free halves; made together with the [`Machine`].
+#[derive(Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) failures: Option<Tally>,
+    pub(crate) slow: Option<Tally>,
+}
+
+/// Everything that is needed to decide, kept under one lock.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: State,
+    /// Kept aside, because most circuits never need it.
+    cold: Option<Box<Cold>>,
+}
+
+/// What each state needs. `reopens` counts how often probes have failed since the circuit was last closed.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed { failures: u32, any_success: bool },
+    Open { reopens: u32 },
+    HalfOpen { reopens: u32 },
+    Isolated,
+}
+
+#[derive(Debug, Default)]
+struct Cold {
+    failures: Option<Window>,
+    slow: Option<Window>,
+    probing: Probing,
+}
+
+/// The probes of the current, or else of the last, half-open state.
+#[derive(Debug, Default)]
+struct Probing {
+    /// Those under way: number and the end of the lease.
+    under_way: Vec<(u32, u64)>,
+    next: u32,
+    calls: u32,
+    failed: u32,
+    slow: u32,
+}
+
+/// How a call may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Flow,
+    Probe(u32),
+    Refuse(Reason),
+}
+
+/// How an admitted call ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// It took too long.
+    pub(crate) slow: bool,
+    /// The window over failures has it already.
+    pub(crate) in_failures: bool,
+    /// The window over slow calls has it already.
+    pub(crate) in_slow: bool,
+    pub(crate) probe: Option<u32>,
+    /// What the server asked for, if it failed.
+    pub(crate) hint: Option<Duration>,
+}
+
+impl Ended {
+    pub(crate) const fn new(outcome: Outcome) -> Self {
+        Self { outcome, slow: false, in_failures: false, in_slow: false, probe: None, hint: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Good,
+    Failed,
+    /// Its caller went away, and that counts as a failure unless anything succeeded.
+    AbandonedUnlessSuccess,
+    Ignored,
+}
+
+/// A transition to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) from: CircuitState,
+    pub(crate) to: CircuitState,
+    pub(crate) cause: CircuitCause,
+    /// For how long it refuses, if it opened.
+    pub(crate) open_for: Option<Duration>,
+}
+
+/// Whether a result voted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vote {
+    Counted,
+    /// The probe's lease had expired.
+    Stale,
+}
+
+/// What a circuit has seen lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) consecutive_failures: u32,
+    pub(crate) failures: Totals,
+    pub(crate) slow: Totals,
+    /// Whether the totals are those of probes.
+    pub(crate) probing: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(config: &Config) -> (Self, Tallies) {
+        let slow_rule = config.slow_calls.as_ref().map(|(_, rule)| rule);
+        let tallies = Tallies {
+            failures: config.failure_rate.as_ref().map(Tally::new),
+            slow: slow_rule.map(Tally::new),
+        };
+        let windows = (config.failure_rate.as_ref().map(Window::new), slow_rule.map(Window::new));
+        let cold = match windows {
+            (None, None) => None,
+            (failures, slow) => Some(Box::new(Cold { failures, slow, probing: Probing::default() })),
+        };
+        (Self { state: State::CLOSED, cold }, tallies)
+    }
+
+    pub(crate) fn state(&self) -> CircuitState {
+        match self.state {
+            State::Closed { .. } => CircuitState::Closed,
+            State::Open { .. } => CircuitState::Open,
+            State::HalfOpen { .. } => CircuitState::HalfOpen,
+            State::Isolated => CircuitState::Isolated,
+        }
+    }
+
+    pub(crate) fn reopens(&self) -> u32 {
+        match self.state {
+            State::Open { reopens } | State::HalfOpen { reopens } => reopens,
+            State::Closed { .. } | State::Isolated => 0,
+        }
+    }
+
+    /// Whether a good call would change nothing, so that it needs no lock.
+    pub(crate) fn is_clean(&self, config: &Config, tallies: &Tallies, now: &mut LazyNow<'_>) -> bool {
+        let State::Closed { failures: 0, any_success } = self.state else {
+            return false;
+        };
+        if config.abandoned == Abandoned::CountUnlessAnySuccess && !any_success {
+            return false;
+        }
+        let Some(cold) = &self.cold else { return true };
+        let now = if cold.failures.is_some() || cold.slow.is_some() { now.get() } else { return true };
+        let clean = |window: &Option<Window>, tally: &Option<Tally>| match (window, tally) {
+            (Some(window), Some(tally)) => window.is_clean(tally, now),
+            _ => true,
+        };
+        clean(&cold.failures, &tallies.failures) && clean(&cold.slow, &tallies.slow)
+    }
+
+    /// Whether a call that asked now would be admitted as a probe. `due`: the open time is over.
+    pub(crate) fn would_probe(&self, config: &Config, due: bool, now: u64) -> bool {
+        match self.state {
+            State::Open { .. } => due,
+            State::HalfOpen { .. } => self.cold.as_ref().is_none_or(|cold| {
+                let expired = cold.probing.under_way.iter().filter(|probe| probe.1 < now).count();
+                match config.on_probe_expiry {
+                    ProbeExpiry::Replace => cold.probing.has_room(config, expired),
+                    ProbeExpiry::Reopen => expired == 0 && cold.probing.has_room(config, 0),
+                    ProbeExpiry::Close => expired > 0 || cold.probing.has_room(config, 0),
+                }
+            }),
+            State::Closed { .. } | State::Isolated => false,
+        }
+    }
+
+    /// Lets a call in, or not. `due`: the open time is over.
+    pub(crate) fn admit(
+        &mut self,
+        config: &Config,
+        tallies: &Tallies,
+        due: bool,
+        now: u64,
+    ) -> (Admission, Option<Change>) {
+        let change = self.tick(config, tallies, due, now);
+        let admission = match self.state {
+            State::Closed { .. } => Admission::Flow,
+            State::Isolated => Admission::Refuse(Reason::CircuitIsolated),
+            State::Open { .. } => Admission::Refuse(Reason::CircuitOpen),
+            State::HalfOpen { .. } => match self.cold().probing.start(config, now) {
+                Some(number) => Admission::Probe(number),
+                None => Admission::Refuse(Reason::ProbesInFlight),
+            },
+        };
+        (admission, change)
+    }
+
+    /// Does what time alone has brought about.
+    pub(crate) fn tick(&mut self, config: &Config, tallies: &Tallies, due: bool, now: u64) -> Option<Change> {
+        match self.state {
+            State::Open { reopens } if due => {
+                self.cold().probing.reset();
+                Some(self.go(State::HalfOpen { reopens }, CircuitCause::OpenTimeOver))
+            }
+            State::HalfOpen { .. } => {
+                let probing = &mut self.cold().probing;
+                let before = probing.under_way.len();
+                probing.under_way.retain(|probe| probe.1 >= now);
+                if probing.under_way.len() == before {
+                    return None;
+                }
+                match config.on_probe_expiry {
+                    ProbeExpiry::Replace => None,
+                    ProbeExpiry::Reopen => Some(self.open(config, CircuitCause::ProbeExpired, None)),
+                    ProbeExpiry::Close => Some(self.close(tallies, CircuitCause::ProbeExpired)),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the result of a call that was admitted since the last transition.
+    pub(crate) fn record(
+        &mut self,
+        config: &Config,
+        tallies: &Tallies,
+        ended: Ended,
+        now: &mut LazyNow<'_>,
+    ) -> (Vote, Option<Change>) {
+        match self.state {
+            State::Closed { .. } => (Vote::Counted, self.record_closed(config, tallies, ended, now)),
+            State::HalfOpen { .. } => self.record_probe(config, tallies, ended),
+            State::Open { .. } | State::Isolated => (Vote::Stale, None),
+        }
+    }
+
+    fn record_closed(
+        &mut self,
+        config: &Config,
+        tallies: &Tallies,
+        ended: Ended,
+        now: &mut LazyNow<'_>,
+    ) -> Option<Change> {
+        let State::Closed { failures, any_success } = &mut self.state else { return None };
+        let mark = match ended.outcome {
+            Outcome::Ignored => return None,
+            Outcome::Good => {
+                (*failures, *any_success) = (0, true);
+                Mark::Good
+            }
+            Outcome::Failed => {
+                *failures = failures.saturating_add(1);
+                Mark::Bad
+            }
+            Outcome::AbandonedUnlessSuccess => {
+                *failures = failures.saturating_add(u32::from(!*any_success));
+                Mark::Abandoned
+            }
+        };
+        if let Some(cold) = &mut self.cold {
+            if let (Some(window), Some(tally), false) =
+                (&mut cold.failures, &tallies.failures, ended.in_failures)
+            {
+                window.record(tally, mark, now.get());
+            }
+            if let (Some(window), Some(tally), false) = (&mut cold.slow, &tallies.slow, ended.in_slow) {
+                if mark != Mark::Abandoned {
+                    window.record(tally, if ended.slow { Mark::Bad } else { Mark::Good }, now.get());
+                }
+            }
+        }
+        self.trip(config, tallies, ended.hint, now)
+    }
+
+    /// A call that is still running has become slow. Whether that counts already.
+    pub(crate) fn record_slow(
+        &mut self,
+        config: &Config,
+        tallies: &Tallies,
+        probe: Option<u32>,
+        now: &mut LazyNow<'_>,
+    ) -> (bool, Option<Change>) {
+        match self.state {
+            State::Closed { .. } => {
+                let window = self.cold.as_mut().and_then(|cold| cold.slow.as_mut());
+                let (Some(window), Some(tally)) = (window, &tallies.slow) else { return (false, None) };
+                window.record(tally, Mark::Bad, now.get());
+                (true, self.trip(config, tallies, None, now))
+            }
+            State::HalfOpen { .. } if matches!(config.recovery, Recovery::Successes(_)) => {
+                let slow = Ended { slow: true, probe, ..Ended::new(Outcome::Good) };
+                let (vote, change) = self.record_probe(config, tallies, slow);
+                (vote == Vote::Counted, change)
+            }
+            _ => (false, None),
+        }
+    }
+
+    /// Opens if a rule says so.
+    fn trip(
+        &mut self,
+        config: &Config,
+        tallies: &Tallies,
+        hint: Option<Duration>,
+        now: &mut LazyNow<'_>,
+    ) -> Option<Change> {
+        let State::Closed { failures, .. } = self.state else { return None };
+        let reached = |rule: &RateRule, totals: Totals| {
+            totals.calls >= rule.minimum_calls.into() && rule.at_least.reached(totals.bad, totals.calls)
+        };
+        let seen = self.seen(tallies, now);
+        let cause = if config.consecutive_failures.is_some_and(|limit| failures >= limit) {
+            CircuitCause::ConsecutiveFailures
+        } else if config.failure_rate.is_some_and(|rule| reached(&rule, seen.failures)) {
+            CircuitCause::FailureRate
+        } else if config.slow_calls.is_some_and(|(_, rule)| reached(&rule, seen.slow)) {
+            CircuitCause::SlowCalls
+        } else {
+            return None;
+        };
+        Some(self.open(config, cause, hint))
+    }
+
+    fn record_probe(&mut self, config: &Config, tallies: &Tallies, ended: Ended) -> (Vote, Option<Change>) {
+        let probing = &mut self.cold().probing;
+        let Some(at) = probing.under_way.iter().position(|probe| Some(probe.0) == ended.probe) else {
+            return (Vote::Stale, None);
+        };
+        probing.under_way.swap_remove(at);
+        let failed = match ended.outcome {
+            Outcome::Ignored => return (Vote::Counted, None),
+            Outcome::AbandonedUnlessSuccess if probing.calls > probing.failed => {
+                return (Vote::Counted, None);
+            }
+            Outcome::Good => false,
+            Outcome::Failed | Outcome::AbandonedUnlessSuccess => true,
+        };
+        probing.calls += 1;
+        probing.failed += u32::from(failed);
+        probing.slow += u32::from(ended.slow);
+        let Probing { calls, failed, slow, .. } = *probing;
+        let recovered = match config.recovery {
+            Recovery::Successes(_) if failed > 0 || slow > 0 => false,
+            Recovery::Successes(threshold) if calls >= threshold => true,
+            Recovery::Ratio { calls: judged, at_least } if calls >= judged => {
+                let too_slow = config
+                    .slow_calls
+                    .is_some_and(|(_, rule)| rule.at_least.reached(slow.into(), calls.into()));
+                !at_least.reached(failed.into(), calls.into()) && !too_slow
+            }
+            _ => return (Vote::Counted, None),
+        };
+        let change = if recovered {
+            self.close(tallies, CircuitCause::ProbesSucceeded)
+        } else {
+            self.open(config, CircuitCause::ProbeFailed, ended.hint)
+        };
+        (Vote::Counted, Some(change))
+    }
+
+    /// Opens for as long as the configuration says, or longer where the server asked for it.
+    fn open(&mut self, config: &Config, cause: CircuitCause, hint: Option<Duration>) -> Change {
+        let reopens = match self.state {
+            State::HalfOpen { reopens } => reopens.saturating_add(1),
+            _ => 0,
+        };
+        let time = config.open.delays().nth(reopens as usize).unwrap_or(config.open.cap());
+        let hinted = hint.zip(config.hint_cap).map_or(Duration::ZERO, |(hint, cap)| hint.min(cap));
+        self.open_for(time.max(hinted), reopens, cause)
+    }
+
+    /// Opens for this long.
+    pub(crate) fn open_for(&mut self, time: Duration, reopens: u32, cause: CircuitCause) -> Change {
+        Change { open_for: Some(time), ..self.go(State::Open { reopens }, cause) }
+    }
+
+    /// Closes and forgets all that was counted.
+    pub(crate) fn close(&mut self, tallies: &Tallies, cause: CircuitCause) -> Change {
+        if let Some(cold) = &mut self.cold {
+            let windows = [(&mut cold.failures, &tallies.failures), (&mut cold.slow, &tallies.slow)];
+            for (window, tally) in windows {
+                if let (Some(window), Some(tally)) = (window, tally) {
+                    window.reset(tally);
+                }
+            }
+        }
+        self.go(State::CLOSED, cause)
+    }
+
+    pub(crate) fn isolate(&mut self) -> Change {
+        self.go(State::Isolated, CircuitCause::Operator)
+    }
+
+    /// Becomes half-open, from open only.
+    pub(crate) fn half_open(&mut self, cause: CircuitCause) -> Option<Change> {
+        let State::Open { reopens } = self.state else { return None };
+        self.cold().probing.reset();
+        Some(self.go(State::HalfOpen { reopens }, cause))
+    }
+
+    fn go(&mut self, next: State, cause: CircuitCause) -> Change {
+        let from = self.state();
+        self.state = next;
+        Change { from, to: self.state(), cause, open_for: None }
+    }
+
+    pub(crate) fn seen(&self, tallies: &Tallies, now: &mut LazyNow<'_>) -> Seen {
+        let consecutive_failures = match self.state {
+            State::Closed { failures, .. } => failures,
+            _ => 0,
+        };
+        let Some(cold) = &self.cold else { return Seen { consecutive_failures, ..Seen::default() } };
+        let probing = match self.state {
+            State::HalfOpen { .. } => true,
+            State::Open { reopens } => reopens > 0,
+            State::Closed { .. } | State::Isolated => false,
+        };
+        if probing {
+            let Probing { calls, failed, slow, .. } = cold.probing;
+            let totals = |bad: u32| Totals { calls: calls.into(), bad: bad.into() };
+            return Seen { consecutive_failures, failures: totals(failed), slow: totals(slow), probing };
+        }
+        let mut totals = |window: &Option<Window>, tally: &Option<Tally>| match (window, tally) {
+            (Some(window), Some(tally)) => window.totals(tally, now.get()),
+            _ => Totals::default(),
+        };
+        let failures = totals(&cold.failures, &tallies.failures);
+        Seen { consecutive_failures, failures, slow: totals(&cold.slow, &tallies.slow), probing }
+    }
+
+    fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
+    }
+}
+
+impl State {
+    const CLOSED: Self = Self::Closed { failures: 0, any_success: false };
+}
+
+impl Probing {
+    fn reset(&mut self) {
+        // Numbers go on, so that a probe of an earlier half-open state is never taken for one of this.
+        *self = Self { next: self.next, ..Self::default() };
+    }
+
+    fn has_room(&self, config: &Config, expired: usize) -> bool {
+        let under_way = self.under_way.len() - expired;
+        let judged = match config.recovery {
+            Recovery::Successes(_) => usize::MAX,
+            Recovery::Ratio { calls, .. } => calls as usize,
+        };
+        under_way < config.probes as usize && under_way + (self.calls as usize) < judged
+    }
+
+    fn start(&mut self, config: &Config, now: u64) -> Option<u32> {
+        if !self.has_room(config, 0) {
+            return None;
+        }
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        self.under_way.push((number, now.saturating_add(nanos(config.lease()))));
+        Some(number)
+    }
+}

@@ -1,0 +1,369 @@
+//! Windows over recent calls: what is written without a lock while nothing bad is in them, and what is not.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use buttress_core::clock::nanos;
+
+use crate::config::{RateRule, Window as Span};
+
+/// Calls of a time window are counted in so many buckets.
+const BUCKETS: u64 = 10;
+
+/// Good calls, counted without a lock.
+///
+/// While a window holds nothing but good calls, one more leaves a full one as it is, and merely lengthens one that is
+/// not full. So nothing more than a number is kept, and it is written only while it grows.
+#[derive(Debug)]
+pub(crate) enum Tally {
+    /// How many good calls there are, up to the window's size; [`DIRTY`] once the ring has taken over.
+    Calls { good: AtomicU64, size: u64 },
+    /// Per bucket the number of its period (upper half) and how many calls it saw, good or bad (lower half).
+    Time { buckets: Box<[AtomicU64; BUCKETS as usize]>, width: u64 },
+}
+
+const DIRTY: u64 = u64::MAX;
+const COUNT: u64 = u32::MAX as u64;
+
+impl Tally {
+    pub(crate) fn new(rule: &RateRule) -> Self {
+        match rule.window {
+            Span::Calls(size) => Self::Calls { good: AtomicU64::new(0), size: size.into() },
+            Span::Time(time) => {
+                let buckets = Box::new(std::array::from_fn(|_| AtomicU64::new(0)));
+                Self::Time { buckets, width: (nanos(time) / BUCKETS).max(1) }
+            }
+        }
+    }
+
+    /// Counts a good call; `false` if the window has meanwhile seen a bad one and must be asked under its lock.
+    pub(crate) fn good(&self, now: impl FnOnce() -> u64) -> bool {
+        match self {
+            Self::Calls { good, size } => {
+                let mut known = good.load(Ordering::Relaxed);
+                loop {
+                    if known == *size {
+                        return true;
+                    }
+                    if known == DIRTY {
+                        return false;
+                    }
+                    match good.compare_exchange_weak(known, known + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                        Ok(_) => return true,
+                        Err(current) => known = current,
+                    }
+                }
+            }
+            Self::Time { buckets, width } => {
+                add(buckets, now() / width);
+                true
+            }
+        }
+    }
+}
+
+/// Counts one call into the bucket of this period, which takes the place of an older one.
+fn add(buckets: &[AtomicU64; BUCKETS as usize], period: u64) {
+    let bucket = &buckets[(period % BUCKETS) as usize];
+    let mut known = bucket.load(Ordering::Relaxed);
+    loop {
+        // How far the bucket is ahead of a caller who read the clock long ago, in rounds of ten; such a call counts late.
+        let ahead = ((known >> 32) as u32).wrapping_sub(period as u32);
+        let next = if known & COUNT > 0 && ahead < 1000 { known + 1 } else { period << 32 | 1 };
+        // A count that can grow no further is left alone: it must not run over into the period.
+        if known & COUNT == COUNT && next == known + 1 {
+            return;
+        }
+        match bucket.compare_exchange_weak(known, next, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(current) => known = current,
+        }
+    }
+}
+
+/// What one call means to a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Good,
+    Bad,
+    /// Bad only while there is nothing good in the window.
+    Abandoned,
+}
+
+/// What a window holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) calls: u64,
+    pub(crate) bad: u64,
+}
+
+/// The part of a window that is written under the circuit's lock.
+#[derive(Debug)]
+pub(crate) enum Window {
+    Calls(Ring),
+    /// Per bucket: its period, bad calls, abandoned calls.
+    Time(Box<[(u64, u32, u32); BUCKETS as usize]>),
+}
+
+/// The last calls, oldest at `head` once it is full. Empty while the tally is not dirty.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    marks: Box<[Mark]>,
+    head: u32,
+    len: u32,
+    bad: u32,
+    abandoned: u32,
+}
+
+impl Window {
+    pub(crate) fn new(rule: &RateRule) -> Self {
+        match rule.window {
+            Span::Calls(size) => {
+                let marks = vec![Mark::Good; size as usize].into();
+                Self::Calls(Ring { marks, head: 0, len: 0, bad: 0, abandoned: 0 })
+            }
+            Span::Time(_) => Self::Time(Box::default()),
+        }
+    }
+
+    pub(crate) fn record(&mut self, tally: &Tally, mark: Mark, now: u64) {
+        match (self, tally) {
+            (Self::Calls(ring), Tally::Calls { good, .. }) => {
+                if good.load(Ordering::Relaxed) != DIRTY {
+                    if mark == Mark::Good && tally.good(|| now) {
+                        return;
+                    }
+                    // Whoever counts a good call at this moment either is in the number or finds it dirty.
+                    ring.fill_good(good.swap(DIRTY, Ordering::Relaxed));
+                }
+                ring.push(mark);
+                if ring.bad == 0 && ring.abandoned == 0 {
+                    good.store(ring.len.into(), Ordering::Relaxed);
+                }
+            }
+            (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
+                let period = now / width;
+                add(totals, period);
+                let bucket = &mut buckets[(period % BUCKETS) as usize];
+                if bucket.0 < period {
+                    *bucket = (period, 0, 0);
+                }
+                match mark {
+                    Mark::Good => {}
+                    Mark::Bad => bucket.1 = bucket.1.saturating_add(1),
+                    Mark::Abandoned => bucket.2 = bucket.2.saturating_add(1),
+                }
+            }
+            _ => unreachable!("a window and its tally are made of one rule"),
+        }
+    }
+
+    /// What is in the window now. Abandoned calls are bad if there is nothing good, and otherwise no calls at all.
+    pub(crate) fn totals(&self, tally: &Tally, now: u64) -> Totals {
+        let (calls, bad, abandoned) = self.raw(tally, now);
+        if calls > bad + abandoned {
+            Totals { calls: calls - abandoned, bad }
+        } else {
+            Totals { calls, bad: bad + abandoned }
+        }
+    }
+
+    /// Whether only good calls are in the window, so that further good ones need no lock.
+    pub(crate) fn is_clean(&self, tally: &Tally, now: u64) -> bool {
+        let (_, bad, abandoned) = self.raw(tally, now);
+        bad == 0 && abandoned == 0
+    }
+
+    fn raw(&self, tally: &Tally, now: u64) -> (u64, u64, u64) {
+        match (self, tally) {
+            (Self::Calls(ring), Tally::Calls { good, .. }) => match good.load(Ordering::Relaxed) {
+                DIRTY => (ring.len.into(), ring.bad.into(), ring.abandoned.into()),
+                good => (good, 0, 0),
+            },
+            (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
+                let current = now / width;
+                let live = |period: u64| period <= current && current - period < BUCKETS;
+                let totals = totals.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+                // The upper half of a word holds the lower half of the period.
+                let calls = totals
+                    .filter(|word| (current as u32).wrapping_sub((word >> 32) as u32) < BUCKETS as u32)
+                    .map(|word| word & COUNT)
+                    .sum();
+                let marked = buckets.iter().filter(|bucket| live(bucket.0));
+                let (bad, abandoned) = marked
+                    .fold((0, 0), |sum, bucket| (sum.0 + u64::from(bucket.1), sum.1 + u64::from(bucket.2)));
+                (calls, bad, abandoned)
+            }
+            _ => unreachable!("a window and its tally are made of one rule"),
+        }
+    }
+
+    pub(crate) fn reset(&mut self, tally: &Tally) {
+        match (self, tally) {
+            (Self::Calls(ring), Tally::Calls { good, .. }) => {
+                ring.clear();
+                good.store(0, Ordering::Relaxed);
+            }
+            (Self::Time(buckets), Tally::Time { buckets: totals, .. }) => {
+                **buckets = Default::default();
+                totals.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+            }
+            _ => unreachable!("a window and its tally are made of one rule"),
+        }
+    }
+}
+
+impl Ring {
+    fn clear(&mut self) {
+        (self.head, self.len, self.bad, self.abandoned) = (0, 0, 0, 0);
+    }
+
+    fn fill_good(&mut self, good: u64) {
+        self.clear();
+        self.len = good as u32;
+        self.marks[..good as usize].fill(Mark::Good);
+    }
+
+    fn push(&mut self, mark: Mark) {
+        let size = self.marks.len() as u32;
+        let slot = if self.len < size {
+            self.len += 1;
+            self.len - 1
+        } else {
+            match self.marks[self.head as usize] {
+                Mark::Good => {}
+                Mark::Bad => self.bad -= 1,
+                Mark::Abandoned => self.abandoned -= 1,
+            }
+            let oldest = self.head;
+            self.head = (self.head + 1) % size;
+            oldest
+        };
+        self.marks[slot as usize] = mark;
+        match mark {
+            Mark::Good => {}
+            Mark::Bad => self.bad += 1,
+            Mark::Abandoned => self.abandoned += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Ratio;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn window(span: Span) -> (Tally, Window) {
+        let rule = RateRule { window: span, at_least: Ratio::percent(50), minimum_calls: 1 };
+        (Tally::new(&rule), Window::new(&rule))
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// CB-02
+    #[test]
+    fn a_time_window_forgets_bucket_by_bucket() {
+        let (tally, mut window) = window(Span::Time(Duration::from_secs(10)));
+        let mut now = 0;
+        let mut reads = Vec::new();
+        for i in 0..5 {
+            window.record(&tally, if i < 2 { Mark::Bad } else { Mark::Good }, now);
+            window.record(&tally, Mark::Good, now);
+            now += 2 * SECOND;
+            reads.push(window.totals(&tally, now));
+        }
+        let totals = |calls, bad| Totals { calls, bad };
+        assert_eq!(
+            [reads[0], reads[1], reads[3], reads[4]],
+            [totals(2, 1), totals(4, 2), totals(8, 2), totals(8, 1)]
+        );
+        assert_eq!(window.totals(&tally, now + 2 * SECOND), totals(6, 0));
+    }
+
+    #[test]
+    fn a_bucket_serves_again_after_any_idle_time() {
+        let (tally, mut window) = window(Span::Time(Duration::from_secs(10)));
+        let mut now = 0;
+        for idle in [1, 10, 11, 3600, 7 * 86_400, 400 * 86_400] {
+            window.record(&tally, Mark::Bad, now);
+            assert_eq!(window.totals(&tally, now).bad, window.totals(&tally, now).calls, "idle {idle} s");
+            now += idle * SECOND;
+        }
+    }
+
+    #[test]
+    fn a_full_clean_window_is_not_written() {
+        let (tally, mut window) = window(Span::Calls(3));
+        for _ in 0..5 {
+            assert!(tally.good(|| unreachable!("a window over calls needs no clock")));
+        }
+        window.record(&tally, Mark::Bad, 0);
+        assert!(!tally.good(|| 0), "dirty");
+        assert_eq!(window.totals(&tally, 0), Totals { calls: 3, bad: 1 });
+        (0..3).for_each(|_| window.record(&tally, Mark::Good, 0));
+        assert!(tally.good(|| 0), "clean again");
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Call(Mark),
+        Wait(u64),
+        Reset,
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let mark = prop_oneof![4 => Just(Mark::Good), 2 => Just(Mark::Bad), 1 => Just(Mark::Abandoned)];
+        prop_oneof![
+            20 => mark.prop_map(Step::Call),
+            4 => (0..3 * SECOND).prop_map(Step::Wait),
+            1 => Just(Step::Reset),
+        ]
+    }
+
+    proptest! {
+        /// Beside a plain list of all calls with their times.
+        #[test]
+        fn both_windows_agree_with_a_naive_one(steps in prop::collection::vec(any_step(), 0..200), size in 1..20_u32) {
+            let spans = [Span::Calls(size), Span::Time(Duration::from_secs(10))];
+            for span in spans {
+                let (tally, mut window) = window(span);
+                let mut calls: Vec<(u64, Mark)> = Vec::new();
+                let mut now = 0;
+                for step in &steps {
+                    match *step {
+                        Step::Call(mark) => {
+                            calls.push((now, mark));
+                            // Good calls take the way without a lock whenever that is open to them.
+                            let is_clean = window.is_clean(&tally, now);
+                            if !(mark == Mark::Good && is_clean && tally.good(|| now)) {
+                                window.record(&tally, mark, now);
+                            }
+                        }
+                        Step::Wait(time) => now += time,
+                        Step::Reset => {
+                            calls.clear();
+                            window.reset(&tally);
+                        }
+                    }
+                    let live: Vec<Mark> = match span {
+                        Span::Calls(size) => calls.iter().rev().take(size as usize).map(|call| call.1).collect(),
+                        Span::Time(_) => {
+                            let live = |at: u64| now / SECOND - at / SECOND < BUCKETS;
+                            calls.iter().filter(|call| live(call.0)).map(|call| call.1).collect()
+                        }
+                    };
+                    let count = |mark| live.iter().filter(|&&other| other == mark).count() as u64;
+                    let (good, bad, abandoned) = (count(Mark::Good), count(Mark::Bad), count(Mark::Abandoned));
+                    let expected = if good > 0 {
+                        Totals { calls: good + bad, bad }
+                    } else {
+                        Totals { calls: bad + abandoned, bad: bad + abandoned }
+                    };
+                    prop_assert_eq!(window.totals(&tally, now), expected);
+                    prop_assert_eq!(window.is_clean(&tally, now), bad + abandoned == 0);
+                }
+            }
+        }
+    }
+}
