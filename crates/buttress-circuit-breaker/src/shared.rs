@@ -232,6 +232,7 @@ impl Breaker {
 pub(crate) enum Holder {
     Shared(Arc<Breaker>),
     /// With a count of its own, so that cloning it does not touch a cache line that other workers write.
+    #[expect(clippy::redundant_allocation, reason = "the outer count is the point")]
     Worker(Arc<Arc<Breaker>>),
     Keyed(Arc<Keyed>),
 }

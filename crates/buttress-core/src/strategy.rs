@@ -26,11 +26,22 @@ pub trait Replay<Req> {
     fn save(&self, request: Req) -> (Self::Request, Option<Self::Saved>);
 
     /// Another copy, for the next attempt in a row: whatever still reads an earlier copy may be cut off. `None` if
-    /// the request has turned out not to be replayable.
+    /// there is none ([`Repeat::Never`]).
     fn replay(&self, saved: &mut Self::Saved) -> Option<Self::Request>;
 
-    /// Whether the request may be sent again although it may already have been applied.
-    fn repeatable(&self, saved: &Self::Saved) -> bool;
+    /// When the request may be sent again, as things stand now.
+    fn repeat(&self, saved: &Self::Saved) -> Repeat;
+}
+
+/// When a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Never: there is no complete copy of it.
+    Never,
+    /// Only if no attempt before can have had an effect: applying it twice does its work twice.
+    IfNotSent,
+    /// Always: applying it several times is the same as applying it once.
+    Always,
 }
 
 /// Replays by `Clone`, and holds that any request may be repeated: who retries a type of their own says so.
@@ -50,8 +61,8 @@ impl<Req: Clone> Replay<Req> for CloneReplay {
         Some(saved.clone())
     }
 
-    fn repeatable(&self, _: &Req) -> bool {
-        true
+    fn repeat(&self, _: &Req) -> Repeat {
+        Repeat::Always
     }
 }
 
@@ -68,7 +79,7 @@ impl<Req> Replay<Req> for () {
         match *saved {}
     }
 
-    fn repeatable(&self, saved: &Infallible) -> bool {
+    fn repeat(&self, saved: &Infallible) -> Repeat {
         match *saved {}
     }
 }

@@ -107,7 +107,7 @@ where
         settle().await;
         let counts = script.counts();
         assert_eq!(counts.in_flight, 0, "a call dropped after {polls} polls must not go on inside");
-        script.then([ok(7)]);
+        script.go_on_with([ok(7)]);
         assert_eq!(call(&mut service, 1).await.expect("answered after a drop"), 7);
     }
 }

@@ -144,7 +144,7 @@ impl<Res: Clone> Scripted<Res> {
     }
 
     /// Goes on with these steps.
-    pub fn then(&self, steps: impl IntoIterator<Item = Step<Res>>) {
+    pub fn go_on_with(&self, steps: impl IntoIterator<Item = Step<Res>>) {
         let mut current = lock(&self.stage.steps);
         let steps: VecDeque<_> = steps.into_iter().collect();
         assert!(!steps.is_empty(), "a script needs a step");

@@ -1,0 +1,467 @@
+//! How many retries may be made at all, whatever each single call would like.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use buttress_core::{Clock, ConfigError, Kind};
+
+/// Limits retries to a share of what succeeds, so that they cannot bring a struggling dependency down.
+///
+/// Jitter spreads load; only a budget limits it. Clones share one budget: give clones of one to every layer that talks to
+/// the same dependency with the same credential.
+///
+/// All kinds are credited by successes and never by requests: in an outage there are requests enough, but nothing to
+/// pay a retry with. None refills with time, so a week of idleness costs nothing, and a drained one fills again as
+/// calls succeed.
+///
+/// ```
+/// use buttress_retry::Budget;
+///
+/// let budget = Budget::ratio(0.1, 20)?;
+/// assert_eq!(budget.tokens(), 20.0);
+/// # Ok::<(), buttress_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Kinds>);
+
+#[derive(Debug)]
+enum Kinds {
+    Unlimited,
+    Adaptive(Adaptive),
+    /// A plain bucket.
+    Bucket {
+        tokens: Bucket,
+        costs: Costs,
+    },
+    /// gRPC A6.
+    Throttle {
+        tokens: Bucket,
+        ratio: u64,
+    },
+}
+
+/// What a [`Kinds::Bucket`] takes and gives, in millionths of a token.
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    retry: u64,
+    throttled: u64,
+    timeout: u64,
+    /// For a call that succeeded at once, and for each success where `refund` is off.
+    success: u64,
+    /// A call that succeeds after retries gets the last one's cost back, and nothing else (AWS).
+    refund: bool,
+}
+
+const TOKEN: u64 = 1_000_000;
+
+/// What one retry was charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Paid(u64);
+
+impl Budget {
+    /// The default: 10 % of successes, with a burst worth half a second of this process's own traffic and at least one
+    /// retry, so that a fleet amplifies alike whatever its size.
+    pub fn standard() -> Self {
+        Self::kind(Kinds::Adaptive(Adaptive::new(TOKEN / 10, Duration::from_millis(500), 1)))
+    }
+
+    /// As [`standard`](Budget::standard), with another share of successes, another burst, and another number of retries
+    /// that are possible however little is going on. A fleet of `n` processes can make `n × at_least` retries on top of
+    /// its share in an outage.
+    ///
+    /// # Errors
+    ///
+    /// Unless the share is between 0 and 1.
+    pub fn adaptive(share: f64, burst: Duration, at_least: u32) -> Result<Self, ConfigError> {
+        Ok(Self::kind(Kinds::Adaptive(Adaptive::new(millionths("share", share)?, burst, at_least))))
+    }
+
+    /// A bucket of this size, full at first, that each retry takes one token from and each success puts this share of
+    /// one into.
+    ///
+    /// # Errors
+    ///
+    /// Unless the share is between 0 and 1.
+    pub fn ratio(share: f64, capacity: u32) -> Result<Self, ConfigError> {
+        let success = millionths("share", share)?;
+        let costs = Costs { retry: TOKEN, throttled: TOKEN, timeout: TOKEN, success, refund: false };
+        Ok(Self::bucket(capacity, costs))
+    }
+
+    /// AWS "standard" 2.1: 500 tokens; a retry costs 14, after throttling 5; a success after a retry refunds the last
+    /// one's cost, any other success gives 1.
+    pub fn aws_2_1() -> Self {
+        let costs = Costs {
+            retry: 14 * TOKEN,
+            throttled: 5 * TOKEN,
+            timeout: 14 * TOKEN,
+            success: TOKEN,
+            refund: true,
+        };
+        Self::bucket(500, costs)
+    }
+
+    /// AWS "standard" 2.0: 500 tokens; a retry costs 5, after a time-out 10; refunds as 2.1.
+    pub fn aws_2_0() -> Self {
+        let costs = Costs {
+            retry: 5 * TOKEN,
+            throttled: 5 * TOKEN,
+            timeout: 10 * TOKEN,
+            success: TOKEN,
+            refund: true,
+        };
+        Self::bucket(500, costs)
+    }
+
+    /// gRPC A6 retry throttling: retries while more than half of `max_tokens` is left; each failure takes one token,
+    /// each success gives `token_ratio`.
+    ///
+    /// # Errors
+    ///
+    /// Unless `max_tokens` is 1 to 1000 and `token_ratio` at least 0.001 and at most 1000.
+    pub fn grpc_throttle(max_tokens: u32, token_ratio: f64) -> Result<Self, ConfigError> {
+        if !(1..=1000).contains(&max_tokens) {
+            return Err(ConfigError::new("max_tokens", max_tokens, "must be between 1 and 1000 (gRPC A6)"));
+        }
+        if !(0.001..=1000.0).contains(&token_ratio) {
+            return Err(ConfigError::new(
+                "token_ratio",
+                token_ratio,
+                "must be between 0.001 and 1000 (gRPC A6)",
+            ));
+        }
+        // A6 keeps three decimals.
+        let ratio = (token_ratio * 1000.0) as u64 * (TOKEN / 1000);
+        Ok(Self::kind(Kinds::Throttle { tokens: Bucket::full(max_tokens), ratio }))
+    }
+
+    /// No limit. Only where something else limits retries.
+    pub fn unlimited() -> Self {
+        Self::kind(Kinds::Unlimited)
+    }
+
+    fn bucket(capacity: u32, costs: Costs) -> Self {
+        Self::kind(Kinds::Bucket { tokens: Bucket::full(capacity), costs })
+    }
+
+    fn kind(kind: Kinds) -> Self {
+        Self(Arc::new(kind))
+    }
+
+    /// How many retries (for AWS and gRPC: tokens) are in hand; infinite without a limit.
+    pub fn tokens(&self) -> f64 {
+        match &*self.0 {
+            Kinds::Unlimited => f64::INFINITY,
+            Kinds::Adaptive(adaptive) => adaptive.tokens(),
+            Kinds::Bucket { tokens, .. } | Kinds::Throttle { tokens, .. } => {
+                tokens.get() as f64 / TOKEN as f64
+            }
+        }
+    }
+
+    /// A call succeeded; `paid` is what its last retry cost, if it needed one.
+    #[inline]
+    pub(crate) fn success(&self, paid: Option<Paid>) {
+        match &*self.0 {
+            Kinds::Unlimited => {}
+            Kinds::Adaptive(adaptive) => adaptive.success(),
+            Kinds::Bucket { tokens, costs } => tokens.add(match paid {
+                Some(Paid(paid)) if costs.refund => paid,
+                _ => costs.success,
+            }),
+            Kinds::Throttle { tokens, ratio } => tokens.add(*ratio),
+        }
+    }
+
+    /// An attempt failed in a way that is retried, or the server asked not to be tried again.
+    pub(crate) fn failure(&self) {
+        if let Kinds::Throttle { tokens, .. } = &*self.0 {
+            tokens.take_up_to(TOKEN);
+        }
+    }
+
+    /// Pays for a retry, if that is possible.
+    pub(crate) fn pay(&self, kind: Kind) -> Option<Paid> {
+        match &*self.0 {
+            Kinds::Unlimited => Some(Paid(0)),
+            Kinds::Adaptive(adaptive) => adaptive.pay(),
+            Kinds::Bucket { tokens, costs } => {
+                let cost = match kind {
+                    Kind::Throttled => costs.throttled,
+                    Kind::Timeout => costs.timeout,
+                    _ => costs.retry,
+                };
+                tokens.take(cost).then_some(Paid(cost))
+            }
+            Kinds::Throttle { tokens, .. } => (tokens.get() > tokens.capacity / 2).then_some(Paid(0)),
+        }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::standard()
+    }
+}
+
+fn millionths(field: &'static str, share: f64) -> Result<u64, ConfigError> {
+    if (0.0..=1.0).contains(&share) {
+        Ok((share * TOKEN as f64).round() as u64)
+    } else {
+        Err(ConfigError::new(field, share, "must be between 0 and 1"))
+    }
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: AtomicU64,
+    capacity: u64,
+}
+
+impl Bucket {
+    fn full(capacity: u32) -> Self {
+        let capacity = u64::from(capacity) * TOKEN;
+        Self { tokens: AtomicU64::new(capacity), capacity }
+    }
+
+    fn get(&self) -> u64 {
+        self.tokens.load(Relaxed)
+    }
+
+    fn add(&self, amount: u64) {
+        // A full bucket, which is the usual one, is not written.
+        let added =
+            |tokens: u64| (tokens < self.capacity).then(|| self.capacity.min(tokens.saturating_add(amount)));
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, added);
+    }
+
+    fn take(&self, amount: u64) -> bool {
+        self.tokens.fetch_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(amount)).is_ok()
+    }
+
+    fn take_up_to(&self, amount: u64) {
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some(tokens.saturating_sub(amount)));
+    }
+}
+
+/// A bucket whose size follows the traffic: a success is one relaxed add, everything else waits until a retry asks, or
+/// for every 256th success.
+#[derive(Debug)]
+struct Adaptive {
+    successes: AtomicU64,
+    /// Millionths of a token per success.
+    share: u64,
+    burst: Duration,
+    at_least: u64,
+    clock: Clock,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    tokens: u64,
+    /// Successes that have been credited.
+    credited: u64,
+    /// Successes per second, as an average over the last ten seconds or so, and what it was computed from.
+    rate: f64,
+    rated: u64,
+    rated_at: u64,
+}
+
+/// The average forgets with this time constant.
+const MEMORY_SECS: f64 = 10.0;
+
+impl Adaptive {
+    fn new(share: u64, burst: Duration, at_least: u32) -> Self {
+        let at_least = u64::from(at_least) * TOKEN;
+        let ledger = Ledger { tokens: at_least, credited: 0, rate: 0.0, rated: 0, rated_at: 0 };
+        let clock = Clock::start();
+        Self { successes: AtomicU64::new(0), share, burst, at_least, clock, ledger: Mutex::new(ledger) }
+    }
+
+    fn success(&self) {
+        if self.successes.fetch_add(1, Relaxed) % 256 == 255 {
+            self.settled(|_| ());
+        }
+    }
+
+    fn pay(&self) -> Option<Paid> {
+        self.settled(|ledger| {
+            ledger.tokens = ledger.tokens.checked_sub(TOKEN)?;
+            Some(Paid(TOKEN))
+        })
+    }
+
+    fn tokens(&self) -> f64 {
+        self.settled(|ledger| ledger.tokens as f64 / TOKEN as f64)
+    }
+
+    /// Credits what has succeeded, and cuts the rest to the burst.
+    #[cold]
+    fn settled<T>(&self, f: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let successes = self.successes.load(Relaxed);
+        let now = self.clock.now();
+        let elapsed = now.saturating_sub(ledger.rated_at) as f64 / 1e9;
+        // A shorter interval than this says nothing about a rate.
+        if elapsed >= 0.001 {
+            let recent = successes.wrapping_sub(ledger.rated) as f64 / elapsed;
+            let keep = (-elapsed / MEMORY_SECS).exp();
+            ledger.rate = ledger.rate * keep + recent * (1.0 - keep);
+            (ledger.rated, ledger.rated_at) = (successes, now);
+        }
+        let credit = successes.wrapping_sub(ledger.credited).saturating_mul(self.share);
+        ledger.credited = successes;
+        let burst = (ledger.rate * self.burst.as_secs_f64() * TOKEN as f64) as u64;
+        ledger.tokens = ledger.tokens.saturating_add(credit).min(burst.max(self.at_least));
+        f(&mut ledger)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::time::advance;
+
+    fn drain(budget: &Budget) -> u32 {
+        let mut retries = 0;
+        while budget.pay(Kind::Transient).is_some() {
+            retries += 1;
+        }
+        retries
+    }
+
+    #[test]
+    fn every_percentage_is_exact_to_one_in_ten_thousand() {
+        for percent in 0..=100_u32 {
+            let budget = Budget::ratio(f64::from(percent) / 100.0, 20_000).unwrap();
+            drain(&budget);
+            (0..10_000).for_each(|_| budget.success(None));
+            let retries = drain(&budget);
+            assert!(
+                retries.abs_diff(percent * 100) <= 1,
+                "{percent} %: {retries} retries for 10,000 successes"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_standard_budget_is_a_tenth_of_successes_with_half_a_second_of_traffic_in_hand() {
+        let budget = Budget::standard();
+        assert_eq!(drain(&budget), 1, "at first one retry is possible");
+        // 100 successes a second for a minute.
+        for _ in 0..6000 {
+            budget.success(None);
+            advance(Duration::from_millis(10)).await;
+        }
+        let retries = drain(&budget);
+        assert!((49..=51).contains(&retries), "half a second's worth: {retries}");
+        (0..1000).for_each(|_| budget.success(None));
+        // All at once: still cut to the burst, whose rate a flood in no time does not raise.
+        let retries = drain(&budget);
+        assert!((49..=51).contains(&retries), "{retries}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_week_of_idleness_costs_nothing_and_leaves_one_retry() {
+        let budget = Budget::standard();
+        for _ in 0..6000 {
+            budget.success(None);
+            advance(Duration::from_millis(10)).await;
+        }
+        advance(Duration::from_secs(7 * 86_400)).await;
+        assert_eq!(drain(&budget), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_not_credited() {
+        let budget = Budget::adaptive(0.1, Duration::from_millis(500), 3).unwrap();
+        assert_eq!(drain(&budget), 3);
+        for _ in 0..1000 {
+            budget.failure();
+            advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!(drain(&budget), 0);
+    }
+
+    #[test]
+    fn the_buckets_of_aws_charge_and_refund_as_specified() {
+        let budget = Budget::aws_2_1();
+        let paid = budget.pay(Kind::Transient).unwrap();
+        assert_eq!(budget.tokens(), 486.0);
+        budget.pay(Kind::Timeout).unwrap();
+        budget.pay(Kind::Throttled).unwrap();
+        assert_eq!(budget.tokens(), 467.0);
+        budget.success(Some(paid));
+        assert_eq!(budget.tokens(), 481.0, "the last retry's cost comes back");
+        budget.success(None);
+        assert_eq!(budget.tokens(), 482.0);
+        (0..1000).for_each(|_| budget.success(None));
+        assert_eq!(budget.tokens(), 500.0, "no more than it holds");
+        assert_eq!(drain(&budget), 35);
+
+        let budget = Budget::aws_2_0();
+        budget.pay(Kind::Timeout).unwrap();
+        budget.pay(Kind::Transient).unwrap();
+        assert_eq!(budget.tokens(), 485.0);
+        assert_eq!(drain(&budget), 97);
+        assert!(budget.pay(Kind::Throttled).is_none());
+    }
+
+    #[test]
+    fn grpc_throttling_follows_a6() {
+        let budget = Budget::grpc_throttle(10, 0.5).unwrap();
+        for allowed in [true, true, true, true, false, false] {
+            budget.failure();
+            assert_eq!(budget.pay(Kind::Transient).is_some(), allowed, "{}", budget.tokens());
+        }
+        budget.success(None);
+        budget.success(None);
+        assert!(budget.pay(Kind::Transient).is_none(), "5 is not more than half of 10");
+        budget.success(None);
+        assert!(budget.pay(Kind::Transient).is_some());
+        (0..100).for_each(|_| budget.failure());
+        assert_eq!(budget.tokens(), 0.0);
+        assert!(Budget::grpc_throttle(0, 0.1).is_err() && Budget::grpc_throttle(1001, 0.1).is_err());
+        assert!(Budget::grpc_throttle(10, 0.0).is_err() && Budget::grpc_throttle(10, f64::NAN).is_err());
+    }
+
+    #[test]
+    fn a_bad_share_is_an_error_with_the_rule() {
+        let message = Budget::ratio(1.5, 1).unwrap_err().to_string();
+        assert_eq!(message, "`share` is 1.5, but must be between 0 and 1");
+        assert!(Budget::adaptive(f64::NAN, Duration::ZERO, 1).is_err());
+    }
+
+    #[test]
+    fn an_unlimited_budget_always_pays() {
+        let budget = Budget::unlimited();
+        assert!((0..100_000).all(|_| budget.pay(Kind::Transient).is_some()));
+        assert!(budget.tokens().is_infinite());
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_never_exceeds_its_size_nor_what_was_put_in(
+            steps in prop::collection::vec(any::<bool>(), 0..500),
+            capacity in 0..50_u32,
+            percent in 0..=100_u32,
+        ) {
+            let budget = Budget::ratio(f64::from(percent) / 100.0, capacity).unwrap();
+            // A naive one in hundredths.
+            let mut tokens = capacity * 100;
+            for success in steps {
+                if success {
+                    budget.success(None);
+                    tokens = (tokens + percent).min(capacity * 100);
+                } else {
+                    let expected = tokens >= 100;
+                    prop_assert_eq!(budget.pay(Kind::Transient).is_some(), expected);
+                    tokens -= if expected { 100 } else { 0 };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use buttress_core::{Backoff, ConfigError, Jitter, Mode};
+
+use crate::budget::Budget;
+
+/// Which failures are retried, how often, and after what delay.
+///
+/// The default is [`user_facing`](Config::user_facing). Clones share the budget.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_core::Backoff;
+/// use buttress_retry::{Budget, Config};
+///
+/// let config = Config::user_facing()
+///     .max_retries(4)
+///     .backoff(Backoff::exponential(Duration::from_millis(50), 2.0, Duration::from_secs(2))?)
+///     .budget(Budget::ratio(0.2, 100)?);
+/// # Ok::<(), buttress_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) max_retries: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) throttled_backoff: Option<Backoff>,
+    pub(crate) max_total_wait: Option<Duration>,
+    pub(crate) hints: HintRule,
+    pub(crate) budget: Budget,
+    pub(crate) retry_refused: bool,
+    pub(crate) rate_gate: bool,
+    pub(crate) mode: Mode,
+}
+
+/// What is done with a wait that the server asks for (`Retry-After` and the like).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HintRule {
+    /// Nothing.
+    Ignore,
+    /// Never earlier than asked: the delay is the hint plus jitter of up to half of it (at least the backoff's base),
+    /// or the backoff's own delay if that is longer. Asked for more than the cap, the call fails at once and says when
+    /// to come back. The rule for HTTP.
+    Floor {
+        /// The longest hint that is obeyed.
+        cap: Duration,
+    },
+    /// Between the computed delay and so much more (AWS 2.1: 5 s).
+    Clamp {
+        /// How much longer than computed it may get.
+        extra: Duration,
+    },
+    /// Exactly the hint, without jitter; the backoff then starts again (gRPC A6). A longer one counts as the cap.
+    Exact {
+        /// The longest delay.
+        cap: Duration,
+    },
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const HINT_CAP: Duration = Duration::from_secs(300);
+
+impl Config {
+    /// Somebody is waiting: 2 retries, 0.5 s doubled to at most 5 s, no attempt later than 10 s after the call began.
+    /// Budget: [`Budget::standard`].
+    pub fn user_facing() -> Self {
+        Self {
+            max_retries: 2,
+            backoff: exponential(millis(500), 2.0, millis(5000)),
+            throttled_backoff: None,
+            max_total_wait: Some(millis(10_000)),
+            hints: HintRule::Floor { cap: HINT_CAP },
+            budget: Budget::standard(),
+            retry_refused: false,
+            rate_gate: false,
+            mode: Mode::Enforce,
+        }
+    }
+
+    /// Nobody is waiting: 5 retries, 2 s tripled to at most 120 s. Budget: as [`Budget::standard`], with five retries
+    /// in hand however little is going on, since batch work and agents make few calls.
+    pub fn background() -> Self {
+        Self {
+            max_retries: 5,
+            backoff: exponential(millis(2000), 3.0, millis(120_000)),
+            max_total_wait: None,
+            budget: Budget::adaptive(0.1, millis(500), 5).expect("a tenth is a share"),
+            ..Self::user_facing()
+        }
+    }
+
+    /// AWS SDKs' "standard" 2.1: 3 attempts, 50 ms (1 s when throttled) doubled to at most 20 s, full jitter, server
+    /// hints clamped to 5 s more than that. Budget: [`Budget::aws_2_1`].
+    pub fn aws_standard() -> Self {
+        Self {
+            max_retries: 2,
+            backoff: exponential(millis(50), 2.0, millis(20_000)),
+            throttled_backoff: Some(exponential(millis(1000), 2.0, millis(20_000))),
+            max_total_wait: None,
+            hints: HintRule::Clamp { extra: millis(5000) },
+            budget: Budget::aws_2_1(),
+            ..Self::user_facing()
+        }
+    }
+
+    /// gRPC A6, with the figures of its example: 4 attempts, 0.1 s doubled to at most 1 s, ± 20 %, pushback obeyed
+    /// exactly. Unlike A6's, the jitter stays within the maximum. No budget: add [`Budget::grpc_throttle`] where the
+    /// service configuration has one.
+    pub fn grpc() -> Self {
+        Self {
+            max_retries: 3,
+            backoff: exponential(millis(100), 2.0, millis(1000)).jitter(Jitter::Spread { percent: 20 }),
+            max_total_wait: None,
+            hints: HintRule::Exact { cap: HINT_CAP },
+            budget: Budget::unlimited(),
+            ..Self::user_facing()
+        }
+    }
+
+    /// How often a call may be retried; 0 makes every call once.
+    #[must_use]
+    pub fn max_retries(self, max_retries: u32) -> Self {
+        Self { max_retries, ..self }
+    }
+
+    /// The delays.
+    #[must_use]
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Self { backoff, ..self }
+    }
+
+    /// Other delays after throttling (HTTP 429). Default: the same.
+    #[must_use]
+    pub fn throttled_backoff(self, backoff: Backoff) -> Self {
+        Self { throttled_backoff: Some(backoff), ..self }
+    }
+
+    /// Starts no attempt later than this after the call began, whatever the reason for the wait; `None` for no limit of
+    /// its own (a deadline that travels with the request limits it in any case).
+    #[must_use]
+    pub fn max_total_wait(self, limit: impl Into<Option<Duration>>) -> Self {
+        Self { max_total_wait: limit.into(), ..self }
+    }
+
+    /// What is done with a wait that the server asks for. Default [`HintRule::Floor`], at most 300 s.
+    #[must_use]
+    pub fn hints(self, hints: HintRule) -> Self {
+        Self { hints, ..self }
+    }
+
+    /// How many retries may be made at all.
+    #[must_use]
+    pub fn budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// Whether to retry what a layer below refused, such as an open circuit. Default `false`: it would be refused again.
+    #[must_use]
+    pub fn retry_refused(self, retry: bool) -> Self {
+        Self { retry_refused: retry, ..self }
+    }
+
+    /// Whether one throttled answer with a hint holds back new calls of the same key (the policy's
+    /// [`KeyOf`](buttress_core::KeyOf): the host, for HTTP) until the hint has passed. A call that may not wait so long
+    /// is refused. Default `false`.
+    #[must_use]
+    pub fn rate_gate(self, gate: bool) -> Self {
+        Self { rate_gate: gate, ..self }
+    }
+
+    /// The mode to start in. Default [`Mode::Enforce`].
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        match self.max_total_wait {
+            Some(limit) if limit.is_zero() => Err(ConfigError::new(
+                "max_total_wait",
+                limit,
+                "must be longer than zero, or no call is ever retried",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn exponential(base: Duration, factor: f64, cap: Duration) -> Backoff {
+    Backoff::exponential(base, factor, cap).expect("the presets' schedules are valid")
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::user_facing()
+    }
+}

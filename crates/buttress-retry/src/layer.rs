@@ -1,0 +1,150 @@
+use std::future::Future;
+use std::sync::Arc;
+
+use buttress_core::clock::{after, sleep_until};
+use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Repeat};
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+use crate::budget::Budget;
+use crate::config::Config;
+use crate::service::Retry;
+use crate::session::Facts;
+use crate::shared::{Judgement, Log, Settings};
+
+/// Retries calls that fail in a way that may pass.
+///
+/// The budget, the rate gate and the mode live in the layer: all services made by it, and all their clones, share them.
+///
+/// ```
+/// use buttress_retry::{Config, RetryLayer};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), tower::BoxError> {
+/// let attempts = std::sync::atomic::AtomicU32::new(0);
+/// let service = ServiceBuilder::new()
+///     .layer(RetryLayer::new("datadog", Config::background())?)
+///     .service(service_fn(|query: &'static str| {
+///         let attempt = attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///         async move { if attempt == 0 { Err("connection reset") } else { Ok(query.len()) } }
+///     }));
+/// assert_eq!(service.oneshot("avg:system.load.1{*}").await?, 20);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RetryLayer<P = Plain, R = CloneReplay> {
+    settings: Arc<Settings>,
+    policy: P,
+    replay: R,
+}
+
+impl RetryLayer {
+    /// `name` says in errors, events and metrics which dependency it calls.
+    ///
+    /// Until told otherwise, errors are retried, every response is a success, and requests are replayed by cloning.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration breaks a rule; see each setter of [`Config`].
+    pub fn new(name: impl Into<Arc<str>>, config: Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        let settings = Arc::new(Settings::new(name.into(), config));
+        Ok(Self { settings, policy: Plain::default(), replay: CloneReplay })
+    }
+}
+
+impl<P, R> RetryLayer<P, R> {
+    /// Judges outcomes with this policy; for HTTP that is `buttress_http::Http`.
+    #[must_use]
+    pub fn policy<Q>(self, policy: Q) -> RetryLayer<Q, R> {
+        RetryLayer { settings: self.settings, policy, replay: self.replay }
+    }
+
+    /// Keeps requests in this way; for HTTP that is `buttress_http::HttpReplay`.
+    #[must_use]
+    pub fn replay<Q>(self, replay: Q) -> RetryLayer<P, Q> {
+        RetryLayer { settings: self.settings, policy: self.policy, replay }
+    }
+
+    /// Reports to this observer. The first one stays; a `Vec` of several is one.
+    #[must_use]
+    pub fn observe(self, observer: Arc<dyn Observe>) -> Self {
+        self.settings.observer.set(observer);
+        self
+    }
+
+    /// The budget.
+    pub fn budget(&self) -> &Budget {
+        &self.settings.config.budget
+    }
+
+    /// The mode that calls obey.
+    pub fn mode(&self) -> Mode {
+        self.settings.mode.get()
+    }
+
+    /// Switches the mode; calls that are under way obey it from their next decision on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.settings.mode.set(mode);
+    }
+
+    /// Retries an action, without a service: the function form. The action is taken to be one that may be repeated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), buttress_core::BoxError> {
+    /// use buttress_retry::{Config, RetryLayer};
+    ///
+    /// let retry = RetryLayer::new("pagerduty", Config::background())?;
+    /// let mut attempts = 0;
+    /// let answer = retry.run(|| {
+    ///     attempts += 1;
+    ///     let attempt = attempts;
+    ///     async move { if attempt < 3 { Err("HTTP 503") } else { Ok(attempt) } }
+    /// });
+    /// assert_eq!(answer.await?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The action's own, if it is not retried, or [`Exhausted`](buttress_core::Exhausted) with the last one below it.
+    pub async fn run<F, Res, E>(&self, mut action: impl FnMut() -> F) -> Result<Res, BoxError>
+    where
+        F: Future<Output = Result<Res, E>>,
+        E: Into<BoxError>,
+        P: Classify<Res>,
+    {
+        let facts = Facts { deadline: None, max_retries: None, repeat: Repeat::Always };
+        let mut log = Log::default();
+        let started = Instant::now();
+        loop {
+            self.settings.attempt_begins(&mut log);
+            log.started.get_or_insert(started);
+            let outcome = action().await.map_err(Into::into);
+            let verdict = self.policy.classify(outcome.as_ref().map_err(|error| &**error));
+            match self.settings.judge(&mut log, verdict, || facts) {
+                Judgement::Final => return outcome,
+                Judgement::GaveUp(stop) => {
+                    return outcome
+                        .map_err(|error| self.settings.exhausted(log, verdict, facts, stop, error));
+                }
+                Judgement::Retry(delay) => {
+                    drop(outcome);
+                    sleep_until(after(Instant::now(), delay))?.await;
+                }
+            }
+        }
+    }
+}
+
+impl<S: Clone, P: Clone, R: Clone> Layer<S> for RetryLayer<P, R> {
+    type Service = Retry<S, P, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Retry::new(inner, Arc::clone(&self.settings), self.policy.clone(), self.replay.clone())
+    }
+}

@@ -1,0 +1,53 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use buttress_core::BoxError;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+pin_project! {
+    /// Between two attempts: the delay, while the last response is disposed of; then readiness; then the next call.
+    ///
+    /// It is boxed, since it exists only beside a wait.
+    pub(crate) struct Pause<S, Req, D> {
+        #[pin]
+        sleep: Sleep,
+        #[pin]
+        discard: Option<D>,
+        service: S,
+        request: Option<Req>,
+    }
+}
+
+impl<S, Req, D> Pause<S, Req, D> {
+    pub(crate) fn new(sleep: Sleep, discard: Option<D>, service: S, request: Req) -> Self {
+        Self { sleep, discard, service, request: Some(request) }
+    }
+}
+
+impl<S, Req, D> Future for Pause<S, Req, D>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+    D: Future<Output = ()>,
+{
+    type Output = Result<S::Future, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(discard) = this.discard.as_mut().as_pin_mut() {
+            if discard.poll(cx).is_ready() {
+                this.discard.set(None);
+            }
+        }
+        ready!(this.sleep.poll(cx));
+        if this.discard.is_some() {
+            return Poll::Pending;
+        }
+        ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
+        let request = this.request.take().expect("a future is not polled again after it was ready");
+        Poll::Ready(Ok(this.service.call(request)))
+    }
+}

@@ -1,0 +1,229 @@
+//! Retry over a protocol of one's own: requests that carry things, are not all repeatable, and whose responses have to
+//! be disposed of.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress_core::{
+    Backoff, BoxError, Carried, Carry, Classify, Discard, Effect, ErrorRef, Exhausted, Hint, KeyOf, Kind,
+    Reason, Refused, Repeat, Replay, Stop, Verdict, error_verdict, find,
+};
+use buttress_retry::{Budget, Config, RetryLayer};
+use buttress_testkit::clock::settle;
+use tokio::time::Instant;
+use tower::util::BoxCloneService;
+use tower::{Layer, ServiceExt};
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// So many retries, each after exactly this time, without a budget.
+fn every(retries: u32, delay: Duration) -> Config {
+    let config = Config::background().max_retries(retries).budget(Budget::unlimited());
+    config.backoff(Backoff::constant(delay))
+}
+
+fn exhausted(error: &BoxError) -> &Exhausted {
+    find(&**error).expect("given up by the retry")
+}
+
+/// A request with a deadline and a limit of its own, whose second application does its work twice.
+#[derive(Clone, Debug, Default)]
+struct Order {
+    carried: Option<Carried>,
+}
+
+/// Responses of which each must be disposed of or delivered.
+#[derive(Debug, PartialEq)]
+struct Receipt {
+    code: u32,
+    carried: Option<Carried>,
+}
+
+/// What a protocol of one's own needs.
+#[derive(Clone, Default)]
+struct Orders {
+    discarded: Arc<Mutex<Vec<u32>>>,
+    discard_takes: Duration,
+    repeatable: bool,
+}
+
+impl Classify<Receipt> for Orders {
+    fn classify(&self, outcome: Result<&Receipt, ErrorRef<'_>>) -> Verdict {
+        match outcome {
+            Ok(receipt) if receipt.code == 429 => {
+                Verdict::failure(Kind::Throttled).with_hint(Hint::RetryAfter(ms(10_000)))
+            }
+            Ok(receipt) if receipt.code >= 500 => Verdict::failure(Kind::Transient),
+            Ok(_) => Verdict::Success,
+            Err(error) => error_verdict(error),
+        }
+    }
+}
+
+macro_rules! carries {
+    ($message:ty) => {
+        impl Carry<$message> for Orders {
+            const ACTIVE: bool = true;
+            fn carried<'a>(&self, message: &'a $message) -> Option<&'a Carried> {
+                message.carried.as_ref()
+            }
+            fn carry(&self, message: &mut $message, change: impl FnOnce(&mut Carried)) {
+                change(message.carried.get_or_insert_default());
+            }
+        }
+    };
+}
+carries!(Order);
+carries!(Receipt);
+
+impl Discard<Receipt> for Orders {
+    type Future = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn discard(&self, receipt: Receipt) -> Self::Future {
+        let (discarded, takes) = (Arc::clone(&self.discarded), self.discard_takes);
+        Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            discarded.lock().unwrap().push(receipt.code);
+        })
+    }
+}
+
+impl KeyOf<Order> for Orders {
+    fn key<'a>(&self, _: &'a Order) -> Option<std::borrow::Cow<'a, str>> {
+        None
+    }
+}
+
+impl Replay<Order> for Orders {
+    type Request = Order;
+    type Saved = Order;
+    fn save(&self, order: Order) -> (Order, Option<Order>) {
+        (order.clone(), Some(order))
+    }
+    fn replay(&self, saved: &mut Order) -> Option<Order> {
+        Some(saved.clone())
+    }
+    fn repeat(&self, _: &Order) -> Repeat {
+        if self.repeatable { Repeat::Always } else { Repeat::IfNotSent }
+    }
+}
+
+type Seen = Arc<Mutex<Vec<u32>>>;
+
+/// Answers with these codes in turn, 0 being a lost connection; records the number of each attempt.
+fn orders(
+    orders: &Orders,
+    config: Config,
+    codes: &'static [u32],
+) -> (BoxCloneService<Order, Receipt, BoxError>, Seen) {
+    let seen = Seen::default();
+    let attempts = Arc::clone(&seen);
+    let inner = tower::service_fn(move |order: Order| {
+        let mut attempts = attempts.lock().unwrap();
+        attempts.push(order.carried.unwrap_or_default().attempt);
+        let code = codes[(attempts.len() - 1).min(codes.len() - 1)];
+        let lost = || BoxError::from("lost");
+        std::future::ready(if code == 0 { Err(lost()) } else { Ok(Receipt { code, carried: None }) })
+    });
+    let layer = RetryLayer::new("orders", config).unwrap().policy(orders.clone()).replay(orders.clone());
+    (BoxCloneService::new(layer.layer(inner)), seen)
+}
+
+///
+#[tokio::test(start_paused = true)]
+async fn thrown_away_responses_are_disposed_of_and_the_last_is_delivered() {
+    let policy = Orders { repeatable: true, ..Orders::default() };
+    let (service, seen) = orders(&policy, every(2, ms(10)), &[500, 502, 503]);
+    let receipt = service.oneshot(Order::default()).await.unwrap();
+    assert_eq!(receipt.code, 503, "a real answer stays one");
+    assert_eq!(*policy.discarded.lock().unwrap(), [500, 502]);
+    assert_eq!(*seen.lock().unwrap(), [0, 2, 3], "the attempt's number travels from the second on");
+    assert_eq!(receipt.carried.unwrap().attempt, 3, "and comes back with the answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn disposal_runs_during_the_delay_and_may_outlast_it() {
+    for (takes, total) in [(ms(30), ms(100)), (ms(130), ms(130))] {
+        let policy = Orders { repeatable: true, discard_takes: takes, ..Orders::default() };
+        let (service, _) = orders(&policy, every(1, ms(100)), &[500, 200]);
+        let started = Instant::now();
+        let receipt = service.oneshot(Order::default()).await.unwrap();
+        assert_eq!((receipt.code, started.elapsed()), (200, total));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_repeatable_is_retried_only_if_it_was_not_sent() {
+    let (service, seen) = orders(&Orders::default(), every(3, ms(1)), &[0, 200]);
+    let error = service.oneshot(Order::default()).await.unwrap_err();
+    let exhausted = exhausted(&error);
+    assert_eq!((exhausted.stop, exhausted.safe_to_retry), (Stop::NotIdempotent, false));
+    assert_eq!(seen.lock().unwrap().len(), 1);
+
+    let refused = Arc::new(Mutex::new(0));
+    let attempts = Arc::clone(&refused);
+    let inner = tower::service_fn(move |_: Order| {
+        *attempts.lock().unwrap() += 1;
+        let error = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        async { Err::<Receipt, _>(error) }
+    });
+    let policy = Orders::default();
+    let layer = RetryLayer::new("orders", every(3, ms(1))).unwrap().policy(policy.clone()).replay(policy);
+    let error = layer.layer(inner).oneshot(Order::default()).await.unwrap_err();
+    let exhausted = find::<Exhausted>(&*error).unwrap();
+    assert_eq!(
+        (*refused.lock().unwrap(), exhausted.stop, exhausted.safe_to_retry),
+        (4, Stop::MaxRetries, true)
+    );
+    assert!(matches!(exhausted.verdict, Verdict::Failure { effect: Effect::NotSent, .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_retry_starts_that_would_begin_after_the_deadline() {
+    let policy = Orders { repeatable: true, ..Orders::default() };
+    let (service, seen) = orders(&policy, every(9, ms(100)), &[0]);
+    let mut order = Order::default();
+    policy.carry(&mut order, |carried| carried.deadline = Some(Instant::now() + ms(250)));
+    let started = Instant::now();
+    let error = service.oneshot(order).await.unwrap_err();
+    assert_eq!((exhausted(&error).stop, seen.lock().unwrap().len()), (Stop::Deadline, 3));
+    assert_eq!(started.elapsed(), ms(200), "it fails at once, not at the deadline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_bring_its_own_limit() {
+    let policy = Orders { repeatable: true, ..Orders::default() };
+    for (own, attempts) in [(0, 1), (1, 2), (5, 6)] {
+        let (service, seen) = orders(&policy, every(3, ms(1)), &[500]);
+        let mut order = Order::default();
+        policy.carry(&mut order, |carried| carried.max_retries = Some(own));
+        assert_eq!(service.oneshot(order).await.unwrap().code, 500);
+        assert_eq!(seen.lock().unwrap().len(), attempts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_throttled_answer_holds_back_all_clones() {
+    let policy = Orders::default();
+    let (service, seen) = orders(&policy, every(0, ms(100)).rate_gate(true), &[429, 200]);
+    service.clone().oneshot(Order::default()).await.unwrap();
+    let started = Instant::now();
+    let held: Vec<_> = (0..50).map(|_| tokio::spawn(service.clone().oneshot(Order::default()))).collect();
+    settle().await;
+    assert_eq!(seen.lock().unwrap().len(), 1, "nothing was sent");
+    let mut order = Order::default();
+    policy.carry(&mut order, |carried| carried.deadline = Some(Instant::now() + ms(9000)));
+    let error = service.clone().oneshot(order).await.unwrap_err();
+    let refused = find::<Refused>(&*error).unwrap();
+    assert_eq!((refused.reason(), refused.retry_after()), (Reason::RateLimited, Some(ms(10_000))));
+
+    let mut ends = Vec::new();
+    for held in held {
+        assert_eq!(held.await.unwrap().unwrap().code, 200);
+        ends.push(started.elapsed());
+    }
+    let first = ends.iter().min().unwrap();
+    assert!(*first >= ms(10_000) && started.elapsed() <= ms(15_001), "{first:?} to {:?}", started.elapsed());
+    assert_eq!(service.oneshot(Order::default()).await.unwrap().code, 200, "and then the gate is open");
+}
