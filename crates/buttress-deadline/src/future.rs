@@ -1,0 +1,110 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use buttress_core::clock::{after, sleep_until};
+use buttress_core::{BoxError, Elapsed, Event, Mode};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+
+use crate::layer::Settings;
+
+/// How long a call may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    settings: Arc<Settings>,
+    limit: Duration,
+    /// Known from the start where it travels with the request, else when the call first has to wait.
+    deadline: Option<Instant>,
+}
+
+impl Limit {
+    pub(crate) fn of(settings: &Arc<Settings>) -> Self {
+        Self { settings: Arc::clone(settings), limit: settings.limit, deadline: None }
+    }
+
+    pub(crate) fn until(settings: &Arc<Settings>, deadline: Instant, limit: Duration) -> Self {
+        Self { settings: Arc::clone(settings), limit, deadline: Some(deadline) }
+    }
+}
+
+pin_project! {
+    /// The response of a [`Deadline`](crate::Deadline).
+    ///
+    /// When the time is over, the call inside is dropped.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<F> {
+        Calling { #[pin] inner: F, limit: Limit, #[pin] timer: Option<Sleep>, over: bool },
+        Refused { error: Option<BoxError> },
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(crate) fn new(inner: F, limit: Limit) -> Self {
+        Self { state: State::Calling { inner, limit, timer: None, over: false } }
+    }
+
+    pub(crate) fn refused(error: BoxError) -> Self {
+        Self { state: State::Refused { error: Some(error) } }
+    }
+}
+
+impl<F, Res, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Res, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let error: BoxError = match this.state.as_mut().project() {
+            StateProj::Refused { error } => {
+                error.take().expect("a future is not polled again after it was ready")
+            }
+            StateProj::Calling { inner, limit, mut timer, over } => {
+                if let Poll::Ready(outcome) = inner.poll(cx) {
+                    return Poll::Ready(outcome.map_err(Into::into));
+                }
+                let settings = &limit.settings;
+                if *over {
+                    return Poll::Pending;
+                }
+                if timer.is_none() {
+                    if settings.mode.get() == Mode::Off {
+                        *over = true;
+                        return Poll::Pending;
+                    }
+                    let deadline = limit.deadline.unwrap_or_else(|| after(Instant::now(), limit.limit));
+                    timer.set(Some(sleep_until(deadline)?));
+                }
+                let ran_out = timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready());
+                if !ran_out {
+                    return Poll::Pending;
+                }
+                let enforced = settings.mode.get() == Mode::Enforce;
+                settings.observer.emit(&settings.name, || Event::Elapsed { limit: limit.limit, enforced });
+                if !enforced {
+                    *over = true;
+                    timer.set(None);
+                    return Poll::Pending;
+                }
+                Box::new(Elapsed::new(Arc::clone(&settings.name), limit.limit))
+            }
+        };
+        // The call inside is dropped now, and not only with this future.
+        this.state.set(State::Refused { error: None });
+        Poll::Ready(Err(error))
+    }
+}

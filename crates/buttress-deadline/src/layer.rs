@@ -1,0 +1,135 @@
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::{BoxError, ConfigError, Mode, ModeCell, Observe, Observer};
+use tower_layer::Layer;
+
+use crate::future::{Limit, ResponseFuture};
+use crate::service::Deadline;
+
+/// Bounds the time of every call through the services that it is applied to.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_core::{Elapsed, find};
+/// use buttress_deadline::DeadlineLayer;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), tower::BoxError> {
+/// let service = ServiceBuilder::new()
+///     .layer(DeadlineLayer::total("datadog", Duration::from_secs(10))?)
+///     .service(service_fn(|()| std::future::pending::<Result<(), std::io::Error>>()));
+/// let error = service.oneshot(()).await.unwrap_err();
+/// assert_eq!(find::<Elapsed>(&*error).unwrap().limit(), Duration::from_secs(10));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DeadlineLayer<K = ()> {
+    settings: Arc<Settings>,
+    carry: K,
+}
+
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
+    pub(crate) limit: Duration,
+    /// Bounds the whole call, so that the request's own limit takes the place of this one.
+    pub(crate) total: bool,
+    pub(crate) mode: ModeCell,
+    pub(crate) observer: Observer,
+}
+
+impl DeadlineLayer {
+    /// Bounds a whole call, with all that lies below: put it outside of a retry. A request may bring a limit of its own
+    /// ([`Carried::time_limit`](buttress_core::Carried::time_limit)).
+    ///
+    /// # Errors
+    ///
+    /// If the limit is zero.
+    pub fn total(name: impl Into<Arc<str>>, limit: Duration) -> Result<Self, ConfigError> {
+        Self::new(name.into(), limit, true)
+    }
+
+    /// Bounds one attempt: put it inside of a retry.
+    ///
+    /// # Errors
+    ///
+    /// If the limit is zero.
+    pub fn attempt(name: impl Into<Arc<str>>, limit: Duration) -> Result<Self, ConfigError> {
+        Self::new(name.into(), limit, false)
+    }
+
+    fn new(name: Arc<str>, limit: Duration, total: bool) -> Result<Self, ConfigError> {
+        if limit.is_zero() {
+            return Err(ConfigError::new("limit", limit, "must be longer than zero, or no call can succeed"));
+        }
+        let (mode, observer) = (ModeCell::default(), Observer::default());
+        Ok(Self { settings: Arc::new(Settings { name, limit, total, mode, observer }), carry: () })
+    }
+}
+
+impl<K> DeadlineLayer<K> {
+    /// Obeys the deadline that travels with a request, and lets its own travel on; for HTTP that is
+    /// `buttress_http::Http`. The default, `()`, carries nothing and costs nothing.
+    #[must_use]
+    pub fn carry<L>(self, carry: L) -> DeadlineLayer<L> {
+        DeadlineLayer { settings: self.settings, carry }
+    }
+
+    /// Reports to this observer. The first one stays; a `Vec` of several is one.
+    #[must_use]
+    pub fn observe(self, observer: Arc<dyn Observe>) -> Self {
+        self.settings.observer.set(observer);
+        self
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Duration {
+        self.settings.limit
+    }
+
+    /// The mode that calls obey.
+    pub fn mode(&self) -> Mode {
+        self.settings.mode.get()
+    }
+
+    /// Switches the mode for calls that have not yet had to wait.
+    pub fn set_mode(&self, mode: Mode) {
+        self.settings.mode.set(mode);
+    }
+
+    /// Bounds the time of one future, without a service: the function form.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), buttress_core::BoxError> {
+    /// # use std::time::Duration;
+    /// let deadline = buttress_deadline::DeadlineLayer::attempt("pagerduty", Duration::from_secs(2))?;
+    /// let answer = deadline.run(async { Ok::<_, std::io::Error>(42) }).await?;
+    /// assert_eq!(answer, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The future's own, or [`Elapsed`](buttress_core::Elapsed); the future is then dropped.
+    pub async fn run<F, Res, E>(&self, future: F) -> Result<Res, BoxError>
+    where
+        F: Future<Output = Result<Res, E>>,
+        E: Into<BoxError>,
+    {
+        ResponseFuture::new(future, Limit::of(&self.settings)).await
+    }
+}
+
+impl<S, K: Clone> Layer<S> for DeadlineLayer<K> {
+    type Service = Deadline<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Deadline::new(inner, Arc::clone(&self.settings), self.carry.clone())
+    }
+}

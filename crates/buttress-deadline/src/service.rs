@@ -1,0 +1,87 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Carry, Event, Mode, Reason, Refused};
+use tokio::time::Instant;
+use tower_service::Service;
+
+use crate::future::{Limit, ResponseFuture};
+use crate::layer::Settings;
+
+/// Bounds the time of a call; made by [`DeadlineLayer`](crate::DeadlineLayer).
+#[derive(Clone, Debug)]
+pub struct Deadline<S, K = ()> {
+    inner: S,
+    settings: Arc<Settings>,
+    carry: K,
+}
+
+impl<S, K> Deadline<S, K> {
+    pub(crate) fn new(inner: S, settings: Arc<Settings>, carry: K) -> Self {
+        Self { inner, settings, carry }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// The time that a request has, all things considered, which then travels on with it; a refusal if it has none left.
+    fn limit<Req>(&self, request: &mut Req) -> Result<Limit, BoxError>
+    where
+        K: Carry<Req>,
+    {
+        if !K::ACTIVE || self.settings.mode.get() != Mode::Enforce {
+            return Ok(Limit::of(&self.settings));
+        }
+        let now = Instant::now();
+        let (carried, own) = self
+            .carry
+            .carried(request)
+            .map_or((None, None), |carried| (carried.deadline, carried.time_limit));
+        let limit = own.filter(|_| self.settings.total).unwrap_or(self.settings.limit);
+        let deadline = after(now, limit);
+        let deadline = carried.map_or(deadline, |carried| carried.min(deadline));
+        if deadline <= now {
+            self.settings.observer.emit(&self.settings.name, || Event::Refused(Reason::DeadlinePassed));
+            return Err(Box::new(Refused::new(
+                "deadline",
+                Arc::clone(&self.settings.name),
+                Reason::DeadlinePassed,
+            )));
+        }
+        if carried != Some(deadline) {
+            self.carry.carry(request, |carried| carried.deadline = Some(deadline));
+        }
+        Ok(Limit::until(&self.settings, deadline, deadline - now))
+    }
+}
+
+impl<S, K, Req> Service<Req> for Deadline<S, K>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+    K: Carry<Req>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    /// That of the service inside; waiting for it does not count.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        match self.limit(&mut request) {
+            Ok(limit) => ResponseFuture::new(self.inner.call(request), limit),
+            Err(refused) => ResponseFuture::refused(refused),
+        }
+    }
+}
