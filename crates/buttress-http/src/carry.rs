@@ -1,0 +1,118 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::{Carried, Carry, KeyOf};
+
+use crate::Http;
+
+/// In the extensions of requests and responses. Nothing is written where there is nothing to say.
+impl<B> Carry<http::Request<B>> for Http {
+    const ACTIVE: bool = true;
+
+    fn carried<'a>(&self, request: &'a http::Request<B>) -> Option<&'a Carried> {
+        request.extensions().get()
+    }
+
+    fn carry(&self, request: &mut http::Request<B>, change: impl FnOnce(&mut Carried)) {
+        change(request.extensions_mut().get_or_insert_default());
+    }
+}
+
+impl<B> Carry<http::Response<B>> for Http {
+    const ACTIVE: bool = true;
+
+    fn carried<'a>(&self, response: &'a http::Response<B>) -> Option<&'a Carried> {
+        response.extensions().get()
+    }
+
+    fn carry(&self, response: &mut http::Response<B>, change: impl FnOnce(&mut Carried)) {
+        change(response.extensions_mut().get_or_insert_default());
+    }
+}
+
+/// Limits and a key of a request's own, for the layers that it passes through.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_http::RequestExt;
+/// use http::Request;
+///
+/// let request = Request::post("https://events.pagerduty.com/v2/enqueue").body("{}").unwrap();
+/// // The receiver knows a repetition by the `dedup_key` in the body, so this request may be sent again.
+/// let request = request.with_idempotency_key("incident-42").with_time_limit(Duration::from_secs(60));
+/// # let _ = request;
+/// ```
+pub trait RequestExt: Sized {
+    /// Retries this request at most so often, whatever the layer's own limit; 0 sends it once.
+    #[must_use]
+    fn with_max_retries(self, max_retries: u32) -> Self;
+
+    /// Gives this request so much time in all, in place of the total deadline's own limit.
+    #[must_use]
+    fn with_time_limit(self, limit: Duration) -> Self;
+
+    /// Says that the receiver recognises a repetition of this request by this key, wherever in the request it is. No
+    /// header is set.
+    #[must_use]
+    fn with_idempotency_key(self, key: impl Into<Arc<str>>) -> Self;
+}
+
+impl<B> RequestExt for http::Request<B> {
+    fn with_max_retries(mut self, max_retries: u32) -> Self {
+        Http::new().carry(&mut self, |carried| carried.max_retries = Some(max_retries));
+        self
+    }
+
+    fn with_time_limit(mut self, limit: Duration) -> Self {
+        Http::new().carry(&mut self, |carried| carried.time_limit = Some(limit));
+        self
+    }
+
+    fn with_idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
+        Http::new().carry(&mut self, |carried| carried.idempotency_key = Some(key.into()));
+        self
+    }
+}
+
+/// The authority: host and port, from the URI or else from the `Host` header.
+impl<B> KeyOf<http::Request<B>> for Http {
+    fn key<'a>(&self, request: &'a http::Request<B>) -> Option<Cow<'a, str>> {
+        let authority = request.uri().authority().map(http::uri::Authority::as_str);
+        let host = || request.headers().get(http::header::HOST)?.to_str().ok();
+        authority.or_else(host).map(Cow::Borrowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    #[test]
+    fn a_request_is_keyed_by_its_authority() {
+        let key = |uri: &str, host: Option<&str>| {
+            let mut request = Request::builder().uri(uri);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            Http::new().key(&request.body(()).unwrap()).map(Cow::into_owned)
+        };
+        assert_eq!(
+            key("https://api.datadoghq.com:8443/x", Some("other")).as_deref(),
+            Some("api.datadoghq.com:8443")
+        );
+        assert_eq!(key("/x", Some("api.pagerduty.com")).as_deref(), Some("api.pagerduty.com"));
+        assert_eq!(key("/x", None), None);
+    }
+
+    #[test]
+    fn what_is_carried_survives_a_clone() {
+        let mut request = Request::new(());
+        assert!(Http::new().carried(&request).is_none());
+        Http::new().carry(&mut request, |carried| carried.attempt = 2);
+        Http::new().carry(&mut request, |carried| carried.max_retries = Some(1));
+        let carried = Http::new().carried(&request.clone()).cloned().unwrap();
+        assert_eq!((carried.attempt, carried.max_retries), (2, Some(1)));
+    }
+}

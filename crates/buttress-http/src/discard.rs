@@ -1,0 +1,97 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use buttress_core::Discard;
+use buttress_core::clock::{after, sleep_until};
+use bytes::Buf;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+
+use crate::Http;
+
+/// Reads the body to its end, within the bounds of [`Http::drain`], so that an HTTP/1 connection can be used again. A body
+/// that says it is longer is dropped at once.
+impl<B: Body> Discard<http::Response<B>> for Http {
+    type Future = Drain<B>;
+
+    fn discard(&self, response: http::Response<B>) -> Drain<B> {
+        let limits = self.drain_limits();
+        let body = response.into_body();
+        let hopeless = body.size_hint().lower() > limits.bytes;
+        let timer = if hopeless { None } else { sleep_until(after(Instant::now(), limits.time)).ok() };
+        let body = timer.is_some().then_some(body);
+        Drain { body, timer, left: limits.bytes }
+    }
+}
+
+pin_project! {
+    /// Reads a body that nobody wants; resolves when it is at its end, fails, is too long or takes too long.
+    #[derive(Debug)]
+    pub struct Drain<B> {
+        #[pin]
+        body: Option<B>,
+        #[pin]
+        timer: Option<Sleep>,
+        left: u64,
+    }
+}
+
+impl<B: Body> Future for Drain<B> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        while let Some(body) = this.body.as_mut().as_pin_mut() {
+            match body.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let read = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                    match this.left.checked_sub(read) {
+                        Some(left) => *this.left = left,
+                        None => this.body.set(None),
+                    }
+                }
+                Poll::Ready(Some(Err(_)) | None) => this.body.set(None),
+                Poll::Pending => {
+                    if this.timer.as_mut().as_pin_mut().is_none_or(|timer| timer.poll(cx).is_ready()) {
+                        this.body.set(None);
+                        return Poll::Ready(());
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Channel, Full};
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_to_its_end_or_to_its_bounds() {
+        let http = Http::new().drain(10, Duration::from_millis(100));
+        let start = Instant::now();
+        http.discard(http::Response::new(Full::new(Bytes::from_static(b"0123456789")))).await;
+        http.discard(http::Response::new(Full::new(Bytes::from_static(b"0123456789+")))).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+
+        let (mut sender, body) = Channel::<Bytes>::new(4);
+        sender.send_data(Bytes::from_static(b"01234567")).await.unwrap();
+        let drain = tokio::spawn(http.discard(http::Response::new(body)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!drain.is_finished(), "the end may still come");
+        sender.send_data(Bytes::from_static(b"too much")).await.unwrap();
+        drain.await.unwrap();
+        assert_eq!(start.elapsed(), Duration::from_millis(50));
+
+        let (_sender, hanging) = Channel::<Bytes>::new(1);
+        http.discard(http::Response::new(hanging.boxed())).await;
+        assert_eq!(start.elapsed(), Duration::from_millis(150), "too slow");
+    }
+}

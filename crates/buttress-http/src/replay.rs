@@ -1,0 +1,211 @@
+use std::fmt;
+use std::sync::Arc;
+
+use buttress_core::{BoxError, Carried, Repeat, Replay};
+use http::{HeaderName, Method, Request};
+use http_body::Body;
+
+use crate::replay_body::{Pool, ReplayBody};
+
+/// Keeps HTTP requests so that they can be sent again.
+///
+/// The service inside is called with a [`ReplayBody`], which records the body while it is sent: at most 64 KiB of each
+/// request and 16 MiB of all together. A larger body is sent once.
+///
+/// A request may be repeated although it may have been applied if its method is idempotent (RFC 9110 § 9.2.2: GET, HEAD,
+/// OPTIONS, TRACE, PUT, DELETE), or if it has an idempotency key: an `Idempotency-Key` header, or
+/// [`Carried::idempotency_key`] in its extensions, which is how a client says that the key is elsewhere, for instance in
+/// the body.
+///
+/// ```
+/// use buttress_core::{Repeat, Replay};
+/// use buttress_http::HttpReplay;
+/// use bytes::Bytes;
+/// use http::Request;
+/// use http_body_util::Full;
+///
+/// let replay = HttpReplay::new();
+/// let post = Request::post("https://events.pagerduty.com/v2/enqueue").body(Full::<Bytes>::from("{}")).unwrap();
+/// let (_, saved) = replay.save(post);
+/// assert_eq!(replay.repeat(&saved.unwrap()), Repeat::IfNotSent);
+/// ```
+#[derive(Clone, Debug)]
+pub struct HttpReplay {
+    per_request: usize,
+    pool: Arc<Pool>,
+    methods: Methods,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Methods {
+    Idempotent,
+    Safe,
+    All,
+}
+
+/// `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+impl HttpReplay {
+    /// Idempotent methods, 64 KiB per request, 16 MiB in all.
+    pub fn new() -> Self {
+        Self {
+            per_request: 64 * 1024,
+            pool: Arc::new(Pool::new(16 * 1024 * 1024)),
+            methods: Methods::Idempotent,
+        }
+    }
+
+    /// Records at most so many bytes of each request, and of all requests of this value and its clones together.
+    #[must_use]
+    pub fn limits(self, per_request: usize, total: usize) -> Self {
+        Self { per_request, pool: Arc::new(Pool::new(total)), ..self }
+    }
+
+    /// Takes only the safe methods (GET, HEAD, OPTIONS, TRACE) for repeatable without a key.
+    #[must_use]
+    pub fn safe_only(self) -> Self {
+        Self { methods: Methods::Safe, ..self }
+    }
+
+    /// Takes every request for repeatable: for an API whose requests are all idempotent, or carry a token in their body
+    /// (AWS).
+    #[must_use]
+    pub fn every_method(self) -> Self {
+        Self { methods: Methods::All, ..self }
+    }
+}
+
+impl Default for HttpReplay {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A kept request. Its `Debug` shows no header and no body.
+pub struct Saved<B>(Request<ReplayBody<B>>);
+
+impl<B> fmt::Debug for Saved<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Saved({} {:?})", self.0.method(), self.0.body())
+    }
+}
+
+impl<B> Replay<Request<B>> for HttpReplay
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Request = Request<ReplayBody<B>>;
+    type Saved = Saved<B>;
+
+    fn save(&self, request: Request<B>) -> (Self::Request, Option<Saved<B>>) {
+        let (parts, body) = request.into_parts();
+        let body = ReplayBody::new(body, self.per_request, &self.pool);
+        let saved = body.fork().map(|body| Saved(Request::from_parts(parts.clone(), body)));
+        (Request::from_parts(parts, body), saved)
+    }
+
+    fn replay(&self, saved: &mut Saved<B>) -> Option<Self::Request> {
+        let body = saved.0.body().restarted()?;
+        let mut request = Request::new(body);
+        *request.method_mut() = saved.0.method().clone();
+        *request.uri_mut() = saved.0.uri().clone();
+        *request.version_mut() = saved.0.version();
+        *request.headers_mut() = saved.0.headers().clone();
+        *request.extensions_mut() = saved.0.extensions().clone();
+        Some(request)
+    }
+
+    fn repeat(&self, saved: &Saved<B>) -> Repeat {
+        let Saved(request) = saved;
+        if !request.body().is_replayable() {
+            return Repeat::Never;
+        }
+        let method = match self.methods {
+            Methods::All => true,
+            Methods::Safe => is_safe(request.method()),
+            Methods::Idempotent => {
+                is_safe(request.method()) || matches!(*request.method(), Method::PUT | Method::DELETE)
+            }
+        };
+        let carried =
+            request.extensions().get::<Carried>().is_some_and(|carried| carried.idempotency_key.is_some());
+        if method || carried || request.headers().contains_key(IDEMPOTENCY_KEY) {
+            Repeat::Always
+        } else {
+            Repeat::IfNotSent
+        }
+    }
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+
+    fn saved(replay: &HttpReplay, request: http::request::Builder) -> Saved<Full<Bytes>> {
+        replay.save(request.uri("/x").body(Full::from("body")).unwrap()).1.unwrap()
+    }
+
+    fn repeatable(replay: &HttpReplay) -> Vec<&'static str> {
+        let methods = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "CONNECT"];
+        let always = |method: &&str| {
+            replay.repeat(&saved(replay, Request::builder().method(*method))) == Repeat::Always
+        };
+        methods.into_iter().filter(always).collect()
+    }
+
+    /// R-16, methods
+    #[test]
+    fn only_safe_or_idempotent_methods_may_be_applied_twice() {
+        assert_eq!(repeatable(&HttpReplay::new()), ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]);
+        assert_eq!(repeatable(&HttpReplay::new().safe_only()), ["GET", "HEAD", "OPTIONS", "TRACE"]);
+        assert_eq!(repeatable(&HttpReplay::new().every_method()).len(), 9);
+    }
+
+    #[test]
+    fn a_key_makes_any_request_repeatable() {
+        let replay = HttpReplay::new().safe_only();
+        let with_header = Request::post("/x").header("idempotency-key", "k1");
+        assert_eq!(replay.repeat(&saved(&replay, with_header)), Repeat::Always);
+        let mut carried = Carried::default();
+        carried.idempotency_key = Some("k1".into());
+        assert_eq!(replay.repeat(&saved(&replay, Request::post("/x").extension(carried))), Repeat::Always);
+    }
+
+    #[tokio::test]
+    async fn a_replay_is_the_whole_request_with_its_extensions() {
+        #[derive(Clone, Debug, PartialEq)]
+        struct Mark(u32);
+        let replay = HttpReplay::new();
+        let request =
+            Request::put("http://x/y?z").version(http::Version::HTTP_2).header("a", "1").header("a", "2");
+        let (first, saved) =
+            replay.save(request.extension(Mark(7)).body(Full::<Bytes>::from("body")).unwrap());
+        let mut saved = saved.unwrap();
+        for request in [first, replay.replay(&mut saved).unwrap(), replay.replay(&mut saved).unwrap()] {
+            assert_eq!(
+                (request.method(), request.uri().to_string()),
+                (&Method::PUT, "http://x/y?z".to_owned())
+            );
+            assert_eq!((request.version(), request.headers().len()), (http::Version::HTTP_2, 2));
+            assert_eq!(request.extensions().get(), Some(&Mark(7)));
+            assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "body");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_prints_no_secret() {
+        let request = Request::post("/x?key=secret").header("authorization", "secret");
+        assert_eq!(
+            format!("{:?}", saved(&HttpReplay::new(), request)),
+            "Saved(POST ReplayBody(4 bytes in memory))"
+        );
+    }
+}

@@ -1,0 +1,168 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use buttress_core::{BoxError, Settle, Verdict, Watch};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::transport::transport_verdict;
+
+/// Ends a call with the body of its response: at its end, when it fails, or, as abandoned, when it is dropped.
+///
+/// A response whose head is a failure ends its call at once. Give it to a breaker's `watch`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpWatch;
+
+impl<B: Body> Watch<http::Response<B>> for HttpWatch {
+    type Response<G: Settle> = http::Response<WatchBody<B, G>>;
+
+    fn watch<G: Settle>(
+        &self,
+        response: http::Response<B>,
+        permit: G,
+        verdict: Verdict,
+    ) -> Self::Response<G> {
+        response.map(|body| {
+            let mut permit = Some(permit);
+            if verdict.is_failure() || body.is_end_stream() {
+                settle(&mut permit, verdict);
+            }
+            WatchBody { body, permit, verdict }
+        })
+    }
+}
+
+fn settle<G: Settle>(permit: &mut Option<G>, verdict: Verdict) {
+    if let Some(permit) = permit.take() {
+        permit.settle(verdict);
+    }
+}
+
+pin_project! {
+    /// A body that holds the permit of the call it answers.
+    #[derive(Debug)]
+    pub struct WatchBody<B, G> {
+        #[pin]
+        body: B,
+        permit: Option<G>,
+        verdict: Verdict,
+    }
+}
+
+impl<B, G> Body for WatchBody<B, G>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+    G: Settle,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        match &frame {
+            Some(Err(error)) => settle(this.permit, transport_verdict(&**error)),
+            // Whoever knows the length stops reading with the last frame.
+            Some(Ok(_)) if !this.body.is_end_stream() => {}
+            Some(Ok(_)) | None => settle(this.permit, *this.verdict),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress_core::Kind;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Channel, Empty, Full};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<Option<Verdict>>>>);
+
+    struct Permit(Log, bool);
+
+    impl Settle for Permit {
+        fn settle(mut self, verdict: Verdict) {
+            self.1 = true;
+            self.0.0.lock().unwrap().push(Some(verdict));
+        }
+    }
+
+    impl Drop for Permit {
+        fn drop(&mut self) {
+            if !self.1 {
+                self.0.0.lock().unwrap().push(None);
+            }
+        }
+    }
+
+    impl Log {
+        fn watch<B: Body>(&self, body: B, verdict: Verdict) -> WatchBody<B, Permit> {
+            HttpWatch.watch(http::Response::new(body), Permit(self.clone(), false), verdict).into_body()
+        }
+
+        fn take(&self) -> Vec<Option<Verdict>> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_settles_at_its_end_its_error_or_its_drop() {
+        let log = Log::default();
+        let failed = Verdict::failure(Kind::Transient);
+
+        let mut body = log.watch(Full::new(Bytes::from_static(b"x")), Verdict::Success);
+        assert_eq!(log.take(), []);
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(log.take(), [Some(Verdict::Success)], "with the last frame");
+        assert!(body.frame().await.is_none());
+        drop(body);
+        assert_eq!(log.take(), []);
+
+        let (mut sender, body) = Channel::<Bytes, BoxError>::new(2);
+        let mut body = log.watch(body, Verdict::Success);
+        sender.send_data(Bytes::from_static(b"x")).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(log.take(), []);
+        sender.abort("reset".into());
+        body.frame().await.unwrap().unwrap_err();
+        assert_eq!(log.take(), [Some(failed)], "with the error");
+
+        let (sender, body) = Channel::<Bytes, BoxError>::new(2);
+        drop(log.watch(body, Verdict::Success));
+        assert_eq!(log.take(), [None], "abandoned");
+        drop(sender);
+
+        let (sender, body) = Channel::<Bytes, BoxError>::new(2);
+        let mut body = log.watch(body, Verdict::Rejected);
+        drop(sender);
+        assert!(body.frame().await.is_none());
+        assert_eq!(log.take(), [Some(Verdict::Rejected)], "with the end");
+    }
+
+    #[tokio::test]
+    async fn a_failure_and_an_empty_body_settle_at_once() {
+        let log = Log::default();
+        let failed = Verdict::failure(Kind::Transient);
+        let body = log.watch(Full::new(Bytes::from_static(b"x")), failed);
+        assert_eq!(log.take(), [Some(failed)]);
+        assert_eq!(body.size_hint().exact(), Some(1));
+        drop(body);
+        drop(log.watch(Empty::<Bytes>::new(), Verdict::Success));
+        assert_eq!(log.take(), [Some(Verdict::Success)]);
+    }
+}

@@ -1,0 +1,300 @@
+//! Request bodies that are read more than once.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use buttress_core::{BoxError, Repeat, Replay, find};
+use buttress_http::{HttpReplay, ReplayBody, ReplayError};
+use buttress_testkit::clock::{poll_once, settle};
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::channel::Sender;
+use http_body_util::{BodyExt, Channel, Full};
+
+type Chan = Channel<Bytes, BoxError>;
+
+fn streamed(replay: &HttpReplay) -> (Sender<Bytes, BoxError>, ReplayBody<Chan>, Again<Chan>) {
+    let (sender, body) = Channel::new(16);
+    let (first, again) = save(replay, body);
+    (sender, first, again)
+}
+
+/// Gives further copies, one after the other.
+struct Again<B: Body>(HttpReplay, Option<<HttpReplay as Replay<Request<B>>>::Saved>)
+where
+    HttpReplay: Replay<Request<B>>;
+
+impl<B> Again<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn next(&mut self) -> Option<ReplayBody<B>> {
+        self.0.replay(self.1.as_mut()?).map(Request::into_body)
+    }
+
+    fn repeat(&self) -> Repeat {
+        self.1.as_ref().map_or(Repeat::Never, |saved| self.0.repeat(saved))
+    }
+}
+
+fn save<B>(replay: &HttpReplay, body: B) -> (ReplayBody<B>, Again<B>)
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let (request, saved) = replay.save(Request::put("/").body(body).unwrap());
+    (request.into_body(), Again(replay.clone(), saved))
+}
+
+async fn data<B>(body: &mut ReplayBody<B>) -> Bytes
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    body.frame().await.expect("more").expect("no error").into_data().expect("data")
+}
+
+async fn failure<B>(body: &mut ReplayBody<B>) -> ReplayError
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let error = body.frame().await.expect("an error").expect_err("an error");
+    *find::<ReplayError>(&*error).expect("of the replay")
+}
+
+#[tokio::test]
+async fn a_body_in_memory_is_not_copied() {
+    let bytes = Bytes::from(vec![7; 1000]);
+    let (first, mut again) = save(&HttpReplay::new(), Full::new(bytes.clone()));
+    for mut body in [first, again.next().unwrap(), again.next().unwrap()] {
+        assert_eq!(body.as_bytes().unwrap().as_ptr(), bytes.as_ptr());
+        assert_eq!((body.size_hint().exact(), body.is_complete()), (Some(1000), true));
+        assert_eq!(data(&mut body).await.as_ptr(), bytes.as_ptr());
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn an_empty_body_is_empty_every_time() {
+    let (first, mut again) = save(&HttpReplay::new(), Full::new(Bytes::new()));
+    for mut body in [first, again.next().unwrap()] {
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+        assert_eq!(body.size_hint().exact(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_recorded_while_it_is_read() {
+    let (mut sender, mut first, mut again) = streamed(&HttpReplay::new());
+    sender.send_data("one ".into()).await.unwrap();
+    assert_eq!(data(&mut first).await, "one ");
+    assert!(!first.is_complete() && first.is_replayable());
+    let mut second = again.next().unwrap();
+    sender.send_data("two".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "one ", "from the start");
+    assert_eq!(second.collect().await.unwrap().to_bytes(), "two", "and on with the source");
+    let third = again.next().unwrap();
+    assert!(third.is_complete());
+    assert_eq!(third.size_hint().exact(), Some(7));
+    assert_eq!(third.collect().await.unwrap().to_bytes(), "one two");
+}
+
+#[tokio::test]
+async fn trailers_are_replayed() {
+    let trailers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "0".parse().unwrap())]);
+    let (mut sender, first, mut again) = streamed(&HttpReplay::new());
+    sender.send_data("x".into()).await.unwrap();
+    sender.send_trailers(trailers.clone()).await.unwrap();
+    drop(sender);
+    let first = first.collect().await.unwrap();
+    let second = again.next().unwrap().collect().await.unwrap();
+    for collected in [first, second] {
+        assert_eq!(collected.trailers(), Some(&trailers));
+        assert_eq!(collected.to_bytes(), "x");
+    }
+}
+
+/// Says how long it is, and takes its time.
+struct Sized(Chan, u64);
+
+impl Body for Sized {
+    type Data = Bytes;
+    type Error = BoxError;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.0).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.1 -= frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
+    }
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.1)
+    }
+}
+
+#[tokio::test]
+async fn the_length_stays_exact_for_every_copy() {
+    let (mut sender, body) = Channel::new(4);
+    sender.send_data("one ".into()).await.unwrap();
+    let (mut first, mut again) = save(&HttpReplay::new(), Sized(body, 7));
+    assert_eq!(first.size_hint().exact(), Some(7));
+    data(&mut first).await;
+    assert_eq!(first.size_hint().exact(), Some(3));
+    let second = again.next().unwrap();
+    assert_eq!(second.size_hint().exact(), Some(7));
+    sender.send_data("two".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(second.collect().await.unwrap().to_bytes(), "one two");
+}
+
+#[tokio::test]
+async fn over_the_cap_the_running_attempt_goes_on_and_there_is_no_other() {
+    let (mut sender, mut first, mut again) = streamed(&HttpReplay::new().limits(10, 1000));
+    for piece in ["01234", "56789", "x", "y"] {
+        sender.send_data(piece.into()).await.unwrap();
+        assert_eq!(data(&mut first).await, piece);
+    }
+    drop(sender);
+    assert!(first.frame().await.is_none());
+    assert_eq!((again.repeat(), again.next().is_none()), (Repeat::Never, true));
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_too_long_is_not_recorded_at_all() {
+    let (first, mut again) = save(&HttpReplay::new().limits(10, 1000), Full::<Bytes>::from("0123456789+"));
+    assert_eq!((again.repeat(), again.next().is_none()), (Repeat::Never, true));
+    assert_eq!((first.size_hint().exact(), first.as_bytes()), (Some(11), None));
+    assert_eq!(first.collect().await.unwrap().to_bytes(), "0123456789+");
+}
+
+#[tokio::test]
+async fn all_recordings_together_are_bounded_and_give_back_what_they_held() {
+    let replay = HttpReplay::new().limits(100, 10);
+    let (mut sender, mut first, again) = streamed(&replay);
+    sender.send_data("01234567".into()).await.unwrap();
+    data(&mut first).await;
+    assert_eq!(again.repeat(), Repeat::Always);
+
+    let (mut other_sender, mut other, other_again) = streamed(&replay);
+    other_sender.send_data("0123".into()).await.unwrap();
+    assert_eq!(data(&mut other).await, "0123", "it is sent all the same");
+    assert_eq!(other_again.repeat(), Repeat::Never);
+
+    drop((first, again));
+    let (mut sender, mut third, again) = streamed(&replay);
+    sender.send_data("0123456789".into()).await.unwrap();
+    data(&mut third).await;
+    assert_eq!(again.repeat(), Repeat::Always, "the room is free again");
+    // In memory it takes none.
+    let (_, in_memory) = save(&replay, Full::<Bytes>::from("0123456789"));
+    assert_eq!(in_memory.repeat(), Repeat::Always);
+}
+
+#[tokio::test]
+async fn a_later_attempt_cuts_off_the_earlier_one() {
+    let (mut sender, mut first, mut again) = streamed(&HttpReplay::new());
+    sender.send_data("one".into()).await.unwrap();
+    data(&mut first).await;
+    let waiting = tokio::spawn(async move { failure(&mut first).await });
+    settle().await;
+    let mut second = again.next().unwrap();
+    assert_eq!(waiting.await.unwrap(), ReplayError::Superseded, "and wakes it");
+    assert_eq!(data(&mut second).await, "one");
+}
+
+#[tokio::test]
+async fn a_source_that_fails_gives_its_error_once_and_no_copy() {
+    let (sender, mut first, mut again) = streamed(&HttpReplay::new());
+    sender.abort("disk".into());
+    assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "disk");
+    assert_eq!((again.repeat(), again.next().is_none()), (Repeat::Never, true));
+    assert_eq!(failure(&mut first).await, ReplayError::SourceFailed);
+}
+
+#[tokio::test]
+async fn a_body_of_known_length_that_fails_at_once_says_so_to_its_reader() {
+    let (sender, body) = Channel::new(1);
+    sender.abort("disk".into());
+    let (mut first, again) = save(&HttpReplay::new(), Sized(body, 7));
+    assert_eq!(again.repeat(), Repeat::Never);
+    assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "disk");
+}
+
+#[tokio::test]
+async fn without_anybody_to_replay_for_nothing_is_recorded() {
+    let replay = HttpReplay::new().limits(100, 10);
+    let (mut sender, mut first, again) = streamed(&replay);
+    drop(again);
+    for _ in 0..10 {
+        sender.send_data("01234567".into()).await.unwrap();
+        data(&mut first).await;
+    }
+    let (mut sender, mut other, again) = streamed(&replay);
+    sender.send_data("0123456789".into()).await.unwrap();
+    data(&mut other).await;
+    assert_eq!(again.repeat(), Repeat::Always, "the first holds nothing of the room");
+}
+
+/// As hedged attempts are.
+#[tokio::test]
+async fn several_readers_at_once_each_get_everything() {
+    let (mut sender, body) = Channel::<Bytes, BoxError>::new(16);
+    let (mut first, again) = save(&HttpReplay::new(), body);
+    let mut second = first.fork().unwrap();
+    let mut waiting = Box::pin(second.frame());
+    assert!(poll_once(&mut waiting).is_pending());
+    drop(waiting);
+    let send = async {
+        settle().await;
+        sender.send_data("one".into()).await.unwrap();
+    };
+    let (a, b, ()) = tokio::join!(data(&mut first), data(&mut second), send);
+    assert_eq!((a, b), ("one".into(), "one".into()), "both are woken by one piece");
+    drop(first);
+    sender.send_data("two".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(
+        second.collect().await.unwrap().to_bytes(),
+        "two",
+        "one that is gone does not hold up the other"
+    );
+    assert_eq!(again.repeat(), Repeat::Always);
+}
+
+#[tokio::test]
+async fn a_reader_that_is_behind_when_the_body_outgrows_its_cap_fails_and_the_front_does_not() {
+    let (mut sender, mut first, again) = streamed(&HttpReplay::new().limits(5, 1000));
+    let mut behind = first.fork().unwrap();
+    for piece in ["0123", "4567"] {
+        sender.send_data(piece.into()).await.unwrap();
+        assert_eq!(data(&mut first).await, piece);
+    }
+    assert_eq!(failure(&mut behind).await, ReplayError::Overtaken);
+    assert_eq!(again.repeat(), Repeat::Never);
+}
+
+/// Not `Sync`, as boxed bodies are.
+struct NotSync(std::cell::Cell<()>);
+
+impl Body for NotSync {
+    type Data = Bytes;
+    type Error = BoxError;
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0.set(());
+        Poll::Ready(None)
+    }
+}
+
+#[test]
+fn a_replay_body_is_sync_whatever_it_records() {
+    fn check<T: Send + Sync>(_: &T) {}
+    check(&save(&HttpReplay::new(), NotSync(std::cell::Cell::new(()))).0);
+}

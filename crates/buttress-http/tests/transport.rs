@@ -1,0 +1,153 @@
+//! What real connections do, over real sockets.
+#![cfg(feature = "hyper")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use buttress_core::{Classify, Discard, Kind, Verdict};
+use buttress_http::Http;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+fn client(http2: bool) -> Client<HttpConnector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new()).http2_only(http2).build_http()
+}
+
+async fn verdict(client: &Client<HttpConnector, Full<Bytes>>, address: &str) -> Verdict {
+    let request = Request::post(format!("http://{address}/")).body(Full::from("{}")).unwrap();
+    match client.request(request).await {
+        Ok(response) => Http::new().classify(Ok(&response)),
+        Err(error) => Classify::<Response<()>>::classify(&Http::new(), Err(&error)),
+    }
+}
+
+/// A server that does this with every connection.
+async fn server<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            serve(stream).await;
+        }
+    });
+    address
+}
+
+const NOT_SENT: Verdict = Verdict::failure(Kind::Transient).not_sent();
+const UNKNOWN: Verdict = Verdict::failure(Kind::Transient);
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_made_sent_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    assert_eq!(verdict(&client(false), &address).await, NOT_SENT);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_after_the_request_may_have_had_an_effect() {
+    let address = server(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1024]).await;
+    })
+    .await;
+    assert_eq!(verdict(&client(false), &address).await, UNKNOWN);
+}
+
+#[tokio::test]
+async fn a_refused_http2_stream_had_no_effect_and_another_reset_may_have_had() {
+    for (reason, expected) in [(h2::Reason::REFUSED_STREAM, NOT_SENT), (h2::Reason::INTERNAL_ERROR, UNKNOWN)]
+    {
+        let address = server(move |stream| async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(reason);
+            }
+        })
+        .await;
+        assert_eq!(verdict(&client(true), &address).await, expected, "{reason:?}");
+    }
+}
+
+/// An HTTP/2 frame: length, type, flags, stream, payload.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &[0; 4], payload].concat()
+}
+
+/// Reads a request by hand and answers it with a GOAWAY that names this last stream.
+async fn go_away(mut stream: TcpStream, last_stream: u32) {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let mut seen = Vec::new();
+    stream.write_all(&frame(SETTINGS, 0, &[])).await.unwrap();
+    // The preface, and then enough for HEADERS and DATA to be there.
+    while !seen.windows(3).any(|bytes| bytes == b"{}\0") && !seen.ends_with(b"{}") {
+        let mut bytes = [0; 1024];
+        let read = stream.read(&mut bytes).await.unwrap();
+        assert!(read > 0, "the client went away");
+        seen.extend_from_slice(&bytes[..read]);
+    }
+    stream.write_all(&frame(SETTINGS, 1, &[])).await.unwrap();
+    let payload = [last_stream.to_be_bytes(), [0; 4]].concat();
+    stream.write_all(&frame(GOAWAY, 0, &payload)).await.unwrap();
+    if last_stream == 0 {
+        // The connection stays open: it is the GOAWAY that counts, not the end of the connection.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_beyond_the_last_one_of_a_goaway_had_no_effect_and_one_before_it_may_have_had() {
+    let beyond = server(|stream| go_away(stream, 0)).await;
+    assert_eq!(verdict(&client(true), &beyond).await, NOT_SENT);
+    let before = server(|stream| go_away(stream, 1)).await;
+    assert_eq!(verdict(&client(true), &before).await, UNKNOWN);
+}
+
+/// A server that answers everything with a 503 of this size, and counts its connections.
+async fn unavailable(size: usize) -> (String, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let address = server(move |stream| {
+        counted.fetch_add(1, Relaxed);
+        async move {
+            let answer = service_fn(move |_| async move {
+                let mut response = Response::new(Full::new(Bytes::from(vec![b'.'; size])));
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(connection);
+        }
+    })
+    .await;
+    (address, connections)
+}
+
+#[tokio::test]
+async fn draining_a_thrown_away_response_lets_its_connection_serve_again() {
+    let http = Http::new();
+    // Usually one, but the pool may be late to take a connection back; without draining it is eleven or more.
+    for (size, connections) in [(64 * 1024, 1..=4), (4 * 1024 * 1024, 15..=15)] {
+        let (address, counted) = unavailable(size).await;
+        let client = client(false);
+        for _ in 0..15 {
+            let request = Request::get(format!("http://{address}/")).body(Full::default()).unwrap();
+            let response = client.request(request).await.unwrap();
+            assert!(http.classify(Ok(&response)).is_failure());
+            http.discard(response).await;
+            // The pool takes the connection back on a task of its own.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let counted = counted.load(Relaxed);
+        assert!(connections.contains(&counted), "{counted} connections for 15 responses of {size} bytes");
+    }
+}
