@@ -1,5 +1,7 @@
+use std::fmt;
 use std::time::Duration;
 
+use buttress_core::clock::Seconds;
 use buttress_core::{Backoff, ConfigError, Mode};
 
 /// When a circuit opens, for how long, and what closes it.
@@ -316,8 +318,23 @@ impl Config {
         Self { mode, ..self }
     }
 
-    pub(crate) fn lease(&self) -> Duration {
+    /// How long a probe may take.
+    pub fn lease(&self) -> Duration {
         self.probe_lease.unwrap_or(self.open.base())
+    }
+
+    /// The rules that open the circuit.
+    pub fn trips(&self) -> Vec<Trip> {
+        let consecutive = self.consecutive_failures.map(Trip::ConsecutiveFailures);
+        let rate = self.failure_rate.map(|RateRule { window, at_least, minimum_calls }| Trip::FailureRate {
+            window,
+            at_least,
+            minimum_calls,
+        });
+        let slow = self.slow_calls.map(|(slower_than, RateRule { window, at_least, minimum_calls })| {
+            Trip::SlowCalls { slower_than, window, at_least, minimum_calls }
+        });
+        consecutive.into_iter().chain(rate).chain(slow).collect()
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -348,6 +365,69 @@ impl Config {
                 at_least_one("calls", calls)
             }
         }
+    }
+}
+
+/// One sentence, without a full stop.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trips: Vec<String> = self.trips().iter().map(Trip::to_string).collect();
+        if trips.is_empty() {
+            return f.write_str("opens only by hand");
+        }
+        let (base, cap) = (self.open.base(), self.open.cap());
+        write!(f, "opens after {}, for {}", trips.join(" or "), Seconds(base))?;
+        if cap > base {
+            write!(f, ", growing to {}", Seconds(cap))?;
+        }
+        match self.recovery {
+            Recovery::Successes(n) => write!(
+                f,
+                "; {}",
+                if n == 1 {
+                    "1 good probe closes it".to_owned()
+                } else {
+                    format!("{n} good probes close it")
+                }
+            )?,
+            Recovery::Ratio { calls, at_least } => {
+                write!(f, "; closes if fewer than {at_least} of {calls} probes fail")?
+            }
+        }
+        write!(f, ", {} at a time", self.probes)
+    }
+}
+
+impl fmt::Display for Trip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConsecutiveFailures(n) => write!(f, "{n} failures in a row"),
+            Self::FailureRate { window, at_least, minimum_calls } => {
+                write!(f, "{at_least} failures {window} ({minimum_calls} or more)")
+            }
+            Self::SlowCalls { slower_than, window, at_least, minimum_calls } => {
+                write!(
+                    f,
+                    "{at_least} slower than {} {window} ({minimum_calls} or more)",
+                    Seconds(*slower_than)
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Calls(n) => write!(f, "in the last {n} calls"),
+            Self::Time(time) => write!(f, "in the last {}", Seconds(*time)),
+        }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", f64::from(self.0) * 100.0 / f64::from(Self::ONE))
     }
 }
 
@@ -413,6 +493,25 @@ mod tests {
             assert!(error.starts_with(message), "{error}");
         }
         assert!(Ratio::try_new(f64::NAN).is_err());
+    }
+
+    #[test]
+    fn a_configuration_says_in_words_what_it_does() {
+        let text = Config::standard().to_string();
+        assert_eq!(text, "opens after 5 failures in a row, for 60 s; 2 good probes close it, 1 at a time");
+        let window = Window::Time(Duration::from_secs(10));
+        let (at_least, minimum_calls) = (Ratio::percent(50), 20);
+        let slower_than = Duration::from_millis(800);
+        let text = Config::only(Trip::FailureRate { window, at_least, minimum_calls })
+            .trip(Trip::SlowCalls { slower_than, window: Window::Calls(100), at_least, minimum_calls })
+            .open_backoff(Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60)).unwrap())
+            .success_threshold(1)
+            .to_string();
+        assert_eq!(
+            text,
+            "opens after 50 % failures in the last 10 s (20 or more) or 50 % slower than 800 ms in the last 100 calls \
+             (20 or more), for 1 s, growing to 60 s; 1 good probe closes it, 1 at a time"
+        );
     }
 
     #[test]

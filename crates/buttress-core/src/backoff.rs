@@ -1,6 +1,7 @@
+use std::fmt;
 use std::time::Duration;
 
-use crate::clock::nanos;
+use crate::clock::{Seconds, nanos};
 use crate::error::ConfigError;
 use crate::jitter::Jitter;
 use crate::rng::{Rng, Seeds};
@@ -105,6 +106,19 @@ impl Backoff {
         Duration::from_nanos(self.cap)
     }
 
+    /// The longest that the first `retries` delays can be together.
+    pub fn longest(&self, retries: u32) -> Duration {
+        if self.jitter != Jitter::None && self.growth == Growth::Constant
+            || self.jitter == Jitter::Decorrelated
+        {
+            return self.cap().saturating_mul(retries);
+        }
+        // Every schedule is at its cap, or at a constant delay, long before this many retries.
+        let (each, rest) = (retries.min(1000), retries.saturating_sub(1000));
+        let sum = (0..each).fold(0_u64, |sum, retry| sum.saturating_add(self.computed(retry.into())));
+        Duration::from_nanos(sum).saturating_add(self.cap().saturating_mul(rest))
+    }
+
     /// Starts a session: the delays of one call's retries, endless.
     pub fn delays(&self) -> Delays {
         self.delays_with(self.seeds.next())
@@ -124,6 +138,25 @@ impl Backoff {
             Growth::Exponential(factor) => (self.base as f64 * factor.powf(retry as f64)) as u64,
         };
         uncapped.min(self.cap)
+    }
+}
+
+/// The schedule in words: "500 ms × 2 up to 5 s, full jitter".
+impl fmt::Display for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (base, cap) = (Seconds(self.base()), Seconds(self.cap()));
+        match self.growth {
+            Growth::Constant => write!(f, "{base}")?,
+            Growth::Linear => write!(f, "{base}, {base} more each time up to {cap}")?,
+            Growth::Exponential(factor) => write!(f, "{base} × {factor} up to {cap}")?,
+        }
+        match self.jitter {
+            Jitter::None => Ok(()),
+            Jitter::Full => f.write_str(", full jitter"),
+            Jitter::Equal => f.write_str(", equal jitter"),
+            Jitter::Decorrelated => f.write_str(", decorrelated jitter"),
+            Jitter::Spread { percent } => write!(f, ", ± {percent} %"),
+        }
     }
 }
 
@@ -217,6 +250,15 @@ mod tests {
         assert_eq!(millis(&linear(secs(2)), 3), [2000, 4000, 6000]);
         let exponential = Backoff::exponential(secs(1), 2.0, secs(60)).unwrap().jitter(Jitter::None);
         assert_eq!(millis(&exponential, 3), [1000, 2000, 4000]);
+    }
+
+    #[test]
+    fn a_schedule_says_in_words_what_it_is_and_how_long_it_can_take() {
+        let backoff = Backoff::exponential(secs(1), 3.0, secs(20)).unwrap();
+        assert_eq!(backoff.to_string(), "1 s × 3 up to 20 s, full jitter");
+        assert_eq!((backoff.longest(0), backoff.longest(4)), (secs(0), secs(1 + 3 + 9 + 20)));
+        assert_eq!(Backoff::constant(secs(2)).longest(5000), secs(10_000));
+        assert_eq!(Backoff::default().longest(u32::MAX).as_secs() / 1_000_000_000, 85);
     }
 
     #[test]

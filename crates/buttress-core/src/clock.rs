@@ -87,6 +87,20 @@ pub fn sleep_until(deadline: Instant) -> Result<Sleep, NoTimer> {
     std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| NoTimer(()))
 }
 
+/// A duration as people write it: milliseconds below a second, else seconds with at most two decimals.
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds(pub Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < Duration::from_secs(1) {
+            return write!(f, "{} ms", self.0.as_millis());
+        }
+        let hundredths = (self.0.as_secs_f64() * 100.0).round() / 100.0;
+        write!(f, "{hundredths} s")
+    }
+}
+
 /// A layer had to wait, and there is no tokio timer to wait with.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -129,5 +143,11 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let message = runtime.block_on(async { sleep_until(Instant::now()).unwrap_err().to_string() });
         assert!(message.contains("enable_time"), "{message}");
+    }
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        let text = |ms| Seconds(Duration::from_millis(ms)).to_string();
+        assert_eq!([text(0), text(999), text(1000), text(2046)], ["0 ms", "999 ms", "1 s", "2.05 s"]);
     }
 }

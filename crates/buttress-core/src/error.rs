@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::refused::{Refused, Seconds};
+use crate::clock::Seconds;
+use crate::refused::Refused;
 use crate::verdict::{Hint, Kind, Verdict};
 
 /// The error of every layer that can refuse or classify: a typed error inside a box, found again with [`find`].

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::Seconds;
+
 /// An error that a layer makes itself: the request never reached the service inside.
 ///
 /// It is safe to send the request again. [`find`](crate::find) finds it anywhere in an error's chain.
@@ -96,19 +98,6 @@ impl fmt::Display for Refused {
 
 impl Error for Refused {}
 
-/// A duration as people write it: milliseconds below a second, else seconds with at most two decimals.
-pub(crate) struct Seconds(pub(crate) Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < Duration::from_secs(1) {
-            return write!(f, "{} ms", self.0.as_millis());
-        }
-        let hundredths = (self.0.as_secs_f64() * 100.0).round() / 100.0;
-        write!(f, "{hundredths} s")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,11 +110,5 @@ mod tests {
             refused.until(Instant::now() + Duration::from_millis(41_500)).to_string(),
             "circuit breaker `datadog` refused the request: the circuit is open; try again in 41.5 s"
         );
-    }
-
-    #[test]
-    fn durations_read_as_people_write_them() {
-        let text = |ms| Seconds(Duration::from_millis(ms)).to_string();
-        assert_eq!([text(0), text(999), text(1000), text(2046)], ["0 ms", "999 ms", "1 s", "2.05 s"]);
     }
 }

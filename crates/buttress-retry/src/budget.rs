@@ -1,5 +1,6 @@
 //! How many retries may be made at all, whatever each single call would like.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -195,6 +196,36 @@ impl Budget {
                 tokens.take(cost).then_some(Paid(cost))
             }
             Kinds::Throttle { tokens, .. } => (tokens.get() > tokens.capacity / 2).then_some(Paid(0)),
+        }
+    }
+}
+
+/// The rule in words.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |millionths: u64| millionths as f64 / TOKEN as f64;
+        match &*self.0 {
+            Kinds::Unlimited => f.write_str("unlimited"),
+            Kinds::Adaptive(Adaptive { share, at_least, .. }) => {
+                write!(f, "{} % of successes, at least {} in hand", whole(*share) * 100.0, whole(*at_least))
+            }
+            Kinds::Bucket { tokens, costs } => {
+                write!(
+                    f,
+                    "{} tokens, {} for a retry, {} back for a success",
+                    whole(tokens.capacity),
+                    whole(costs.retry),
+                    whole(costs.success)
+                )
+            }
+            Kinds::Throttle { tokens, ratio } => {
+                write!(
+                    f,
+                    "more than half of {} tokens, {} back for a success",
+                    whole(tokens.capacity),
+                    whole(*ratio)
+                )
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
+use std::fmt;
 use std::time::Duration;
 
+use buttress_core::clock::Seconds;
 use buttress_core::{Backoff, ConfigError, Jitter, Mode};
 
 use crate::budget::Budget;
@@ -177,6 +179,19 @@ impl Config {
         Self { mode, ..self }
     }
 
+    /// How often a call is made at most.
+    pub fn attempts(&self) -> u32 {
+        self.max_retries.saturating_add(1)
+    }
+
+    /// How long all waits of a call can be together, where no server asks for more.
+    pub fn longest_wait(&self) -> Duration {
+        let usual = self.backoff.longest(self.max_retries);
+        let throttled = self.throttled_backoff.as_ref().map(|backoff| backoff.longest(self.max_retries));
+        let longest = throttled.map_or(usual, |throttled| throttled.max(usual));
+        self.max_total_wait.map_or(longest, |limit| limit.min(longest))
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         match self.max_total_wait {
             Some(limit) if limit.is_zero() => Err(ConfigError::new(
@@ -193,8 +208,63 @@ fn exponential(base: Duration, factor: f64, cap: Duration) -> Backoff {
     Backoff::exponential(base, factor, cap).expect("the presets' schedules are valid")
 }
 
+/// One sentence, without a full stop.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let retries = match self.max_retries {
+            0 => return f.write_str("no retries"),
+            1 => "1 retry".to_owned(),
+            n => format!("{n} retries"),
+        };
+        write!(f, "{retries} after {}", self.backoff)?;
+        if let Some(throttled) = &self.throttled_backoff {
+            write!(f, "; when throttled after {throttled}")?;
+        }
+        if let Some(limit) = self.max_total_wait {
+            write!(f, "; none starts later than {}", Seconds(limit))?;
+        }
+        match self.hints {
+            HintRule::Ignore => f.write_str("; the server's hints are ignored")?,
+            HintRule::Floor { cap } => {
+                write!(f, "; never earlier than the server asks, up to {}", Seconds(cap))?
+            }
+            HintRule::Clamp { extra } => write!(f, "; at most {} longer if the server asks", Seconds(extra))?,
+            HintRule::Exact { cap } => write!(f, "; exactly when the server asks, up to {}", Seconds(cap))?,
+        }
+        if self.rate_gate {
+            f.write_str("; a throttled answer holds back all calls to its host")?;
+        }
+        write!(f, "; budget: {}", self.budget)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self::user_facing()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_says_in_words_what_it_does() {
+        assert_eq!(
+            Config::user_facing().to_string(),
+            "2 retries after 500 ms × 2 up to 5 s, full jitter; none starts later than 10 s; never earlier than the server \
+             asks, up to 300 s; budget: 10 % of successes, at least 1 in hand"
+        );
+        assert_eq!(Config::user_facing().max_retries(0).to_string(), "no retries");
+        assert_eq!(
+            (Config::background().attempts(), Config::background().longest_wait().as_secs()),
+            (6, 2 + 6 + 18 + 54 + 120)
+        );
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_an_error() {
+        let error = Config::user_facing().max_total_wait(Duration::ZERO).check().unwrap_err();
+        assert_eq!(error.field(), "max_total_wait");
     }
 }

@@ -1,0 +1,179 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_circuit_breaker::{Trip, Window};
+use buttress_core::clock::Seconds;
+
+/// What a stack does, layer by layer from the outside in, and what looks wrong about it.
+///
+/// Its `Display` is for people: one line a layer, then one line a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    name: Arc<str>,
+    layers: Vec<(&'static str, String)>,
+    warnings: Vec<Warning>,
+}
+
+/// Something about a configuration that is allowed and probably not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// Stays the same over versions: `B001` and so on.
+    pub code: &'static str,
+    /// What is wrong, with the figures, and what to do.
+    pub message: String,
+}
+
+impl Explanation {
+    /// The layers: their names and what they do.
+    pub fn layers(&self) -> &[(&'static str, String)] {
+        &self.layers
+    }
+
+    /// What looks wrong.
+    ///
+    /// | code | what |
+    /// |---|---|
+    /// | `B001` | the attempt's time is not shorter than the total |
+    /// | `B002` | not all attempts fit into the total, at their longest |
+    /// | `B003` | a time window is shorter than two attempts |
+    /// | `B004` | a probe's lease ends before an attempt's time |
+    /// | `B005` | no rule opens the circuit |
+    /// | `B006` | a call is never slow before it times out |
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    pub(crate) fn of(
+        name: &Arc<str>,
+        total: Duration,
+        attempt: Duration,
+        retry: &buttress_retry::Config,
+        breaker: &buttress_circuit_breaker::Config,
+    ) -> Self {
+        let layers = vec![
+            ("deadline (total)", format!("{} for the whole call; travels with the request", Seconds(total))),
+            ("retry", retry.to_string()),
+            ("circuit breaker", breaker.to_string()),
+            ("deadline (attempt)", format!("{} for each attempt", Seconds(attempt))),
+        ];
+        Self { name: Arc::clone(name), layers, warnings: warnings(total, attempt, retry, breaker) }
+    }
+}
+
+fn warnings(
+    total: Duration,
+    attempt: Duration,
+    retry: &buttress_retry::Config,
+    breaker: &buttress_circuit_breaker::Config,
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |code, message| warnings.push(Warning { code, message });
+    let (total_text, attempt_text) = (Seconds(total), Seconds(attempt));
+    let longest = attempt.saturating_mul(retry.attempts()).saturating_add(retry.longest_wait());
+    if attempt >= total && retry.attempts() > 1 {
+        let message = format!(
+            "an attempt may take {attempt_text} and the whole call {total_text}: a slow one is never retried"
+        );
+        warn("B001", message);
+    } else if longest > total && retry.attempts() > 1 {
+        let (attempts, longest) = (retry.attempts(), Seconds(longest));
+        warn(
+            "B002",
+            format!(
+                "{attempts} attempts can take {longest}, the whole call only {total_text}: the last may not be made"
+            ),
+        );
+    }
+    let trips = breaker.trips();
+    if trips.is_empty() {
+        warn("B005", "no rule opens the circuit; it can only be opened by hand".to_owned());
+    }
+    for trip in trips {
+        if let Trip::FailureRate { window: Window::Time(window), .. }
+        | Trip::SlowCalls { window: Window::Time(window), .. } = trip
+        {
+            if window < attempt * 2 {
+                let window = Seconds(window);
+                let message = format!(
+                    "the window of {window} is shorter than two attempts of {attempt_text}: time-outs leave it too soon"
+                );
+                warn("B003", message);
+            }
+        }
+        if let Trip::SlowCalls { slower_than, .. } = trip {
+            if slower_than >= attempt {
+                let slower_than = Seconds(slower_than);
+                warn(
+                    "B006",
+                    format!(
+                        "calls are slow from {slower_than} on, but end after {attempt_text}: none is ever slow"
+                    ),
+                );
+            }
+        }
+    }
+    if breaker.lease() < attempt {
+        let lease = Seconds(breaker.lease());
+        warn(
+            "B004",
+            format!("a probe's lease of {lease} ends before its attempt's {attempt_text}: set `probe_lease`"),
+        );
+    }
+    warnings
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.name)?;
+        for (layer, does) in &self.layers {
+            writeln!(f, "  {layer:<18}  {does}")?;
+        }
+        write!(f, "  {:<18}  yours", "client")?;
+        for Warning { code, message } in &self.warnings {
+            write!(f, "\nwarning {code}: {message}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress_circuit_breaker::{Config, Ratio};
+
+    fn secs(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    fn codes(
+        total: u64,
+        attempt: u64,
+        retry: &buttress_retry::Config,
+        breaker: &Config,
+    ) -> Vec<&'static str> {
+        let explanation = Explanation::of(&"x".into(), secs(total), secs(attempt), retry, breaker);
+        explanation.warnings().iter().map(|warning| warning.code).collect()
+    }
+
+    #[test]
+    fn each_questionable_configuration_has_its_code() {
+        let (retry, breaker) = (buttress_retry::Config::user_facing(), Config::standard());
+        let (window, at_least, minimum_calls) = (Window::Time(secs(5)), Ratio::percent(50), 10);
+        assert_eq!(codes(20, 4, &retry, &breaker), Vec::<&str>::new());
+        assert_eq!(codes(10, 10, &retry, &breaker), ["B001"]);
+        assert_eq!(codes(10, 4, &retry, &breaker), ["B002"]);
+        assert_eq!(codes(10, 10, &retry.clone().max_retries(0), &breaker), Vec::<&str>::new());
+        let rate = breaker.clone().trip(Trip::FailureRate { window, at_least, minimum_calls });
+        assert_eq!(codes(20, 4, &retry, &rate), ["B003"]);
+        assert_eq!(codes(20, 4, &retry, &breaker.clone().probe_lease(secs(3))), ["B004"]);
+        let slow = Config::only(Trip::SlowCalls {
+            slower_than: secs(4),
+            window: Window::Calls(50),
+            at_least,
+            minimum_calls,
+        });
+        assert_eq!(codes(20, 4, &retry, &slow), ["B006"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! Resilience for HTTP clients as tower layers: circuit breakers, jittered retries, deadlines.
+//!
+//! Put a stack where the client is built; call sites do not change.
+//!
+//! ```no_run
+//! use buttress::http::ReplayBody;
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use hyper_util::client::legacy::{Client, connect::HttpConnector};
+//! use hyper_util::rt::TokioExecutor;
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), buttress::BoxError> {
+//! let client: Client<HttpConnector, ReplayBody<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+//! let client = ServiceBuilder::new().layer(buttress::http("datadog").datadog().build()?).service(client);
+//!
+//! let request = Request::get("http://api.datadoghq.com/api/v1/validate").body(Full::default())?;
+//! let response = client.clone().oneshot(request).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When to use it, and when not
+//!
+//! [`http`](fn@http) builds the whole stack in the right order, with the right classification, for one dependency. For
+//! anything else, a protocol of your own or another order, stack the layers of the modules below by hand: they are the
+//! same ones. It is no client, no load balancer and no rate limiter.
+//!
+//! # What the stack does
+//!
+//! From the outside in: a deadline for the whole call; a retry within it, paid from a budget, obeying the server's
+//! hints; a circuit breaker, which refuses at once while the dependency is ill; a deadline for each attempt.
+//! [`HttpLayer::explain`] says so with the figures. Requests are called with [`ReplayBody`](http::ReplayBody), so that
+//! they can be sent again.
+//!
+//! # Errors
+//!
+//! When retries end, an HTTP 503 stays an HTTP 503. What comes out as an error is a [`BoxError`] in which [`find`] finds
+//! what happened:
+//!
+//! | type | meaning | safe to send again? |
+//! |---|---|---|
+//! | [`Refused`] | a layer refused; the request was not sent | yes, after `retry_after()` |
+//! | [`Elapsed`] | the time ran out; it may have been applied | if idempotent |
+//! | [`Exhausted`] | retries ended; says why, how many, when to come back | `safe_to_retry` says |
+//! | the client's own | as the client says | |
+//!
+//! # Cancellation and panics
+//!
+//! Dropping the response's future drops the attempt under way and all that would have followed; the breaker hears of an
+//! abandoned call. A panic in the client passes through and counts as a failure. Nothing is spawned.
+//!
+//! # Examples
+//!
+//! Errors that say what to do:
+//!
+//! ```
+//! use buttress::{Refused, find};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), buttress::BoxError> {
+//! let layer = buttress::http("pagerduty").pagerduty().build()?;
+//! let client = layer.layer(service_fn(|_: http::Request<buttress::http::ReplayBody<String>>| async {
+//!     Ok::<_, std::io::Error>(http::Response::new(String::new()))
+//! }));
+//! layer.circuit_breaker().handle().isolate();
+//! let request = http::Request::get("http://api.pagerduty.com/").body(String::new())?;
+//! let error = client.oneshot(request).await.unwrap_err();
+//! assert_eq!(find::<Refused>(&*error).unwrap().layer(), "circuit breaker");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Watched before it is enforced:
+//!
+//! ```
+//! # fn main() -> Result<(), buttress::ConfigError> {
+//! let layer = buttress::http("datadog").build()?;
+//! layer.set_mode(buttress::Mode::Observe);
+//! # tower::ServiceBuilder::new().layer(layer);
+//! # Ok(())
+//! # }
+//! ```
+
+mod explain;
+mod stack;
+
+use std::sync::Arc;
+
+pub use buttress_circuit_breaker as circuit_breaker;
+pub use buttress_core as core;
+pub use buttress_core::{
+    BoxError, ConfigError, Elapsed, Exhausted, Mode, NoTimer, Reason, Refused, Stop, Verdict, chain, find,
+};
+pub use buttress_deadline as deadline;
+pub use buttress_http as http;
+pub use buttress_http::RequestExt;
+pub use buttress_retry as retry;
+pub use explain::{Explanation, Warning};
+pub use stack::{HttpBuilder, HttpLayer, HttpService, HttpServicePerHost};
+
+/// Starts a stack for the HTTP dependency of this name, which errors, events and metrics will show.
+pub fn http(name: impl Into<Arc<str>>) -> HttpBuilder {
+    HttpBuilder::new(name.into())
+}
+
+/// The README is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

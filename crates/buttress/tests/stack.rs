@@ -1,0 +1,266 @@
+//! The facade's stack: what it is made of, what it says, what it reports.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress::circuit_breaker::{CircuitState, Config};
+use buttress::core::{Event, observe_fn};
+use buttress::http::ReplayBody;
+use buttress::{BoxError, Elapsed, Exhausted, HttpService, Mode, Reason, Refused, RequestExt, Stop, find};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt};
+
+type Body = ReplayBody<Full<Bytes>>;
+type Reply = Result<Response<Full<Bytes>>, BoxError>;
+
+/// A client that answers with these statuses in turn, 0 for never; the last one repeats.
+#[derive(Clone)]
+struct Script {
+    statuses: Arc<Mutex<Vec<u16>>>,
+    calls: Arc<Mutex<u32>>,
+}
+
+impl Script {
+    fn new(statuses: &[u16]) -> Self {
+        let statuses = statuses.iter().rev().copied().collect();
+        Self { statuses: Arc::new(Mutex::new(statuses)), calls: Arc::default() }
+    }
+
+    fn calls(&self) -> u32 {
+        *self.calls.lock().unwrap()
+    }
+}
+
+impl tower::Service<Request<Body>> for Script {
+    type Response = Response<Full<Bytes>>;
+    type Error = BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        *self.calls.lock().unwrap() += 1;
+        let mut statuses = self.statuses.lock().unwrap();
+        let status = if statuses.len() > 1 { statuses.pop() } else { statuses.last().copied() }.unwrap();
+        Box::pin(async move {
+            if status == 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(Response::builder().status(status).header("retry-after", "2").body(Full::default())?)
+        })
+    }
+}
+
+/// The type of a stack has a name.
+struct Api {
+    client: HttpService<Script>,
+}
+
+impl Api {
+    async fn get(&self) -> Reply {
+        self.send(Request::get("http://api/").body(Full::default()).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+        self.client.clone().oneshot(request).await
+    }
+}
+
+fn secs(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_failure_is_retried_not_before_the_server_asked() {
+    let script = Script::new(&[503, 200]);
+    let api = Api { client: buttress::http("api").build().unwrap().layer(script.clone()) };
+    let start = Instant::now();
+    assert_eq!(api.get().await.unwrap().status(), 200);
+    assert_eq!(script.calls(), 2);
+    assert!(start.elapsed() >= secs(2) && start.elapsed() <= secs(3), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_is_sent_again_only_with_a_key() {
+    let layer = buttress::http("api").build().unwrap();
+    let post = || Request::post("http://api/").body(Full::default()).unwrap();
+    let script = Script::new(&[500]);
+    let api = Api { client: layer.layer(script.clone()) };
+    assert_eq!(api.send(post()).await.unwrap().status(), 500, "a real answer stays one");
+    assert_eq!(script.calls(), 1);
+    let script = Script::new(&[500, 200]);
+    let api = Api { client: layer.layer(script.clone()) };
+    assert_eq!(api.send(post().with_idempotency_key("k1")).await.unwrap().status(), 200);
+    assert_eq!(script.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dependency_that_hangs_is_given_up_and_then_refused_at_once() {
+    let script = Script::new(&[0]);
+    let layer = buttress::http("api").circuit_breaker(Config::critical()).build().unwrap();
+    let api = Api { client: layer.layer(script.clone()) };
+    let error = api.get().await.unwrap_err();
+    let exhausted = find::<Exhausted>(&*error).unwrap();
+    assert_eq!((exhausted.attempts, exhausted.stop), (2, Stop::Budget), "{error}");
+    assert!(find::<Elapsed>(&*error).is_some(), "each attempt timed out");
+    api.get().await.unwrap_err();
+    assert_eq!((script.calls(), layer.circuit_breaker().handle().state()), (3, CircuitState::Open));
+
+    let start = Instant::now();
+    let error = api.get().await.unwrap_err();
+    assert_eq!(find::<Refused>(&*error).unwrap().reason(), Reason::CircuitOpen);
+    assert_eq!((script.calls(), start.elapsed()), (3, Duration::ZERO), "at once, and without a call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_have_its_own_limits() {
+    let layer = buttress::http("api").build().unwrap();
+    let get = || Request::get("http://api/").body(Full::default()).unwrap();
+    let script = Script::new(&[503]);
+    let api = Api { client: layer.layer(script.clone()) };
+    assert_eq!(api.send(get().with_max_retries(0)).await.unwrap().status(), 503);
+    assert_eq!(script.calls(), 1);
+    let api = Api { client: layer.layer(Script::new(&[0])) };
+    let start = Instant::now();
+    let error = api.send(get().with_time_limit(secs(1))).await.unwrap_err();
+    assert!(find::<Elapsed>(&*error).is_some());
+    assert_eq!(start.elapsed(), secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn observed_it_changes_nothing() {
+    let layer = buttress::http("api").circuit_breaker(Config::critical()).build().unwrap();
+    layer.set_mode(Mode::Observe);
+    let script = Script::new(&[503]);
+    let api = Api { client: layer.layer(script.clone()) };
+    for calls in 1..=10 {
+        assert_eq!(api.get().await.unwrap().status(), 503);
+        assert_eq!(script.calls(), calls);
+    }
+    assert_eq!(layer.circuit_breaker().handle().state(), CircuitState::Open, "it would have refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn per_host_one_host_that_is_ill_harms_no_other() {
+    let layer = buttress::http("fleet").circuit_breaker(Config::critical()).build_per_host().unwrap();
+    let client = layer.layer(tower::service_fn(|request: Request<Body>| async move {
+        let status = if request.uri().host() == Some("ill") { 501 } else { 200 };
+        Ok::<_, BoxError>(Response::builder().status(status).body(Full::<Bytes>::default())?)
+    }));
+    let get = |uri: &str| client.clone().oneshot(Request::get(uri).body(Full::<Bytes>::default()).unwrap());
+    for _ in 0..3 {
+        assert_eq!(get("http://ill/").await.unwrap().status(), 501);
+    }
+    let error = get("http://ill/").await.unwrap_err();
+    assert_eq!(find::<Refused>(&*error).unwrap().name(), "fleet/ill");
+    assert_eq!(get("http://well/").await.unwrap().status(), 200);
+    assert_eq!(layer.circuit_breaker().handles().len(), 2);
+}
+
+#[test]
+fn explain_says_what_each_layer_does() {
+    let text = buttress::http("datadog").datadog().build().unwrap().explain().to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    assert_eq!(lines[0], "datadog");
+    assert_eq!(lines[1], "  deadline (total)    30 s for the whole call; travels with the request");
+    assert!(
+        lines[2].starts_with("  retry               2 retries after 500 ms × 2 up to 5 s, full jitter"),
+        "{text}"
+    );
+    assert!(
+        lines[3].starts_with("  circuit breaker     opens after 5 failures in a row, for 60 s"),
+        "{text}"
+    );
+    assert_eq!(lines[4], "  deadline (attempt)  8 s for each attempt");
+    assert_eq!(lines[5], "  client              yours");
+}
+
+#[test]
+fn no_preset_warns_of_itself() {
+    let start = || buttress::http("x");
+    for builder in [start(), start().background(), start().datadog(), start().pagerduty(), start().aws()] {
+        let layer = builder.build().unwrap();
+        assert_eq!(layer.explain().warnings(), []);
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_an_error_when_it_is_built() {
+    let error = buttress::http("x").attempt(Duration::ZERO).build().unwrap_err();
+    assert_eq!(error.field(), "limit");
+    let error =
+        buttress::http("x").circuit_breaker(Config::standard().probes(0)).build_per_host().unwrap_err();
+    assert_eq!(error.field(), "probes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_layer_reports_to_the_observer() {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&events);
+    let observer =
+        observe_fn(move |service, event| record.lock().unwrap().push((service.to_owned(), event.clone())));
+    let layer =
+        buttress::http("api").circuit_breaker(Config::critical()).observe(observer).silent().build().unwrap();
+    let api = Api { client: layer.layer(Script::new(&[0])) };
+    api.get().await.unwrap_err();
+    api.get().await.unwrap_err();
+    let events = events.lock().unwrap();
+    assert!(events.iter().all(|(service, _)| service == "api"));
+    let has = |wanted: fn(&Event) -> bool| events.iter().any(|(_, event)| wanted(event));
+    assert!(has(|event| matches!(event, Event::Call(_))));
+    assert!(has(|event| matches!(event, Event::Circuit { .. })));
+    assert!(has(|event| matches!(event, Event::Backoff { .. })));
+    assert!(has(|event| matches!(event, Event::GaveUp { .. })));
+    assert!(has(|event| matches!(event, Event::Elapsed { .. })));
+}
+
+#[cfg(feature = "metrics")]
+#[tokio::test(start_paused = true)]
+async fn metrics_are_counted_without_being_asked_for() {
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let api = Api { client: buttress::http("api").build().unwrap().layer(Script::new(&[503, 200])) };
+    api.get().await.unwrap();
+    let names: Vec<String> =
+        snapshotter.snapshot().into_vec().iter().map(|row| row.0.key().name().to_owned()).collect();
+    for name in [
+        "circuit_breaker_calls_total",
+        "circuit_breaker_state",
+        "retry_attempts_total",
+        "retry_budget_tokens",
+        "retry_attempt_seconds",
+        "retry_backoff_seconds",
+    ] {
+        assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
+    }
+}
+
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn events_are_traced_without_being_asked_for() {
+    let log = Arc::new(Mutex::new(Vec::<u8>::new()));
+    #[derive(Clone)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let writer = Log(Arc::clone(&log));
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let api = Api { client: buttress::http("api").build().unwrap().layer(Script::new(&[503, 200])) };
+    api.get().await.unwrap();
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("buttress: will retry service=\"api\" retry=1"), "{log}");
+}
