@@ -322,8 +322,8 @@ mod tests {
         let (sent, saved) = CloneReplay.save(7_u64);
         let mut saved = saved.unwrap();
         assert_eq!(
-            (sent, CloneReplay.replay(&mut saved), CloneReplay.repeatable(&saved)),
-            (7, Some(7), true)
+            (sent, CloneReplay.replay(&mut saved), CloneReplay.repeat(&saved)),
+            (7, Some(7), Repeat::Always)
         );
         assert_eq!(Replay::<u64>::save(&(), 7), (7, None));
     }

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use crate::explain::Explanation;
 
 /// Builds a stack for one HTTP dependency, always in the order that works: total deadline, retry, circuit breaker,
-/// attempt deadline, client. Starts with [`http`](crate::http).
+/// attempt deadline, client. Starts with [`http`](crate::http()).
 ///
 /// ```
 /// use std::time::Duration;

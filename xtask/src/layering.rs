@@ -1,0 +1,111 @@
+//! Who may import whom.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::run::Failure;
+
+/// What each crate may depend on, of those in this workspace; beside it only what is not listed here (examples, tests,
+/// tools) may depend on anything.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("buttress-core", &[]),
+    ("buttress-testkit", &["buttress-core"]),
+    ("buttress-http", &["buttress-core"]),
+    ("buttress-grpc", &["buttress-core", "buttress-http"]),
+    ("buttress-circuit-breaker", &["buttress-core"]),
+    ("buttress-retry", &["buttress-core"]),
+    ("buttress-deadline", &["buttress-core"]),
+    ("buttress-degrade", &["buttress-core"]),
+    ("buttress-heal", &["buttress-core"]),
+    ("buttress-chaos", &["buttress-core"]),
+    ("buttress-store", &["buttress-core"]),
+    ("buttress-idempotency", &["buttress-core", "buttress-http", "buttress-store"]),
+    ("buttress-checkpoint", &["buttress-core", "buttress-http", "buttress-store"]),
+    (
+        "buttress",
+        &[
+            "buttress-checkpoint",
+            "buttress-circuit-breaker",
+            "buttress-core",
+            "buttress-deadline",
+            "buttress-degrade",
+            "buttress-grpc",
+            "buttress-heal",
+            "buttress-http",
+            "buttress-idempotency",
+            "buttress-retry",
+            "buttress-store",
+        ],
+    ),
+];
+
+/// What no library may depend on: `tower` itself is for tests.
+const TESTS_ONLY: &[&str] = &["buttress-testkit", "tower", "tower-test", "tokio-test", "proptest"];
+
+pub(crate) fn check() -> Result<(), Failure> {
+    let violations = violations(&metadata()?);
+    if violations.is_empty() {
+        println!("layering: every crate imports only what it may");
+        return Ok(());
+    }
+    Err(Failure(format!("the layering rule is broken:\n  {}", violations.join("\n  "))))
+}
+
+fn metadata() -> Result<Value, Failure> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .map_err(|error| Failure(format!("`cargo metadata` failed: {error}")))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure(format!("`cargo metadata` is not JSON: {error}")))
+}
+
+fn violations(metadata: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(of, _)| *of == name) else { continue };
+        let dependencies = package["dependencies"].as_array().into_iter().flatten();
+        // `kind` is null for ordinary dependencies.
+        for dependency in dependencies.filter(|dependency| dependency["kind"].is_null()) {
+            let on = dependency["name"].as_str().unwrap_or_default();
+            let ours = on.starts_with("buttress");
+            if TESTS_ONLY.contains(&on) || ours && !allowed.contains(&on) {
+                found.push(format!("{name} must not depend on {on}"));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn this_workspace_keeps_the_rule() {
+        assert_eq!(violations(&metadata().unwrap()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_pattern_that_imports_another_is_found() {
+        let dependency = |name: &str, kind: Value| json!({ "name": name, "kind": kind });
+        let retry = [
+            dependency("buttress-core", Value::Null),
+            dependency("buttress-circuit-breaker", Value::Null),
+            dependency("tower", Value::Null),
+            dependency("buttress-testkit", json!("dev")),
+        ];
+        let metadata = json!({ "packages": [{ "name": "buttress-retry", "dependencies": retry }] });
+        let expected = [
+            "buttress-retry must not depend on buttress-circuit-breaker",
+            "buttress-retry must not depend on tower",
+        ];
+        assert_eq!(violations(&metadata), expected);
+    }
+}

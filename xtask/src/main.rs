@@ -1,0 +1,74 @@
+//! The commands of this workspace: `cargo xtask <command>`.
+
+mod layering;
+mod run;
+
+use std::process::ExitCode;
+
+use run::{Failure, Step, cargo};
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  test    runs all tests: unit, integration, documentation, README
+  check   formatting, lints, documentation and the layering rule, warnings denied
+
+Both set up what they need and need nothing but a Rust toolchain with its linker.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["test"] => test(),
+        ["check"] => check(),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("unknown command `{}`\n\n{HELP}", arguments.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(why)) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that can fail, with nextest where it is installed, and one line that counts it.
+fn test() -> Result<(), Failure> {
+    let all = ["--workspace", "--all-features", "--locked"];
+    let nextest = cargo(["nextest", "--version"]).quiet().run().is_ok();
+    let runner: &[&str] = if nextest {
+        &["nextest", "run", "--no-fail-fast"]
+    } else {
+        &["test", "--no-fail-fast", "--all-targets"]
+    };
+    let tests = cargo(runner.iter().chain(&all).copied()).run_counted();
+    let documented = cargo(["test", "--doc"].into_iter().chain(all)).run_counted();
+    let (passed, doc_passed) = (tests.passed, documented.passed);
+    let (failed, outcome) = (tests.failed + documented.failed, tests.outcome.and(documented.outcome));
+    println!(
+        "{} tests passed, {failed} failed: {passed} unit and integration tests, {doc_passed} documentation and README examples",
+        passed + doc_passed,
+    );
+    outcome
+}
+
+/// What a reviewer would otherwise have to look for.
+fn check() -> Result<(), Failure> {
+    for (component, command) in [("rustfmt", ["fmt", "--version"]), ("clippy", ["clippy", "--version"])] {
+        if cargo(command).quiet().run().is_err() {
+            Step::new("rustup", ["component", "add", component]).run()?;
+        }
+    }
+    cargo(["fmt", "--all", "--", "--check"]).run()?;
+    cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"])
+        .run()?;
+    let doc = cargo(["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
+    layering::check()
+}
