@@ -81,10 +81,10 @@ pub fn after(from: Instant, duration: Duration) -> Instant {
 /// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer.
 pub fn sleep_until(deadline: Instant) -> Result<Sleep, NoTimer> {
     if cfg!(panic = "abort") {
-        tokio::runtime::Handle::try_current().map_err(|_| NoTimer(()))?;
+        tokio::runtime::Handle::try_current().map_err(|_| NoTimer::new())?;
     }
     // tokio has no way to ask for its timer but to use it; unwinding costs nothing where it does not happen.
-    std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| NoTimer(()))
+    std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| NoTimer::new())
 }
 
 /// A duration as people write it: milliseconds below a second, else seconds with at most two decimals.
@@ -105,6 +105,12 @@ impl fmt::Display for Seconds {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct NoTimer(());
+
+impl NoTimer {
+    pub(crate) const fn new() -> Self {
+        Self(())
+    }
+}
 
 impl fmt::Display for NoTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

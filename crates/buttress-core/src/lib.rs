@@ -56,6 +56,7 @@ pub mod observe;
 mod refused;
 mod rng;
 mod strategy;
+mod timer;
 mod verdict;
 mod watch;
 
@@ -72,5 +73,6 @@ pub use strategy::{
     Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Repeat,
     Replay, Seal, key_by,
 };
+pub use timer::Timer;
 pub use verdict::{Effect, Hint, Kind, Verdict};
 pub use watch::{Now, Settle, Watch};

@@ -107,7 +107,12 @@ pub fn http(name: impl Into<Arc<str>>) -> HttpBuilder {
     HttpBuilder::new(name.into())
 }
 
-/// The README is compiled and run with the tests.
+/// The README and the page on testing are compiled and run with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../../docs/testing.md")]
+    struct Testing;
+}

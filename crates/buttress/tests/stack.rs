@@ -182,6 +182,12 @@ fn explain_says_what_each_layer_does() {
 }
 
 #[test]
+fn the_readme_shows_what_explain_prints() {
+    let text = buttress::http("datadog").datadog().build().unwrap().explain().to_string();
+    assert!(include_str!("../../../README.md").contains(&text), "{text}");
+}
+
+#[test]
 fn no_preset_warns_of_itself() {
     let start = || buttress::http("x");
     for builder in [start(), start().background(), start().datadog(), start().pagerduty(), start().aws()] {
