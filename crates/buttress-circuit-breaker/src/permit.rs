@@ -1,12 +1,11 @@
 use std::num::NonZeroU64;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
-use buttress_core::clock::{LazyNow, after, sleep_until};
+use buttress_core::clock::{LazyNow, after};
 use buttress_core::observe::CallResult;
-use buttress_core::{Hint, Kind, NoTimer, Settle, Verdict};
-use tokio::time::{Instant, Sleep};
+use buttress_core::{Hint, Kind, NoTimer, Settle, Timer, Verdict};
+use tokio::time::Instant;
 
 use crate::config::Abandoned;
 use crate::shared::Holder;
@@ -25,8 +24,8 @@ pub struct Permit {
     probe: Option<u32>,
     /// When the call first had to wait: the clock's reading, plus one.
     waiting_since: Option<NonZeroU64>,
-    /// Fires when a call that still runs becomes slow. Boxed, because only breakers with that rule have one.
-    slow_timer: Option<Pin<Box<Sleep>>>,
+    /// Fires when a call that still runs becomes slow.
+    slow_timer: Option<Timer>,
     slow: bool,
     slow_counted: bool,
 }
@@ -62,12 +61,11 @@ impl Permit {
             let now = Instant::now();
             self.waiting_since = NonZeroU64::new(holder.settings.clock.at(now).saturating_add(1));
             if let Some((slower_than, _)) = config.slow_calls {
-                let timer = sleep_until(after(now, slower_than))?;
-                self.slow_timer = Some(Box::pin(timer));
+                self.slow_timer = Some(Timer::at(after(now, slower_than))?);
             }
         }
         if let Some(timer) = &mut self.slow_timer {
-            if timer.as_mut().poll(cx) == Poll::Ready(()) {
+            if timer.poll(cx).is_ready() {
                 self.slow_timer = None;
                 self.slow = true;
                 self.slow_counted = holder.record_slow(self.token, self.probe);

@@ -8,9 +8,9 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use buttress_core::clock::{Clock, LazyNow, after, nanos, sleep_until};
+use buttress_core::clock::{Clock, LazyNow, after, nanos};
 use buttress_core::observe::{CallResult, CircuitState, Event, Observer, Outbox};
-use buttress_core::{BoxError, Mode, Reason, Refused};
+use buttress_core::{BoxError, Mode, Reason, Refused, Timer};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -419,10 +419,10 @@ impl Holder {
     /// Ends the open time on a timer, where there is one. The task keeps nothing alive.
     fn wake_after(&self, open_for: Duration) -> Option<AbortHandle> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let sleep = sleep_until(after(Instant::now(), open_for)).ok()?;
+        let timer = Timer::at(after(Instant::now(), open_for)).ok()?;
         let weak = self.downgrade();
         let task = runtime.spawn(async move {
-            sleep.await;
+            timer.await;
             if let Some(holder) = weak.upgrade() {
                 holder.tick(true);
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// Counts nanoseconds from the moment it was made.
 ///
@@ -74,19 +74,6 @@ pub fn after(from: Instant, duration: Duration) -> Instant {
     from + duration.min(FAR)
 }
 
-/// A sleep until `deadline`, or [`NoTimer`] where tokio's own would panic.
-///
-/// # Errors
-///
-/// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer.
-pub fn sleep_until(deadline: Instant) -> Result<Sleep, NoTimer> {
-    if cfg!(panic = "abort") {
-        tokio::runtime::Handle::try_current().map_err(|_| NoTimer::new())?;
-    }
-    // tokio has no way to ask for its timer but to use it; unwinding costs nothing where it does not happen.
-    std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| NoTimer::new())
-}
-
 /// A duration as people write it: milliseconds below a second, else seconds with at most two decimals.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub Duration);
@@ -141,14 +128,6 @@ mod tests {
         assert!(clock.instant(u64::MAX) > Instant::now());
         assert!(after(Instant::now(), Duration::MAX) > Instant::now());
         assert_eq!(nanos(Duration::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn without_a_runtime_or_its_timer_a_sleep_is_a_typed_error() {
-        assert!(sleep_until(Instant::now()).is_err(), "no runtime");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let message = runtime.block_on(async { sleep_until(Instant::now()).unwrap_err().to_string() });
-        assert!(message.contains("enable_time"), "{message}");
     }
 
     #[test]

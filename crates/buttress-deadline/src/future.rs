@@ -1,13 +1,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::{after, sleep_until};
-use buttress_core::{BoxError, Elapsed, Event, Mode};
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Elapsed, Event, Mode, Timer};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::layer::Settings;
 
@@ -15,19 +15,32 @@ use crate::layer::Settings;
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     settings: Arc<Settings>,
-    limit: Duration,
     /// Known from the start where it travels with the request, else when the call first has to wait.
-    deadline: Option<Instant>,
+    deadline: Option<(Instant, Duration)>,
 }
 
 impl Limit {
     pub(crate) fn of(settings: &Arc<Settings>) -> Self {
-        Self { settings: Arc::clone(settings), limit: settings.limit, deadline: None }
+        Self { settings: Arc::clone(settings), deadline: None }
     }
 
     pub(crate) fn until(settings: &Arc<Settings>, deadline: Instant, limit: Duration) -> Self {
-        Self { settings: Arc::clone(settings), limit, deadline: Some(deadline) }
+        Self { settings: Arc::clone(settings), deadline: Some((deadline, limit)) }
     }
+
+    fn limit(&self) -> Duration {
+        self.deadline.map_or(self.settings.limit, |(_, limit)| limit)
+    }
+}
+
+/// How far a call's timer is.
+#[derive(Debug)]
+enum Timing {
+    /// The call has not had to wait yet.
+    Unset,
+    Running(Timer),
+    /// Nothing is bounded, or no longer.
+    Off,
 }
 
 pin_project! {
@@ -45,14 +58,14 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<F> {
-        Calling { #[pin] inner: F, limit: Limit, #[pin] timer: Option<Sleep>, over: bool },
+        Calling { #[pin] inner: F, limit: Limit, timing: Timing },
         Refused { error: Option<BoxError> },
     }
 }
 
 impl<F> ResponseFuture<F> {
     pub(crate) fn new(inner: F, limit: Limit) -> Self {
-        Self { state: State::Calling { inner, limit, timer: None, over: false } }
+        Self { state: State::Calling { inner, limit, timing: Timing::Unset } }
     }
 
     pub(crate) fn refused(error: BoxError) -> Self {
@@ -73,34 +86,29 @@ where
             StateProj::Refused { error } => {
                 error.take().expect("a future is not polled again after it was ready")
             }
-            StateProj::Calling { inner, limit, mut timer, over } => {
+            StateProj::Calling { inner, limit, timing } => {
                 if let Poll::Ready(outcome) = inner.poll(cx) {
                     return Poll::Ready(outcome.map_err(Into::into));
                 }
                 let settings = &limit.settings;
-                if *over {
-                    return Poll::Pending;
-                }
-                if timer.is_none() {
+                if let Timing::Unset = timing {
                     if settings.mode.get() == Mode::Off {
-                        *over = true;
-                        return Poll::Pending;
+                        *timing = Timing::Off;
+                    } else {
+                        let deadline = limit.deadline.map(|(deadline, _)| deadline);
+                        let deadline = deadline.unwrap_or_else(|| after(Instant::now(), settings.limit));
+                        *timing = Timing::Running(Timer::at(deadline)?);
                     }
-                    let deadline = limit.deadline.unwrap_or_else(|| after(Instant::now(), limit.limit));
-                    timer.set(Some(sleep_until(deadline)?));
                 }
-                let ran_out = timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready());
-                if !ran_out {
-                    return Poll::Pending;
-                }
+                let Timing::Running(timer) = timing else { return Poll::Pending };
+                ready!(timer.poll(cx));
                 let enforced = settings.mode.get() == Mode::Enforce;
-                settings.observer.emit(&settings.name, || Event::Elapsed { limit: limit.limit, enforced });
+                settings.observer.emit(&settings.name, || Event::Elapsed { limit: limit.limit(), enforced });
                 if !enforced {
-                    *over = true;
-                    timer.set(None);
+                    *timing = Timing::Off;
                     return Poll::Pending;
                 }
-                Box::new(Elapsed::new(Arc::clone(&settings.name), limit.limit))
+                Box::new(Elapsed::new(Arc::clone(&settings.name), limit.limit()))
             }
         };
         // The call inside is dropped now, and not only with this future.

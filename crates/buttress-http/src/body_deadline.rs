@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::{after, sleep_until};
-use buttress_core::{BoxError, ConfigError, Elapsed};
+use buttress_core::clock::after;
+use buttress_core::{BoxError, ConfigError, Elapsed, Timer};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -111,8 +111,7 @@ pin_project! {
     pub struct DeadlineBody<B> {
         #[pin]
         body: Option<B>,
-        // Boxed, so that a body which can be moved still can be.
-        timer: Option<Pin<Box<Sleep>>>,
+        timer: Option<Timer>,
         deadline: Instant,
         layer: BodyDeadlineLayer,
     }
@@ -137,9 +136,9 @@ where
         }
         let timer = match this.timer {
             Some(timer) => timer,
-            None => this.timer.insert(Box::pin(sleep_until(*this.deadline)?)),
+            None => this.timer.insert(Timer::at(*this.deadline)?),
         };
-        ready!(timer.as_mut().poll(cx));
+        ready!(timer.poll(cx));
         this.body.set(None);
         let elapsed = Elapsed::new(Arc::clone(&this.layer.name), this.layer.limit);
         Poll::Ready(Some(Err(Box::new(elapsed))))

@@ -2,12 +2,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use buttress_core::Discard;
-use buttress_core::clock::{after, sleep_until};
+use buttress_core::clock::after;
+use buttress_core::{Discard, Timer};
 use bytes::Buf;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::Http;
 
@@ -20,7 +20,7 @@ impl<B: Body> Discard<http::Response<B>> for Http {
         let limits = self.drain_limits();
         let body = response.into_body();
         let hopeless = body.size_hint().lower() > limits.bytes;
-        let timer = if hopeless { None } else { sleep_until(after(Instant::now(), limits.time)).ok() };
+        let timer = if hopeless { None } else { Timer::at(after(Instant::now(), limits.time)).ok() };
         let body = timer.is_some().then_some(body);
         Drain { body, timer, left: limits.bytes }
     }
@@ -32,8 +32,7 @@ pin_project! {
     pub struct Drain<B> {
         #[pin]
         body: Option<B>,
-        #[pin]
-        timer: Option<Sleep>,
+        timer: Option<Timer>,
         left: u64,
     }
 }
@@ -54,7 +53,7 @@ impl<B: Body> Future for Drain<B> {
                 }
                 Poll::Ready(Some(Err(_)) | None) => this.body.set(None),
                 Poll::Pending => {
-                    if this.timer.as_mut().as_pin_mut().is_none_or(|timer| timer.poll(cx).is_ready()) {
+                    if this.timer.as_mut().is_none_or(|timer| timer.poll(cx).is_ready()) {
                         this.body.set(None);
                         return Poll::Ready(());
                     }

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::{after, sleep_until};
-use buttress_core::{BoxError, Carry, Classify, Discard, KeyOf, Repeat, Replay, Stop, Verdict};
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Carry, Classify, Discard, KeyOf, Repeat, Replay, Stop, Timer, Verdict};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -91,8 +91,8 @@ where
                 // Somebody else may have use for what this instance has reserved.
                 let service = inner.clone();
                 *inner = service.clone();
-                match sleep_until(after(Instant::now(), delay)) {
-                    Ok(sleep) => State::Pause { pause: Box::pin(Pause::new(sleep, None, service, request)) },
+                match Timer::at(after(Instant::now(), delay)) {
+                    Ok(timer) => State::Pause { pause: Box::pin(Pause::new(timer, None, service, request)) },
                     Err(no_timer) => State::Failed { error: Some(no_timer.into()) },
                 }
             }
@@ -155,8 +155,8 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         R: Replay<Req, Saved = Saved>,
         P: Carry<R::Request> + Carry<S::Response> + Discard<S::Response>,
     {
-        let sleep = match sleep_until(after(Instant::now(), delay)) {
-            Ok(sleep) => sleep,
+        let timer = match Timer::at(after(Instant::now(), delay)) {
+            Ok(timer) => timer,
             Err(no_timer) => return Err(Err(no_timer.into())),
         };
         let Some(mut request) = self.saved.as_mut().and_then(|saved| self.core.replay.replay(saved)) else {
@@ -166,7 +166,7 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         self.core.policy.carry(&mut request, |carried| carried.attempt = attempt);
         let discard = outcome.ok().map(|response| self.core.policy.discard(response));
         let service = self.core.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(State::Pause { pause: Box::pin(Pause::new(sleep, discard, service, request)) })
+        Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request)) })
     }
 
     /// The last outcome: a response as it is, an error with the whole story.

@@ -1,8 +1,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use buttress_core::clock::{after, sleep_until};
-use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Repeat};
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Repeat, Timer};
 use tokio::time::Instant;
 use tower_layer::Layer;
 
@@ -134,7 +134,7 @@ impl<P, R> RetryLayer<P, R> {
                 }
                 Judgement::Retry(delay) => {
                     drop(outcome);
-                    sleep_until(after(Instant::now(), delay))?.await;
+                    Timer::at(after(Instant::now(), delay))?.await;
                 }
             }
         }

@@ -2,9 +2,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use buttress_core::BoxError;
+use buttress_core::{BoxError, Timer};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
 use tower_service::Service;
 
 pin_project! {
@@ -12,8 +11,7 @@ pin_project! {
     ///
     /// It is boxed, since it exists only beside a wait.
     pub(crate) struct Pause<S, Req, D> {
-        #[pin]
-        sleep: Sleep,
+        timer: Timer,
         #[pin]
         discard: Option<D>,
         service: S,
@@ -22,8 +20,8 @@ pin_project! {
 }
 
 impl<S, Req, D> Pause<S, Req, D> {
-    pub(crate) fn new(sleep: Sleep, discard: Option<D>, service: S, request: Req) -> Self {
-        Self { sleep, discard, service, request: Some(request) }
+    pub(crate) fn new(timer: Timer, discard: Option<D>, service: S, request: Req) -> Self {
+        Self { timer, discard, service, request: Some(request) }
     }
 }
 
@@ -42,7 +40,7 @@ where
                 this.discard.set(None);
             }
         }
-        ready!(this.sleep.poll(cx));
+        ready!(this.timer.poll(cx));
         if this.discard.is_some() {
             return Poll::Pending;
         }
