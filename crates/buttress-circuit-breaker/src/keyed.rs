@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Classify, ConfigError, KeyOf, Now, Observe, Watch};
+use buttress_core::{BoxError, Classify, ConfigError, KeyOf, Mode, Now, Observe, Watch};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -85,6 +85,16 @@ impl<P, W> KeyedCircuitBreakerLayer<P, W> {
     pub fn observe(self, observer: Arc<dyn Observe>) -> Self {
         self.registry.settings.observer.set(observer);
         self
+    }
+
+    /// The mode that breakers of new keys start in.
+    pub fn mode(&self) -> Mode {
+        self.registry.mode()
+    }
+
+    /// Switches the mode of all keys, those to come included.
+    pub fn set_mode(&self, mode: Mode) {
+        self.registry.set_mode(mode);
     }
 
     /// The circuit of this key, if it is known.

@@ -4,8 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use buttress_core::Event;
 use buttress_core::observe::CircuitState;
+use buttress_core::{Event, Mode, ModeCell};
 use hashbrown::HashTable;
 
 use crate::shared::{Breaker, Keyed, Settings};
@@ -19,6 +19,8 @@ pub(crate) struct Registry {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
     capacity: usize,
+    /// What breakers of new keys start in.
+    mode: ModeCell,
 }
 
 /// Entries in the order of the clock's hand, and where each is by the hash of its key.
@@ -41,7 +43,8 @@ impl Registry {
         let shards = if max_keys.get() < SHARDS * SHARDS { 1 } else { SHARDS };
         let capacity = max_keys.get().div_ceil(shards).min(u32::MAX as usize);
         let shards = std::iter::repeat_with(Mutex::default).take(shards).collect();
-        Self { settings, hasher: RandomState::new(), shards, capacity }
+        let mode = ModeCell::new(settings.config.mode);
+        Self { settings, hasher: RandomState::new(), shards, capacity, mode }
     }
 
     /// The breaker of this key, made if it is new.
@@ -52,7 +55,9 @@ impl Registry {
             return keyed;
         }
         let evicted = if shard.entries.len() < self.capacity { None } else { shard.evict(&self.hasher) };
-        let keyed = Arc::new(Keyed { breaker: Breaker::new(Arc::clone(&self.settings)), key: key.into() });
+        let breaker = Breaker::new(Arc::clone(&self.settings));
+        breaker.set_mode(self.mode.get());
+        let keyed = Arc::new(Keyed { breaker, key: key.into() });
         shard.insert(hash, Arc::clone(&keyed), &self.hasher);
         drop(shard);
         if let Some(key) = evicted {
@@ -65,6 +70,16 @@ impl Registry {
     pub(crate) fn known(&self, key: &str) -> Option<Arc<Keyed>> {
         let hash = self.hasher.hash_one(key);
         self.shard(hash).find(hash, key)
+    }
+
+    /// Switches all breakers, and those to come.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
+        self.all().iter().for_each(|keyed| keyed.breaker.set_mode(mode));
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode.get()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Keyed>> {

@@ -70,9 +70,9 @@ pub use observe::{Event, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};
 pub use rng::Rng;
 pub use strategy::{
-    Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Repeat,
-    Replay, Seal, key_by,
+    Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Replay, Seal,
+    key_by,
 };
-pub use timer::Timer;
+pub use timer::{Countdown, Timer};
 pub use verdict::{Effect, Hint, Kind, Verdict};
 pub use watch::{Now, Settle, Watch};

@@ -165,6 +165,8 @@ pub enum Event {
     Held {
         /// How long.
         delay: Duration,
+        /// Whether it waits; `false` in [`Mode::Observe`](crate::Mode::Observe).
+        enforced: bool,
     },
     /// A time limit ran out.
     Elapsed {

@@ -22,26 +22,19 @@ pub trait Replay<Req> {
     /// What is kept while an attempt is under way.
     type Saved;
 
-    /// Splits a request into the one to send now and what is needed to send it again; `None` if it never can be.
-    fn save(&self, request: Req) -> (Self::Request, Option<Self::Saved>);
+    /// Whether applying the request several times is the same as applying it once, so that it may be sent again although
+    /// it may already have been applied.
+    fn is_repeatable(&self, request: &Req) -> bool;
 
-    /// Another copy, for the next attempt in a row: whatever still reads an earlier copy may be cut off. `None` if
-    /// there is none ([`Repeat::Never`]).
+    /// The request to send, when it will certainly be sent only once.
+    fn once(&self, request: Req) -> Self::Request;
+
+    /// Splits a request into the one to send now and what is kept of it.
+    fn save(&self, request: Req) -> (Self::Request, Self::Saved);
+
+    /// Another copy, for the next attempt in a row: whatever still reads an earlier copy may be cut off. `None`, and no
+    /// harm done, if there is no complete copy: the body was too large to be kept, or failed.
     fn replay(&self, saved: &mut Self::Saved) -> Option<Self::Request>;
-
-    /// When the request may be sent again, as things stand now.
-    fn repeat(&self, saved: &Self::Saved) -> Repeat;
-}
-
-/// When a request may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeat {
-    /// Never: there is no complete copy of it.
-    Never,
-    /// Only if no attempt before can have had an effect: applying it twice does its work twice.
-    IfNotSent,
-    /// Always: applying it several times is the same as applying it once.
-    Always,
 }
 
 /// Replays by `Clone`, and holds that any request may be repeated: who retries a type of their own says so.
@@ -52,35 +45,43 @@ impl<Req: Clone> Replay<Req> for CloneReplay {
     type Request = Req;
     type Saved = Req;
 
-    fn save(&self, request: Req) -> (Req, Option<Req>) {
+    fn is_repeatable(&self, _: &Req) -> bool {
+        true
+    }
+
+    fn once(&self, request: Req) -> Req {
+        request
+    }
+
+    fn save(&self, request: Req) -> (Req, Req) {
         let saved = request.clone();
-        (request, Some(saved))
+        (request, saved)
     }
 
     fn replay(&self, saved: &mut Req) -> Option<Req> {
         Some(saved.clone())
-    }
-
-    fn repeat(&self, _: &Req) -> Repeat {
-        Repeat::Always
     }
 }
 
 /// Replays nothing: each request is sent once.
 impl<Req> Replay<Req> for () {
     type Request = Req;
-    type Saved = Infallible;
+    type Saved = ();
 
-    fn save(&self, request: Req) -> (Req, Option<Infallible>) {
-        (request, None)
+    fn is_repeatable(&self, _: &Req) -> bool {
+        false
     }
 
-    fn replay(&self, saved: &mut Infallible) -> Option<Req> {
-        match *saved {}
+    fn once(&self, request: Req) -> Req {
+        request
     }
 
-    fn repeat(&self, saved: &Infallible) -> Repeat {
-        match *saved {}
+    fn save(&self, request: Req) -> (Req, ()) {
+        (request, ())
+    }
+
+    fn replay(&self, (): &mut ()) -> Option<Req> {
+        None
     }
 }
 
@@ -112,6 +113,8 @@ pub struct Carried {
     pub max_retries: Option<u32>,
     /// The caller's own total time limit for this request, in place of the layer's.
     pub time_limit: Option<Duration>,
+    /// The caller's own time limit for each attempt at this request, in place of the layer's.
+    pub attempt_limit: Option<Duration>,
 }
 
 /// Carries nothing.
@@ -319,13 +322,10 @@ mod tests {
 
     #[test]
     fn a_clone_is_replayed_and_nothing_is_replayed_by_unit() {
-        let (sent, saved) = CloneReplay.save(7_u64);
-        let mut saved = saved.unwrap();
-        assert_eq!(
-            (sent, CloneReplay.replay(&mut saved), CloneReplay.repeat(&saved)),
-            (7, Some(7), Repeat::Always)
-        );
-        assert_eq!(Replay::<u64>::save(&(), 7), (7, None));
+        let (sent, mut saved) = CloneReplay.save(7_u64);
+        assert_eq!((sent, CloneReplay.replay(&mut saved), CloneReplay.is_repeatable(&7)), (7, Some(7), true));
+        let (sent, mut saved) = Replay::<u64>::save(&(), 7);
+        assert_eq!((sent, Replay::<u64>::replay(&(), &mut saved)), (7, None));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Elapsed, Event, Mode, Timer};
+use buttress_core::{BoxError, Countdown, Elapsed, Event};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -33,16 +33,6 @@ impl Limit {
     }
 }
 
-/// How far a call's timer is.
-#[derive(Debug)]
-enum Timing {
-    /// The call has not had to wait yet.
-    Unset,
-    Running(Timer),
-    /// Nothing is bounded, or no longer.
-    Off,
-}
-
 pin_project! {
     /// The response of a [`Deadline`](crate::Deadline).
     ///
@@ -58,14 +48,14 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<F> {
-        Calling { #[pin] inner: F, limit: Limit, timing: Timing },
+        Calling { #[pin] inner: F, limit: Limit, countdown: Countdown },
         Refused { error: Option<BoxError> },
     }
 }
 
 impl<F> ResponseFuture<F> {
     pub(crate) fn new(inner: F, limit: Limit) -> Self {
-        Self { state: State::Calling { inner, limit, timing: Timing::Unset } }
+        Self { state: State::Calling { inner, limit, countdown: Countdown::default() } }
     }
 
     pub(crate) fn refused(error: BoxError) -> Self {
@@ -86,26 +76,18 @@ where
             StateProj::Refused { error } => {
                 error.take().expect("a future is not polled again after it was ready")
             }
-            StateProj::Calling { inner, limit, timing } => {
+            StateProj::Calling { inner, limit, countdown } => {
                 if let Poll::Ready(outcome) = inner.poll(cx) {
                     return Poll::Ready(outcome.map_err(Into::into));
                 }
                 let settings = &limit.settings;
-                if let Timing::Unset = timing {
-                    if settings.mode.get() == Mode::Off {
-                        *timing = Timing::Off;
-                    } else {
-                        let deadline = limit.deadline.map(|(deadline, _)| deadline);
-                        let deadline = deadline.unwrap_or_else(|| after(Instant::now(), settings.limit));
-                        *timing = Timing::Running(Timer::at(deadline)?);
-                    }
-                }
-                let Timing::Running(timer) = timing else { return Poll::Pending };
-                ready!(timer.poll(cx));
-                let enforced = settings.mode.get() == Mode::Enforce;
+                let deadline = || match limit.deadline {
+                    Some((deadline, _)) => deadline,
+                    None => after(Instant::now(), settings.limit),
+                };
+                let enforced = ready!(countdown.poll(cx, &settings.mode, deadline))?;
                 settings.observer.emit(&settings.name, || Event::Elapsed { limit: limit.limit(), enforced });
                 if !enforced {
-                    *timing = Timing::Off;
                     return Poll::Pending;
                 }
                 Box::new(Elapsed::new(Arc::clone(&settings.name), limit.limit()))

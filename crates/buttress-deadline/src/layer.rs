@@ -53,7 +53,8 @@ impl DeadlineLayer {
         Self::new(name.into(), limit, true)
     }
 
-    /// Bounds one attempt: put it inside of a retry.
+    /// Bounds one attempt: put it inside of a retry. A request may bring a limit of its own
+    /// ([`Carried::attempt_limit`](buttress_core::Carried::attempt_limit)).
     ///
     /// # Errors
     ///
@@ -96,7 +97,7 @@ impl<K> DeadlineLayer<K> {
         self.settings.mode.get()
     }
 
-    /// Switches the mode for calls that have not yet had to wait.
+    /// Switches the mode. A call whose time is running obeys it when the time is over.
     pub fn set_mode(&self, mode: Mode) {
         self.settings.mode.set(mode);
     }

@@ -37,17 +37,20 @@ impl<S, K> Deadline<S, K> {
     where
         K: Carry<Req>,
     {
-        if !K::ACTIVE || self.settings.mode.get() != Mode::Enforce {
+        let mode = self.settings.mode.get();
+        if !K::ACTIVE || mode == Mode::Off {
             return Ok(Limit::of(&self.settings));
         }
         let now = Instant::now();
-        let (carried, own) = self
-            .carry
-            .carried(request)
-            .map_or((None, None), |carried| (carried.deadline, carried.time_limit));
-        let limit = own.filter(|_| self.settings.total).unwrap_or(self.settings.limit);
-        let deadline = after(now, limit);
+        let (carried, own) = self.carry.carried(request).map_or((None, None), |carried| {
+            (carried.deadline, if self.settings.total { carried.time_limit } else { carried.attempt_limit })
+        });
+        let deadline = after(now, own.unwrap_or(self.settings.limit));
         let deadline = carried.map_or(deadline, |carried| carried.min(deadline));
+        let limit = Limit::until(&self.settings, deadline, deadline.saturating_duration_since(now));
+        if mode == Mode::Observe {
+            return Ok(limit);
+        }
         if deadline <= now {
             self.settings.observer.emit(&self.settings.name, || Event::Refused(Reason::DeadlinePassed));
             return Err(Box::new(Refused::new(
@@ -59,7 +62,7 @@ impl<S, K> Deadline<S, K> {
         if carried != Some(deadline) {
             self.carry.carry(request, |carried| carried.deadline = Some(deadline));
         }
-        Ok(Limit::until(&self.settings, deadline, deadline - now))
+        Ok(limit)
     }
 }
 

@@ -87,7 +87,8 @@ fn job(change: impl FnOnce(&mut Carried)) -> Job {
 type Seen = Arc<Mutex<Vec<Option<Duration>>>>;
 
 /// Hangs; records how much time each request still has.
-fn hanging() -> (impl Service<Job, Response = (), Error = BoxError, Future: Send> + Clone, Seen) {
+fn hanging()
+-> (impl Service<Job, Response = (), Error = BoxError, Future: Send> + Clone + Send + 'static, Seen) {
     let seen = Seen::default();
     let record = Arc::clone(&seen);
     let service = tower::service_fn(move |job: Job| {
@@ -132,15 +133,34 @@ async fn a_deadline_that_has_passed_refuses_without_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_may_bring_its_own_total_limit_but_none_for_an_attempt() {
+async fn a_request_may_bring_a_limit_of_its_own_for_the_whole_or_for_each_attempt() {
     let total = DeadlineLayer::total("test", ms(100)).unwrap();
-    for (layer, waits) in [(total, ms(900)), (attempt(ms(100)), ms(100))] {
+    for (layer, waits) in [(total, ms(900)), (attempt(ms(100)), ms(700))] {
         let (inner, _) = hanging();
         let start = Instant::now();
-        let request = job(|carried| carried.time_limit = Some(ms(900)));
+        let request =
+            job(|carried| (carried.time_limit, carried.attempt_limit) = (Some(ms(900)), Some(ms(700))));
         layer.carry(InRequest).layer(inner).oneshot(request).await.unwrap_err();
         assert_eq!(start.elapsed(), waits);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn observing_goes_by_the_requests_own_limit_and_carries_nothing() {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&events);
+    let layer =
+        attempt(ms(50)).observe(observe_fn(move |_, event| record.lock().unwrap().push(event.clone())));
+    layer.set_mode(Mode::Observe);
+    let (inner, seen) = hanging();
+    let request = job(|carried| carried.attempt_limit = Some(ms(500)));
+    let call = tokio::spawn(layer.carry(InRequest).layer(inner).oneshot(request));
+    advance(ms(499)).await;
+    assert!(events.lock().unwrap().is_empty());
+    advance(ms(1)).await;
+    assert_eq!(*events.lock().unwrap(), [Event::Elapsed { limit: ms(500), enforced: false }]);
+    assert_eq!(*seen.lock().unwrap(), [None]);
+    call.abort();
 }
 
 #[tokio::test(start_paused = true)]

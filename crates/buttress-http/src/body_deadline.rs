@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, ConfigError, Elapsed, Timer};
+use buttress_core::{BoxError, ConfigError, Countdown, Elapsed, Event, Mode, ModeCell, Observe, Observer};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -29,8 +29,15 @@ use tower_service::Service;
 /// ```
 #[derive(Clone, Debug)]
 pub struct BodyDeadlineLayer {
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
     name: Arc<str>,
     limit: Duration,
+    mode: ModeCell,
+    observer: Observer,
 }
 
 impl BodyDeadlineLayer {
@@ -43,7 +50,25 @@ impl BodyDeadlineLayer {
         if limit.is_zero() {
             return Err(ConfigError::new("limit", limit, "must be longer than zero, or no body can be read"));
         }
-        Ok(Self { name: name.into(), limit })
+        let (name, mode, observer) = (name.into(), ModeCell::default(), Observer::default());
+        Ok(Self { settings: Arc::new(Settings { name, limit, mode, observer }) })
+    }
+
+    /// Reports to this observer. The first one stays; a `Vec` of several is one.
+    #[must_use]
+    pub fn observe(self, observer: Arc<dyn Observe>) -> Self {
+        self.settings.observer.set(observer);
+        self
+    }
+
+    /// The mode that bodies obey.
+    pub fn mode(&self) -> Mode {
+        self.settings.mode.get()
+    }
+
+    /// Switches the mode. A body whose time is running obeys it when the time is over.
+    pub fn set_mode(&self, mode: Mode) {
+        self.settings.mode.set(mode);
     }
 }
 
@@ -51,7 +76,7 @@ impl<S> Layer<S> for BodyDeadlineLayer {
     type Service = BodyDeadline<S>;
 
     fn layer(&self, inner: S) -> BodyDeadline<S> {
-        BodyDeadline { inner, layer: self.clone() }
+        BodyDeadline { inner, settings: Arc::clone(&self.settings) }
     }
 }
 
@@ -59,7 +84,7 @@ impl<S> Layer<S> for BodyDeadlineLayer {
 #[derive(Clone, Debug)]
 pub struct BodyDeadline<S> {
     inner: S,
-    layer: BodyDeadlineLayer,
+    settings: Arc<Settings>,
 }
 
 impl<S, Req, B> Service<Req> for BodyDeadline<S>
@@ -75,8 +100,8 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let deadline = after(Instant::now(), self.layer.limit);
-        BodyDeadlineFuture { inner: self.inner.call(request), deadline, layer: self.layer.clone() }
+        let deadline = after(Instant::now(), self.settings.limit);
+        BodyDeadlineFuture { inner: self.inner.call(request), deadline, settings: Arc::clone(&self.settings) }
     }
 }
 
@@ -87,7 +112,7 @@ pin_project! {
         #[pin]
         inner: F,
         deadline: Instant,
-        layer: BodyDeadlineLayer,
+        settings: Arc<Settings>,
     }
 }
 
@@ -100,8 +125,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        let (deadline, layer) = (*this.deadline, this.layer.clone());
-        Poll::Ready(Ok(response.map(|body| DeadlineBody { body: Some(body), timer: None, deadline, layer })))
+        let (deadline, settings) = (*this.deadline, Arc::clone(this.settings));
+        let countdown = Countdown::default();
+        Poll::Ready(Ok(response.map(|body| DeadlineBody { body: Some(body), countdown, deadline, settings })))
     }
 }
 
@@ -111,9 +137,9 @@ pin_project! {
     pub struct DeadlineBody<B> {
         #[pin]
         body: Option<B>,
-        timer: Option<Timer>,
+        countdown: Countdown,
         deadline: Instant,
-        layer: BodyDeadlineLayer,
+        settings: Arc<Settings>,
     }
 }
 
@@ -134,14 +160,14 @@ where
         if let Poll::Ready(frame) = body.poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let timer = match this.timer {
-            Some(timer) => timer,
-            None => this.timer.insert(Timer::at(*this.deadline)?),
-        };
-        ready!(timer.poll(cx));
+        let Settings { name, limit, mode, observer } = &**this.settings;
+        let enforced = ready!(this.countdown.poll(cx, mode, || *this.deadline))?;
+        observer.emit(name, || Event::Elapsed { limit: *limit, enforced });
+        if !enforced {
+            return Poll::Pending;
+        }
         this.body.set(None);
-        let elapsed = Elapsed::new(Arc::clone(&this.layer.name), this.layer.limit);
-        Poll::Ready(Some(Err(Box::new(elapsed))))
+        Poll::Ready(Some(Err(Box::new(Elapsed::new(Arc::clone(name), *limit)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -162,8 +188,11 @@ mod tests {
     use std::convert::Infallible;
     use tower::ServiceExt;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_trickles_is_cut_off_in_time_and_dropped() {
+    /// Answers after 400 ms with a body that trickles, a byte each 100 ms, so often.
+    fn trickling(
+        layer: &BodyDeadlineLayer,
+        pieces: usize,
+    ) -> impl Future<Output = DeadlineBody<Channel<Bytes>>> {
         let (mut sender, body) = Channel::<Bytes>::new(1);
         let body = std::sync::Mutex::new(Some(body));
         let inner = tower::service_fn(move |()| {
@@ -173,14 +202,24 @@ mod tests {
                 Ok::<_, Infallible>(response)
             }
         });
-        let service = BodyDeadlineLayer::new("slow", Duration::from_secs(1)).unwrap().layer(inner);
-        let start = Instant::now();
-        let trickle = tokio::spawn(async move {
-            while sender.send_data(Bytes::from_static(b".")).await.is_ok() {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            for _ in 0..pieces {
+                if sender.send_data(Bytes::from_static(b".")).await.is_err() {
+                    break;
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        let mut body = service.oneshot(()).await.unwrap().into_body();
+        let response = layer.layer(inner).oneshot(());
+        async { response.await.unwrap().into_body() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_cut_off_in_time_and_dropped() {
+        let layer = BodyDeadlineLayer::new("slow", Duration::from_secs(1)).unwrap();
+        let start = Instant::now();
+        let mut body = trickling(&layer, usize::MAX).await;
         let mut read = 0;
         let error = loop {
             match body.frame().await.unwrap() {
@@ -190,8 +229,33 @@ mod tests {
         };
         assert_eq!(find::<Elapsed>(&*error).unwrap().limit(), Duration::from_secs(1));
         assert_eq!(start.elapsed(), Duration::from_secs(1), "counted from the call");
-        assert!((5..=11).contains(&read), "{read}");
+        assert!((5..=7).contains(&read), "{read}");
         assert!(body.frame().await.is_none());
-        trickle.await.unwrap();
+        assert_eq!(
+            tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            1,
+            "the sender is still asleep"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(
+            tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            0,
+            "and finds the body gone"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn observed_it_is_reported_once_and_not_cut_off() {
+        let events = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let record = std::sync::Arc::clone(&events);
+        let observer = buttress_core::observe_fn(move |_, event| record.lock().unwrap().push(event.clone()));
+        let layer = BodyDeadlineLayer::new("slow", Duration::from_secs(1)).unwrap().observe(observer);
+        layer.set_mode(Mode::Observe);
+        let body = trickling(&layer, 20).await;
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 20);
+        assert_eq!(
+            *events.lock().unwrap(),
+            [Event::Elapsed { limit: Duration::from_secs(1), enforced: false }]
+        );
     }
 }

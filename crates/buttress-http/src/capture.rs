@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::replay_body::concat;
 
-/// Stores HTTP responses: status, headers (but hop-by-hop ones and `Date`) and the body up to a cap.
+/// Stores HTTP responses: status, headers (but hop-by-hop ones and `Date`), the body up to a cap, and trailers.
 ///
 /// The caller gets the body as it streams; its end is withheld until the record is durable. A body over the cap is
 /// delivered all the same, and its record is marked as incomplete.
@@ -37,6 +38,7 @@ impl Default for HttpCapture {
 
 /// A response as it is stored.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoredResponse {
     /// The status.
     pub status: StatusCode,
@@ -44,6 +46,8 @@ pub struct StoredResponse {
     pub headers: HeaderMap,
     /// The body; `None` if it was larger than the cap.
     pub body: Option<Bytes>,
+    /// What came after the body.
+    pub trailers: Option<HeaderMap>,
 }
 
 impl fmt::Debug for StoredResponse {
@@ -116,21 +120,28 @@ where
         for name in named.iter().chain(&NOT_STORED) {
             headers.remove(name);
         }
-        let record = StoredResponse { status: parts.status, headers, body: None };
+        let record = StoredResponse { status: parts.status, headers, body: None, trailers: None };
         let (done, recording) = oneshot::channel();
-        let tape = Tape {
+        let mut tape = Tape {
             done: Some(done),
             record: Some(record),
             data: Vec::new(),
             left: Some(self.cap),
+            held: [None, None],
             sealed: None,
         };
+        // Nobody reads a body that has nothing to read.
+        if body.is_end_stream() {
+            tape.finish();
+        }
         (Response::from_parts(parts, Answer { from: From::Service { body, tape } }), Recording { recording })
     }
 
     fn restore(&self, record: &StoredResponse) -> Result<Response<Answer<B>>, BoxError> {
         let body = record.body.clone().ok_or(Incomplete)?;
-        let mut response = Response::new(Answer { from: From::Store { data: body } });
+        let data = Some(body).filter(|data| !data.is_empty()).map(Frame::data);
+        let frames = [data, record.trailers.clone().map(Frame::trailers)];
+        let mut response = Response::new(Answer { from: From::Store { frames } });
         *response.status_mut() = record.status;
         *response.headers_mut() = record.headers.clone();
         Ok(response)
@@ -165,7 +176,7 @@ pin_project! {
     #[derive(Debug)]
     enum From<B> {
         Service { #[pin] body: B, tape: Tape },
-        Store { data: Bytes },
+        Store { frames: Frames },
     }
 }
 
@@ -176,6 +187,9 @@ impl<B> Answer<B> {
     }
 }
 
+/// Data and trailers that are still to be told.
+type Frames = [Option<Frame<Bytes>>; 2];
+
 /// A recording in progress.
 #[derive(Debug)]
 struct Tape {
@@ -184,8 +198,10 @@ struct Tape {
     data: Vec<Bytes>,
     /// What is left of the cap; `None` once the body has exceeded it.
     left: Option<usize>,
-    /// Resolves when the end may be told, and what is to be told with it.
-    sealed: Option<(oneshot::Receiver<std::convert::Infallible>, Option<Bytes>)>,
+    /// The end, as far as it has been seen: it is told when the record is durable.
+    held: Frames,
+    /// Resolves when that is so.
+    sealed: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl Tape {
@@ -197,15 +213,24 @@ impl Tape {
         }
     }
 
-    /// Hands over the record, and withholds the end, with the last data if there is some.
-    fn finish(&mut self, last: Option<Bytes>) {
+    /// Hands over the record.
+    fn finish(&mut self) {
         let (Some(done), Some(mut record)) = (self.done.take(), self.record.take()) else { return };
         record.body = self.left.map(|_| concat(&std::mem::take(&mut self.data)));
+        record.trailers = self.held[1].as_ref().and_then(Frame::trailers_ref).cloned();
         let (seal, sealed) = Seal::new();
         // Nobody may be waiting for the record; the seal is then released at once.
         let _ = done.send(Captured { record, seal });
-        self.sealed = Some((sealed, last));
+        self.sealed = Some(sealed);
     }
+}
+
+fn next(frames: &mut Frames) -> Option<Result<Frame<Bytes>, BoxError>> {
+    frames.iter_mut().find_map(Option::take).map(Ok)
+}
+
+fn data_left(frames: &Frames) -> u64 {
+    frames[0].as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64)
 }
 
 impl<B> Body for Answer<B>
@@ -221,64 +246,65 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let (mut body, tape) = match self.project().from.project() {
-            FromProj::Store { data } => {
-                let data = std::mem::take(data);
-                return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
-            }
+            FromProj::Store { frames } => return Poll::Ready(next(frames)),
             FromProj::Service { body, tape } => (body, tape),
         };
         loop {
-            if let Some((sealed, last)) = &mut tape.sealed {
+            if let Some(sealed) = &mut tape.sealed {
                 if !sealed.is_terminated() {
                     let _ = ready!(Pin::new(sealed).poll(cx));
                 }
-                return Poll::Ready(last.take().map(|data| Ok(Frame::data(data))));
+                return Poll::Ready(next(&mut tape.held));
             }
             let frame = match ready!(body.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
+                Some(Ok(frame)) => frame.map_data(|mut data| data.copy_to_bytes(data.remaining())),
                 Some(Err(error)) => {
                     tape.done = None;
                     return Poll::Ready(Some(Err(error.into())));
                 }
                 None => {
-                    tape.finish(None);
+                    tape.finish();
                     continue;
                 }
             };
-            let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-            if let Some(data) = frame.data_ref() {
-                tape.record(data);
-            }
-            // Whoever knows the length takes the last frame for the end: that is withheld, too.
-            if !body.is_end_stream() {
+            let Some(data) = frame.data_ref() else {
+                tape.held[1] = Some(frame);
+                continue;
+            };
+            tape.record(data);
+            // Whoever knows the length takes the last of it for the end: that is withheld, too.
+            if body.is_end_stream() || body.size_hint().exact() == Some(0) {
+                tape.held[0] = Some(frame);
+            } else {
                 return Poll::Ready(Some(Ok(frame)));
-            }
-            match frame.into_data() {
-                Ok(data) => tape.finish(Some(data)),
-                Err(frame) => {
-                    tape.finish(None);
-                    return Poll::Ready(Some(Ok(frame)));
-                }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Store { data } => data.is_empty(),
+            From::Store { frames } => frames.iter().all(Option::is_none),
             From::Service { tape, .. } => {
-                tape.sealed.as_ref().is_some_and(|(sealed, last)| sealed.is_terminated() && last.is_none())
+                let told = tape.held.iter().all(Option::is_none);
+                told && tape.sealed.as_ref().is_some_and(oneshot::Receiver::is_terminated)
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Store { data } => SizeHint::with_exact(data.len() as u64),
-            From::Service { body, tape } => match &tape.sealed {
-                None => body.size_hint(),
-                Some((_, last)) => SizeHint::with_exact(last.as_ref().map_or(0, |data| data.len() as u64)),
-            },
+            From::Store { frames } => SizeHint::with_exact(data_left(frames)),
+            From::Service { body, tape } => {
+                // What is withheld has left the body, but not yet arrived.
+                let held = data_left(&tape.held);
+                let rest = if tape.sealed.is_some() { SizeHint::with_exact(0) } else { body.size_hint() };
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + held);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + held);
+                }
+                hint
+            }
         }
     }
 }
@@ -336,6 +362,36 @@ mod tests {
         drop(recording.await.unwrap().seal);
         assert_eq!(frame.await.unwrap().unwrap().into_data().unwrap(), "whole");
         assert!(body.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_body_is_recorded_though_nobody_reads_it() {
+        let (live, recording) = HttpCapture::default().capture(Response::new(Full::<Bytes>::default()));
+        drop(live);
+        let record = recording.await.unwrap().record;
+        assert_eq!(record.body.as_deref(), Some(&b""[..]));
+    }
+
+    #[tokio::test]
+    async fn trailers_are_withheld_with_the_end_and_restored() {
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), "5".parse().unwrap())]);
+        let (mut sender, body) = Channel::<Bytes, BoxError>::new(4);
+        let (live, recording) = HttpCapture::default().capture(Response::new(body));
+        let mut body: Live = live.into_body();
+        sender.send_data(Bytes::from_static(b"data")).await.unwrap();
+        sender.send_trailers(trailers.clone()).await.unwrap();
+        drop(sender);
+        body.frame().await.unwrap().unwrap();
+        let mut end = Box::pin(body.frame());
+        assert!(poll_once(&mut end).is_pending());
+        let Captured { record, seal } = recording.await.unwrap();
+        assert!(poll_once(&mut end).is_pending());
+        seal.release();
+        assert_eq!(end.await.unwrap().unwrap().into_trailers().unwrap(), trailers);
+        let restored: Response<Live> = HttpCapture::default().restore(&record).unwrap();
+        let collected = restored.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers));
+        assert_eq!(collected.to_bytes(), "data");
     }
 
     #[tokio::test]

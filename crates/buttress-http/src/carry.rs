@@ -52,6 +52,10 @@ pub trait RequestExt: Sized {
     #[must_use]
     fn with_time_limit(self, limit: Duration) -> Self;
 
+    /// Gives each attempt at this request so much time, in place of the attempt deadline's own limit.
+    #[must_use]
+    fn with_attempt_limit(self, limit: Duration) -> Self;
+
     /// Says that the receiver recognises a repetition of this request by this key, wherever in the request it is. No
     /// header is set.
     #[must_use]
@@ -69,9 +73,26 @@ impl<B> RequestExt for http::Request<B> {
         self
     }
 
+    fn with_attempt_limit(mut self, limit: Duration) -> Self {
+        Http::new().carry(&mut self, |carried| carried.attempt_limit = Some(limit));
+        self
+    }
+
     fn with_idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
         Http::new().carry(&mut self, |carried| carried.idempotency_key = Some(key.into()));
         self
+    }
+}
+
+/// What a stack has noted on a response.
+pub trait ResponseExt {
+    /// How many attempts it took to get it.
+    fn attempts(&self) -> u32;
+}
+
+impl<B> ResponseExt for http::Response<B> {
+    fn attempts(&self) -> u32 {
+        Http::new().carried(self).map_or(1, |carried| carried.attempt.max(1))
     }
 }
 

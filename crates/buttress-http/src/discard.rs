@@ -12,15 +12,19 @@ use tokio::time::Instant;
 use crate::Http;
 
 /// Reads the body to its end, within the bounds of [`Http::drain`], so that an HTTP/1 connection can be used again. A body
-/// that says it is longer is dropped at once.
+/// that says it is longer is dropped at once, and so is one over HTTP/2, whose connection does not wait for it.
 impl<B: Body> Discard<http::Response<B>> for Http {
     type Future = Drain<B>;
 
     fn discard(&self, response: http::Response<B>) -> Drain<B> {
         let limits = self.drain_limits();
+        let multiplexed = response.version() >= http::Version::HTTP_2;
         let body = response.into_body();
-        let hopeless = body.size_hint().lower() > limits.bytes;
-        let timer = if hopeless { None } else { Timer::at(after(Instant::now(), limits.time)).ok() };
+        let timer = if multiplexed || body.size_hint().lower() > limits.bytes {
+            None
+        } else {
+            Timer::at(after(Instant::now(), limits.time)).ok()
+        };
         let body = timer.is_some().then_some(body);
         Drain { body, timer, left: limits.bytes }
     }
@@ -88,6 +92,12 @@ mod tests {
         sender.send_data(Bytes::from_static(b"too much")).await.unwrap();
         drain.await.unwrap();
         assert_eq!(start.elapsed(), Duration::from_millis(50));
+
+        let (_sender, hanging) = Channel::<Bytes>::new(1);
+        let mut response = http::Response::new(hanging);
+        *response.version_mut() = http::Version::HTTP_2;
+        http.discard(response).await;
+        assert_eq!(start.elapsed(), Duration::from_millis(50), "not over HTTP/2");
 
         let (_sender, hanging) = Channel::<Bytes>::new(1);
         http.discard(http::Response::new(hanging.boxed())).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buttress_core::Hint;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 
 use crate::Vendor;
 
@@ -33,11 +33,6 @@ pub fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     })
 }
 
-/// Whether a status may carry a hint at all: 429, 408 and the server errors.
-pub(crate) fn may_hint(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
-}
-
 /// `grpc-retry-pushback-ms` (gRPC A6): so many milliseconds; negative or unparsable means not to retry. More than `cap`
 /// counts as `cap`.
 pub fn grpc_pushback(value: &HeaderValue, cap: Duration) -> Hint {
@@ -54,8 +49,13 @@ const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLIS: f64 = 1e12;
 
 fn rate_limit_reset(vendor: Vendor, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    if let Some(reset) = first(headers, "ratelimit").and_then(ratelimit_field) {
+    let fields = headers.get_all("ratelimit").iter().filter_map(|value| value.to_str().ok());
+    if let Some(reset) = fields.filter_map(ratelimit_field).max() {
         return Some(reset);
+    }
+    // With requests left in the window, it is not this limit that was hit, and its reset says nothing.
+    if first(headers, "x-ratelimit-remaining").is_some_and(|remaining| remaining.trim() != "0") {
+        return (vendor == Vendor::GitHub).then_some(GITHUB_SECONDARY);
     }
     let text = ["ratelimit-reset", "x-ratelimit-reset"].iter().find_map(|name| first(headers, name))?;
     let number: f64 = text.trim().parse().ok()?;
@@ -73,6 +73,9 @@ fn rate_limit_reset(vendor: Vendor, headers: &HeaderMap, now: SystemTime) -> Opt
     // `max` turns a moment in the past into no wait at all.
     Some(Duration::try_from_secs_f64((since_epoch - now).max(0.0).ceil()).unwrap_or(Duration::MAX))
 }
+
+/// What GitHub asks for when it throttles without saying for how long: at least a minute.
+const GITHUB_SECONDARY: Duration = Duration::from_secs(60);
 
 /// `RateLimit: "policy";r=0;t=30` (draft-ietf-httpapi-ratelimit-headers 08 on) or `limit=100, remaining=0, reset=30`
 /// (earlier ones): the longest reset of the limits that are used up.
@@ -252,9 +255,16 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_is_no_failure_carries_no_hint() {
-        assert!(!may_hint(StatusCode::OK) && !may_hint(StatusCode::NOT_FOUND));
-        assert!(may_hint(StatusCode::SERVICE_UNAVAILABLE) && may_hint(StatusCode::TOO_MANY_REQUESTS));
+    fn the_reset_of_a_limit_that_was_not_hit_says_nothing() {
+        let left = [("x-ratelimit-remaining", "17"), ("x-ratelimit-reset", "1700002400")];
+        assert_eq!(of(Vendor::GitHub, true, &left, 1_700_000_000), after(60), "a secondary limit: a minute");
+        assert_eq!(of(Vendor::Datadog, true, &left, 1_700_000_000), Hint::None);
+    }
+
+    #[test]
+    fn limits_may_be_spread_over_several_fields() {
+        let fields = [("ratelimit", r#""burst";r=0;t=2"#), ("ratelimit", r#""daily";r=0;t=200"#)];
+        assert_eq!(of(Vendor::Generic, true, &fields, 0), after(200));
     }
 
     proptest! {

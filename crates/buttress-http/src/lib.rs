@@ -51,6 +51,7 @@ mod capture;
 mod carry;
 mod discard;
 mod hint;
+mod recording;
 mod replay;
 mod replay_body;
 mod status;
@@ -59,7 +60,7 @@ mod watch;
 
 pub use body_deadline::{BodyDeadline, BodyDeadlineFuture, BodyDeadlineLayer, DeadlineBody};
 pub use capture::{Answer, HttpCapture, Incomplete, Recording, StoredResponse};
-pub use carry::RequestExt;
+pub use carry::{RequestExt, ResponseExt};
 pub use discard::Drain;
 pub use hint::{grpc_pushback, hint, retry_after};
 pub use replay::{HttpReplay, Saved};

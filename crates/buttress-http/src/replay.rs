@@ -1,16 +1,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use buttress_core::{BoxError, Carried, Repeat, Replay};
+use buttress_core::{BoxError, Carried, Replay};
 use http::{HeaderName, Method, Request};
 use http_body::Body;
 
-use crate::replay_body::{Pool, ReplayBody};
+use crate::recording::Pool;
+use crate::replay_body::ReplayBody;
 
 /// Keeps HTTP requests so that they can be sent again.
 ///
 /// The service inside is called with a [`ReplayBody`], which records the body while it is sent: at most 64 KiB of each
-/// request and 16 MiB of all together. A larger body is sent once.
+/// request and 16 MiB of all together. A larger one is sent once, unless it is in memory already: what is there as one
+/// piece is kept whatever its size, since that costs nothing.
 ///
 /// A request may be repeated although it may have been applied if its method is idempotent (RFC 9110 § 9.2.2: GET, HEAD,
 /// OPTIONS, TRACE, PUT, DELETE), or if it has an idempotency key: an `Idempotency-Key` header, or
@@ -18,16 +20,16 @@ use crate::replay_body::{Pool, ReplayBody};
 /// the body.
 ///
 /// ```
-/// use buttress_core::{Repeat, Replay};
-/// use buttress_http::HttpReplay;
+/// use buttress_core::Replay;
+/// use buttress_http::{HttpReplay, RequestExt};
 /// use bytes::Bytes;
 /// use http::Request;
 /// use http_body_util::Full;
 ///
 /// let replay = HttpReplay::new();
 /// let post = Request::post("https://events.pagerduty.com/v2/enqueue").body(Full::<Bytes>::from("{}")).unwrap();
-/// let (_, saved) = replay.save(post);
-/// assert_eq!(replay.repeat(&saved.unwrap()), Repeat::IfNotSent);
+/// assert!(!replay.is_repeatable(&post));
+/// assert!(replay.is_repeatable(&post.with_idempotency_key("incident-42")));
 /// ```
 #[derive(Clone, Debug)]
 pub struct HttpReplay {
@@ -99,10 +101,27 @@ where
     type Request = Request<ReplayBody<B>>;
     type Saved = Saved<B>;
 
-    fn save(&self, request: Request<B>) -> (Self::Request, Option<Saved<B>>) {
+    fn is_repeatable(&self, request: &Request<B>) -> bool {
+        let method = match self.methods {
+            Methods::All => true,
+            Methods::Safe => is_safe(request.method()),
+            Methods::Idempotent => {
+                is_safe(request.method()) || matches!(*request.method(), Method::PUT | Method::DELETE)
+            }
+        };
+        method
+            || request.extensions().get::<Carried>().is_some_and(|carried| carried.idempotency_key.is_some())
+            || request.headers().contains_key(IDEMPOTENCY_KEY)
+    }
+
+    fn once(&self, request: Request<B>) -> Self::Request {
+        request.map(ReplayBody::unrecorded)
+    }
+
+    fn save(&self, request: Request<B>) -> (Self::Request, Saved<B>) {
         let (parts, body) = request.into_parts();
         let body = ReplayBody::new(body, self.per_request, &self.pool);
-        let saved = body.fork().map(|body| Saved(Request::from_parts(parts.clone(), body)));
+        let saved = Saved(Request::from_parts(parts.clone(), body.fork()));
         (Request::from_parts(parts, body), saved)
     }
 
@@ -116,27 +135,6 @@ where
         *request.extensions_mut() = saved.0.extensions().clone();
         Some(request)
     }
-
-    fn repeat(&self, saved: &Saved<B>) -> Repeat {
-        let Saved(request) = saved;
-        if !request.body().is_replayable() {
-            return Repeat::Never;
-        }
-        let method = match self.methods {
-            Methods::All => true,
-            Methods::Safe => is_safe(request.method()),
-            Methods::Idempotent => {
-                is_safe(request.method()) || matches!(*request.method(), Method::PUT | Method::DELETE)
-            }
-        };
-        let carried =
-            request.extensions().get::<Carried>().is_some_and(|carried| carried.idempotency_key.is_some());
-        if method || carried || request.headers().contains_key(IDEMPOTENCY_KEY) {
-            Repeat::Always
-        } else {
-            Repeat::IfNotSent
-        }
-    }
 }
 
 fn is_safe(method: &Method) -> bool {
@@ -149,16 +147,15 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
 
-    fn saved(replay: &HttpReplay, request: http::request::Builder) -> Saved<Full<Bytes>> {
-        replay.save(request.uri("/x").body(Full::from("body")).unwrap()).1.unwrap()
+    fn request(builder: http::request::Builder) -> Request<Full<Bytes>> {
+        builder.uri("/x").body(Full::from("body")).unwrap()
     }
 
     fn repeatable(replay: &HttpReplay) -> Vec<&'static str> {
         let methods = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "CONNECT"];
-        let always = |method: &&str| {
-            replay.repeat(&saved(replay, Request::builder().method(*method))) == Repeat::Always
-        };
-        methods.into_iter().filter(always).collect()
+        let is_repeatable =
+            |method: &&str| replay.is_repeatable(&request(Request::builder().method(*method)));
+        methods.into_iter().filter(is_repeatable).collect()
     }
 
     /// R-16, methods
@@ -172,11 +169,10 @@ mod tests {
     #[test]
     fn a_key_makes_any_request_repeatable() {
         let replay = HttpReplay::new().safe_only();
-        let with_header = Request::post("/x").header("idempotency-key", "k1");
-        assert_eq!(replay.repeat(&saved(&replay, with_header)), Repeat::Always);
+        assert!(replay.is_repeatable(&request(Request::post("/x").header("idempotency-key", "k1"))));
         let mut carried = Carried::default();
         carried.idempotency_key = Some("k1".into());
-        assert_eq!(replay.repeat(&saved(&replay, Request::post("/x").extension(carried))), Repeat::Always);
+        assert!(replay.is_repeatable(&request(Request::post("/x").extension(carried))));
     }
 
     #[tokio::test]
@@ -186,10 +182,10 @@ mod tests {
         let replay = HttpReplay::new();
         let request =
             Request::put("http://x/y?z").version(http::Version::HTTP_2).header("a", "1").header("a", "2");
-        let (first, saved) =
-            replay.save(request.extension(Mark(7)).body(Full::<Bytes>::from("body")).unwrap());
-        let mut saved = saved.unwrap();
-        for request in [first, replay.replay(&mut saved).unwrap(), replay.replay(&mut saved).unwrap()] {
+        let request = request.extension(Mark(7)).body(Full::<Bytes>::from("body")).unwrap();
+        let once = replay.once(request.clone());
+        let (first, mut saved) = replay.save(request);
+        for request in [once, first, replay.replay(&mut saved).unwrap(), replay.replay(&mut saved).unwrap()] {
             assert_eq!(
                 (request.method(), request.uri().to_string()),
                 (&Method::PUT, "http://x/y?z".to_owned())
@@ -202,10 +198,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_prints_no_secret() {
-        let request = Request::post("/x?key=secret").header("authorization", "secret");
-        assert_eq!(
-            format!("{:?}", saved(&HttpReplay::new(), request)),
-            "Saved(POST ReplayBody(4 bytes in memory))"
-        );
+        let request = request(Request::post("/x?key=secret").header("authorization", "secret"));
+        let (_, saved) = HttpReplay::new().save(request);
+        assert_eq!(format!("{saved:?}"), "Saved(POST ReplayBody(4 bytes in memory))");
     }
 }

@@ -6,7 +6,7 @@ use buttress_core::clock::wall;
 use buttress_core::{Classify, ErrorRef, Hint, Kind, Verdict};
 use http::{HeaderMap, StatusCode};
 
-use crate::hint::{hint, may_hint};
+use crate::hint::hint;
 use crate::transport::transport_verdict;
 
 /// Hints beyond a day are as good as never; it is the policies that have real caps.
@@ -19,7 +19,7 @@ const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 /// |---|---|
 /// | 1xx, 2xx, 3xx | success |
 /// | 408, time-outs | timeout |
-/// | 429 | throttled, not sent: the server says that it did not process the request |
+/// | 429 | throttled, and taken for not processed: a server that limits rates refuses before it works |
 /// | other 4xx | rejected |
 /// | 501, 505 | permanent |
 /// | other 5xx | transient |
@@ -148,11 +148,7 @@ impl Http {
         });
         let verdict = own.unwrap_or_else(|| self.by_the_book(status, headers));
         let Verdict::Failure { kind, hint: Hint::None, .. } = verdict else { return verdict };
-        let throttled = kind == Kind::Throttled;
-        if !throttled && !may_hint(status) {
-            return verdict;
-        }
-        verdict.with_hint(hint(self.vendor, throttled, headers, wall(), LONGEST_HINT))
+        verdict.with_hint(hint(self.vendor, kind == Kind::Throttled, headers, wall(), LONGEST_HINT))
     }
 
     fn by_the_book(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
@@ -161,6 +157,12 @@ impl Http {
         }
         if self.throttles(status, headers) {
             return Verdict::failure(Kind::Throttled).not_sent();
+        }
+        match self.aws_error(headers) {
+            // A request with the same token is being processed.
+            Some("TransactionInProgressException") => return Verdict::failure(Kind::Throttled),
+            Some("RequestTimeout" | "RequestTimeoutException") => return Verdict::failure(Kind::Timeout),
+            _ => {}
         }
         match status.as_u16() {
             408 => Verdict::failure(Kind::Timeout),
@@ -179,16 +181,22 @@ impl Http {
                 headers.contains_key(http::header::RETRY_AFTER)
                     || header("x-ratelimit-remaining") == Some("0")
             }
-            (Vendor::Aws, 400..) => header("x-amzn-errortype").is_some_and(is_aws_throttling),
+            (Vendor::Aws, 400..) => self.aws_error(headers).is_some_and(is_aws_throttling),
             _ => false,
         }
     }
+
+    /// The code in AWS's error type header, which may have a namespace before it and a URL after it.
+    fn aws_error<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        let error_type =
+            headers.get("x-amzn-errortype").filter(|_| self.vendor == Vendor::Aws)?.to_str().ok()?;
+        let code = error_type.split(':').next().unwrap_or_default();
+        code.rsplit('#').next()
+    }
 }
 
-/// The codes that AWS SDKs take for throttling; the header may have a namespace before them and a URL after them.
-fn is_aws_throttling(error_type: &str) -> bool {
-    let code = error_type.split(':').next().unwrap_or_default();
-    let code = code.rsplit('#').next().unwrap_or_default();
+/// The codes that AWS SDKs take for throttling.
+fn is_aws_throttling(code: &str) -> bool {
     matches!(
         code,
         "BandwidthLimitExceeded"
@@ -204,7 +212,6 @@ fn is_aws_throttling(error_type: &str) -> bool {
             | "Throttling"
             | "ThrottlingException"
             | "TooManyRequestsException"
-            | "TransactionInProgressException"
     )
 }
 
@@ -228,6 +235,18 @@ mod tests {
             response = response.header(*name, *value);
         }
         http.classify(Ok(&response.body(()).unwrap()))
+    }
+
+    /// R-16, statuses
+    #[test]
+    fn what_is_retried_by_status_and_what_is_not() {
+        let retried = |status| {
+            let kinds = [Kind::Transient, Kind::Throttled, Kind::Timeout];
+            matches!(verdict(&Http::new(), status, &[]), Verdict::Failure { kind, .. } if kinds.contains(&kind))
+        };
+        assert!(!retried(200) && !retried(400) && !retried(413));
+        assert!(retried(408) && retried(429) && retried(500) && retried(502) && retried(503) && retried(504));
+        assert!(!retried(501) && !retried(505), "permanent");
     }
 
     #[test]
@@ -272,8 +291,11 @@ mod tests {
             });
         assert_eq!(verdict(&http, 404, &[]), Verdict::failure(Kind::Permanent));
         assert_eq!(verdict(&http, 200, &[]), Verdict::Success);
+        let locked = http.clone().status(StatusCode::LOCKED, Verdict::failure(Kind::Transient));
+        let hint = verdict(&locked, 423, &[("retry-after", "7")]).hint();
+        assert_eq!(hint, Hint::RetryAfter(Duration::from_secs(7)), "any failure takes the server's hint");
         let busy = verdict(&http, 200, &[("x-busy", "1"), ("retry-after", "3")]);
-        assert_eq!(busy.hint(), Hint::RetryAfter(Duration::from_secs(3)), "throttling always takes the hint");
+        assert_eq!(busy.hint(), Hint::RetryAfter(Duration::from_secs(3)));
         assert_eq!(verdict(&Http::new(), 404, &[]), Verdict::Rejected, "the other one is untouched");
     }
 
@@ -291,5 +313,9 @@ mod tests {
         assert!(is_throttled(Vendor::Aws, 400, &error("ThrottlingException")));
         assert!(is_throttled(Vendor::Aws, 400, &error("com.amazonaws.ecs#ThrottlingException:http://x/")));
         assert!(!is_throttled(Vendor::Aws, 400, &error("ValidationException")));
+        let aws = Http::new().vendor(Vendor::Aws);
+        assert_eq!(verdict(&aws, 400, &error("RequestTimeout")), Verdict::failure(Kind::Timeout));
+        let in_progress = verdict(&aws, 400, &error("TransactionInProgressException"));
+        assert_eq!(in_progress, Verdict::failure(Kind::Throttled), "it may yet be applied");
     }
 }

@@ -2,26 +2,31 @@ use buttress_core::{ErrorRef, Kind, Verdict, error_verdict, own_verdict};
 
 /// What an error of an HTTP client means.
 ///
-/// Buttress's own errors carry their verdict. With the feature `hyper`: a connection that could not be made, an HTTP/2
-/// stream that was refused, and one that the server had not seen when it said GOAWAY certainly had no effect. Everything
+/// Buttress's own errors carry their verdict. With the feature `hyper`: a connection that could not be made, a
+/// request that the connection had not begun to send when it closed, an HTTP/2 stream that was refused, and one that the server had not seen when it said GOAWAY certainly had no effect. Everything
 /// else is as [`error_verdict`](buttress_core::error_verdict) says: a refused connection was not sent, time-outs are
 /// time-outs, and the rest is transient with an unknown effect.
 pub fn transport_verdict(error: ErrorRef<'_>) -> Verdict {
-    if own_verdict(error).is_some() {
-        return error_verdict(error);
+    if let Some(verdict) = own_verdict(error) {
+        return verdict;
     }
-    let verdict = error_verdict(error);
     if was_not_sent(error) {
         return Verdict::failure(Kind::Transient).not_sent();
     }
-    if timed_out(error) { Verdict::failure(Kind::Timeout) } else { verdict }
+    if timed_out(error) { Verdict::failure(Kind::Timeout) } else { error_verdict(error) }
 }
 
 #[cfg(feature = "hyper")]
 fn was_not_sent(error: ErrorRef<'_>) -> bool {
     buttress_core::chain(error).any(|error| {
         if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return error.is_connect();
+            if error.is_connect() {
+                return true;
+            }
+        }
+        // hyper gives back, as cancelled, what it had not begun to write.
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_canceled();
         }
         let Some(error) = error.downcast_ref::<h2::Error>() else { return false };
         // h2 gives a peer's GOAWAY only to streams beyond the last one that the peer will process.

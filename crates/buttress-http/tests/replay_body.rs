@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Repeat, Replay, find};
+use buttress_core::{BoxError, Replay, find};
 use buttress_http::{HttpReplay, ReplayBody, ReplayError};
 use buttress_testkit::clock::{poll_once, settle};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ fn streamed(replay: &HttpReplay) -> (Sender<Bytes, BoxError>, ReplayBody<Chan>, 
 }
 
 /// Gives further copies, one after the other.
-struct Again<B: Body>(HttpReplay, Option<<HttpReplay as Replay<Request<B>>>::Saved>)
+struct Again<B: Body>(HttpReplay, <HttpReplay as Replay<Request<B>>>::Saved)
 where
     HttpReplay: Replay<Request<B>>;
 
@@ -31,11 +31,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn next(&mut self) -> Option<ReplayBody<B>> {
-        self.0.replay(self.1.as_mut()?).map(Request::into_body)
-    }
-
-    fn repeat(&self) -> Repeat {
-        self.1.as_ref().map_or(Repeat::Never, |saved| self.0.repeat(saved))
+        self.0.replay(&mut self.1).map(Request::into_body)
     }
 }
 
@@ -73,6 +69,8 @@ async fn a_body_in_memory_is_not_copied() {
         assert_eq!(body.as_bytes().unwrap().as_ptr(), bytes.as_ptr());
         assert_eq!((body.size_hint().exact(), body.is_complete()), (Some(1000), true));
         assert_eq!(data(&mut body).await.as_ptr(), bytes.as_ptr());
+        assert_eq!(body.as_bytes(), None, "it has been read");
+        assert_eq!(data(&mut body.fork()).await.as_ptr(), bytes.as_ptr(), "a fork starts again");
         assert!(body.is_end_stream() && body.frame().await.is_none());
     }
 }
@@ -131,7 +129,7 @@ impl Body for Sized {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.0).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.1 -= frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.1 = self.1.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
         }
         polled
     }
@@ -163,39 +161,105 @@ async fn over_the_cap_the_running_attempt_goes_on_and_there_is_no_other() {
         assert_eq!(data(&mut first).await, piece);
     }
     drop(sender);
-    assert!(first.frame().await.is_none());
-    assert_eq!((again.repeat(), again.next().is_none()), (Repeat::Never, true));
+    assert!(again.next().is_none());
+    assert!(first.frame().await.is_none(), "asking for another does not cut it off");
 }
 
 #[tokio::test]
-async fn a_body_that_says_it_is_too_long_is_not_recorded_at_all() {
-    let (first, mut again) = save(&HttpReplay::new().limits(10, 1000), Full::<Bytes>::from("0123456789+"));
-    assert_eq!((again.repeat(), again.next().is_none()), (Repeat::Never, true));
-    assert_eq!((first.size_hint().exact(), first.as_bytes()), (Some(11), None));
-    assert_eq!(first.collect().await.unwrap().to_bytes(), "0123456789+");
+async fn a_body_in_memory_is_kept_whatever_its_size() {
+    let (first, mut again) = save(&HttpReplay::new().limits(10, 0), Full::<Bytes>::from("0123456789+"));
+    for body in [first, again.next().unwrap()] {
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "0123456789+");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_says_it_is_too_long_is_not_recorded_at_all() {
+    let (mut sender, body) = Channel::new(4);
+    sender.send_data("01234567".into()).await.unwrap();
+    let (first, mut again) = save(&HttpReplay::new().limits(10, 1000), Sized(body, 16));
+    assert!(again.next().is_none());
+    assert_eq!((first.size_hint().exact(), first.is_replayable()), (Some(16), false));
+    sender.send_data("89abcdef".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(first.collect().await.unwrap().to_bytes(), "0123456789abcdef", "and sent as a whole");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_before_what_it_promised_does_so_every_time() {
+    let (mut sender, body) = Channel::new(4);
+    sender.send_data("one ".into()).await.unwrap();
+    drop(sender);
+    let (first, _again) = save(&HttpReplay::new(), Sized(body, 100));
+    for mut body in [first.fork(), first] {
+        assert_eq!((body.size_hint().exact(), body.as_bytes()), (Some(100), None));
+        assert_eq!(data(&mut body).await, "one ");
+        assert!(body.frame().await.is_none());
+        assert_eq!(body.size_hint().exact(), Some(96), "it is not a whole one of four bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_exceeds_what_it_promised_is_not_lost() {
+    let (mut sender, body) = Channel::new(4);
+    for _ in 0..2 {
+        sender.send_data("0123456789".into()).await.unwrap();
+    }
+    drop(sender);
+    let (first, mut again) = save(&HttpReplay::new().limits(15, 1000), Sized(body, 12));
+    assert!(again.next().is_none());
+    assert_eq!(first.collect().await.unwrap().to_bytes().len(), 20);
+}
+
+#[tokio::test]
+async fn empty_and_small_frames_cost_what_they_cost() {
+    let replay = HttpReplay::new().limits(10_000, 1000);
+    let (mut sender, mut first, mut again) = streamed(&replay);
+    let large = Bytes::from(vec![0; 100_000]);
+    for n in 0..3 {
+        sender.send_data(Bytes::new()).await.unwrap();
+        sender.send_data(large.slice(n..n + 1)).await.unwrap();
+        data(&mut first).await;
+    }
+    let mut second = again.next().unwrap();
+    for n in 0..3 {
+        let piece = data(&mut second).await;
+        assert_ne!(
+            piece.as_ptr(),
+            large[n..].as_ptr(),
+            "a small slice is copied, so that it does not hold the whole"
+        );
+    }
+    // 1000 bytes in all are room for no more than 15 frames, however small.
+    let (mut sender, mut third, _again) = streamed(&HttpReplay::new().limits(10_000, 1000));
+    for _ in 0..16 {
+        sender.send_data(".".into()).await.unwrap();
+        data(&mut third).await;
+    }
+    assert!(!third.is_replayable());
 }
 
 #[tokio::test]
 async fn all_recordings_together_are_bounded_and_give_back_what_they_held() {
-    let replay = HttpReplay::new().limits(100, 10);
+    let replay = HttpReplay::new().limits(1000, 1000);
+    let large = Bytes::from(vec![0; 900]);
     let (mut sender, mut first, again) = streamed(&replay);
-    sender.send_data("01234567".into()).await.unwrap();
+    sender.send_data(large.clone()).await.unwrap();
     data(&mut first).await;
-    assert_eq!(again.repeat(), Repeat::Always);
+    assert!(first.is_replayable());
 
-    let (mut other_sender, mut other, other_again) = streamed(&replay);
-    other_sender.send_data("0123".into()).await.unwrap();
-    assert_eq!(data(&mut other).await, "0123", "it is sent all the same");
-    assert_eq!(other_again.repeat(), Repeat::Never);
+    let (mut other_sender, mut other, _other_again) = streamed(&replay);
+    other_sender.send_data(large.clone()).await.unwrap();
+    assert_eq!(data(&mut other).await, large, "it is sent all the same");
+    assert!(!other.is_replayable());
+    // In memory it takes no room.
+    assert!(save(&replay, Full::new(large.clone())).0.is_replayable());
 
     drop((first, again));
-    let (mut sender, mut third, again) = streamed(&replay);
-    sender.send_data("0123456789".into()).await.unwrap();
+    let (mut sender, mut third, _again) = streamed(&replay);
+    sender.send_data(large).await.unwrap();
     data(&mut third).await;
-    assert_eq!(again.repeat(), Repeat::Always, "the room is free again");
-    // In memory it takes none.
-    let (_, in_memory) = save(&replay, Full::<Bytes>::from("0123456789"));
-    assert_eq!(in_memory.repeat(), Repeat::Always);
+    assert!(third.is_replayable(), "the room is free again, though the other is still being sent");
 }
 
 #[tokio::test]
@@ -215,7 +279,7 @@ async fn a_source_that_fails_gives_its_error_once_and_no_copy() {
     let (sender, mut first, mut again) = streamed(&HttpReplay::new());
     sender.abort("disk".into());
     assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "disk");
-    assert_eq!((again.repeat(), again.next().is_none()), (Repeat::Never, true));
+    assert!(again.next().is_none());
     assert_eq!(failure(&mut first).await, ReplayError::SourceFailed);
 }
 
@@ -223,32 +287,31 @@ async fn a_source_that_fails_gives_its_error_once_and_no_copy() {
 async fn a_body_of_known_length_that_fails_at_once_says_so_to_its_reader() {
     let (sender, body) = Channel::new(1);
     sender.abort("disk".into());
-    let (mut first, again) = save(&HttpReplay::new(), Sized(body, 7));
-    assert_eq!(again.repeat(), Repeat::Never);
+    let (mut first, mut again) = save(&HttpReplay::new(), Sized(body, 7));
+    assert!(again.next().is_none());
     assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "disk");
 }
 
 #[tokio::test]
 async fn without_anybody_to_replay_for_nothing_is_recorded() {
-    let replay = HttpReplay::new().limits(100, 10);
+    let replay = HttpReplay::new().limits(1000, 1000);
     let (mut sender, mut first, again) = streamed(&replay);
     drop(again);
-    for _ in 0..10 {
-        sender.send_data("01234567".into()).await.unwrap();
-        data(&mut first).await;
-    }
-    let (mut sender, mut other, again) = streamed(&replay);
-    sender.send_data("0123456789".into()).await.unwrap();
+    let large = Bytes::from(vec![0; 900]);
+    sender.send_data(large.clone()).await.unwrap();
+    data(&mut first).await;
+    let (mut sender, mut other, _again) = streamed(&replay);
+    sender.send_data(large).await.unwrap();
     data(&mut other).await;
-    assert_eq!(again.repeat(), Repeat::Always, "the first holds nothing of the room");
+    assert!(other.is_replayable(), "the first holds nothing of the room");
 }
 
 /// As hedged attempts are.
 #[tokio::test]
 async fn several_readers_at_once_each_get_everything() {
     let (mut sender, body) = Channel::<Bytes, BoxError>::new(16);
-    let (mut first, again) = save(&HttpReplay::new(), body);
-    let mut second = first.fork().unwrap();
+    let (mut first, mut again) = save(&HttpReplay::new(), body);
+    let mut second = first.fork();
     let mut waiting = Box::pin(second.frame());
     assert!(poll_once(&mut waiting).is_pending());
     drop(waiting);
@@ -266,19 +329,19 @@ async fn several_readers_at_once_each_get_everything() {
         "two",
         "one that is gone does not hold up the other"
     );
-    assert_eq!(again.repeat(), Repeat::Always);
+    assert!(again.next().is_some());
 }
 
 #[tokio::test]
 async fn a_reader_that_is_behind_when_the_body_outgrows_its_cap_fails_and_the_front_does_not() {
-    let (mut sender, mut first, again) = streamed(&HttpReplay::new().limits(5, 1000));
-    let mut behind = first.fork().unwrap();
+    let (mut sender, mut first, mut again) = streamed(&HttpReplay::new().limits(5, 1000));
+    let mut behind = first.fork();
     for piece in ["0123", "4567"] {
         sender.send_data(piece.into()).await.unwrap();
         assert_eq!(data(&mut first).await, piece);
     }
     assert_eq!(failure(&mut behind).await, ReplayError::Overtaken);
-    assert_eq!(again.repeat(), Repeat::Never);
+    assert!(again.next().is_none());
 }
 
 /// Not `Sync`, as boxed bodies are.

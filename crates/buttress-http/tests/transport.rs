@@ -52,6 +52,17 @@ async fn a_connection_that_cannot_be_made_sent_nothing() {
 }
 
 #[tokio::test]
+async fn a_request_that_its_connection_gives_back_was_not_sent() {
+    let (io, server) = tokio::io::duplex(1024);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    let response = sender.send_request(Request::post("/").body(Full::<Bytes>::from("{}")).unwrap());
+    // The connection ends before it has taken the request.
+    drop((connection, server));
+    let error = response.await.unwrap_err();
+    assert_eq!(Classify::<Response<()>>::classify(&Http::new(), Err(&error)), NOT_SENT);
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_after_the_request_may_have_had_an_effect() {
     let address = server(|mut stream| async move {
         let _ = stream.read(&mut [0; 1024]).await;

@@ -13,8 +13,8 @@ use buttress_core::{Clock, ConfigError, Kind};
 /// the same dependency with the same credential.
 ///
 /// All kinds are credited by successes and never by requests: in an outage there are requests enough, but nothing to
-/// pay a retry with. None refills with time, so a week of idleness costs nothing, and a drained one fills again as
-/// calls succeed.
+/// pay a retry with. Time alone fills none but the adaptive ones, and those with no more than one retry a minute, up to
+/// what they keep in hand: that a quiet process is not without retries for ever, and a fleet's are no load.
 ///
 /// ```
 /// use buttress_retry::Budget;
@@ -60,9 +60,14 @@ const TOKEN: u64 = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Paid(u64);
 
+impl Paid {
+    pub(crate) const NOTHING: Self = Self(0);
+}
+
 impl Budget {
     /// The default: 10 % of successes, with a burst worth half a second of this process's own traffic and at least one
-    /// retry, so that a fleet amplifies alike whatever its size.
+    /// retry, so that a fleet amplifies alike whatever its size. A process that has just begun, or makes few calls, has
+    /// that one.
     pub fn standard() -> Self {
         Self::kind(Kinds::Adaptive(Adaptive::new(TOKEN / 10, Duration::from_millis(500), 1)))
     }
@@ -133,7 +138,7 @@ impl Budget {
             ));
         }
         // A6 keeps three decimals.
-        let ratio = (token_ratio * 1000.0) as u64 * (TOKEN / 1000);
+        let ratio = (token_ratio * 1000.0).round() as u64 * (TOKEN / 1000);
         Ok(Self::kind(Kinds::Throttle { tokens: Bucket::full(max_tokens), ratio }))
     }
 
@@ -182,20 +187,21 @@ impl Budget {
         }
     }
 
-    /// Pays for a retry, if that is possible.
-    pub(crate) fn pay(&self, kind: Kind) -> Option<Paid> {
+    /// Pays for a retry, if that is possible; `rehearse` only says what it would cost.
+    pub(crate) fn pay(&self, kind: Kind, rehearse: bool) -> Option<Paid> {
         match &*self.0 {
-            Kinds::Unlimited => Some(Paid(0)),
-            Kinds::Adaptive(adaptive) => adaptive.pay(),
+            Kinds::Unlimited => Some(Paid::NOTHING),
+            Kinds::Adaptive(adaptive) => adaptive.pay(rehearse),
             Kinds::Bucket { tokens, costs } => {
                 let cost = match kind {
                     Kind::Throttled => costs.throttled,
                     Kind::Timeout => costs.timeout,
                     _ => costs.retry,
                 };
-                tokens.take(cost).then_some(Paid(cost))
+                let paid = if rehearse { tokens.get() >= cost } else { tokens.take(cost) };
+                paid.then_some(Paid(cost))
             }
-            Kinds::Throttle { tokens, .. } => (tokens.get() > tokens.capacity / 2).then_some(Paid(0)),
+            Kinds::Throttle { tokens, .. } => (tokens.get() > tokens.capacity / 2).then_some(Paid::NOTHING),
         }
     }
 }
@@ -298,7 +304,12 @@ struct Ledger {
     rate: f64,
     rated: u64,
     rated_at: u64,
+    /// Until when time has been turned into tokens.
+    trickled_at: u64,
 }
+
+/// While fewer are in hand than there should be at least, one token comes in this time.
+const TRICKLE_NANOS: u64 = 60_000_000_000;
 
 /// The average forgets with this time constant.
 const MEMORY_SECS: f64 = 10.0;
@@ -306,7 +317,8 @@ const MEMORY_SECS: f64 = 10.0;
 impl Adaptive {
     fn new(share: u64, burst: Duration, at_least: u32) -> Self {
         let at_least = u64::from(at_least) * TOKEN;
-        let ledger = Ledger { tokens: at_least, credited: 0, rate: 0.0, rated: 0, rated_at: 0 };
+        let ledger =
+            Ledger { tokens: at_least, credited: 0, rate: 0.0, rated: 0, rated_at: 0, trickled_at: 0 };
         let clock = Clock::start();
         Self { successes: AtomicU64::new(0), share, burst, at_least, clock, ledger: Mutex::new(ledger) }
     }
@@ -317,15 +329,29 @@ impl Adaptive {
         }
     }
 
-    fn pay(&self) -> Option<Paid> {
+    fn pay(&self, rehearse: bool) -> Option<Paid> {
         self.settled(|ledger| {
-            ledger.tokens = ledger.tokens.checked_sub(TOKEN)?;
+            let left = ledger.tokens.checked_sub(TOKEN)?;
+            if !rehearse {
+                ledger.tokens = left;
+            }
             Some(Paid(TOKEN))
         })
     }
 
     fn tokens(&self) -> f64 {
         self.settled(|ledger| ledger.tokens as f64 / TOKEN as f64)
+    }
+
+    /// Turns time into tokens, whole ones, as long as there are fewer than there should be at least.
+    fn trickle(&self, ledger: &mut Ledger, now: u64) {
+        let periods = now.saturating_sub(ledger.trickled_at) / TRICKLE_NANOS;
+        if ledger.tokens >= self.at_least {
+            ledger.trickled_at = now;
+        } else if periods > 0 {
+            ledger.tokens = ledger.tokens.saturating_add(periods.saturating_mul(TOKEN)).min(self.at_least);
+            ledger.trickled_at += periods * TRICKLE_NANOS;
+        }
     }
 
     /// Credits what has succeeded, and cuts the rest to the burst.
@@ -346,6 +372,7 @@ impl Adaptive {
         ledger.credited = successes;
         let burst = (ledger.rate * self.burst.as_secs_f64() * TOKEN as f64) as u64;
         ledger.tokens = ledger.tokens.saturating_add(credit).min(burst.max(self.at_least));
+        self.trickle(&mut ledger, now);
         f(&mut ledger)
     }
 }
@@ -358,7 +385,7 @@ mod tests {
 
     fn drain(budget: &Budget) -> u32 {
         let mut retries = 0;
-        while budget.pay(Kind::Transient).is_some() {
+        while budget.pay(Kind::Transient, false).is_some() {
             retries += 1;
         }
         retries
@@ -414,16 +441,30 @@ mod tests {
             budget.failure();
             advance(Duration::from_millis(10)).await;
         }
+        assert_eq!(drain(&budget), 0, "ten seconds of failures");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_process_gets_a_retry_a_minute_and_no_more_than_it_keeps_in_hand() {
+        let budget = Budget::adaptive(0.1, Duration::from_millis(500), 3).unwrap();
+        assert_eq!(drain(&budget), 3);
+        advance(Duration::from_secs(59)).await;
         assert_eq!(drain(&budget), 0);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(drain(&budget), 1);
+        advance(Duration::from_secs(150)).await;
+        assert_eq!(drain(&budget), 2);
+        advance(Duration::from_secs(86_400)).await;
+        assert_eq!(drain(&budget), 3);
     }
 
     #[test]
     fn the_buckets_of_aws_charge_and_refund_as_specified() {
         let budget = Budget::aws_2_1();
-        let paid = budget.pay(Kind::Transient).unwrap();
+        let paid = budget.pay(Kind::Transient, false).unwrap();
         assert_eq!(budget.tokens(), 486.0);
-        budget.pay(Kind::Timeout).unwrap();
-        budget.pay(Kind::Throttled).unwrap();
+        budget.pay(Kind::Timeout, false).unwrap();
+        budget.pay(Kind::Throttled, false).unwrap();
         assert_eq!(budget.tokens(), 467.0);
         budget.success(Some(paid));
         assert_eq!(budget.tokens(), 481.0, "the last retry's cost comes back");
@@ -434,11 +475,11 @@ mod tests {
         assert_eq!(drain(&budget), 35);
 
         let budget = Budget::aws_2_0();
-        budget.pay(Kind::Timeout).unwrap();
-        budget.pay(Kind::Transient).unwrap();
+        budget.pay(Kind::Timeout, false).unwrap();
+        budget.pay(Kind::Transient, false).unwrap();
         assert_eq!(budget.tokens(), 485.0);
         assert_eq!(drain(&budget), 97);
-        assert!(budget.pay(Kind::Throttled).is_none());
+        assert!(budget.pay(Kind::Throttled, false).is_none());
     }
 
     #[test]
@@ -446,15 +487,19 @@ mod tests {
         let budget = Budget::grpc_throttle(10, 0.5).unwrap();
         for allowed in [true, true, true, true, false, false] {
             budget.failure();
-            assert_eq!(budget.pay(Kind::Transient).is_some(), allowed, "{}", budget.tokens());
+            assert_eq!(budget.pay(Kind::Transient, false).is_some(), allowed, "{}", budget.tokens());
         }
         budget.success(None);
         budget.success(None);
-        assert!(budget.pay(Kind::Transient).is_none(), "5 is not more than half of 10");
+        assert!(budget.pay(Kind::Transient, false).is_none(), "5 is not more than half of 10");
         budget.success(None);
-        assert!(budget.pay(Kind::Transient).is_some());
+        assert!(budget.pay(Kind::Transient, false).is_some());
         (0..100).for_each(|_| budget.failure());
         assert_eq!(budget.tokens(), 0.0);
+        let budget = Budget::grpc_throttle(10, 1.001).unwrap();
+        (0..10).for_each(|_| budget.failure());
+        budget.success(None);
+        assert_eq!(budget.tokens(), 1.001, "three decimals");
         assert!(Budget::grpc_throttle(0, 0.1).is_err() && Budget::grpc_throttle(1001, 0.1).is_err());
         assert!(Budget::grpc_throttle(10, 0.0).is_err() && Budget::grpc_throttle(10, f64::NAN).is_err());
     }
@@ -469,7 +514,7 @@ mod tests {
     #[test]
     fn an_unlimited_budget_always_pays() {
         let budget = Budget::unlimited();
-        assert!((0..100_000).all(|_| budget.pay(Kind::Transient).is_some()));
+        assert!((0..100_000).all(|_| budget.pay(Kind::Transient, false).is_some()));
         assert!(budget.tokens().is_infinite());
     }
 
@@ -489,7 +534,7 @@ mod tests {
                     tokens = (tokens + percent).min(capacity * 100);
                 } else {
                     let expected = tokens >= 100;
-                    prop_assert_eq!(budget.pay(Kind::Transient).is_some(), expected);
+                    prop_assert_eq!(budget.pay(Kind::Transient, false).is_some(), expected);
                     tokens -= if expected { 100 } else { 0 };
                 }
             }

@@ -140,8 +140,9 @@ impl Config {
         Self { throttled_backoff: Some(backoff), ..self }
     }
 
-    /// Starts no attempt later than this after the call began, whatever the reason for the wait; `None` for no limit of
-    /// its own (a deadline that travels with the request limits it in any case).
+    /// Plans no attempt for later than this after the call began, whatever the reason for the wait; `None` for no limit of
+    /// its own (a deadline that travels with the request limits it in any case). Readiness and the disposal of the last
+    /// response may still delay an attempt that was planned in time.
     #[must_use]
     pub fn max_total_wait(self, limit: impl Into<Option<Duration>>) -> Self {
         Self { max_total_wait: limit.into(), ..self }
@@ -165,9 +166,10 @@ impl Config {
         Self { retry_refused: retry, ..self }
     }
 
-    /// Whether one throttled answer with a hint holds back new calls of the same key (the policy's
-    /// [`KeyOf`](buttress_core::KeyOf): the host, for HTTP) until the hint has passed. A call that may not wait so long
-    /// is refused. Default `false`.
+    /// Whether one throttled answer with a hint holds back all attempts of the same key (the policy's
+    /// [`KeyOf`](buttress_core::KeyOf): the host, for HTTP), those of other clones included, until the hint has passed. A
+    /// call that may not wait so long is refused. Default `false`: it is for APIs that limit all of a key's requests
+    /// together.
     #[must_use]
     pub fn rate_gate(self, gate: bool) -> Self {
         Self { rate_gate: gate, ..self }
@@ -184,12 +186,15 @@ impl Config {
         self.max_retries.saturating_add(1)
     }
 
-    /// How long all waits of a call can be together, where no server asks for more.
-    pub fn longest_wait(&self) -> Duration {
-        let usual = self.backoff.longest(self.max_retries);
-        let throttled = self.throttled_backoff.as_ref().map(|backoff| backoff.longest(self.max_retries));
-        let longest = throttled.map_or(usual, |throttled| throttled.max(usual));
-        self.max_total_wait.map_or(longest, |limit| limit.min(longest))
+    /// Whether it waits for a layer below that refuses, such as an open circuit.
+    pub fn waits_for_refusals(&self) -> bool {
+        self.retry_refused
+    }
+
+    /// How long the wait before the first retry can be, where no server asks for more.
+    pub fn first_wait(&self) -> Duration {
+        let throttled = self.throttled_backoff.as_ref().map_or(Duration::ZERO, |backoff| backoff.longest(1));
+        self.backoff.longest(1).max(throttled)
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -231,6 +236,9 @@ impl fmt::Display for Config {
             HintRule::Clamp { extra } => write!(f, "; at most {} longer if the server asks", Seconds(extra))?,
             HintRule::Exact { cap } => write!(f, "; exactly when the server asks, up to {}", Seconds(cap))?,
         }
+        if self.retry_refused {
+            f.write_str("; an open circuit is waited for")?;
+        }
         if self.rate_gate {
             f.write_str("; a throttled answer holds back all calls to its host")?;
         }
@@ -256,10 +264,9 @@ mod tests {
              asks, up to 300 s; budget: 10 % of successes, at least 1 in hand"
         );
         assert_eq!(Config::user_facing().max_retries(0).to_string(), "no retries");
-        assert_eq!(
-            (Config::background().attempts(), Config::background().longest_wait().as_secs()),
-            (6, 2 + 6 + 18 + 54 + 120)
-        );
+        let waits =
+            [Config::background(), Config::aws_standard()].map(|config| config.first_wait().as_secs());
+        assert_eq!((Config::background().attempts(), waits), (6, [2, 1]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Classify, Discard, KeyOf, Repeat, Replay, Stop, Timer, Verdict};
+use buttress_core::{BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -46,8 +46,7 @@ struct Call<S, P, R, Saved> {
     core: Arc<Core<S, P, R>>,
     saved: Option<Saved>,
     log: Log,
-    deadline: Option<Instant>,
-    max_retries: Option<u32>,
+    facts: Facts,
     /// The rate gate's.
     key: u64,
 }
@@ -76,30 +75,40 @@ where
             .policy
             .carried(&request)
             .map_or((None, None), |carried| (carried.deadline, carried.max_retries));
+        let facts = Facts { deadline, max_retries, repeatable: core.replay.is_repeatable(&request) };
         let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
-        let held = settings.gate.as_ref().and_then(|gate| gate.held(|| key));
-        let (request, saved) = core.replay.save(request);
-        let may_retry = max_retries.unwrap_or(settings.config.max_retries) > 0;
-        let saved = saved.filter(|_| may_retry);
+        let may_retry =
+            max_retries.unwrap_or(settings.config.max_retries) > 0 && settings.mode.get() == Mode::Enforce;
+        let (request, saved) = if may_retry {
+            let (request, saved) = core.replay.save(request);
+            (request, Some(saved))
+        } else {
+            (core.replay.once(request), None)
+        };
         let mut log = Log::default();
-        let state = match held.map(|time| settings.held_back(time, deadline)) {
-            None => {
+        let held = settings.held(&mut log, key, facts).and_then(|held| match held {
+            None => Ok(None),
+            Some(delay) => Ok(Some(Timer::at(after(Instant::now(), delay))?)),
+        });
+        let state = match held {
+            Ok(None) => {
                 settings.attempt_begins(&mut log);
                 State::Attempt { attempt: inner.call(request) }
             }
-            Some(Ok(delay)) => {
-                // Somebody else may have use for what this instance has reserved.
+            held => {
+                // Others may have use for what this instance has reserved.
                 let service = inner.clone();
                 *inner = service.clone();
-                match Timer::at(after(Instant::now(), delay)) {
-                    Ok(timer) => State::Pause { pause: Box::pin(Pause::new(timer, None, service, request)) },
-                    Err(no_timer) => State::Failed { error: Some(no_timer.into()) },
+                match held {
+                    Ok(Some(timer)) => {
+                        State::Pause { pause: Box::pin(Pause::new(timer, None, service, request)) }
+                    }
+                    Ok(None) => unreachable!("it was called"),
+                    Err(error) => State::Failed { error: Some(error) },
                 }
             }
-            Some(Err(refused)) => State::Failed { error: Some(refused) },
         };
-        let core = Arc::clone(core);
-        Self { state, call: Call { core, saved, log, deadline, max_retries, key } }
+        Self { state, call: Call { core: Arc::clone(core), saved, log, facts, key } }
     }
 }
 
@@ -115,52 +124,52 @@ type PauseOf<S, P, R, Req> = Pause<
 >;
 
 impl<S, P, R, Saved> Call<S, P, R, Saved> {
-    fn facts<Req>(&self) -> Facts
-    where
-        R: Replay<Req, Saved = Saved>,
-    {
-        let repeat = self.saved.as_ref().map_or(Repeat::Never, |saved| self.core.replay.repeat(saved));
-        Facts { deadline: self.deadline, max_retries: self.max_retries, repeat }
-    }
-
-    fn after_attempt<Req>(&mut self, outcome: Result<S::Response, BoxError>) -> After<S, P, R, Req>
+    fn after_attempt<Req>(
+        &mut self,
+        outcome: Result<S::Response, BoxError>,
+        verdict: Verdict,
+    ) -> After<S, P, R, Req>
     where
         S: Service<R::Request> + Clone,
         R: Replay<Req, Saved = Saved>,
         P: Classify<S::Response> + Carry<R::Request> + Carry<S::Response> + Discard<S::Response>,
     {
-        let verdict = self.core.policy.classify(outcome.as_ref().map_err(|error| &**error));
-        let settings = &self.core.settings;
-        settings.hold(self.key, verdict);
-        let mut log = mem::take(&mut self.log);
-        let judgement = settings.judge(&mut log, verdict, || self.facts());
-        self.log = log;
-        match judgement {
-            Judgement::Final => Err(outcome.map(|response| self.annotated(response))),
-            Judgement::GaveUp(stop) => Err(self.give_up(outcome, verdict, stop)),
-            Judgement::Retry(delay) => self.pause(outcome, verdict, delay),
+        let Self { core, saved, log, facts, key } = self;
+        core.settings.hold(*key, verdict);
+        let observing = core.settings.mode.get() == Mode::Observe;
+        let copy = || match saved {
+            Some(saved) => core.replay.replay(saved).map(Some),
+            // Nothing is kept where nothing will be sent again, and yet it is to be said what would have been done.
+            None => observing.then_some(None),
+        };
+        match core.settings.judge(log, verdict, *facts, copy) {
+            Judgement::Retry(Some(request), delay) => self.pause(outcome, request, delay),
+            Judgement::GaveUp(stop) => Err(match outcome {
+                Ok(response) => Ok(self.annotated(response)),
+                Err(error) => Err(core.settings.exhausted(mem::take(log), verdict, *facts, stop, error)),
+            }),
+            Judgement::Final | Judgement::Retry(None, _) => {
+                Err(outcome.map(|response| self.annotated(response)))
+            }
         }
     }
 
-    /// Throws the outcome away and prepares the next attempt.
+    /// Throws the outcome away and waits with the next attempt.
     #[cold]
     fn pause<Req>(
         &mut self,
         outcome: Result<S::Response, BoxError>,
-        verdict: Verdict,
+        mut request: R::Request,
         delay: Duration,
     ) -> After<S, P, R, Req>
     where
         S: Service<R::Request> + Clone,
         R: Replay<Req, Saved = Saved>,
-        P: Carry<R::Request> + Carry<S::Response> + Discard<S::Response>,
+        P: Carry<R::Request> + Discard<S::Response>,
     {
         let timer = match Timer::at(after(Instant::now(), delay)) {
             Ok(timer) => timer,
             Err(no_timer) => return Err(Err(no_timer.into())),
-        };
-        let Some(mut request) = self.saved.as_mut().and_then(|saved| self.core.replay.replay(saved)) else {
-            return Err(self.give_up(outcome, verdict, Stop::NotReplayable));
         };
         let attempt = self.log.attempts();
         self.core.policy.carry(&mut request, |carried| carried.attempt = attempt);
@@ -169,25 +178,18 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request)) })
     }
 
-    /// The last outcome: a response as it is, an error with the whole story.
+    /// The error of a call whose next attempt the rate gate refuses.
     #[cold]
-    fn give_up<Req>(
-        &mut self,
-        outcome: Result<S::Response, BoxError>,
-        verdict: Verdict,
-        stop: Stop,
-    ) -> Result<S::Response, BoxError>
-    where
-        S: Service<R::Request>,
-        R: Replay<Req, Saved = Saved>,
-        P: Carry<S::Response>,
-    {
-        match outcome {
-            Ok(response) => Ok(self.annotated(response)),
-            Err(error) => {
-                let facts = self.facts();
-                Err(self.core.settings.exhausted(mem::take(&mut self.log), verdict, facts, stop, error))
+    fn refused(&mut self, refused: BoxError) -> BoxError {
+        let mut log = mem::take(&mut self.log);
+        match &mut log.session {
+            Some(session) if session.retries > 0 => {
+                // The attempt that was announced is not made.
+                session.retries -= 1;
+                let verdict = Verdict::failure(Kind::Refused);
+                self.core.settings.exhausted(log, verdict, self.facts, Stop::HintTooLong, refused)
             }
+            _ => refused,
         }
     }
 
@@ -216,9 +218,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let outcome = match this.state.as_mut().project() {
+            let core = &this.call.core;
+            let (outcome, verdict) = match this.state.as_mut().project() {
                 StateProj::Attempt { attempt } => match attempt.poll(cx) {
-                    Poll::Ready(outcome) => outcome.map_err(Into::into),
+                    Poll::Ready(outcome) => {
+                        let outcome = outcome.map_err(Into::into);
+                        let verdict =
+                            core.policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));
+                        (outcome, verdict)
+                    }
                     Poll::Pending => {
                         let log = &mut this.call.log;
                         if log.started.is_none() && log.session.is_none() {
@@ -227,22 +235,38 @@ where
                         return Poll::Pending;
                     }
                 },
-                StateProj::Pause { pause } => match ready!(pause.as_mut().poll(cx)) {
-                    Ok(attempt) => {
-                        this.call.core.settings.attempt_begins(&mut this.call.log);
-                        this.state.set(State::Attempt { attempt });
-                        continue;
+                StateProj::Pause { pause } => {
+                    ready!(pause.as_mut().poll_wait(cx));
+                    // Somebody else may have been throttled meanwhile.
+                    match core.settings.held(&mut this.call.log, this.call.key, this.call.facts) {
+                        Ok(None) => {}
+                        Ok(Some(delay)) => {
+                            pause.as_mut().wait_for(Timer::at(after(Instant::now(), delay))?);
+                            continue;
+                        }
+                        Err(refused) => return Poll::Ready(Err(this.call.refused(refused))),
                     }
-                    // A clone that cannot become ready has failed as an attempt does.
-                    Err(error) => Err(error),
-                },
+                    let called = ready!(pause.as_mut().poll_call(cx));
+                    core.settings.attempt_begins(&mut this.call.log);
+                    match called {
+                        Ok(attempt) => {
+                            this.state.set(State::Attempt { attempt });
+                            continue;
+                        }
+                        // A clone that cannot become ready has failed as an attempt does, but it has sent nothing.
+                        Err(error) => {
+                            let verdict = core.policy.classify(Err(&*error)).not_sent();
+                            (Err(error), verdict)
+                        }
+                    }
+                }
                 StateProj::Failed { error } => {
                     return Poll::Ready(Err(error
                         .take()
                         .expect("a future is not polled again after it was ready")));
                 }
             };
-            match this.call.after_attempt::<Req>(outcome) {
+            match this.call.after_attempt::<Req>(outcome, verdict) {
                 Ok(state) => this.state.set(state),
                 Err(end) => return Poll::Ready(end),
             }

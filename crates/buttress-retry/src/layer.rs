@@ -2,7 +2,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Repeat, Timer};
+use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Timer};
 use tokio::time::Instant;
 use tower_layer::Layer;
 
@@ -90,6 +90,13 @@ impl<P, R> RetryLayer<P, R> {
         self.settings.mode.set(mode);
     }
 
+    /// Lets go of all that the rate gate holds back.
+    pub fn open_rate_gate(&self) {
+        if let Some(gate) = &self.settings.gate {
+            gate.open();
+        }
+    }
+
     /// Retries an action, without a service: the function form. The action is taken to be one that may be repeated.
     ///
     /// ```
@@ -118,21 +125,26 @@ impl<P, R> RetryLayer<P, R> {
         E: Into<BoxError>,
         P: Classify<Res>,
     {
-        let facts = Facts { deadline: None, max_retries: None, repeat: Repeat::Always };
-        let mut log = Log::default();
-        let started = Instant::now();
+        let facts = Facts { deadline: None, max_retries: None, repeatable: true };
+        let settings = &*self.settings;
+        let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(None));
+        let mut log = Log { started: Some(Instant::now()), ..Log::default() };
         loop {
-            self.settings.attempt_begins(&mut log);
-            log.started.get_or_insert(started);
+            while let Some(delay) = settings.held(&mut log, key, facts)? {
+                Timer::at(after(Instant::now(), delay))?.await;
+            }
+            if log.session.is_some() {
+                settings.attempt_begins(&mut log);
+            }
             let outcome = action().await.map_err(Into::into);
-            let verdict = self.policy.classify(outcome.as_ref().map_err(|error| &**error));
-            match self.settings.judge(&mut log, verdict, || facts) {
+            let verdict = self.policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));
+            settings.hold(key, verdict);
+            match settings.judge(&mut log, verdict, facts, || Some(())) {
                 Judgement::Final => return outcome,
                 Judgement::GaveUp(stop) => {
-                    return outcome
-                        .map_err(|error| self.settings.exhausted(log, verdict, facts, stop, error));
+                    return outcome.map_err(|error| settings.exhausted(log, verdict, facts, stop, error));
                 }
-                Judgement::Retry(delay) => {
+                Judgement::Retry((), delay) => {
                     drop(outcome);
                     Timer::at(after(Instant::now(), delay))?.await;
                 }

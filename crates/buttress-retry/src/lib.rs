@@ -17,14 +17,15 @@
 //! | failure: refused (by a layer below, such as an open circuit) | only with [`Config::retry_refused`] |
 //! | failure: permanent, or the server said not to | no |
 //!
-//! A failure whose effect is unknown is retried only if the request may be repeated ([`Repeat`]: for HTTP an idempotent
-//! method, RFC 9110 § 9.2.2, or an idempotency key). No retry starts that could not start before the request's deadline,
+//! A failure whose effect is unknown is retried only if the request may be repeated
+//! ([`Replay::is_repeatable`](buttress_core::Replay::is_repeatable): for HTTP an idempotent method, RFC 9110 § 9.2.2, or
+//! an idempotency key). No retry starts that could not start before the request's deadline,
 //! none beyond [`Config::max_retries`] and [`Config::max_total_wait`], none that the [`Budget`] does not pay for. A wait
 //! that the server asks for is treated as [`HintRule`] says.
 //!
 //! When retries end, the caller gets the last real answer: a response as it came (with the number of attempts carried on
 //! it), an error inside [`Exhausted`], which says why, how many attempts, how long, when to try again, and whether that
-//! is safe. An error that was not retried at all comes out as it is.
+//! is safe. An error that is not of a retryable kind comes out as it is.
 //!
 //! # Cancellation and panics
 //!
@@ -74,7 +75,7 @@ mod session;
 mod shared;
 
 pub use budget::Budget;
-pub use buttress_core::{Exhausted, Repeat, Stop};
+pub use buttress_core::{Exhausted, Stop};
 pub use config::{Config, HintRule};
 pub use future::ResponseFuture;
 pub use layer::RetryLayer;

@@ -7,7 +7,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 pin_project! {
-    /// Between two attempts: the delay, while the last response is disposed of; then readiness; then the next call.
+    /// Before an attempt that is not made at once: the delay, while the last response is disposed of; then readiness; then
+    /// the call.
     ///
     /// It is boxed, since it exists only beside a wait.
     pub(crate) struct Pause<S, Req, D> {
@@ -23,17 +24,20 @@ impl<S, Req, D> Pause<S, Req, D> {
     pub(crate) fn new(timer: Timer, discard: Option<D>, service: S, request: Req) -> Self {
         Self { timer, discard, service, request: Some(request) }
     }
+
+    /// Waits for this one instead.
+    pub(crate) fn wait_for(self: Pin<&mut Self>, timer: Timer) {
+        *self.project().timer = timer;
+    }
 }
 
-impl<S, Req, D> Future for Pause<S, Req, D>
+impl<S, Req, D> Pause<S, Req, D>
 where
     S: Service<Req>,
     S::Error: Into<BoxError>,
     D: Future<Output = ()>,
 {
-    type Output = Result<S::Future, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    pub(crate) fn poll_wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         if let Some(discard) = this.discard.as_mut().as_pin_mut() {
             if discard.poll(cx).is_ready() {
@@ -41,9 +45,11 @@ where
             }
         }
         ready!(this.timer.poll(cx));
-        if this.discard.is_some() {
-            return Poll::Pending;
-        }
+        if this.discard.is_some() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    pub(crate) fn poll_call(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Future, BoxError>> {
+        let this = self.project();
         ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
         let request = this.request.take().expect("a future is not polled again after it was ready");
         Poll::Ready(Ok(this.service.call(request)))

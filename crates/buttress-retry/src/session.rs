@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{Delays, Effect, Hint, Kind, Repeat, Stop, Verdict};
+use buttress_core::{Delays, Effect, Hint, Kind, Stop, Verdict};
 use tokio::time::Instant;
 
 use crate::budget::Paid;
@@ -28,13 +28,19 @@ pub(crate) struct Facts {
     pub(crate) deadline: Option<Instant>,
     /// The caller's own limit.
     pub(crate) max_retries: Option<u32>,
-    pub(crate) repeat: Repeat,
+    /// It may be applied any number of times.
+    pub(crate) repeatable: bool,
 }
 
 /// What follows a failed attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    Retry { delay: Duration, hint: Option<Duration> },
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next<C> {
+    /// Another attempt with this copy of the request, after this time; obeying the hint, if there was one.
+    Retry {
+        copy: C,
+        delay: Duration,
+        hint: Option<Duration>,
+    },
     Stop(Stop),
 }
 
@@ -53,7 +59,7 @@ impl Session {
 
     /// Whether the call as a whole may be made again by whoever hears of its failure.
     pub(crate) fn safe_to_retry(&self, facts: Facts) -> bool {
-        self.effect == Effect::NotSent || facts.repeat == Repeat::Always
+        self.effect == Effect::NotSent || facts.repeatable
     }
 
     /// The verdict on the whole call, given that on its last attempt.
@@ -64,10 +70,43 @@ impl Session {
         }
     }
 
-    /// Decides after a failure. Everything but the budget is asked first, so that nothing is paid for a retry that will
-    /// not be made.
-    pub(crate) fn next(&mut self, config: &Config, verdict: Verdict, facts: Facts, now: Instant) -> Next {
-        let Verdict::Failure { kind, effect, hint } = verdict else { return Next::Stop(Stop::NotRetryable) };
+    /// Decides after a failure. The budget is asked last, so that nothing is paid for a retry that will not be made;
+    /// `rehearse` asks without paying.
+    pub(crate) fn next<C>(
+        &mut self,
+        config: &Config,
+        verdict: Verdict,
+        facts: Facts,
+        rehearse: bool,
+        copy: impl FnOnce() -> Option<C>,
+    ) -> Next<C> {
+        match self.decide(config, verdict, facts, rehearse) {
+            Err(stop) => Next::Stop(stop),
+            Ok((kind, delay, hint)) => {
+                let Some(copy) = copy() else { return Next::Stop(Stop::NotReplayable) };
+                // What a layer of ours refused has cost the dependency nothing.
+                let paid = if kind == Kind::Refused {
+                    Some(Paid::NOTHING)
+                } else {
+                    config.budget.pay(kind, rehearse)
+                };
+                let Some(paid) = paid else { return Next::Stop(Stop::Budget) };
+                self.paid = Some(paid);
+                self.retries += 1;
+                Next::Retry { copy, delay, hint }
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        config: &Config,
+        verdict: Verdict,
+        facts: Facts,
+        rehearse: bool,
+    ) -> Result<(Kind, Duration, Option<Duration>), Stop> {
+        let Verdict::Failure { kind, effect, hint } = verdict else { return Err(Stop::NotRetryable) };
+        let now = Instant::now();
         if effect == Effect::Unknown {
             self.effect = effect;
         }
@@ -80,52 +119,51 @@ impl Session {
             Kind::Refused => config.retry_refused,
             Kind::Permanent => false,
         };
-        if hint == Hint::DoNotRetry || retryable {
+        if (hint == Hint::DoNotRetry || retryable) && !rehearse {
             config.budget.failure();
         }
         if hint == Hint::DoNotRetry {
-            return Next::Stop(Stop::DoNotRetry);
+            return Err(Stop::DoNotRetry);
         }
         if !retryable {
-            return Next::Stop(Stop::NotRetryable);
+            return Err(Stop::NotRetryable);
         }
         if self.retries >= facts.max_retries.unwrap_or(config.max_retries) {
-            return Next::Stop(Stop::MaxRetries);
+            return Err(Stop::MaxRetries);
         }
-        match facts.repeat {
-            Repeat::Never => return Next::Stop(Stop::NotReplayable),
-            Repeat::IfNotSent if self.effect == Effect::Unknown => return Next::Stop(Stop::NotIdempotent),
-            Repeat::IfNotSent | Repeat::Always => {}
+        if !facts.repeatable && self.effect == Effect::Unknown {
+            return Err(Stop::NotIdempotent);
         }
-        let (delay, hint) = match self.delay(config, kind, hint) {
-            Ok(delay) => delay,
-            Err(stop) => return Next::Stop(stop),
-        };
-        if let Err(stop) = self.in_time(config, facts, now, delay) {
-            return Next::Stop(stop);
-        }
-        let Some(paid) = config.budget.pay(kind) else { return Next::Stop(Stop::Budget) };
-        self.paid = Some(paid);
-        self.retries += 1;
-        Next::Retry { delay, hint }
+        let (delay, hint) = self.delay(config, kind, hint, facts, now)?;
+        self.in_time(config, facts, now, delay)?;
+        Ok((kind, delay, hint))
     }
 
     /// Whether an attempt that starts after this delay starts early enough.
-    pub(crate) fn in_time(
-        &self,
-        config: &Config,
-        facts: Facts,
-        now: Instant,
-        delay: Duration,
-    ) -> Result<(), Stop> {
+    fn in_time(&self, config: &Config, facts: Facts, now: Instant, delay: Duration) -> Result<(), Stop> {
         if facts.deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) <= delay) {
             return Err(Stop::Deadline);
         }
-        let spent = now.saturating_duration_since(self.started);
-        if config.max_total_wait.is_some_and(|limit| limit.saturating_sub(spent) < delay) {
+        if self.total_left(config, now).is_some_and(|left| left < delay) {
             return Err(Stop::TotalWait);
         }
         Ok(())
+    }
+
+    /// What is left of the limit on the whole call.
+    fn total_left(&self, config: &Config, now: Instant) -> Option<Duration> {
+        config.max_total_wait.map(|limit| limit.saturating_sub(now.saturating_duration_since(self.started)))
+    }
+
+    /// How long a request waits that the server wants to hear from no earlier than in `asked`: a little longer, so that
+    /// not everybody who was asked comes back at the same moment. An error if it may not wait so long.
+    pub(crate) fn wait(&mut self, config: &Config, facts: Facts, asked: Duration) -> Result<Duration, Stop> {
+        let now = Instant::now();
+        if matches!(config.hints, HintRule::Floor { cap } | HintRule::Exact { cap } if asked > cap) {
+            return Err(Stop::HintTooLong);
+        }
+        self.in_time(config, facts, now, asked)?;
+        Ok(self.above(config, facts, now, asked))
     }
 
     /// The delay before the next attempt, and the hint if it was obeyed.
@@ -134,6 +172,8 @@ impl Session {
         config: &Config,
         kind: Kind,
         hint: Hint,
+        facts: Facts,
+        now: Instant,
     ) -> Result<(Duration, Option<Duration>), Stop> {
         // Both schedules go on with every retry: it is the number of the retry that counts.
         let usual = self.delays.next().unwrap_or_default();
@@ -143,7 +183,7 @@ impl Session {
         match config.hints {
             HintRule::Ignore => Ok((computed, None)),
             HintRule::Floor { cap } if asked > cap => Err(Stop::HintTooLong),
-            HintRule::Floor { .. } => Ok((self.above(config, asked).max(computed), Some(asked))),
+            HintRule::Floor { .. } => Ok((self.above(config, facts, now, asked).max(computed), Some(asked))),
             HintRule::Clamp { extra } => {
                 Ok((asked.min(computed.saturating_add(extra)).max(computed), Some(asked)))
             }
@@ -154,9 +194,13 @@ impl Session {
         }
     }
 
-    /// A little later than asked, so that not everybody who was asked comes back at the same moment.
-    pub(crate) fn above(&mut self, config: &Config, asked: Duration) -> Duration {
-        let width = (asked / 2).max(config.backoff.base());
+    /// A little later than asked, but never so late that this alone would make it too late: the jitter takes at most half
+    /// of the room that is left.
+    fn above(&mut self, config: &Config, facts: Facts, now: Instant, asked: Duration) -> Duration {
+        let deadline = facts.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let left = deadline.into_iter().chain(self.total_left(config, now)).min();
+        let room = left.map_or(Duration::MAX, |left| left.saturating_sub(asked) / 2);
+        let width = (asked / 2).max(config.backoff.base()).min(room);
         asked.saturating_add(self.delays.rng().up_to(width))
     }
 }
@@ -167,7 +211,7 @@ mod tests {
     use crate::budget::Budget;
     use buttress_core::{Backoff, Jitter};
 
-    const FACTS: Facts = Facts { deadline: None, max_retries: None, repeat: Repeat::Always };
+    const FACTS: Facts = Facts { deadline: None, max_retries: None, repeatable: true };
 
     fn secs(s: u64) -> Duration {
         Duration::from_secs(s)
@@ -182,7 +226,11 @@ mod tests {
         Verdict::failure(Kind::Throttled).with_hint(Hint::RetryAfter(secs(seconds)))
     }
 
-    fn delay(next: Next) -> Duration {
+    fn next(session: &mut Session, config: &Config, verdict: Verdict, facts: Facts) -> Next<()> {
+        session.next(config, verdict, facts, false, || Some(()))
+    }
+
+    fn delay(next: Next<()>) -> Duration {
         match next {
             Next::Retry { delay, .. } => delay,
             Next::Stop(stop) => panic!("stopped: {stop:?}"),
@@ -194,13 +242,13 @@ mod tests {
         let (config, now) = (config(), Instant::now());
         let mut late = 0;
         for _ in 0..100 {
-            let delay = delay(Session::new(&config, now).next(&config, hinted(10), FACTS, now));
+            let delay = delay(next(&mut Session::new(&config, now), &config, hinted(10), FACTS));
             assert!(delay >= secs(10) && delay <= secs(15), "{delay:?}");
             late += u32::from(delay > secs(12));
         }
         assert!((20..=80).contains(&late), "spread over the whole width: {late}");
         let mut session = Session::new(&config, now);
-        let delays: Vec<_> = (0..5).map(|_| delay(session.next(&config, hinted(0), FACTS, now))).collect();
+        let delays: Vec<_> = (0..5).map(|_| delay(next(&mut session, &config, hinted(0), FACTS))).collect();
         assert_eq!(delays[1..], [secs(2), secs(4), secs(8), secs(8)], "no earlier than computed either");
     }
 
@@ -208,7 +256,7 @@ mod tests {
     async fn a_hint_beyond_the_cap_fails_now_and_says_when() {
         let (config, now) = (config(), Instant::now());
         let mut session = Session::new(&config, now);
-        assert_eq!(session.next(&config, hinted(301), FACTS, now), Next::Stop(Stop::HintTooLong));
+        assert_eq!(next(&mut session, &config, hinted(301), FACTS), Next::Stop(Stop::HintTooLong));
         assert_eq!(session.retry_at, Some(now + secs(301)));
     }
 
@@ -218,7 +266,7 @@ mod tests {
         config.backoff = Backoff::constant(secs(2));
         for (asked, waits) in [(0, 2), (1, 2), (4, 4), (7, 7), (100, 7)] {
             assert_eq!(
-                delay(Session::new(&config, now).next(&config, hinted(asked), FACTS, now)),
+                delay(next(&mut Session::new(&config, now), &config, hinted(asked), FACTS)),
                 secs(waits)
             );
         }
@@ -232,10 +280,10 @@ mod tests {
         let mut session = Session::new(&config, now);
         let delays =
             [transient, transient, hinted(5), transient, transient, hinted(0), transient, hinted(999)];
-        let delays = delays.map(|verdict| delay(session.next(&config, verdict, FACTS, now)).as_secs());
+        let delays = delays.map(|verdict| delay(next(&mut session, &config, verdict, FACTS)).as_secs());
         assert_eq!(delays, [1, 2, 5, 1, 2, 0, 1, 300]);
         let stop = transient.with_hint(Hint::DoNotRetry);
-        assert_eq!(session.next(&config, stop, FACTS, now), Next::Stop(Stop::DoNotRetry));
+        assert_eq!(next(&mut session, &config, stop, FACTS), Next::Stop(Stop::DoNotRetry));
     }
 
     #[tokio::test(start_paused = true)]
@@ -246,7 +294,7 @@ mod tests {
         let mut session = Session::new(&config, now);
         let kinds = [Kind::Transient, Kind::Throttled, Kind::Transient, Kind::Throttled];
         let delays =
-            kinds.map(|kind| delay(session.next(&config, Verdict::failure(kind), FACTS, now)).as_secs());
+            kinds.map(|kind| delay(next(&mut session, &config, Verdict::failure(kind), FACTS)).as_secs());
         assert_eq!(delays, [1, 20, 4, 80]);
     }
 
@@ -254,32 +302,43 @@ mod tests {
     async fn what_may_be_sent_again_depends_on_the_effect_and_on_the_request() {
         let (config, now) = (config(), Instant::now());
         let unknown = Verdict::failure(Kind::Transient);
-        for (repeat, verdict, stop) in [
-            (Repeat::IfNotSent, unknown, Some(Stop::NotIdempotent)),
-            (Repeat::IfNotSent, unknown.not_sent(), None),
-            (Repeat::Always, unknown, None),
-            (Repeat::Never, unknown.not_sent(), Some(Stop::NotReplayable)),
+        for (repeatable, verdict, stop) in [
+            (false, unknown, Some(Stop::NotIdempotent)),
+            (false, unknown.not_sent(), None),
+            (true, unknown, None),
         ] {
-            let facts = Facts { repeat, ..FACTS };
-            let next = Session::new(&config, now).next(&config, verdict, facts, now);
+            let facts = Facts { repeatable, ..FACTS };
+            let next = next(&mut Session::new(&config, now), &config, verdict, facts);
             assert_eq!(
                 matches!(next, Next::Stop(_)).then_some(next),
                 stop.map(Next::Stop),
-                "{repeat:?} {verdict:?}"
+                "{repeatable} {verdict:?}"
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_hint_that_fits_is_not_made_too_late_by_its_jitter() {
+        let (config, now) = (config(), Instant::now());
+        let facts = Facts { deadline: Some(now + secs(10)), ..FACTS };
+        for _ in 0..1000 {
+            let delay = delay(next(&mut Session::new(&config, now), &config, hinted(9), facts));
+            assert!(delay >= secs(9) && delay <= Duration::from_millis(9500), "{delay:?}");
+        }
+        let next = next(&mut Session::new(&config, now), &config, hinted(10), facts);
+        assert_eq!(next, Next::Stop(Stop::Deadline));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_attempt_with_an_unknown_effect_makes_the_whole_call_unsafe() {
         let (config, now) = (config(), Instant::now());
-        let facts = Facts { repeat: Repeat::IfNotSent, ..FACTS };
+        let facts = Facts { repeatable: false, ..FACTS };
         let not_sent = Verdict::failure(Kind::Transient).not_sent();
         let mut session = Session::new(&config, now);
-        session.next(&config, not_sent, facts, now);
+        next(&mut session, &config, not_sent, facts);
         assert!(session.safe_to_retry(facts));
-        session.next(&config, Verdict::failure(Kind::Transient), facts, now);
-        session.next(&config, not_sent, facts, now);
+        next(&mut session, &config, Verdict::failure(Kind::Transient), facts);
+        next(&mut session, &config, not_sent, facts);
         assert!(!session.safe_to_retry(facts));
         assert_eq!(session.verdict(not_sent), Verdict::failure(Kind::Transient));
     }
@@ -289,15 +348,32 @@ mod tests {
         let (config, now) = (config().budget(Budget::ratio(0.0, 1).unwrap()), Instant::now());
         let transient = Verdict::failure(Kind::Transient);
         let late = Facts { deadline: Some(now + secs(1)), ..FACTS };
-        let next = Session::new(&config, now).next(&config, transient, late, now);
-        assert_eq!(next, Next::Stop(Stop::Deadline), "the attempt would start at the deadline");
-        assert_eq!(config.budget.tokens(), 1.0);
+        let stopped = next(&mut Session::new(&config, now), &config, transient, late);
+        assert_eq!(stopped, Next::Stop(Stop::Deadline), "the attempt would start at the deadline");
         let spent = config.clone().max_total_wait(Duration::from_millis(999));
-        let next = Session::new(&spent, now).next(&spent, transient, FACTS, now);
-        assert_eq!(next, Next::Stop(Stop::TotalWait));
+        let stopped = next(&mut Session::new(&spent, now), &spent, transient, FACTS);
+        assert_eq!(stopped, Next::Stop(Stop::TotalWait));
+        let no_copy = Session::new(&config, now).next(&config, transient, FACTS, false, || None::<()>);
+        assert_eq!(no_copy, Next::Stop(Stop::NotReplayable));
+        let rehearsed = Session::new(&config, now).next(&config, transient, FACTS, true, || Some(()));
+        assert!(matches!(rehearsed, Next::Retry { .. }));
         assert_eq!(config.budget.tokens(), 1.0);
+
         let mut session = Session::new(&config, now);
-        assert!(matches!(session.next(&config, transient, FACTS, now), Next::Retry { .. }));
-        assert_eq!(session.next(&config, transient, FACTS, now), Next::Stop(Stop::Budget));
+        assert!(matches!(next(&mut session, &config, transient, FACTS), Next::Retry { .. }));
+        assert_eq!(next(&mut session, &config, transient, FACTS), Next::Stop(Stop::Budget));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_layer_of_ours_refused_costs_nothing() {
+        let config = config().retry_refused(true).budget(Budget::ratio(0.0, 1).unwrap());
+        let mut session = Session::new(&config, Instant::now());
+        for _ in 0..5 {
+            assert!(matches!(
+                next(&mut session, &config, Verdict::failure(Kind::Refused), FACTS),
+                Next::Retry { .. }
+            ));
+        }
+        assert_eq!(config.budget.tokens(), 1.0);
     }
 }

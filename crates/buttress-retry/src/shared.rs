@@ -6,7 +6,7 @@ use std::time::Duration;
 use buttress_core::clock::after;
 use buttress_core::observe::Severity;
 use buttress_core::{
-    BoxError, Event, Exhausted, Hint, Kind, Mode, ModeCell, Observer, Reason, Refused, Repeat, Stop, Verdict,
+    BoxError, Event, Exhausted, Hint, Kind, Mode, ModeCell, Observer, Reason, Refused, Stop, Verdict,
 };
 use tokio::time::Instant;
 
@@ -50,14 +50,14 @@ impl Log {
 }
 
 /// What becomes of an attempt's outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
+#[derive(Debug)]
+pub(crate) enum Judgement<C> {
     /// It is the call's.
     Final,
     /// It is the call's, and something kept the retry from going on.
     GaveUp(Stop),
-    /// It is thrown away, and another attempt follows after this time.
-    Retry(Duration),
+    /// It is thrown away, and another attempt with this copy of the request follows after this time.
+    Retry(C, Duration),
 }
 
 impl Settings {
@@ -71,10 +71,17 @@ impl Settings {
         log.started = self.observer.is_set().then(Instant::now);
     }
 
-    /// Judges the outcome of an attempt.
+    /// Judges the outcome of an attempt; `copy` is asked for another copy of the request if there is to be a retry.
     #[inline]
-    pub(crate) fn judge(&self, log: &mut Log, verdict: Verdict, facts: impl FnOnce() -> Facts) -> Judgement {
-        if self.mode.get() == Mode::Off {
+    pub(crate) fn judge<C>(
+        &self,
+        log: &mut Log,
+        verdict: Verdict,
+        facts: Facts,
+        copy: impl FnOnce() -> Option<C>,
+    ) -> Judgement<C> {
+        let mode = self.mode.get();
+        if mode == Mode::Off {
             return Judgement::Final;
         }
         if !verdict.is_failure() {
@@ -84,38 +91,51 @@ impl Settings {
             self.report_attempt(log, log.attempts(), verdict, Severity::Information);
             return Judgement::Final;
         }
-        self.judge_failure(log, verdict, facts())
+        self.judge_failure(log, verdict, facts, mode == Mode::Observe, copy)
     }
 
     #[cold]
-    fn judge_failure(&self, log: &mut Log, verdict: Verdict, facts: Facts) -> Judgement {
-        let now = Instant::now();
+    fn judge_failure<C>(
+        &self,
+        log: &mut Log,
+        verdict: Verdict,
+        facts: Facts,
+        observe: bool,
+        copy: impl FnOnce() -> Option<C>,
+    ) -> Judgement<C> {
         let attempts = log.attempts();
-        let started = log.started.unwrap_or(now);
-        let session = log.session.get_or_insert_with(|| Box::new(Session::new(&self.config, started)));
-        let next = session.next(&self.config, verdict, facts, now);
-        let (severity, judgement) = match next {
-            Next::Retry { delay, .. } => (Severity::Warning, Judgement::Retry(delay)),
-            // Not a failure that a retry handles: the error goes out as it came in.
-            Next::Stop(Stop::NotRetryable) if attempts == 1 => (Severity::Information, Judgement::Final),
-            Next::Stop(Stop::NotRetryable) => (Severity::Information, Judgement::GaveUp(Stop::NotRetryable)),
-            Next::Stop(stop) => (Severity::Error, Judgement::GaveUp(stop)),
+        let next = self.session(log).next(&self.config, verdict, facts, observe, copy);
+        let severity = match next {
+            Next::Retry { .. } => Severity::Warning,
+            // Not a failure that a retry handles.
+            Next::Stop(Stop::NotRetryable) => Severity::Information,
+            Next::Stop(_) => Severity::Error,
         };
         self.report_attempt(log, attempts, verdict, severity);
-        if judgement == Judgement::Final {
-            return judgement;
+        // An error that was never going to be retried goes out as it came in.
+        if matches!(next, Next::Stop(Stop::NotRetryable) if attempts == 1) {
+            return Judgement::Final;
         }
-        let enforce = self.mode.get() == Mode::Enforce;
-        self.observer.emit(&self.name, || match (next, verdict) {
-            (Next::Retry { delay, .. }, _) if !enforce => Event::WouldRetry { delay },
-            (Next::Retry { delay, hint }, Verdict::Failure { kind, .. }) => {
-                Event::Backoff { retry: attempts, delay, kind, hint }
+        self.observer.emit(&self.name, || match (&next, verdict) {
+            (Next::Retry { delay, .. }, _) if observe => Event::WouldRetry { delay: *delay },
+            (Next::Retry { delay, hint, .. }, Verdict::Failure { kind, .. }) => {
+                Event::Backoff { retry: attempts, delay: *delay, kind, hint: *hint }
             }
-            (Next::Stop(stop), _) => Event::GaveUp { attempts, stop },
+            (Next::Stop(stop), _) => Event::GaveUp { attempts, stop: *stop },
             (Next::Retry { .. }, _) => unreachable!("only failures are retried"),
         });
         self.observer.emit(&self.name, || Event::Budget { tokens: self.config.budget.tokens() });
-        if enforce { judgement } else { Judgement::Final }
+        match next {
+            _ if observe => Judgement::Final,
+            Next::Retry { copy, delay, .. } => Judgement::Retry(copy, delay),
+            Next::Stop(stop) => Judgement::GaveUp(stop),
+        }
+    }
+
+    fn session<'a>(&self, log: &'a mut Log) -> &'a mut Session {
+        let started = log.started;
+        log.session
+            .get_or_insert_with(|| Box::new(Session::new(&self.config, started.unwrap_or_else(Instant::now))))
     }
 
     fn report_attempt(&self, log: &Log, number: u32, verdict: Verdict, severity: Severity) {
@@ -130,7 +150,32 @@ impl Settings {
         if let (Some(gate), Verdict::Failure { kind: Kind::Throttled, hint: Hint::RetryAfter(time), .. }) =
             (&self.gate, verdict)
         {
-            gate.hold(key, time);
+            if self.mode.get() != Mode::Off {
+                gate.hold(key, time);
+            }
+        }
+    }
+
+    /// How long a request of this key has to wait for the rate gate: a little longer than the server asked, so that not all
+    /// held calls come at the same moment. A call that may not wait so long is refused.
+    pub(crate) fn held(&self, log: &mut Log, key: u64, facts: Facts) -> Result<Option<Duration>, BoxError> {
+        let Some(time) = self.gate.as_ref().and_then(|gate| gate.held(key)) else { return Ok(None) };
+        if self.mode.get() != Mode::Enforce {
+            if self.mode.get() == Mode::Observe {
+                self.observer.emit(&self.name, || Event::Held { delay: time, enforced: false });
+            }
+            return Ok(None);
+        }
+        match self.session(log).wait(&self.config, facts, time) {
+            Ok(delay) => {
+                self.observer.emit(&self.name, || Event::Held { delay, enforced: true });
+                Ok(Some(delay))
+            }
+            Err(_) => {
+                self.observer.emit(&self.name, || Event::Refused(Reason::RateLimited));
+                let refused = Refused::new("retry", Arc::clone(&self.name), Reason::RateLimited);
+                Err(Box::new(refused.until(after(Instant::now(), time))))
+            }
         }
     }
 
@@ -143,32 +188,17 @@ impl Settings {
         stop: Stop,
         source: BoxError,
     ) -> BoxError {
+        let attempts = log.attempts();
         let Some(session) = log.session else { return source };
         Box::new(Exhausted {
             name: Arc::clone(&self.name),
             stop,
-            attempts: session.retries + 1,
+            attempts,
             elapsed: session.started.elapsed(),
             verdict: session.verdict(verdict),
             safe_to_retry: session.safe_to_retry(facts),
             retry_at: session.retry_at,
             source,
         })
-    }
-
-    /// How long a call waits that the rate gate holds back for `time`: a little longer, so that not all held calls come
-    /// at the same moment. A call that may not wait so long is refused.
-    pub(crate) fn held_back(&self, time: Duration, deadline: Option<Instant>) -> Result<Duration, BoxError> {
-        let now = Instant::now();
-        let mut session = Session::new(&self.config, now);
-        let facts = Facts { deadline, max_retries: None, repeat: Repeat::Always };
-        if session.in_time(&self.config, facts, now, time).is_err() {
-            self.observer.emit(&self.name, || Event::Refused(Reason::RateLimited));
-            let refused = Refused::new("retry", Arc::clone(&self.name), Reason::RateLimited);
-            return Err(Box::new(refused.until(after(now, time))));
-        }
-        let delay = session.above(&self.config, time);
-        self.observer.emit(&self.name, || Event::Held { delay });
-        Ok(delay)
     }
 }

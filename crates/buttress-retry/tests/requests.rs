@@ -2,17 +2,18 @@
 //! be disposed of.
 
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use buttress_core::{
-    Backoff, BoxError, Carried, Carry, Classify, Discard, Effect, ErrorRef, Exhausted, Hint, KeyOf, Kind,
-    Reason, Refused, Repeat, Replay, Stop, Verdict, error_verdict, find,
+    Backoff, BoxError, Carried, Carry, Classify, Discard, Effect, ErrorRef, Event, Exhausted, Hint, KeyOf,
+    Kind, Observe, Replay, Stop, Verdict, error_verdict, find, observe_fn,
 };
 use buttress_retry::{Budget, Config, RetryLayer};
-use buttress_testkit::clock::settle;
+use buttress_testkit::{Scripted, err};
 use tokio::time::Instant;
 use tower::util::BoxCloneService;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -22,6 +23,16 @@ const fn ms(millis: u64) -> Duration {
 fn every(retries: u32, delay: Duration) -> Config {
     let config = Config::background().max_retries(retries).budget(Budget::unlimited());
     config.backoff(Backoff::constant(delay))
+}
+
+fn layer(config: Config) -> RetryLayer {
+    RetryLayer::new("test", config).unwrap()
+}
+
+fn recorder() -> (Arc<dyn Observe>, Arc<Mutex<Vec<Event>>>) {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&events);
+    (observe_fn(move |_, event| record.lock().unwrap().push(event.clone())), events)
 }
 
 fn exhausted(error: &BoxError) -> &Exhausted {
@@ -98,14 +109,17 @@ impl KeyOf<Order> for Orders {
 impl Replay<Order> for Orders {
     type Request = Order;
     type Saved = Order;
-    fn save(&self, order: Order) -> (Order, Option<Order>) {
-        (order.clone(), Some(order))
+    fn is_repeatable(&self, _: &Order) -> bool {
+        self.repeatable
+    }
+    fn once(&self, order: Order) -> Order {
+        order
+    }
+    fn save(&self, order: Order) -> (Order, Order) {
+        (order.clone(), order)
     }
     fn replay(&self, saved: &mut Order) -> Option<Order> {
         Some(saved.clone())
-    }
-    fn repeat(&self, _: &Order) -> Repeat {
-        if self.repeatable { Repeat::Always } else { Repeat::IfNotSent }
     }
 }
 
@@ -203,27 +217,74 @@ async fn a_request_may_bring_its_own_limit() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn one_throttled_answer_holds_back_all_clones() {
-    let policy = Orders::default();
-    let (service, seen) = orders(&policy, every(0, ms(100)).rate_gate(true), &[429, 200]);
-    service.clone().oneshot(Order::default()).await.unwrap();
-    let started = Instant::now();
-    let held: Vec<_> = (0..50).map(|_| tokio::spawn(service.clone().oneshot(Order::default()))).collect();
-    settle().await;
-    assert_eq!(seen.lock().unwrap().len(), 1, "nothing was sent");
-    let mut order = Order::default();
-    policy.carry(&mut order, |carried| carried.deadline = Some(Instant::now() + ms(9000)));
-    let error = service.clone().oneshot(order).await.unwrap_err();
-    let refused = find::<Refused>(&*error).unwrap();
-    assert_eq!((refused.reason(), refused.retry_after()), (Reason::RateLimited, Some(ms(10_000))));
+/// A copy that turns out to be gone when it is needed.
+#[derive(Clone)]
+struct Gone;
 
-    let mut ends = Vec::new();
-    for held in held {
-        assert_eq!(held.await.unwrap().unwrap().code, 200);
-        ends.push(started.elapsed());
+impl Replay<()> for Gone {
+    type Request = ();
+    type Saved = ();
+    fn is_repeatable(&self, (): &()) -> bool {
+        true
     }
-    let first = ends.iter().min().unwrap();
-    assert!(*first >= ms(10_000) && started.elapsed() <= ms(15_001), "{first:?} to {:?}", started.elapsed());
-    assert_eq!(service.oneshot(Order::default()).await.unwrap().code, 200, "and then the gate is open");
+    fn once(&self, (): ()) {}
+    fn save(&self, (): ()) -> ((), ()) {
+        ((), ())
+    }
+    fn replay(&self, (): &mut ()) -> Option<()> {
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_be_replayed_is_sent_once_and_an_event_says_so() {
+    let (observer, events) = recorder();
+    let script = Scripted::<u32>::new([err("down")]);
+    let retry = layer(every(3, ms(1)).budget(Budget::ratio(0.0, 5).unwrap())).replay(Gone).observe(observer);
+    let error = retry.layer(script.clone()).oneshot(()).await.unwrap_err();
+    let exhausted = exhausted(&error);
+    assert_eq!((script.calls(), exhausted.attempts, exhausted.stop), (1, 1, Stop::NotReplayable));
+    assert!(exhausted.safe_to_retry, "whoever still has the request may send it");
+    assert!(events.lock().unwrap().contains(&Event::GaveUp { attempts: 1, stop: Stop::NotReplayable }));
+    assert_eq!(retry.budget().tokens(), 5.0, "and nothing was paid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_repeated_is_safe_to_retry_also_where_no_retry_was_allowed() {
+    for retries in [0, 1] {
+        let error = layer(every(retries, ms(1)))
+            .layer(Scripted::<u32>::new([err("down")]))
+            .oneshot(())
+            .await
+            .unwrap_err();
+        assert!(exhausted(&error).safe_to_retry, "{retries} retries");
+    }
+}
+
+/// Ready for the first call, and then never again.
+#[derive(Clone, Default)]
+struct Closing(Arc<Mutex<bool>>);
+
+impl Service<()> for Closing {
+    type Response = ();
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<(), BoxError>>;
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(if *self.0.lock().unwrap() { Err("closed".into()) } else { Ok(()) })
+    }
+    fn call(&mut self, (): ()) -> Self::Future {
+        *self.0.lock().unwrap() = true;
+        std::future::ready(Err(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_whose_service_cannot_become_ready_sent_nothing_and_took_no_time() {
+    let (observer, events) = recorder();
+    let retry = layer(every(1, ms(1000))).observe(observer);
+    let error = retry.layer(Closing::default()).oneshot(()).await.unwrap_err();
+    assert_eq!(exhausted(&error).verdict, Verdict::failure(Kind::Transient).not_sent());
+    let events = events.lock().unwrap();
+    let second = events.iter().find(|event| matches!(event, Event::Attempt { number: 2, .. })).unwrap();
+    assert!(matches!(second, Event::Attempt { elapsed: Duration::ZERO, .. }), "{second:?}");
 }

@@ -86,11 +86,16 @@ async fn the_delays_are_those_of_the_backoff() {
 ///
 #[tokio::test(start_paused = true)]
 async fn dropping_the_call_ends_it_wherever_it_is() {
-    let script = Scripted::<u32>::new([hang()]);
-    let service = layer(every(5, ms(100))).layer(script.clone());
-    drop(service.clone().oneshot(()));
-    assert_eq!(script.calls(), 0, "before");
+    let retry = layer(every(5, ms(100)));
+    let mut called = false;
+    drop(retry.run(|| {
+        called = true;
+        async { Ok::<_, BoxError>(()) }
+    }));
+    assert!(!called, "before");
 
+    let script = Scripted::<u32>::new([hang()]);
+    let service = retry.layer(script.clone());
     let mut call = Box::pin(service.clone().oneshot(()));
     assert!(poll_in_task(&mut call).await.is_pending());
     drop(call);
@@ -270,6 +275,16 @@ async fn observing_tells_what_it_would_do_and_changes_nothing() {
     retry.set_mode(Mode::Enforce);
     service.oneshot(()).await.unwrap_err();
     assert_eq!(script.calls(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn observing_takes_nothing_from_a_budget_that_others_share() {
+    let budget = Budget::ratio(0.0, 3).unwrap();
+    let watching = layer(every(2, ms(1)).budget(budget.clone()).mode(Mode::Observe));
+    for _ in 0..3 {
+        watching.layer(Scripted::<u32>::new([err("down")])).oneshot(()).await.unwrap_err();
+    }
+    assert_eq!(budget.tokens(), 3.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,11 +36,12 @@ impl Explanation {
     /// | code | what |
     /// |---|---|
     /// | `B001` | the attempt's time is not shorter than the total |
-    /// | `B002` | not all attempts fit into the total, at their longest |
+    /// | `B002` | after an attempt that takes its whole time, no other fits into the total |
     /// | `B003` | a time window is shorter than two attempts |
     /// | `B004` | a probe's lease ends before an attempt's time |
     /// | `B005` | no rule opens the circuit |
     /// | `B006` | a call is never slow before it times out |
+    /// | `B007` | the attempts of a single call can open the circuit, which ends that call |
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -53,7 +54,10 @@ impl Explanation {
         breaker: &buttress_circuit_breaker::Config,
     ) -> Self {
         let layers = vec![
-            ("deadline (total)", format!("{} for the whole call; travels with the request", Seconds(total))),
+            (
+                "deadline (total)",
+                format!("{} until the response's head; travels with the request", Seconds(total)),
+            ),
             ("retry", retry.to_string()),
             ("circuit breaker", breaker.to_string()),
             ("deadline (attempt)", format!("{} for each attempt", Seconds(attempt))),
@@ -71,20 +75,15 @@ fn warnings(
     let mut warnings = Vec::new();
     let mut warn = |code, message| warnings.push(Warning { code, message });
     let (total_text, attempt_text) = (Seconds(total), Seconds(attempt));
-    let longest = attempt.saturating_mul(retry.attempts()).saturating_add(retry.longest_wait());
     if attempt >= total && retry.attempts() > 1 {
         let message = format!(
             "an attempt may take {attempt_text} and the whole call {total_text}: a slow one is never retried"
         );
         warn("B001", message);
-    } else if longest > total && retry.attempts() > 1 {
-        let (attempts, longest) = (retry.attempts(), Seconds(longest));
-        warn(
-            "B002",
-            format!(
-                "{attempts} attempts can take {longest}, the whole call only {total_text}: the last may not be made"
-            ),
-        );
+    } else if attempt.saturating_mul(2).saturating_add(retry.first_wait()) > total && retry.attempts() > 1 {
+        let message =
+            format!("after an attempt of {attempt_text} and a wait, no other fits into {total_text}");
+        warn("B002", message);
     }
     let trips = breaker.trips();
     if trips.is_empty() {
@@ -100,6 +99,17 @@ fn warnings(
                     "the window of {window} is shorter than two attempts of {attempt_text}: time-outs leave it too soon"
                 );
                 warn("B003", message);
+            }
+        }
+        if let Trip::ConsecutiveFailures(failures) = trip {
+            if failures <= retry.attempts() && !retry.waits_for_refusals() {
+                let attempts = retry.attempts();
+                warn(
+                    "B007",
+                    format!(
+                        "{failures} failures open the circuit, and one call makes up to {attempts} attempts"
+                    ),
+                );
             }
         }
         if let Trip::SlowCalls { slower_than, .. } = trip {
@@ -163,7 +173,9 @@ mod tests {
         let (window, at_least, minimum_calls) = (Window::Time(secs(5)), Ratio::percent(50), 10);
         assert_eq!(codes(20, 4, &retry, &breaker), Vec::<&str>::new());
         assert_eq!(codes(10, 10, &retry, &breaker), ["B001"]);
-        assert_eq!(codes(10, 4, &retry, &breaker), ["B002"]);
+        assert_eq!(codes(10, 5, &retry, &breaker), ["B002"]);
+        assert_eq!(codes(10, 4, &retry, &breaker), Vec::<&str>::new());
+        assert_eq!(codes(60, 4, &retry.clone().max_retries(4), &breaker), ["B007"]);
         assert_eq!(codes(10, 10, &retry.clone().max_retries(0), &breaker), Vec::<&str>::new());
         let rate = breaker.clone().trip(Trip::FailureRate { window, at_least, minimum_calls });
         assert_eq!(codes(20, 4, &retry, &rate), ["B003"]);

@@ -30,7 +30,7 @@
 //!
 //! # What the stack does
 //!
-//! From the outside in: a deadline for the whole call; a retry within it, paid from a budget, obeying the server's
+//! From the outside in: a deadline for the whole call, until the response's head; a retry within it, paid from a budget, obeying the server's
 //! hints; a circuit breaker, which refuses at once while the dependency is ill; a deadline for each attempt.
 //! [`HttpLayer::explain`] says so with the figures. Requests are called with [`ReplayBody`](http::ReplayBody), so that
 //! they can be sent again.
@@ -46,6 +46,9 @@
 //! | [`Elapsed`] | the time ran out; it may have been applied | if idempotent |
 //! | [`Exhausted`] | retries ended; says why, how many, when to come back | `safe_to_retry` says |
 //! | the client's own | as the client says | |
+//!
+//! Inside `tokio::spawn(async { .. })`, some body types make the compiler say that "an implementation is not general
+//! enough" (so do they without Buttress): box the service, for instance with `tower::util::BoxCloneSyncService`.
 //!
 //! # Cancellation and panics
 //!
@@ -97,7 +100,7 @@ pub use buttress_core::{
 };
 pub use buttress_deadline as deadline;
 pub use buttress_http as http;
-pub use buttress_http::RequestExt;
+pub use buttress_http::{RequestExt, ResponseExt};
 pub use buttress_retry as retry;
 pub use explain::{Explanation, Warning};
 pub use stack::{HttpBuilder, HttpLayer, HttpService, HttpServicePerHost};

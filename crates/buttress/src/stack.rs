@@ -5,10 +5,11 @@ use std::time::Duration;
 use buttress_circuit_breaker::{
     CircuitBreaker, CircuitBreakerLayer, KeyedCircuitBreaker, KeyedCircuitBreakerLayer,
 };
-use buttress_core::{ConfigError, Mode, Observe};
+use buttress_core::{Backoff, ConfigError, Mode, Observe, Verdict};
 use buttress_deadline::{Deadline, DeadlineLayer};
 use buttress_http::{Http, HttpReplay, Vendor};
-use buttress_retry::{Retry, RetryLayer};
+use buttress_retry::{Budget, Retry, RetryLayer};
+use http::{HeaderMap, StatusCode};
 use tower_layer::Layer;
 
 use crate::explain::Explanation;
@@ -34,128 +35,194 @@ use crate::explain::Explanation;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// What is set explicitly counts, whatever the preset and whichever comes first.
 #[derive(Clone)]
 pub struct HttpBuilder {
     name: Arc<str>,
     http: Http,
     replay: HttpReplay,
-    total: Duration,
-    attempt: Duration,
-    retry: buttress_retry::Config,
-    breaker: buttress_circuit_breaker::Config,
+    preset: Preset,
+    total: Option<Duration>,
+    attempt: Option<Duration>,
+    retry: Option<buttress_retry::Config>,
+    breaker: Option<buttress_circuit_breaker::Config>,
     observers: Vec<Arc<dyn Observe>>,
     silent: bool,
 }
 
+/// The figures that a stack has where nothing else is said.
+#[derive(Clone, Copy, Debug)]
+enum Preset {
+    UserFacing,
+    Background,
+    Datadog,
+    PagerDuty,
+    Aws,
+}
+
 impl fmt::Debug for HttpBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, total, attempt, retry, breaker, .. } = self;
+        let Self { name, preset, total, attempt, retry, breaker, .. } = self;
         let mut debug = f.debug_struct("HttpBuilder");
-        debug.field("name", name).field("total", total).field("attempt", attempt);
+        debug.field("name", name).field("preset", preset).field("total", total).field("attempt", attempt);
         debug.field("retry", retry).field("breaker", breaker).finish_non_exhaustive()
     }
 }
 
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+impl Preset {
+    /// Total and attempt.
+    fn limits(self) -> (Duration, Duration) {
+        match self {
+            Self::UserFacing => (millis(10_000), millis(2500)),
+            Self::Background => (millis(600_000), millis(30_000)),
+            Self::Datadog => (millis(30_000), millis(8000)),
+            Self::PagerDuty => (millis(300_000), millis(10_000)),
+            Self::Aws => (millis(60_000), millis(15_000)),
+        }
+    }
+
+    fn retry(self) -> buttress_retry::Config {
+        use buttress_retry::Config;
+        match self {
+            Self::UserFacing => Config::user_facing(),
+            // Nobody waits, so an open circuit is waited for.
+            Self::Background => Config::background().retry_refused(true),
+            Self::Datadog => Config::user_facing().max_total_wait(None),
+            Self::PagerDuty => {
+                let backoff =
+                    Backoff::exponential(millis(1000), 2.0, millis(30_000)).expect("a valid schedule");
+                let budget = Budget::adaptive(0.1, millis(500), 20).expect("a tenth is a share");
+                Config::background().max_retries(20).backoff(backoff).budget(budget).retry_refused(true)
+            }
+            Self::Aws => Config::aws_standard(),
+        }
+    }
+
+    fn breaker(self) -> buttress_circuit_breaker::Config {
+        use buttress_circuit_breaker::Config;
+        match self {
+            Self::UserFacing | Self::Datadog | Self::Aws => Config::standard(),
+            // The attempts of one call must not open it.
+            Self::Background => Config::high_traffic(),
+            Self::PagerDuty => Config::high_traffic().open_for(millis(15_000)).success_threshold(1),
+        }
+    }
 }
 
 impl HttpBuilder {
     pub(crate) fn new(name: Arc<str>) -> Self {
-        let builder = Self {
+        Self {
             name,
             http: Http::new(),
             replay: HttpReplay::new(),
-            total: Duration::ZERO,
-            attempt: Duration::ZERO,
-            retry: buttress_retry::Config::user_facing(),
-            breaker: buttress_circuit_breaker::Config::standard(),
+            preset: Preset::UserFacing,
+            total: None,
+            attempt: None,
+            retry: None,
+            breaker: None,
             observers: Vec::new(),
             silent: false,
-        };
-        builder.user_facing()
+        }
     }
 
     /// Somebody is waiting: 10 s in all, 2.5 s an attempt,
     /// [`retry::Config::user_facing`](buttress_retry::Config::user_facing). The default.
     #[must_use]
     pub fn user_facing(self) -> Self {
-        let attempt = Duration::from_millis(2500);
-        Self { total: secs(10), attempt, retry: buttress_retry::Config::user_facing(), ..self }
+        Self { preset: Preset::UserFacing, ..self }
     }
 
     /// Nobody is waiting: 10 min in all, 30 s an attempt,
-    /// [`retry::Config::background`](buttress_retry::Config::background).
+    /// [`retry::Config::background`](buttress_retry::Config::background), and an open circuit is waited for.
     #[must_use]
     pub fn background(self) -> Self {
-        Self { total: secs(600), attempt: secs(30), retry: buttress_retry::Config::background(), ..self }
+        Self { preset: Preset::Background, ..self }
     }
 
-    /// Datadog's API: its rate-limit headers, one throttled answer holds back all calls, and 30 s in all, 8 s an
-    /// attempt, since queries take their time.
+    /// Datadog's API: its rate-limit headers, and 30 s in all, 8 s an attempt, since queries take their time.
     #[must_use]
-    pub fn datadog(mut self) -> Self {
-        self.retry = self.retry.max_total_wait(None).rate_gate(true);
-        Self { http: self.http.vendor(Vendor::Datadog), total: secs(30), attempt: secs(8), ..self }
+    pub fn datadog(self) -> Self {
+        Self { preset: Preset::Datadog, ..self }.vendor(Vendor::Datadog)
+    }
+
+    /// GitHub's API: its rate limits, primary and secondary, with the figures of [`user_facing`](HttpBuilder::user_facing).
+    #[must_use]
+    pub fn github(self) -> Self {
+        Self { preset: Preset::UserFacing, ..self }.vendor(Vendor::GitHub)
     }
 
     /// PagerDuty's APIs: their rate-limit headers, and a page that may take its time but has to arrive: 5 min in all,
-    /// 10 s an attempt, [`retry::Config::background`](buttress_retry::Config::background).
+    /// 10 s an attempt, up to 20 retries after 1 s to 30 s, and an open circuit (10 failures, 15 s) is waited for.
     ///
     /// Give each event a `dedup_key`, and its request the same key with
     /// [`with_idempotency_key`](buttress_http::RequestExt::with_idempotency_key): only then is a `POST` whose answer was
     /// lost sent again.
     #[must_use]
     pub fn pagerduty(self) -> Self {
-        let retry = buttress_retry::Config::background().rate_gate(true);
-        Self { http: self.http.vendor(Vendor::PagerDuty), total: secs(300), attempt: secs(10), retry, ..self }
+        Self { preset: Preset::PagerDuty, ..self }.vendor(Vendor::PagerDuty)
     }
 
-    /// AWS's APIs without an SDK: [`retry::Config::aws_standard`](buttress_retry::Config::aws_standard), any method,
-    /// since AWS's requests carry tokens where repeating them matters; 60 s in all, 15 s an attempt.
+    /// AWS's APIs without an SDK: [`retry::Config::aws_standard`](buttress_retry::Config::aws_standard), every method, as
+    /// AWS's SDKs do; 60 s in all, 15 s an attempt.
     ///
-    /// Beneath an AWS SDK, which retries by itself, switch this retry off: `.retry(config.max_retries(0))`.
+    /// Where an operation is not idempotent and its request has no client token (sending to a queue, invoking a function),
+    /// send it with [`with_max_retries(0)`](buttress_http::RequestExt::with_max_retries). Beneath an AWS SDK, which retries
+    /// by itself, switch this retry off: `.retry(Config::aws_standard().max_retries(0))`.
     #[must_use]
     pub fn aws(self) -> Self {
-        let (http, replay) = (self.http.vendor(Vendor::Aws), self.replay.every_method());
-        Self {
-            http,
-            replay,
-            total: secs(60),
-            attempt: secs(15),
-            retry: buttress_retry::Config::aws_standard(),
-            ..self
-        }
+        let replay = self.replay.every_method();
+        Self { preset: Preset::Aws, replay, ..self }.vendor(Vendor::Aws)
     }
 
-    /// The time for the whole call, all attempts and waits included, until the response's head. Default 10 s.
+    /// Understands this vendor's rate limits.
+    #[must_use]
+    pub fn vendor(self, vendor: Vendor) -> Self {
+        Self { http: self.http.vendor(vendor), ..self }
+    }
+
+    /// The time for the whole call, all attempts and waits included, until the response's head; the body is not bounded
+    /// ([`BodyDeadlineLayer`](buttress_http::BodyDeadlineLayer) does that). Default 10 s.
     #[must_use]
     pub fn total(self, limit: Duration) -> Self {
-        Self { total: limit, ..self }
+        Self { total: Some(limit), ..self }
     }
 
-    /// The time for each attempt. Default 2.5 s.
+    /// The time for each attempt, until the response's head. Default 2.5 s.
     #[must_use]
     pub fn attempt(self, limit: Duration) -> Self {
-        Self { attempt: limit, ..self }
+        Self { attempt: Some(limit), ..self }
     }
 
     /// How failed attempts are retried.
     #[must_use]
     pub fn retry(self, config: buttress_retry::Config) -> Self {
-        Self { retry: config, ..self }
+        Self { retry: Some(config), ..self }
     }
 
     /// When the circuit opens.
     #[must_use]
     pub fn circuit_breaker(self, config: buttress_circuit_breaker::Config) -> Self {
-        Self { breaker: config, ..self }
+        Self { breaker: Some(config), ..self }
     }
 
-    /// What responses and errors mean.
+    /// Judges this status in this way; see [`Http::status`].
     #[must_use]
-    pub fn policy(self, http: Http) -> Self {
-        Self { http, ..self }
+    pub fn status(self, status: StatusCode, verdict: Verdict) -> Self {
+        Self { http: self.http.status(status, verdict), ..self }
+    }
+
+    /// Asks this first about every response; see [`Http::judge`].
+    #[must_use]
+    pub fn judge(
+        self,
+        judge: impl Fn(StatusCode, &HeaderMap) -> Option<Verdict> + Send + Sync + 'static,
+    ) -> Self {
+        Self { http: self.http.judge(judge), ..self }
     }
 
     /// How requests are kept for a retry.
@@ -183,8 +250,8 @@ impl HttpBuilder {
     ///
     /// If a configuration breaks a rule: the field, its value and the rule.
     pub fn build(self) -> Result<HttpLayer, ConfigError> {
-        let breaker =
-            CircuitBreakerLayer::new(Arc::clone(&self.name), self.breaker.clone())?.policy(self.http.clone());
+        let config = self.breaker_config();
+        let breaker = CircuitBreakerLayer::new(Arc::clone(&self.name), config)?.policy(self.http.clone());
         let observer = self.observer();
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
@@ -197,12 +264,16 @@ impl HttpBuilder {
     ///
     /// As [`build`](HttpBuilder::build).
     pub fn build_per_host(self) -> Result<HttpLayer<KeyedCircuitBreakerLayer<Http>>, ConfigError> {
-        let (name, http) = (Arc::clone(&self.name), self.http.clone());
-        let breaker = KeyedCircuitBreakerLayer::new(name, self.breaker.clone(), http)?;
+        let (name, config) = (Arc::clone(&self.name), self.breaker_config());
+        let breaker = KeyedCircuitBreakerLayer::new(name, config, self.http.clone())?;
         let observer = self.observer();
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
         self.finish(observer, breaker)
+    }
+
+    fn breaker_config(&self) -> buttress_circuit_breaker::Config {
+        self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
     }
 
     fn observer(&self) -> Option<Arc<dyn Observe>> {
@@ -221,10 +292,14 @@ impl HttpBuilder {
     }
 
     fn finish<C>(self, observer: Option<Arc<dyn Observe>>, breaker: C) -> Result<HttpLayer<C>, ConfigError> {
-        let explanation = Explanation::of(&self.name, self.total, self.attempt, &self.retry, &self.breaker);
-        let total = DeadlineLayer::total(Arc::clone(&self.name), self.total)?;
-        let attempt = DeadlineLayer::attempt(Arc::clone(&self.name), self.attempt)?;
-        let retry = RetryLayer::new(self.name, self.retry)?;
+        let breaker_config = self.breaker_config();
+        let retry = self.retry.unwrap_or_else(|| self.preset.retry());
+        let (total, attempt) = self.preset.limits();
+        let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
+        let explanation = Explanation::of(&self.name, total, attempt, &retry, &breaker_config);
+        let total = DeadlineLayer::total(Arc::clone(&self.name), total)?;
+        let attempt = DeadlineLayer::attempt(Arc::clone(&self.name), attempt)?;
+        let retry = RetryLayer::new(self.name, retry)?;
         let mut layer = HttpLayer {
             total: total.carry(self.http.clone()),
             retry: retry.policy(self.http.clone()).replay(self.replay),
@@ -294,9 +369,23 @@ impl<C> HttpLayer<C> {
 impl HttpLayer {
     /// Switches the mode of all four layers.
     pub fn set_mode(&self, mode: Mode) {
+        self.breaker.handle().set_mode(mode);
+        self.set_other_modes(mode);
+    }
+}
+
+impl HttpLayer<KeyedCircuitBreakerLayer<Http>> {
+    /// Switches the mode of all four layers, for all hosts, those to come included.
+    pub fn set_mode(&self, mode: Mode) {
+        self.breaker.set_mode(mode);
+        self.set_other_modes(mode);
+    }
+}
+
+impl<C> HttpLayer<C> {
+    fn set_other_modes(&self, mode: Mode) {
         self.total.set_mode(mode);
         self.retry.set_mode(mode);
-        self.breaker.handle().set_mode(mode);
         self.attempt.set_mode(mode);
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use buttress::circuit_breaker::{CircuitState, Config};
 use buttress::core::{Event, observe_fn};
 use buttress::http::ReplayBody;
-use buttress::{BoxError, Elapsed, Exhausted, HttpService, Mode, Reason, Refused, RequestExt, Stop, find};
+use buttress::{
+    BoxError, Elapsed, Exhausted, HttpService, Mode, Reason, Refused, RequestExt, ResponseExt, Stop, find,
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -80,8 +82,8 @@ async fn a_passing_failure_is_retried_not_before_the_server_asked() {
     let script = Script::new(&[503, 200]);
     let api = Api { client: buttress::http("api").build().unwrap().layer(script.clone()) };
     let start = Instant::now();
-    assert_eq!(api.get().await.unwrap().status(), 200);
-    assert_eq!(script.calls(), 2);
+    let response = api.get().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts(), script.calls()), (200, 2, 2));
     assert!(start.elapsed() >= secs(2) && start.elapsed() <= secs(3), "{:?}", start.elapsed());
 }
 
@@ -127,6 +129,10 @@ async fn a_request_may_have_its_own_limits() {
     assert_eq!(script.calls(), 1);
     let api = Api { client: layer.layer(Script::new(&[0])) };
     let start = Instant::now();
+    let long = get().with_time_limit(secs(60)).with_attempt_limit(secs(50)).with_max_retries(0);
+    api.send(long).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(50));
+    let start = Instant::now();
     let error = api.send(get().with_time_limit(secs(1))).await.unwrap_err();
     assert!(find::<Elapsed>(&*error).is_some());
     assert_eq!(start.elapsed(), secs(1));
@@ -146,6 +152,33 @@ async fn observed_it_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_arrives_after_an_outage_of_two_minutes() {
+    let start = Instant::now();
+    let client = tower::service_fn(move |_: Request<Body>| {
+        let status = if start.elapsed() < secs(120) { 503 } else { 202 };
+        std::future::ready(Response::builder().status(status).body(Full::<Bytes>::default()))
+    });
+    let pages: Vec<_> = (0..50)
+        .map(|_| {
+            let api = buttress::http("pagerduty").pagerduty().build().unwrap().layer(client.clone());
+            let page = Request::post("http://events/v2/enqueue").body(Full::<Bytes>::default()).unwrap();
+            tokio::spawn(api.oneshot(page.with_idempotency_key("incident-42")))
+        })
+        .collect();
+    for page in pages {
+        assert_eq!(page.await.unwrap().unwrap().status(), 202);
+    }
+}
+
+#[test]
+fn what_is_set_explicitly_counts_whichever_comes_first() {
+    let total = |builder: buttress::HttpBuilder| builder.build().unwrap().total().limit();
+    assert_eq!(total(buttress::http("x").total(secs(7)).datadog()), secs(7));
+    assert_eq!(total(buttress::http("x").datadog().total(secs(7))), secs(7));
+    assert_eq!(total(buttress::http("x").datadog().background()), secs(600));
+}
+
+#[tokio::test(start_paused = true)]
 async fn per_host_one_host_that_is_ill_harms_no_other() {
     let layer = buttress::http("fleet").circuit_breaker(Config::critical()).build_per_host().unwrap();
     let client = layer.layer(tower::service_fn(|request: Request<Body>| async move {
@@ -160,6 +193,14 @@ async fn per_host_one_host_that_is_ill_harms_no_other() {
     assert_eq!(find::<Refused>(&*error).unwrap().name(), "fleet/ill");
     assert_eq!(get("http://well/").await.unwrap().status(), 200);
     assert_eq!(layer.circuit_breaker().handles().len(), 2);
+    layer.set_mode(Mode::Observe);
+    assert_eq!(get("http://ill/").await.unwrap().status(), 501, "observed, nothing is refused");
+    get("http://ill2/").await.unwrap();
+    assert_eq!(
+        layer.circuit_breaker().get("ill2").unwrap().mode(),
+        Mode::Observe,
+        "nor for a host that is new"
+    );
 }
 
 #[test]
@@ -168,7 +209,7 @@ fn explain_says_what_each_layer_does() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 6, "{text}");
     assert_eq!(lines[0], "datadog");
-    assert_eq!(lines[1], "  deadline (total)    30 s for the whole call; travels with the request");
+    assert_eq!(lines[1], "  deadline (total)    30 s until the response's head; travels with the request");
     assert!(
         lines[2].starts_with("  retry               2 retries after 500 ms × 2 up to 5 s, full jitter"),
         "{text}"
@@ -190,7 +231,8 @@ fn the_readme_shows_what_explain_prints() {
 #[test]
 fn no_preset_warns_of_itself() {
     let start = || buttress::http("x");
-    for builder in [start(), start().background(), start().datadog(), start().pagerduty(), start().aws()] {
+    let vendors = [start().datadog(), start().github(), start().pagerduty(), start().aws()];
+    for builder in [start(), start().background()].into_iter().chain(vendors) {
         let layer = builder.build().unwrap();
         assert_eq!(layer.explain().warnings(), []);
     }

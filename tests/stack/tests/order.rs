@@ -38,6 +38,27 @@ async fn a_breaker_outside_of_a_retry_counts_the_call_and_not_its_attempts() {
     );
 }
 
+/// T-01, with our own deadline
+#[tokio::test(start_paused = true)]
+async fn an_attempt_deadline_inside_of_a_retry_bounds_attempts_and_not_delays() {
+    let stack = |delay, script: &Scripted<u32>| {
+        let config = retry::Config::background().max_retries(2).budget(Budget::unlimited());
+        let retry = RetryLayer::new("test", config.backoff(Backoff::constant(delay))).unwrap();
+        let attempt = DeadlineLayer::attempt("test", ms(50)).unwrap();
+        ServiceBuilder::new().layer(retry).layer(attempt).service(script.clone())
+    };
+    let slow = || ok(1).after(ms(100));
+    let script = Scripted::new([slow(), slow(), ok(1)]);
+    let start = Instant::now();
+    stack(ms(0), &script).oneshot(()).await.unwrap();
+    assert_eq!((script.calls(), script.counts().dropped, start.elapsed()), (3, 2, ms(100)));
+
+    let script = Scripted::<u32>::new([err("at once")]);
+    let error = stack(ms(100), &script).oneshot(()).await.unwrap_err();
+    assert_eq!(script.calls(), 3);
+    assert!(find::<buttress::Elapsed>(&*error).is_none(), "a pending retry is not timed");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_breaker_inside_of_a_retry_counts_attempts_and_ends_the_retry_when_it_opens() {
     let breaker = breaker(3);

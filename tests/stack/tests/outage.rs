@@ -123,6 +123,36 @@ async fn a_streamed_body_is_replayed_too() {
     assert_eq!(seen.iter().map(|seen| &seen.body[..]).collect::<Vec<_>>(), [b"one two three"; 2]);
 }
 
+/// Promises a hundred bytes.
+struct Short(Channel<Bytes, BoxError>);
+
+impl http_body::Body for Short {
+    type Data = Bytes;
+    type Error = BoxError;
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        std::pin::Pin::new(&mut self.0).poll_frame(cx)
+    }
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(100)
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_ends_too_early_does_not_arrive_as_a_whole_one() {
+    let (server, url) = Server::start(&[]).await;
+    let client = Client::builder(TokioExecutor::new()).build_http::<ReplayBody<Short>>();
+    let api = builder().build().unwrap().layer(client);
+    let (mut sender, body) = Channel::new(1);
+    sender.send_data("one ".into()).await.unwrap();
+    drop(sender);
+    let result = api.oneshot(Request::post(&url).body(Short(body)).unwrap()).await;
+    assert!(result.is_err());
+    assert!(server.seen.lock().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_post_whose_answer_was_lost_is_not_sent_again_unless_it_has_a_key() {
     let (server, url) = Server::start(&[Do::Reset, Do::Reset]).await;

@@ -47,8 +47,8 @@ impl Observe for Tracing {
             }
             Event::WouldRetry { delay } => debug!(target: "buttress", service, ?delay, "would retry"),
             Event::Budget { tokens } => debug!(target: "buttress", service, tokens, "retry budget"),
-            Event::Held { delay } => {
-                info!(target: "buttress", service, ?delay, "held back, as the server asked")
+            Event::Held { delay, enforced } => {
+                info!(target: "buttress", service, ?delay, enforced, "held back, as the server asked")
             }
             Event::Elapsed { limit, enforced } => {
                 warn!(target: "buttress", service, ?limit, enforced, "time limit passed")
