@@ -74,12 +74,16 @@ pub fn after(from: Instant, duration: Duration) -> Instant {
     from + duration.min(FAR)
 }
 
-/// A duration as people write it: milliseconds below a second, else seconds with at most two decimals.
+/// A duration as people write it: milliseconds below a second (tenths of one below a millisecond), else seconds with at
+/// most two decimals.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.0.is_zero() && self.0 < Duration::from_millis(1) {
+            return write!(f, "{:.1} ms", self.0.as_secs_f64() * 1000.0);
+        }
         if self.0 < Duration::from_secs(1) {
             return write!(f, "{} ms", self.0.as_millis());
         }
@@ -134,5 +138,6 @@ mod tests {
     fn durations_read_as_people_write_them() {
         let text = |ms| Seconds(Duration::from_millis(ms)).to_string();
         assert_eq!([text(0), text(999), text(1000), text(2046)], ["0 ms", "999 ms", "1 s", "2.05 s"]);
+        assert_eq!(Seconds(Duration::from_micros(420)).to_string(), "0.4 ms");
     }
 }

@@ -95,7 +95,7 @@ pub struct Exhausted {
     pub name: Arc<str>,
     /// Why there was no further attempt.
     pub stop: Stop,
-    /// How many attempts were made, the first one included.
+    /// How many attempts were made, the first one and those that a layer below refused included.
     pub attempts: u32,
     /// The time from the first attempt to giving up.
     pub elapsed: Duration,
@@ -135,6 +135,8 @@ pub enum Stop {
     NotIdempotent,
     /// The last outcome is not one that is retried.
     NotRetryable,
+    /// A layer below, such as an open circuit, refused the last attempt.
+    Refused,
 }
 
 impl Stop {
@@ -150,6 +152,7 @@ impl Stop {
             Self::NotReplayable => "the request's body cannot be sent again",
             Self::NotIdempotent => "the request may have been applied and is not idempotent",
             Self::NotRetryable => "the last outcome is not one that is retried",
+            Self::Refused => "a layer below refused the last attempt",
         }
     }
 }

@@ -109,6 +109,8 @@ pub struct Carried {
     pub attempt: u32,
     /// The key under which the receiver recognises a repetition.
     pub idempotency_key: Option<Arc<str>>,
+    /// The caller says that applying this request several times is the same as applying it once.
+    pub repeatable: bool,
     /// The caller's own limit on retries for this request: `Some(0)` sends it once.
     pub max_retries: Option<u32>,
     /// The caller's own total time limit for this request, in place of the layer's.

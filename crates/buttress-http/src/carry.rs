@@ -2,9 +2,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::clock::wall;
 use buttress_core::{Carried, Carry, KeyOf};
 
 use crate::Http;
+use crate::hint::retry_after;
+use crate::status::LONGEST_HINT;
 
 /// In the extensions of requests and responses. Nothing is written where there is nothing to say.
 impl<B> Carry<http::Request<B>> for Http {
@@ -56,6 +59,11 @@ pub trait RequestExt: Sized {
     #[must_use]
     fn with_attempt_limit(self, limit: Duration) -> Self;
 
+    /// Says that applying this request several times is the same as applying it once, as that of a search that is sent as
+    /// a `POST`.
+    #[must_use]
+    fn repeatable(self) -> Self;
+
     /// Says that the receiver recognises a repetition of this request by this key, wherever in the request it is. No
     /// header is set.
     #[must_use]
@@ -78,6 +86,11 @@ impl<B> RequestExt for http::Request<B> {
         self
     }
 
+    fn repeatable(mut self) -> Self {
+        Http::new().carry(&mut self, |carried| carried.repeatable = true);
+        self
+    }
+
     fn with_idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
         Http::new().carry(&mut self, |carried| carried.idempotency_key = Some(key.into()));
         self
@@ -88,11 +101,19 @@ impl<B> RequestExt for http::Request<B> {
 pub trait ResponseExt {
     /// How many attempts it took to get it.
     fn attempts(&self) -> u32;
+
+    /// How long the server wants to be left alone, if it says so in `Retry-After`; at most a day.
+    fn retry_after(&self) -> Option<Duration>;
 }
 
 impl<B> ResponseExt for http::Response<B> {
     fn attempts(&self) -> u32 {
         Http::new().carried(self).map_or(1, |carried| carried.attempt.max(1))
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let value = self.headers().get(http::header::RETRY_AFTER)?;
+        Some(retry_after(value, wall())?.min(LONGEST_HINT))
     }
 }
 
@@ -125,6 +146,20 @@ mod tests {
         );
         assert_eq!(key("/x", Some("api.pagerduty.com")).as_deref(), Some("api.pagerduty.com"));
         assert_eq!(key("/x", None), None);
+    }
+
+    #[test]
+    fn a_response_says_how_it_came_and_when_to_come_back() {
+        let response = |value: &str| http::Response::builder().header("retry-after", value).body(()).unwrap();
+        assert_eq!(
+            (response("7").attempts(), response("7").retry_after()),
+            (1, Some(Duration::from_secs(7)))
+        );
+        assert_eq!(response("999999999").retry_after(), Some(Duration::from_secs(86_400)));
+        assert_eq!(response("soon").retry_after(), None);
+        let mut third = response("7");
+        Http::new().carry(&mut third, |carried| carried.attempt = 3);
+        assert_eq!(third.attempts(), 3);
     }
 
     #[test]

@@ -122,7 +122,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Takes what is there already of a body whose length is known, and records the rest as it is read.
-    pub(crate) fn new(body: B, per_body: usize, pool: Option<Arc<Pool>>) -> Taken<B> {
+    pub(crate) fn take(body: B, per_body: usize, pool: Option<Arc<Pool>>) -> Taken<B> {
         if body.is_end_stream() {
             return Taken::Whole(Bytes::new(), None);
         }

@@ -17,7 +17,7 @@ use crate::replay_body::ReplayBody;
 /// A request may be repeated although it may have been applied if its method is idempotent (RFC 9110 § 9.2.2: GET, HEAD,
 /// OPTIONS, TRACE, PUT, DELETE), or if it has an idempotency key: an `Idempotency-Key` header, or
 /// [`Carried::idempotency_key`] in its extensions, which is how a client says that the key is elsewhere, for instance in
-/// the body.
+/// the body. A client may also say so of a request that only reads ([`Carried::repeatable`]).
 ///
 /// ```
 /// use buttress_core::Replay;
@@ -110,7 +110,10 @@ where
             }
         };
         method
-            || request.extensions().get::<Carried>().is_some_and(|carried| carried.idempotency_key.is_some())
+            || request
+                .extensions()
+                .get::<Carried>()
+                .is_some_and(|carried| carried.repeatable || carried.idempotency_key.is_some())
             || request.headers().contains_key(IDEMPOTENCY_KEY)
     }
 

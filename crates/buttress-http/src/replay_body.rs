@@ -71,16 +71,16 @@ where
 {
     /// Records up to `per_body` bytes, as far as the pool allows.
     pub(crate) fn new(body: B, per_body: usize, pool: &Arc<Pool>) -> Self {
-        let kind = match Reader::new(body, per_body, Some(Arc::clone(pool))) {
-            Taken::Whole(data, trailers) => Kind::Memory(Memory::new(data, trailers)),
-            Taken::Reader(reader) => Kind::Recording(reader),
-        };
-        Self { kind }
+        Self::taken(Reader::take(body, per_body, Some(Arc::clone(pool))))
     }
 
     /// Is read once and not recorded.
     pub(crate) fn unrecorded(body: B) -> Self {
-        let kind = match Reader::new(body, 0, None) {
+        Self::taken(Reader::take(body, 0, None))
+    }
+
+    fn taken(taken: Taken<B>) -> Self {
+        let kind = match taken {
             Taken::Whole(data, trailers) => Kind::Memory(Memory::new(data, trailers)),
             Taken::Reader(reader) => Kind::Recording(reader),
         };

@@ -10,7 +10,7 @@ use crate::hint::hint;
 use crate::transport::transport_verdict;
 
 /// Hints beyond a day are as good as never; it is the policies that have real caps.
-const LONGEST_HINT: Duration = Duration::from_secs(86_400);
+pub(crate) const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 
 /// HTTP, for every layer: what responses and errors mean, what travels with a message, what becomes of a response that
 /// nobody sees, and whose state a request concerns.
@@ -58,8 +58,9 @@ pub enum Vendor {
     GitHub,
     /// PagerDuty: `ratelimit-reset` as a span.
     PagerDuty,
-    /// AWS: `x-amz-retry-after` in milliseconds; an error type header that names throttling is throttling, whatever the
-    /// status.
+    /// AWS: `x-amz-retry-after` in milliseconds; an `x-amzn-errortype` header that names throttling is throttling, whatever
+    /// the status. Services that name it only in the body (AWS JSON 1.0 and 1.1, the query protocol) are judged by their
+    /// status alone.
     Aws,
 }
 

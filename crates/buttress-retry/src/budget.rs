@@ -180,6 +180,18 @@ impl Budget {
         }
     }
 
+    /// The retry that was paid for was not made.
+    pub(crate) fn refund(&self, paid: Option<Paid>) {
+        let Some(Paid(paid)) = paid else { return };
+        match &*self.0 {
+            Kinds::Unlimited | Kinds::Throttle { .. } => {}
+            Kinds::Adaptive(adaptive) => {
+                adaptive.settled(|ledger| ledger.tokens = ledger.tokens.saturating_add(paid))
+            }
+            Kinds::Bucket { tokens, .. } => tokens.add(paid),
+        }
+    }
+
     /// An attempt failed in a way that is retried, or the server asked not to be tried again.
     pub(crate) fn failure(&self) {
         if let Kinds::Throttle { tokens, .. } = &*self.0 {

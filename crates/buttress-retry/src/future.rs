@@ -187,7 +187,7 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
                 // The attempt that was announced is not made.
                 session.retries -= 1;
                 let verdict = Verdict::failure(Kind::Refused);
-                self.core.settings.exhausted(log, verdict, self.facts, Stop::HintTooLong, refused)
+                self.core.settings.exhausted(log, verdict, self.facts, Stop::Refused, refused)
             }
             _ => refused,
         }

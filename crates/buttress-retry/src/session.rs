@@ -125,8 +125,12 @@ impl Session {
         if hint == Hint::DoNotRetry {
             return Err(Stop::DoNotRetry);
         }
+        if kind == Kind::Refused && !rehearse {
+            // It cost the dependency nothing after all.
+            config.budget.refund(self.paid.take());
+        }
         if !retryable {
-            return Err(Stop::NotRetryable);
+            return Err(if kind == Kind::Refused { Stop::Refused } else { Stop::NotRetryable });
         }
         if self.retries >= facts.max_retries.unwrap_or(config.max_retries) {
             return Err(Stop::MaxRetries);
@@ -230,6 +234,7 @@ mod tests {
         session.next(config, verdict, facts, false, || Some(()))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
     fn delay(next: Next<()>) -> Duration {
         match next {
             Next::Retry { delay, .. } => delay,

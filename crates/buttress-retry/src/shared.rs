@@ -108,12 +108,12 @@ impl Settings {
         let severity = match next {
             Next::Retry { .. } => Severity::Warning,
             // Not a failure that a retry handles.
-            Next::Stop(Stop::NotRetryable) => Severity::Information,
+            Next::Stop(Stop::NotRetryable | Stop::Refused) => Severity::Information,
             Next::Stop(_) => Severity::Error,
         };
         self.report_attempt(log, attempts, verdict, severity);
         // An error that was never going to be retried goes out as it came in.
-        if matches!(next, Next::Stop(Stop::NotRetryable) if attempts == 1) {
+        if matches!(next, Next::Stop(Stop::NotRetryable | Stop::Refused) if attempts == 1) {
             return Judgement::Final;
         }
         self.observer.emit(&self.name, || match (&next, verdict) {

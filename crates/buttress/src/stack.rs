@@ -36,7 +36,7 @@ use crate::explain::Explanation;
 /// # }
 /// ```
 ///
-/// What is set explicitly counts, whatever the preset and whichever comes first.
+/// What is set explicitly counts, whichever comes first; of several presets the last one counts.
 #[derive(Clone)]
 pub struct HttpBuilder {
     name: Arc<str>,
@@ -204,10 +204,31 @@ impl HttpBuilder {
         Self { retry: Some(config), ..self }
     }
 
+    /// Changes the preset's retry, or the one that was set, in some respect.
+    ///
+    /// ```
+    /// let builder = buttress::http("datadog").datadog().map_retry(|retry| retry.max_retries(4));
+    /// ```
+    #[must_use]
+    pub fn map_retry(self, change: impl FnOnce(buttress_retry::Config) -> buttress_retry::Config) -> Self {
+        let config = self.retry.clone().unwrap_or_else(|| self.preset.retry());
+        self.retry(change(config))
+    }
+
     /// When the circuit opens.
     #[must_use]
     pub fn circuit_breaker(self, config: buttress_circuit_breaker::Config) -> Self {
         Self { breaker: Some(config), ..self }
+    }
+
+    /// Changes the preset's circuit breaker, or the one that was set, in some respect.
+    #[must_use]
+    pub fn map_circuit_breaker(
+        self,
+        change: impl FnOnce(buttress_circuit_breaker::Config) -> buttress_circuit_breaker::Config,
+    ) -> Self {
+        let config = self.breaker_config();
+        self.circuit_breaker(change(config))
     }
 
     /// Judges this status in this way; see [`Http::status`].

@@ -160,7 +160,7 @@ async fn a_page_arrives_after_an_outage_of_two_minutes() {
     });
     let pages: Vec<_> = (0..50)
         .map(|_| {
-            let api = buttress::http("pagerduty").pagerduty().build().unwrap().layer(client.clone());
+            let api = buttress::http("pagerduty").pagerduty().build().unwrap().layer(client);
             let page = Request::post("http://events/v2/enqueue").body(Full::<Bytes>::default()).unwrap();
             tokio::spawn(api.oneshot(page.with_idempotency_key("incident-42")))
         })
@@ -176,6 +176,8 @@ fn what_is_set_explicitly_counts_whichever_comes_first() {
     assert_eq!(total(buttress::http("x").total(secs(7)).datadog()), secs(7));
     assert_eq!(total(buttress::http("x").datadog().total(secs(7))), secs(7));
     assert_eq!(total(buttress::http("x").datadog().background()), secs(600));
+    let layer = buttress::http("x").pagerduty().map_retry(|retry| retry.max_retries(3)).build().unwrap();
+    assert!(layer.explain().to_string().contains("3 retries after 1 s × 2 up to 30 s"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,27 +290,4 @@ async fn metrics_are_counted_without_being_asked_for() {
     ] {
         assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
     }
-}
-
-#[cfg(feature = "tracing")]
-#[tokio::test(start_paused = true)]
-async fn events_are_traced_without_being_asked_for() {
-    let log = Arc::new(Mutex::new(Vec::<u8>::new()));
-    #[derive(Clone)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let writer = Log(Arc::clone(&log));
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
-    let api = Api { client: buttress::http("api").build().unwrap().layer(Script::new(&[503, 200])) };
-    api.get().await.unwrap();
-    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("buttress: will retry service=\"api\" retry=1"), "{log}");
 }

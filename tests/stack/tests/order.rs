@@ -66,7 +66,7 @@ async fn a_breaker_inside_of_a_retry_counts_attempts_and_ends_the_retry_when_it_
     let service = ServiceBuilder::new().layer(retries(9)).layer(breaker.clone()).service(script.clone());
     let error = service.oneshot(()).await.unwrap_err();
     let exhausted = find::<Exhausted>(&*error).unwrap();
-    assert_eq!((script.calls(), exhausted.attempts, exhausted.stop), (3, 4, Stop::NotRetryable));
+    assert_eq!((script.calls(), exhausted.attempts, exhausted.stop), (3, 4, Stop::Refused));
     assert!(find::<Refused>(&*error).is_some(), "the fourth attempt was refused");
     // CloneReplay holds that the request is repeatable; had it been applied, that would be no harm.
     assert!(exhausted.safe_to_retry);

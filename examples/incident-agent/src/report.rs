@@ -1,0 +1,268 @@
+//! What came of the runs: a table for people, an object for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use buttress::core::Kind;
+use buttress::core::clock::Seconds;
+use serde::Serialize;
+
+use crate::agent::Outcome;
+use crate::args::Targets;
+use crate::clients::BARE_LIMIT;
+use crate::console::{Console, Tone};
+use crate::journal::{Name, Status, Step};
+use crate::servers::{Paged, Servers};
+use crate::tally::{Counts, Transition};
+use crate::timeline::{failure, millis};
+use crate::vendors::Vendor;
+
+/// One run, measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Run {
+    pub(crate) outcome: Outcome,
+    pub(crate) steps: Vec<Step>,
+    /// Requests that the vendors received: counted by the servers where they are embedded, else by the clients.
+    calls: u64,
+    calls_by_vendor: BTreeMap<&'static str, u64>,
+    retries: u64,
+    retries_by_cause: BTreeMap<&'static str, u64>,
+    rejected_by_breaker: u64,
+    breaker_transitions: Vec<Transition>,
+    breaker_states: BTreeMap<&'static str, &'static str>,
+    /// What PagerDuty knows, if it is embedded.
+    #[serde(flatten)]
+    paged: Option<Pages>,
+    elapsed_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Pages {
+    pages_sent: u64,
+    incidents_seen: u64,
+    duplicate_pages: u64,
+}
+
+impl From<Paged> for Pages {
+    fn from(paged: Paged) -> Self {
+        Self {
+            pages_sent: paged.sent(),
+            incidents_seen: paged.incidents(),
+            duplicate_pages: paged.duplicates(),
+        }
+    }
+}
+
+/// Both runs; the second is missing where it would have acted on real systems.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    #[serde(flatten)]
+    pub(crate) with: Run,
+    #[serde(rename = "unprotected")]
+    pub(crate) without: Option<Run>,
+}
+
+impl Run {
+    /// What the agent and the servers know.
+    pub(crate) fn new(
+        outcome: Outcome,
+        steps: Vec<Step>,
+        elapsed: Duration,
+        servers: &Servers,
+        targets: &Targets,
+    ) -> Self {
+        let embedded = Vendor::ALL.into_iter().filter(|vendor| !targets.is_real(*vendor));
+        let mut run = Self {
+            outcome,
+            steps,
+            calls: 0,
+            calls_by_vendor: embedded.map(|vendor| (vendor.as_str(), servers.received(vendor))).collect(),
+            retries: 0,
+            retries_by_cause: BTreeMap::new(),
+            rejected_by_breaker: 0,
+            breaker_transitions: Vec::new(),
+            breaker_states: BTreeMap::new(),
+            paged: (!targets.is_real(Vendor::PagerDuty)).then(|| servers.paged().into()),
+            elapsed_ms: millis(elapsed),
+        };
+        run.calls = run.calls_by_vendor.values().sum();
+        run
+    }
+
+    /// Adds what Buttress did, and the states in which it left its breakers.
+    pub(crate) fn count(&mut self, counts: Counts, states: BTreeMap<&'static str, &'static str>) {
+        let Counts { sent, refused, retries, transitions } = counts;
+        for vendor in Vendor::ALL.map(Vendor::as_str) {
+            self.calls_by_vendor.entry(vendor).or_insert_with(|| sent.get(vendor).copied().unwrap_or(0));
+        }
+        self.calls = self.calls_by_vendor.values().sum();
+        self.retries = retries.values().sum();
+        self.retries_by_cause = retries;
+        self.rejected_by_breaker = refused;
+        self.breaker_transitions = transitions;
+        self.breaker_states = states;
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Resolved => "resolved",
+            Outcome::Escalated => "a person was paged",
+            Outcome::Lost => "lost: nobody was told",
+        }
+    }
+
+    /// So many of so many that were needed.
+    fn steps_done(&self) -> String {
+        let count = |status| {
+            let steps = self.steps.iter().filter(|step| step.name != Name::Escalate);
+            steps.filter(|step| step.status == status).count()
+        };
+        format!("{} of {}", count(Status::Done), Name::TREATMENT - count(Status::Skipped))
+    }
+
+    /// What a vendor's circuit breaker went through, and how it ended.
+    fn breaker(&self, vendor: &str) -> String {
+        let Some(state) = self.breaker_states.get(vendor) else { return "none".to_owned() };
+        let opened = |change: &&Transition| change.vendor == vendor && change.to == "open";
+        match self.breaker_transitions.iter().filter(opened).count() {
+            0 => (*state).to_owned(),
+            1 => format!("opened once, now {state}"),
+            n => format!("opened {n} times, now {state}"),
+        }
+    }
+}
+
+impl Report {
+    /// One object, on one line.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string(self).expect("a report has nothing that JSON lacks")
+    }
+
+    /// The table, and what to make of it.
+    pub(crate) fn print(&self, console: Console) {
+        console.heading("Summary");
+        let head = [String::new(), "with Buttress".to_owned(), "without".to_owned()];
+        let rows: Vec<[String; 3]> = std::iter::once(head).chain(self.rows()).collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let (first, second) = (width(0), width(1));
+        for (number, [what, with, without]) in rows.iter().enumerate() {
+            let without = if self.without.is_some() { without } else { "" };
+            let line = format!("  {what:<first$}   {with:<second$}   {without}");
+            let tone = if number == 0 { Tone::Heading } else { Tone::Plain };
+            console.line(&console.paint(tone, line.trim_end()));
+        }
+        console.line("");
+        console.line(&match &self.without {
+            Some(_) => format!(
+                "  without: the same client and call sites, one try a call, at most {}",
+                Seconds(BARE_LIMIT)
+            ),
+            None => "  The run without Buttress was left out: it would act on your systems a second time."
+                .to_owned(),
+        });
+    }
+
+    fn rows(&self) -> Vec<[String; 3]> {
+        let row = |what: &str, cell: &dyn Fn(&Run) -> String| {
+            let without = self.without.as_ref().map(cell).unwrap_or_default();
+            [what.to_owned(), cell(&self.with), without]
+        };
+        let mut rows = vec![
+            row("outcome", &|run| run.outcome().to_owned()),
+            row("steps done", &Run::steps_done),
+            row("calls made", &|run| run.calls.to_string()),
+            row("calls spared by the breaker", &|run| run.rejected_by_breaker.to_string()),
+            row("retries", &|run| run.retries.to_string()),
+        ];
+        for kind in [Kind::Transient, Kind::Timeout, Kind::Throttled] {
+            let count = |run: &Run| run.retries_by_cause.get(kind.as_str()).copied().unwrap_or(0);
+            if count(&self.with) > 0 {
+                rows.push(row(&format!("  {}", failure(kind)), &|run| count(run).to_string()));
+            }
+        }
+        for vendor in Vendor::ALL.map(Vendor::as_str) {
+            rows.push(row(&format!("circuit of {vendor}"), &|run| run.breaker(vendor)));
+        }
+        if self.with.paged.is_some() {
+            let pages = |run: &Run, f: fn(Pages) -> String| run.paged.map(f).unwrap_or_default();
+            rows.push(row("pages sent / incidents seen", &|run| {
+                pages(run, |pages| format!("{} / {}", pages.pages_sent, pages.incidents_seen))
+            }));
+            rows.push(row("duplicate pages", &|run| pages(run, |pages| pages.duplicate_pages.to_string())));
+        }
+        let seconds = |run: &Run| Seconds(Duration::from_millis(run.elapsed_ms)).to_string();
+        rows.push(row("time to finish", &seconds));
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        let transition = |to| Transition {
+            at_ms: 1,
+            vendor: "datadog".to_owned(),
+            from: "closed",
+            to,
+            cause: "probe failed",
+            open_for_ms: None,
+        };
+        let step = |name, status| Step { name, status, detail: String::new(), elapsed_ms: 1 };
+        Run {
+            outcome: Outcome::Escalated,
+            steps: vec![
+                step(Name::Metrics, Status::Done),
+                step(Name::Logs, Status::Skipped),
+                step(Name::Note, Status::Degraded),
+                step(Name::Escalate, Status::Done),
+            ],
+            calls: 7,
+            calls_by_vendor: BTreeMap::from([("datadog", 7)]),
+            retries: 2,
+            retries_by_cause: BTreeMap::from([("timeout", 2)]),
+            rejected_by_breaker: 1,
+            breaker_transitions: vec![transition("open"), transition("half-open"), transition("open")],
+            breaker_states: BTreeMap::from([("aws", "closed"), ("datadog", "open")]),
+            paged: Some(Pages { pages_sent: 2, incidents_seen: 1, duplicate_pages: 0 }),
+            elapsed_ms: 1500,
+        }
+    }
+
+    #[test]
+    fn a_run_is_summed_up_in_words() {
+        let report = Report { with: run(), without: None };
+        let rows: Vec<[String; 2]> = report.rows().into_iter().map(|[what, with, _]| [what, with]).collect();
+        let expected = [
+            ["outcome", "a person was paged"],
+            ["steps done", "1 of 5"],
+            ["calls made", "7"],
+            ["calls spared by the breaker", "1"],
+            ["retries", "2"],
+            ["  no answer in time", "2"],
+            ["circuit of datadog", "opened 2 times, now open"],
+            ["circuit of aws", "closed"],
+            ["circuit of pagerduty", "none"],
+            ["pages sent / incidents seen", "2 / 1"],
+            ["duplicate pages", "0"],
+            ["time to finish", "1.5 s"],
+        ];
+        assert_eq!(rows, expected.map(|row| row.map(str::to_owned)));
+    }
+
+    #[test]
+    fn a_report_is_one_object_with_both_runs() {
+        let report = Report { with: run(), without: Some(run()) }.json();
+        assert!(!report.contains('\n'));
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let mut without = report.clone();
+        let unprotected = without.as_object_mut().unwrap().remove("unprotected").unwrap();
+        assert_eq!(without, unprotected);
+        for key in ["outcome", "steps", "calls", "retries", "rejected_by_breaker", "breaker_transitions"] {
+            assert!(!report[key].is_null(), "{key} in {report}");
+        }
+        let alone = Report { with: run(), without: None }.json();
+        assert!(alone.contains("\"unprotected\":null"), "{alone}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Amazon ECS, as far as the agent asks it.
+
+use http::request::Parts;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{LOOKS, Reply, World};
+
+const TASKS: u32 = LOOKS;
+const ARN: &str = "arn:aws:ecs:us-east-1:000000000000";
+
+pub(super) fn reply(world: &World, head: &Parts, body: &[u8]) -> Reply {
+    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=") {
+        return error("MissingAuthenticationTokenException", "Missing Authentication Token");
+    }
+    if (&head.method, head.uri.path(), header("content-type"))
+        != (&Method::POST, "/", "application/x-amz-json-1.1")
+    {
+        return error("UnknownOperationException", "not a request in AWS JSON 1.1");
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(body) else {
+        return error("SerializationException", "the body is not JSON");
+    };
+    if body["cluster"] != world.incident.cluster {
+        return error("ClusterNotFoundException", "Cluster not found.");
+    }
+    let service = world.incident.ecs_service.as_str();
+    match header("x-amz-target").strip_prefix("AmazonEC2ContainerServiceV20141113.") {
+        Some("UpdateService") if body["service"] != service => {
+            error("ServiceNotFoundException", "Service not found.")
+        }
+        Some("UpdateService") => {
+            if body["forceNewDeployment"] == true {
+                world.restart();
+            }
+            (StatusCode::OK, json!({ "service": described(world, Some(0)) }))
+        }
+        Some("DescribeServices") if body["services"] == json!([service]) => {
+            (StatusCode::OK, json!({ "services": [described(world, world.look())], "failures": [] }))
+        }
+        Some("DescribeServices") => {
+            let failures = json!([{ "arn": service, "reason": "MISSING" }]);
+            (StatusCode::OK, json!({ "services": [], "failures": failures }))
+        }
+        _ => error("UnknownOperationException", "the embedded server does not know this operation"),
+    }
+}
+
+/// In AWS JSON 1.1 it is the body that names the error.
+fn error(code: &str, message: &str) -> Reply {
+    (StatusCode::BAD_REQUEST, json!({ "__type": code, "message": message }))
+}
+
+/// The service, with so many of the restart's tasks running; `None` if it was not restarted.
+fn described(world: &World, restarted: Option<u32>) -> Value {
+    let (cluster, service) = (&world.incident.cluster, &world.incident.ecs_service);
+    let deployment = |id: u64, status: &str, state: &str, running: u32| {
+        json!({
+            "id": format!("ecs-svc/{id}"), "status": status, "rolloutState": state,
+            "taskDefinition": format!("{ARN}:task-definition/{service}:42"),
+            "desiredCount": if status == "PRIMARY" { TASKS } else { 0 },
+            "runningCount": running, "pendingCount": 0, "failedTasks": 0,
+        })
+    };
+    let deployments = match restarted {
+        None => vec![deployment(4210, "PRIMARY", "COMPLETED", TASKS)],
+        Some(TASKS) => vec![deployment(4211, "PRIMARY", "COMPLETED", TASKS)],
+        Some(running) => vec![
+            deployment(4211, "PRIMARY", "IN_PROGRESS", running),
+            deployment(4210, "ACTIVE", "COMPLETED", TASKS - running),
+        ],
+    };
+    json!({
+        "serviceArn": format!("{ARN}:service/{cluster}/{service}"),
+        "serviceName": service, "clusterArn": format!("{ARN}:cluster/{cluster}"),
+        "status": "ACTIVE", "launchType": "FARGATE", "schedulingStrategy": "REPLICA",
+        "desiredCount": TASKS, "runningCount": TASKS, "pendingCount": 0,
+        "deployments": deployments,
+    })
+}

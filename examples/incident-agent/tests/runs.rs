@@ -1,0 +1,203 @@
+//! The program as its users start it: over real sockets and in real time, with chaos that is over soon.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+const ROUTING_KEY: &str = "the-routing-key";
+
+/// Starts the program with no key but this one.
+fn start(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incident-agent"));
+    for key in ["DD_API_KEY", "DD_APP_KEY", "AWS_ACCESS_KEY_ID"] {
+        command.env_remove(key);
+    }
+    command.env("PAGERDUTY_ROUTING_KEY", ROUTING_KEY);
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    start(arguments).wait_with_output().unwrap()
+}
+
+/// The JSON report of a run with this chaos, and its exit status.
+fn report(name: &str, chaos: &Value) -> (Value, i32) {
+    let file = file(name, &chaos.to_string());
+    let output = run(&["--report", "json", "--chaos", file.to_str().unwrap()]);
+    (json_line(&output), output.status.code().unwrap())
+}
+
+fn json_line(output: &Output) -> Value {
+    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(stdout.lines().count(), 1, "exactly one object: {stdout}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn bundled(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
+}
+
+fn states(report: &Value) -> Vec<&str> {
+    let transitions = report["breaker_transitions"].as_array().unwrap();
+    transitions.iter().map(|transition| transition["to"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn an_outage_of_all_three_vendors_is_survived_and_nobody_is_paged_twice() {
+    let (report, status) = report(
+        "outage.json",
+        &json!({
+            "datadog": [{ "do": "answer", "status": 503, "requests": 4 }],
+            "aws": [{ "do": "reset", "requests": 2 }],
+            "pagerduty": [
+                { "do": "answer", "status": 429, "retry_after": 1, "requests": 1 },
+                { "do": "lose_answer", "requests": 1 },
+            ],
+        }),
+    );
+    assert_eq!((&report["outcome"], status), (&json!("resolved"), 0), "{report}");
+    for step in report["steps"].as_array().unwrap() {
+        assert_eq!(step["status"], "done", "{step}");
+    }
+    assert_eq!(report["retries_by_cause"]["throttled"], 1, "{report}");
+    assert!(report["retries_by_cause"]["transient"].as_u64() >= Some(6), "{report}");
+    assert!(report["rejected_by_breaker"].as_u64() >= Some(1), "{report}");
+    let states = states(&report);
+    assert!(states.starts_with(&["open", "half-open"]) && states.ends_with(&["closed"]), "{states:?}");
+    assert!(report["elapsed_ms"].as_u64() >= Some(3000), "the circuit was open for 3 s: {report}");
+    assert_eq!(
+        (&report["pages_sent"], &report["incidents_seen"], &report["duplicate_pages"]),
+        (&json!(3), &json!(1), &json!(0))
+    );
+    let without = &report["unprotected"];
+    assert_eq!((&without["outcome"], &without["calls"]), (&json!("lost"), &json!(2)), "{without}");
+    assert!(report["calls"].as_u64() >= Some(15), "{report}");
+}
+
+#[test]
+fn a_vendor_that_hangs_is_given_up_and_tried_again() {
+    let (report, status) = report("hang.json", &json!({ "datadog": [{ "do": "hang", "requests": 1 }] }));
+    assert_eq!((&report["outcome"], status), (&json!("resolved"), 0), "{report}");
+    assert!(report["retries_by_cause"]["timeout"].as_u64() >= Some(1), "{report}");
+    assert_eq!(report["unprotected"]["outcome"], "escalated", "{report}");
+}
+
+#[test]
+fn what_is_not_essential_is_done_without() {
+    let output = run(&["--report", "json", "--chaos", &bundled("chaos/datadog-brownout.json")]);
+    let report = json_line(&output);
+    let statuses = report["steps"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap());
+    assert_eq!(statuses.collect::<Vec<_>>(), ["done", "degraded", "done", "done", "done", "done"]);
+    assert_eq!((&report["outcome"], output.status.code()), (&json!("resolved"), Some(0)), "{report}");
+    assert_eq!(report["unprotected"]["outcome"], "escalated", "{report}");
+}
+
+#[test]
+fn without_chaos_both_runs_make_the_same_calls() {
+    let output = run(&["--report", "json", "--chaos", "none"]);
+    let report = json_line(&output);
+    let without = &report["unprotected"];
+    assert!(output.status.success());
+    assert_eq!((&report["outcome"], &without["outcome"]), (&json!("resolved"), &json!("resolved")));
+    assert_eq!((&report["calls"], &report["retries"]), (&without["calls"], &json!(0)));
+    assert_eq!(report["calls_by_vendor"], without["calls_by_vendor"]);
+    assert_eq!(report["breaker_transitions"], json!([]));
+}
+
+#[test]
+fn every_bundled_incident_is_handled() {
+    let names = ["checkout-latency", "ingest-queue", "payments-errors"];
+    let children = names.map(|name| {
+        let incident = bundled(&format!("incidents/{name}.json"));
+        start(&["--report", "json", "--chaos", "none", "--incident", &incident])
+    });
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            (json_line(&output)["outcome"].as_str(), output.status.code()),
+            (Some("resolved"), Some(0))
+        );
+    }
+}
+
+#[test]
+fn where_the_agent_is_stuck_a_person_is_paged() {
+    let (report, status) = report(
+        "stuck.json",
+        &json!({ "aws": [{ "do": "answer", "status": 400, "body": { "__type": "ServiceNotFoundException" }, "requests": 9 }] }),
+    );
+    assert_eq!((&report["outcome"], status), (&json!("escalated"), 0), "{report}");
+    let steps: Vec<_> = report["steps"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        steps.iter().map(|step| step["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["metrics", "logs", "restart", "escalate"]
+    );
+    assert!(steps[2]["detail"].as_str().unwrap().contains("ServiceNotFoundException"), "{report}");
+    assert_eq!((&report["pages_sent"], &report["incidents_seen"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn an_incident_that_nobody_was_told_of_is_exit_status_1() {
+    let refuse = json!([{ "do": "answer", "status": 403, "requests": 99 }]);
+    let (report, status) = report("lost.json", &json!({ "datadog": refuse, "pagerduty": refuse }));
+    assert_eq!((&report["outcome"], status), (&json!("lost"), 1), "{report}");
+}
+
+#[test]
+fn the_text_report_tells_both_runs_and_compares_them() {
+    let output = run(&["--chaos", "none"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "incident   checkout-api: p95 latency",
+        "\nWith Buttress\n",
+        "agent      1/6 metrics:",
+        "\nThe same without Buttress\n",
+        "\nSummary\n",
+        "  calls made                    10              10\n",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(!text.contains('\x1b'), "no colour where there is no terminal");
+    assert!(output.status.success() && output.stderr.is_empty());
+}
+
+#[test]
+fn input_that_cannot_be_used_is_exit_status_2_with_the_file_the_field_and_the_fix() {
+    let payload = std::fs::read_to_string(bundled("incidents/checkout-latency.json")).unwrap();
+    let file = |name: &str, text: &str| file(name, text).display().to_string();
+    let no_service = file("no-service.json", &payload.replace("\"service\"", "\"business_service\""));
+    let resolved = file("resolved.json", &payload.replace("incident.triggered", "incident.resolved"));
+    let broken = file("broken.json", &payload[..payload.len() / 2]);
+    let typo = file("typo.json", r#"{ "datadog": [{ "do": "answer", "sttaus": 503, "requests": 1 }] }"#);
+    let vendor = file("vendor.json", r#"{ "gcp": [] }"#);
+    let own = file("own.json", r#"{ "pagerduty": [{ "do": "hang", "requests": 1 }] }"#);
+    let url = "--pagerduty-url";
+    for (arguments, place, problem) in [
+        (&["--incident", "nowhere.json"][..], "nowhere.json", "cannot be read"),
+        (&["--incident", &broken], &broken, "is not JSON"),
+        (&["--incident", &no_service], &no_service, "`event.data.service` is missing"),
+        (&["--incident", &resolved], &resolved, "`event.event_type` is \"incident.resolved\""),
+        (&["--chaos", "nowhere.json"], "nowhere.json", "cannot be read"),
+        (&["--chaos", &typo], &typo, "`datadog[0].sttaus` is not known here"),
+        (&["--chaos", &vendor], &vendor, "`gcp` is not known here"),
+        (&["--aws-url", "https://ecs.us-east-1.amazonaws.com"], "AWS_ACCESS_KEY_ID", "is not set"),
+        (&[url, "pagerduty.example"], url, "\"pagerduty.example\" does not begin with"),
+        (&[url, "http://127.0.0.1:9", "--chaos", &own], &own, "`pagerduty` has a script, but"),
+        (&["--report", "yaml"], "--report", "\"yaml\" is no format"),
+        (&["--retries", "3"], "--retries", "is not an option"),
+    ] {
+        let output = run(arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.starts_with(&format!("incident-agent: {place}: {problem}")), "{message}");
+        assert!(message.contains("\n  fix: "), "{message}");
+        assert!(output.stdout.is_empty() && !message.contains(ROUTING_KEY), "{arguments:?}");
+    }
+}
