@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use buttress_core::clock::Seconds;
-use buttress_core::{Backoff, ConfigError, Mode};
+use buttress_core::{Backoff, ConfigError, Jitter, Mode};
 
 /// When a circuit opens, for how long, and what closes it.
 ///
@@ -94,11 +94,9 @@ impl Ratio {
     ///
     /// Unless it is above 0 and at most 1.
     pub fn try_new(share: f64) -> Result<Self, ConfigError> {
-        let ratio = Self((share * f64::from(Self::ONE)).round() as u32);
-        if share.is_finite() {
-            ratio.check("at_least")
-        } else {
-            Err(ConfigError::new("at_least", share, Self::RULE))
+        match Self((share * f64::from(Self::ONE)).round() as u32) {
+            ratio @ Self(1..=Self::ONE) => Ok(ratio),
+            _ => Err(ConfigError::new("at_least", share, Self::RULE)),
         }
     }
 
@@ -249,8 +247,12 @@ impl Config {
     }
 
     /// Refuses longer each time that probes fail in a row.
+    ///
+    /// Jitter takes away at most half of an open time: full jitter, which draws from zero, is taken as
+    /// [`Jitter::Equal`], since a circuit that opens for no time protects nobody.
     #[must_use]
     pub fn open_backoff(self, open: Backoff) -> Self {
+        let open = if open.spread() == Jitter::Full { open.jitter(Jitter::Equal) } else { open };
         Self { open, ..self }
     }
 
@@ -492,7 +494,10 @@ mod tests {
             let error = config.check().unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
-        assert!(Ratio::try_new(f64::NAN).is_err());
+        for (share, named) in [(-0.5, "-0.5"), (5000.0, "5000.0"), (f64::NAN, "NaN"), (0.0, "0.0")] {
+            let error = Ratio::try_new(share).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`at_least` is {named}, but must be above 0")), "{error}");
+        }
     }
 
     #[test]

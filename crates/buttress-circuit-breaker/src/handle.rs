@@ -1,4 +1,3 @@
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -89,7 +88,7 @@ impl CircuitBreakerHandle {
             slow: seen.slow.bad,
             slow_rate: rate(seen.slow.bad, seen.slow.calls, slow_minimum),
             refused: self.breaker.refused(),
-            stale: self.breaker.settings.stale.load(Relaxed),
+            stale: seen.stale,
         }
     }
 

@@ -69,7 +69,6 @@ impl Permit {
                 self.slow_timer = None;
                 self.slow = true;
                 self.slow_counted = holder.record_slow(self.token, self.probe);
-                holder.settings.report(CallResult::Slow);
             }
         }
         Ok(())
@@ -97,14 +96,12 @@ impl Permit {
             ended.hint = Some(after);
         }
         let result = match holder.record(self.token, ended, &mut now) {
+            Vote::Off => return,
             Vote::Stale => CallResult::Stale,
-            Vote::Counted if slow && !self.slow && result == CallResult::Success => CallResult::Slow,
+            Vote::Counted if slow && result == CallResult::Success => CallResult::Slow,
             Vote::Counted => result,
         };
-        // A slow call was reported when it became slow.
-        if !(self.slow && result == CallResult::Success) {
-            holder.settings.report(result);
-        }
+        holder.settings.report(result);
     }
 
     /// The call panicked.

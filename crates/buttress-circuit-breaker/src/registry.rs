@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use buttress_core::observe::CircuitState;
@@ -18,7 +19,9 @@ pub(crate) struct Registry {
     pub(crate) settings: Arc<Settings>,
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
-    capacity: usize,
+    max_keys: usize,
+    /// How many keys there are in all shards, so that none gives one up while there is room.
+    known: AtomicUsize,
     /// What breakers of new keys start in.
     mode: ModeCell,
 }
@@ -40,11 +43,11 @@ struct Entry {
 
 impl Registry {
     pub(crate) fn new(settings: Arc<Settings>, max_keys: NonZeroUsize) -> Self {
-        let shards = if max_keys.get() < SHARDS * SHARDS { 1 } else { SHARDS };
-        let capacity = max_keys.get().div_ceil(shards).min(u32::MAX as usize);
-        let shards = std::iter::repeat_with(Mutex::default).take(shards).collect();
+        let count = if max_keys.get() < SHARDS * SHARDS { 1 } else { SHARDS };
+        let max_keys = max_keys.get().min(u32::MAX as usize);
+        let shards = std::iter::repeat_with(Mutex::default).take(count).collect();
         let mode = ModeCell::new(settings.config.mode);
-        Self { settings, hasher: RandomState::new(), shards, capacity, mode }
+        Self { settings, hasher: RandomState::new(), shards, max_keys, known: AtomicUsize::new(0), mode }
     }
 
     /// The breaker of this key, made if it is new.
@@ -54,7 +57,9 @@ impl Registry {
         if let Some(keyed) = shard.find(hash, key) {
             return keyed;
         }
-        let evicted = if shard.entries.len() < self.capacity { None } else { shard.evict(&self.hasher) };
+        let full = self.known.load(Relaxed) >= self.max_keys && !shard.entries.is_empty();
+        let evicted = if full { shard.evict(&self.hasher) } else { None };
+        self.known.fetch_add(usize::from(!full), Relaxed);
         let breaker = Breaker::new(Arc::clone(&self.settings));
         breaker.set_mode(self.mode.get());
         let keyed = Arc::new(Keyed { breaker, key: key.into() });
@@ -130,7 +135,11 @@ impl Shard {
                 return None;
             }
         }
-        let ends = |entry: &Entry| entry.keyed.breaker.state().2.unwrap_or(0);
+        // Isolated circuits go last: an operator's word does not come back by itself.
+        let ends = |entry: &Entry| match entry.keyed.breaker.state() {
+            (CircuitState::Isolated, ..) => u64::MAX,
+            (_, _, until) => until.unwrap_or(0),
+        };
         let at = (0..len).min_by_key(|&at| ends(&self.entries[at]))?;
         Some(self.remove(at, hasher))
     }

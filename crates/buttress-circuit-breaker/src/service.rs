@@ -19,11 +19,13 @@ pub struct CircuitBreaker<S, P = Plain, W = Now> {
     watch: W,
     /// What `poll_ready` found: the next call is refused, whatever has happened since.
     refusal: Option<Refusal>,
+    /// The service inside was asked whether it is ready: it may have reserved something, or queue for it.
+    asked: bool,
 }
 
 impl<S, P, W> CircuitBreaker<S, P, W> {
     pub(crate) fn new(inner: S, breaker: Holder, policy: P, watch: W) -> Self {
-        Self { inner, breaker, policy, watch, refusal: None }
+        Self { inner, breaker, policy, watch, refusal: None, asked: false }
     }
 
     /// The same circuit through a reference count of this service's own, for one service per worker thread: calls on
@@ -58,7 +60,7 @@ impl<S: Clone, P: Clone, W: Clone> Clone for CircuitBreaker<S, P, W> {
 
 impl<S, P, W, Req> Service<Req> for CircuitBreaker<S, P, W>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
     P: Classify<S::Response> + Clone,
     W: Watch<S::Response> + Clone,
@@ -79,6 +81,7 @@ where
                 return Poll::Ready(Ok(()));
             }
         };
+        self.asked = true;
         match (self.inner.poll_ready(cx).map_err(Into::into), probe) {
             (Poll::Pending, Some(refusal)) => {
                 self.refusal = Some(refusal);
@@ -101,12 +104,19 @@ where
             Some(refusal) => Err(refusal),
             None => self.breaker.admit(),
         };
+        let asked = mem::take(&mut self.asked);
         match admitted {
             Ok(permit) => {
                 let (inner, permit) = call_guarded(&mut self.inner, request, permit);
                 ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone())
             }
-            Err(refusal) => ResponseFuture::refused(self.breaker.refuse(refusal)),
+            Err(refusal) => {
+                // A fresh clone, so that nothing stays reserved for a call that was not made.
+                if asked {
+                    self.inner = self.inner.clone();
+                }
+                ResponseFuture::refused(self.breaker.refuse(refusal))
+            }
         }
     }
 }

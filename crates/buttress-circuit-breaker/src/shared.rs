@@ -6,13 +6,11 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use buttress_core::clock::{Clock, LazyNow, after, nanos};
+use buttress_core::clock::{Clock, LazyNow, nanos};
 use buttress_core::observe::{CallResult, CircuitState, Event, Observer, Outbox};
 use buttress_core::{BoxError, Mode, Reason, Refused, Timer};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::permit::Permit;
@@ -27,21 +25,12 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     pub(crate) observer: Observer,
     outbox: Outbox,
-    /// Results that did not vote, because the circuit had changed its state in between.
-    pub(crate) stale: AtomicU64,
 }
 
 impl Settings {
     pub(crate) fn new(name: Arc<str>, config: Config) -> Self {
         let clock = Clock::start();
-        Self {
-            name,
-            config,
-            clock,
-            observer: Observer::default(),
-            outbox: Outbox::default(),
-            stale: AtomicU64::new(0),
-        }
+        Self { name, config, clock, observer: Observer::default(), outbox: Outbox::default() }
     }
 
     pub(crate) fn report(&self, result: CallResult) {
@@ -161,29 +150,6 @@ impl Breaker {
         (self.gate.load(Relaxed) & REFUSED) >> REFUSED_SHIFT
     }
 
-    /// What a service should do about its readiness; changes nothing.
-    pub(crate) fn look(&self) -> Look {
-        let gate = self.gate.load(Acquire);
-        if gate & STATE == CLOSED || gate & MODE != 0 {
-            return Look::Flow;
-        }
-        let refusal = |reason, until| Refusal { reason, until };
-        match gate & STATE {
-            OPEN => {
-                let until = self.until.load(Relaxed);
-                let refusal = refusal(Reason::CircuitOpen, Some(until));
-                if self.settings.clock.now() < until { Look::Refuse(refusal) } else { Look::Probe(refusal) }
-            }
-            HALF_OPEN => {
-                let now = self.settings.clock.now();
-                let probe = self.lock().would_probe(&self.settings.config, self.due(now), now);
-                let refusal = refusal(Reason::ProbesInFlight, None);
-                if probe { Look::Probe(refusal) } else { Look::Refuse(refusal) }
-            }
-            _ => Look::Refuse(refusal(Reason::CircuitIsolated, None)),
-        }
-    }
-
     /// Changes the machine and publishes what came of it. Also returns the gate as it was published.
     fn change<R>(
         &self,
@@ -276,6 +242,40 @@ impl Holder {
         }
     }
 
+    /// What a service should do about its readiness. Admits nothing, but ends probes whose lease is over: a call that
+    /// is refused from here never asks for admission.
+    pub(crate) fn look(&self) -> Look {
+        let mut gate = self.gate.load(Acquire);
+        if gate & (STATE | MODE) == HALF_OPEN {
+            self.tick(false);
+            gate = self.gate.load(Acquire);
+        }
+        if gate & STATE == CLOSED || gate & MODE != 0 {
+            return Look::Flow;
+        }
+        let refusal = |reason, until| Refusal { reason, until };
+        let until = self.until.load(Relaxed);
+        let now = self.settings.clock.now();
+        // Nobody has got through to a service that was never ready at once: from now on callers wait for it.
+        let overdue = now >= until.saturating_add(nanos(self.settings.config.lease()));
+        match gate & STATE {
+            OPEN if overdue => Look::Flow,
+            OPEN => {
+                let refusal = refusal(Reason::CircuitOpen, Some(until));
+                if now < until { Look::Refuse(refusal) } else { Look::Probe(refusal) }
+            }
+            HALF_OPEN => {
+                let refusal = refusal(Reason::ProbesInFlight, None);
+                match self.lock().would_admit(&self.settings.config) {
+                    true if overdue => Look::Flow,
+                    true => Look::Probe(refusal),
+                    false => Look::Refuse(refusal),
+                }
+            }
+            _ => Look::Refuse(refusal(Reason::CircuitIsolated, None)),
+        }
+    }
+
     /// Lets a call in with a permit, or not.
     #[inline]
     pub(crate) fn admit(&self) -> Result<Permit, Refusal> {
@@ -352,15 +352,14 @@ impl Holder {
     /// Takes the result of a call.
     #[cold]
     pub(crate) fn record(&self, token: u64, ended: Ended, now: &mut LazyNow<'_>) -> Vote {
-        let (vote, _) = self.apply(now, |machine, tallies, now| {
-            if self.is_stale(token) {
-                return (Vote::Stale, None);
-            }
-            machine.record(&self.settings.config, tallies, ended, now)
+        let config = &self.settings.config;
+        let (vote, _) = self.apply(now, |machine, tallies, now| match (self.mode(), self.is_stale(token)) {
+            (Mode::Off, true) => (Vote::Off, None),
+            // Nothing is recorded, but a probe gives its slot back.
+            (Mode::Off, false) => (Vote::Off, machine.release(config, tallies, ended.probe, now)),
+            (_, true) => (machine.record_stale(), None),
+            (_, false) => machine.record(config, tallies, ended, now),
         });
-        if vote == Vote::Stale {
-            self.settings.stale.fetch_add(1, Relaxed);
-        }
         vote
     }
 
@@ -368,7 +367,7 @@ impl Holder {
     #[cold]
     pub(crate) fn record_slow(&self, token: u64, probe: Option<u32>) -> bool {
         let (counted, _) = self.apply(&mut LazyNow::new(&self.settings.clock), |machine, tallies, now| {
-            if self.is_stale(token) {
+            if self.is_stale(token) || self.mode() == Mode::Off {
                 return (false, None);
             }
             machine.record_slow(&self.settings.config, tallies, probe, now)
@@ -377,8 +376,7 @@ impl Holder {
     }
 
     fn is_stale(&self, token: u64) -> bool {
-        let gate = self.gate.load(Relaxed);
-        (gate ^ token) & GENERATION != 0 || gate & OFF != 0
+        (self.gate.load(Relaxed) ^ token) & GENERATION != 0
     }
 
     /// Does what time alone has brought about; `eager` also ends the open time.
@@ -408,23 +406,29 @@ impl Holder {
             (result, change)
         });
         if let Some(change) = change {
-            settings.outbox.deliver(&settings.observer, &settings.name);
+            // Before observers hear of it: they may change the state themselves.
             if let (true, Some(aside)) = (settings.config.eager, &self.aside) {
-                aside.replace_waker(change.open_for.and_then(|time| self.wake_after(time)));
+                aside.replace_waker(change.open_for.and_then(|_| self.wake()));
             }
+            settings.outbox.deliver(&settings.observer, &settings.name);
         }
         (result, gate)
     }
 
     /// Ends the open time on a timer, where there is one. The task keeps nothing alive.
-    fn wake_after(&self, open_for: Duration) -> Option<AbortHandle> {
+    fn wake(&self) -> Option<AbortHandle> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let timer = Timer::at(after(Instant::now(), open_for)).ok()?;
-        let weak = self.downgrade();
+        let (weak, clock) = (self.downgrade(), self.settings.clock);
+        let mut timer = Timer::at(clock.instant(self.until.load(Relaxed))).ok()?;
         let task = runtime.spawn(async move {
-            timer.await;
-            if let Some(holder) = weak.upgrade() {
+            loop {
+                timer.await;
+                let Some(holder) = weak.upgrade() else { return };
                 holder.tick(true);
+                // It has been opened anew meanwhile, by whoever was faster than the abort of this task.
+                let Some(until) = holder.state().2 else { return };
+                let Ok(again) = Timer::at(clock.instant(until)) else { return };
+                timer = again;
             }
         });
         Some(task.abort_handle())

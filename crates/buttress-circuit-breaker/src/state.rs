@@ -38,6 +38,8 @@ struct Cold {
     failures: Option<Window>,
     slow: Option<Window>,
     probing: Probing,
+    /// Results that did not vote.
+    stale: u64,
 }
 
 /// The probes of the current, or else of the last, half-open state.
@@ -105,6 +107,8 @@ pub(crate) enum Vote {
     Counted,
     /// The probe's lease had expired.
     Stale,
+    /// The breaker is switched off.
+    Off,
 }
 
 /// What a circuit has seen lately.
@@ -115,6 +119,7 @@ pub(crate) struct Seen {
     pub(crate) slow: Totals,
     /// Whether the totals are those of probes.
     pub(crate) probing: bool,
+    pub(crate) stale: u64,
 }
 
 impl Machine {
@@ -127,7 +132,7 @@ impl Machine {
         let windows = (config.failure_rate.as_ref().map(Window::new), slow_rule.map(Window::new));
         let cold = match windows {
             (None, None) => None,
-            (failures, slow) => Some(Box::new(Cold { failures, slow, probing: Probing::default() })),
+            (failures, slow) => Some(Box::new(Cold { failures, slow, ..Cold::default() })),
         };
         (Self { state: State::CLOSED, cold }, tallies)
     }
@@ -165,19 +170,12 @@ impl Machine {
         clean(&cold.failures, &tallies.failures) && clean(&cold.slow, &tallies.slow)
     }
 
-    /// Whether a call that asked now would be admitted as a probe. `due`: the open time is over.
-    pub(crate) fn would_probe(&self, config: &Config, due: bool, now: u64) -> bool {
-        match self.state {
-            State::Open { .. } => due,
-            State::HalfOpen { .. } => self.cold.as_ref().is_none_or(|cold| {
-                let expired = cold.probing.under_way.iter().filter(|probe| probe.1 < now).count();
-                match config.on_probe_expiry {
-                    ProbeExpiry::Replace => cold.probing.has_room(config, expired),
-                    ProbeExpiry::Reopen => expired == 0 && cold.probing.has_room(config, 0),
-                    ProbeExpiry::Close => expired > 0 || cold.probing.has_room(config, 0),
-                }
-            }),
-            State::Closed { .. } | State::Isolated => false,
+    /// Whether it is worth asking for admission, once [`tick`](Machine::tick) has ended the probes that expired.
+    pub(crate) fn would_admit(&self, config: &Config) -> bool {
+        match (self.state, &self.cold) {
+            (State::HalfOpen { .. }, Some(cold)) => cold.probing.has_room(config),
+            // It has changed since the caller looked at the gate.
+            _ => true,
         }
     }
 
@@ -236,9 +234,33 @@ impl Machine {
     ) -> (Vote, Option<Change>) {
         match self.state {
             State::Closed { .. } => (Vote::Counted, self.record_closed(config, tallies, ended, now)),
-            State::HalfOpen { .. } => self.record_probe(config, tallies, ended),
-            State::Open { .. } | State::Isolated => (Vote::Stale, None),
+            State::HalfOpen { .. } => match self.tick(config, tallies, false, now.get()) {
+                Some(change) => (self.record_stale(), Some(change)),
+                None => self.record_probe(config, tallies, ended),
+            },
+            State::Open { .. } | State::Isolated => (self.record_stale(), None),
         }
+    }
+
+    /// Takes the end of a call without its result.
+    pub(crate) fn release(
+        &mut self,
+        config: &Config,
+        tallies: &Tallies,
+        probe: Option<u32>,
+        now: &mut LazyNow<'_>,
+    ) -> Option<Change> {
+        let change = probe.and_then(|_| self.tick(config, tallies, false, now.get()));
+        if let Some(at) = self.cold.as_ref().and_then(|cold| cold.probing.place(probe)) {
+            self.cold().probing.under_way.swap_remove(at);
+        }
+        change
+    }
+
+    /// Takes a result that does not vote.
+    pub(crate) fn record_stale(&mut self) -> Vote {
+        self.cold().stale += 1;
+        Vote::Stale
     }
 
     fn record_closed(
@@ -294,11 +316,15 @@ impl Machine {
                 window.record(tally, Mark::Bad, now.get());
                 (true, self.trip(config, tallies, None, now))
             }
-            State::HalfOpen { .. } if matches!(config.recovery, Recovery::Successes(_)) => {
-                let slow = Ended { slow: true, probe, ..Ended::new(Outcome::Good) };
-                let (vote, change) = self.record_probe(config, tallies, slow);
-                (vote == Vote::Counted, change)
-            }
+            State::HalfOpen { .. } => match self.tick(config, tallies, false, now.get()) {
+                Some(change) => (false, Some(change)),
+                None if self.cold().probing.place(probe).is_none() => (false, None),
+                None => {
+                    let slow = Ended { slow: true, probe, ..Ended::new(Outcome::Good) };
+                    let (vote, change) = self.record_probe(config, tallies, slow);
+                    (vote == Vote::Counted, change)
+                }
+            },
             _ => (false, None),
         }
     }
@@ -330,8 +356,8 @@ impl Machine {
 
     fn record_probe(&mut self, config: &Config, tallies: &Tallies, ended: Ended) -> (Vote, Option<Change>) {
         let probing = &mut self.cold().probing;
-        let Some(at) = probing.under_way.iter().position(|probe| Some(probe.0) == ended.probe) else {
-            return (Vote::Stale, None);
+        let Some(at) = probing.place(ended.probe) else {
+            return (self.record_stale(), None);
         };
         probing.under_way.swap_remove(at);
         let failed = match ended.outcome {
@@ -425,14 +451,16 @@ impl Machine {
         if probing {
             let Probing { calls, failed, slow, .. } = cold.probing;
             let totals = |bad: u32| Totals { calls: calls.into(), bad: bad.into() };
-            return Seen { consecutive_failures, failures: totals(failed), slow: totals(slow), probing };
+            let (failures, slow) = (totals(failed), totals(slow));
+            return Seen { consecutive_failures, failures, slow, probing, stale: cold.stale };
         }
         let mut totals = |window: &Option<Window>, tally: &Option<Tally>| match (window, tally) {
             (Some(window), Some(tally)) => window.totals(tally, now.get()),
             _ => Totals::default(),
         };
         let failures = totals(&cold.failures, &tallies.failures);
-        Seen { consecutive_failures, failures, slow: totals(&cold.slow, &tallies.slow), probing }
+        let slow = totals(&cold.slow, &tallies.slow);
+        Seen { consecutive_failures, failures, slow, probing, stale: cold.stale }
     }
 
     fn cold(&mut self) -> &mut Cold {
@@ -450,8 +478,12 @@ impl Probing {
         *self = Self { next: self.next, ..Self::default() };
     }
 
-    fn has_room(&self, config: &Config, expired: usize) -> bool {
-        let under_way = self.under_way.len() - expired;
+    fn place(&self, probe: Option<u32>) -> Option<usize> {
+        self.under_way.iter().position(|under_way| Some(under_way.0) == probe)
+    }
+
+    fn has_room(&self, config: &Config) -> bool {
+        let under_way = self.under_way.len();
         let judged = match config.recovery {
             Recovery::Successes(_) => usize::MAX,
             Recovery::Ratio { calls, .. } => calls as usize,
@@ -460,7 +492,7 @@ impl Probing {
     }
 
     fn start(&mut self, config: &Config, now: u64) -> Option<u32> {
-        if !self.has_room(config, 0) {
+        if !self.has_room(config) {
             return None;
         }
         let number = self.next;

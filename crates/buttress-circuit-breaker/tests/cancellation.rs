@@ -163,7 +163,8 @@ async fn ten_thousand_waiting_calls_all_let_go() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_contention_no_two_transitions_in_a_row_are_equal() {
     // The shortest open time there is: every refusal is followed by a probe.
-    let config = consecutive(1).open_for(std::time::Duration::from_nanos(1)).success_threshold(1);
+    let config =
+        consecutive(1).open_for(std::time::Duration::from_nanos(1)).success_threshold(1).probe_lease(secs(1));
     let rig = Rig::new(config);
     let tasks: Vec<_> = (0..8)
         .map(|task| {

@@ -3,9 +3,10 @@
 mod common;
 
 use buttress_circuit_breaker::{
-    CircuitBreakerLayer, CircuitState::*, Config, Control, Mode, Reason, Snapshot, Window,
+    CircuitBreakerLayer, CircuitCause, CircuitState::*, Config, Control, Mode, Reason, Snapshot, Window,
 };
-use buttress_core::Event;
+use buttress_core::{Event, observe_fn};
+use buttress_testkit::clock::{poll_in_task, settle};
 use common::*;
 
 /// CB-07
@@ -15,7 +16,7 @@ async fn an_isolated_circuit_refuses_until_it_is_closed_by_hand() {
     let (end, ended) = tokio::sync::oneshot::channel();
     let layer = rig.layer.clone();
     let late = tokio::spawn(async move { layer.call(ended).await });
-    buttress_testkit::clock::settle().await;
+    settle().await;
     rig.handle.isolate();
     assert_eq!(rig.refused().await.reason(), Reason::CircuitIsolated);
     end.send(500).unwrap();
@@ -152,4 +153,61 @@ async fn a_snapshot_of_an_unknown_version_is_refused_and_changes_nothing() {
     let message = rig.handle.restore(&newer).unwrap_err().to_string();
     assert!(message.starts_with("`version` is 2"), "{message}");
     assert_eq!(rig.state(), Isolated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn switching_off_and_on_loses_no_probe() {
+    let rig = Rig::new(consecutive(1).success_threshold(1));
+    rig.handle.open_for(secs(1));
+    rig.handle.half_open().unwrap();
+    let (end, ended) = tokio::sync::oneshot::channel::<u16>();
+    let layer = rig.layer.clone();
+    let probe = tokio::spawn(async move { layer.call(ended).await });
+    settle().await;
+    rig.handle.set_mode(Mode::Off);
+    end.send(200).unwrap();
+    probe.await.unwrap().unwrap();
+    rig.handle.set_mode(Mode::Enforce);
+    rig.calls(&[200]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_it_reports_nothing_of_calls_under_way() {
+    let rig = Rig::new(consecutive(1));
+    let mut call = Box::pin(rig.call_for(200, secs(1)));
+    assert!(poll_in_task(&mut call).await.is_pending());
+    rig.handle.set_mode(Mode::Off);
+    call.await.unwrap();
+    assert_eq!(*rig.events.lock().unwrap(), []);
+    assert_eq!(rig.handle.metrics().stale, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_extends_the_open_time_keeps_the_circuit_eager() {
+    let layer = CircuitBreakerLayer::new("test", consecutive(1).eager(true)).unwrap();
+    let handle = layer.handle();
+    let layer = layer.observe(observe_fn(move |_, event| {
+        if let Event::Circuit { to: Open, cause: CircuitCause::ConsecutiveFailures, .. } = event {
+            handle.open_for(secs(120));
+        }
+    }));
+    layer.call(async { Err::<(), _>("down") }).await.unwrap_err();
+    assert_eq!(layer.handle().retry_after(), Some(secs(120)));
+    tokio::time::sleep(secs(121)).await;
+    assert_eq!(layer.handle().state(), HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_closes_leaves_no_task_behind() {
+    let layer = CircuitBreakerLayer::new("test", consecutive(1).eager(true)).unwrap();
+    let handle = layer.handle();
+    let layer = layer.observe(observe_fn(move |_, event| {
+        if let Event::Circuit { to: Open, .. } = event {
+            handle.close();
+        }
+    }));
+    layer.call(async { Err::<(), _>("down") }).await.unwrap_err();
+    assert_eq!(layer.handle().state(), Closed);
+    settle().await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }

@@ -2,9 +2,9 @@
 
 mod common;
 
-use buttress_circuit_breaker::{CircuitState::*, Config, ProbeExpiry, Ratio, Reason, Recovery, Window};
-use buttress_core::{Backoff, Jitter};
-use buttress_testkit::clock::settle;
+use buttress_circuit_breaker::{CircuitState::*, Config, ProbeExpiry, Ratio, Reason, Recovery, Trip, Window};
+use buttress_core::{Backoff, BoxError, Jitter};
+use buttress_testkit::clock::{poll_in_task, settle};
 use common::*;
 
 /// CB-04
@@ -232,4 +232,54 @@ async fn an_eager_circuit_becomes_half_open_without_a_call_and_leaves_no_task_be
     drop(rig);
     settle().await;
     assert_eq!(tasks(), 0, "so does dropping the breaker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_probe_does_not_vote_whether_or_not_somebody_looked() {
+    use ProbeExpiry::{Close, Reopen, Replace};
+    for (expiry, code, ends) in [(Reopen, 200, Open), (Close, 500, Closed), (Replace, 200, HalfOpen)] {
+        for look in [true, false] {
+            let config = consecutive(1).probe_lease(secs(1)).on_probe_expiry(expiry).success_threshold(1);
+            let rig = Rig::new(config);
+            rig.handle.open_for(secs(1));
+            rig.handle.half_open().unwrap();
+            let mut probe = Box::pin(rig.call_for(code, secs(30)));
+            assert!(poll_in_task(&mut probe).await.is_pending());
+            if look {
+                advance(secs(2)).await;
+                rig.state();
+            }
+            probe.await.unwrap();
+            assert_eq!(rig.state(), ends, "{expiry:?}, looked at: {look}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_that_hang_count_as_slow_while_they_hang() {
+    let (window, at_least) = (Window::Calls(100), Ratio::percent(50));
+    let rule = Trip::SlowCalls { slower_than: secs(4), window, at_least, minimum_calls: 5 };
+    let config = Config::only(rule).open_for(secs(10)).probes(4);
+    let rig = Rig::new(config.recovery(Recovery::Ratio { calls: 4, at_least }));
+    rig.handle.open_for(secs(1));
+    rig.handle.half_open().unwrap();
+    for _ in 0..4 {
+        let layer = rig.layer.clone();
+        tokio::spawn(async move { layer.call(std::future::pending::<Result<u16, BoxError>>()).await });
+    }
+    settle().await;
+    assert_eq!(rig.state(), HalfOpen);
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(rig.state(), Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_takes_at_most_half_of_an_open_time() {
+    let backoff = Backoff::exponential(secs(8), 2.0, secs(120)).unwrap();
+    for _ in 0..100 {
+        let rig = Rig::new(consecutive(1).open_backoff(backoff.clone()));
+        rig.calls(&[500]).await;
+        let open = rig.handle.retry_after().unwrap();
+        assert!((secs(4)..=secs(8)).contains(&open), "{open:?}");
+    }
 }

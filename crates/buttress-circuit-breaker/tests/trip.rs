@@ -5,7 +5,8 @@ mod common;
 use std::time::Duration;
 
 use buttress_circuit_breaker::{CircuitState::*, Config, Ratio, Recovery, Trip, Window};
-use buttress_core::{Hint, Kind, Verdict, classify_fn};
+use buttress_core::observe::CallResult;
+use buttress_core::{Event, Hint, Kind, Verdict, classify_fn};
 use common::*;
 
 /// CB-01
@@ -233,4 +234,15 @@ async fn a_time_window_counts_calls_at_any_rate_without_a_lock_while_nothing_fai
     rig.calls(&[200]).await;
     assert_eq!(rig.state(), Open, "10 of 11, now that the old calls have left the window");
     let _: Duration = rig.handle.retry_after().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_call_is_reported_once() {
+    let (window, at_least) = (Window::Calls(100), Ratio::percent(50));
+    let rule = Trip::SlowCalls { slower_than: secs(4), window, at_least, minimum_calls: 100 };
+    for (code, result) in [(500, CallResult::Failure), (200, CallResult::Slow)] {
+        let rig = Rig::new(Config::only(rule));
+        rig.call_for(code, secs(5)).await.unwrap();
+        assert_eq!(*rig.events.lock().unwrap(), [Event::Call(result)]);
+    }
 }

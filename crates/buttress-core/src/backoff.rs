@@ -90,6 +90,11 @@ impl Backoff {
         Self { jitter, cap, ..self }
     }
 
+    /// How the delays are spread.
+    pub fn spread(&self) -> Jitter {
+        self.jitter
+    }
+
     /// Draws the jitter of all sessions from this seed, for reproducible runs. Sessions still differ from each other.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {

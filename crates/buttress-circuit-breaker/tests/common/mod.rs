@@ -123,4 +123,5 @@ pub(crate) fn consecutive(failures: u32) -> Config {
     Config::only(Trip::ConsecutiveFailures(failures))
 }
 
+#[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use tokio::time::advance;
