@@ -11,6 +11,9 @@
 //! hosts or serves many tenants. It is no rate limiter and no concurrency limit; those are in `tower`. Inside a retry it
 //! counts attempts, outside of one whole calls; inside is the usual place.
 //!
+//! Under HTTP it needs to know HTTP: `.policy(Http::new())` from `buttress-http`, or a 503 is a response like any
+//! other. The first page of `buttress` shows it.
+//!
 //! # The rule
 //!
 //! The circuit opens when any configured [`Trip`] rule is met, judged after every recorded call. It refuses for the open

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock::Seconds;
+use crate::clock::{NoTimer, Seconds};
 use crate::refused::Refused;
 use crate::verdict::{Hint, Kind, Verdict};
 
@@ -49,6 +49,9 @@ pub fn own_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
             Some(Verdict::failure(Kind::Refused).with_hint(hint))
         } else if error.is::<Elapsed>() {
             Some(Verdict::failure(Kind::Timeout))
+        } else if error.is::<NoTimer>() {
+            // Says nothing about the dependency.
+            Some(Verdict::Ignored)
         } else {
             error.downcast_ref::<Exhausted>().map(|exhausted| exhausted.verdict)
         }
@@ -252,6 +255,7 @@ mod tests {
         assert_eq!(own_verdict(&error), Some(Verdict::failure(Kind::Transient)));
         let refusal = Verdict::failure(Kind::Refused).with_hint(Hint::RetryAfter(Duration::from_secs(3)));
         assert_eq!(own_verdict(&refused()), Some(refusal));
+        assert_eq!(own_verdict(&NoTimer::new()), Some(Verdict::Ignored));
         assert_eq!(own_verdict(&io::Error::other("x")), None);
     }
 

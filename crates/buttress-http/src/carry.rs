@@ -47,7 +47,7 @@ impl<B> Carry<http::Response<B>> for Http {
 /// # let _ = request;
 /// ```
 pub trait RequestExt: Sized {
-    /// Retries this request at most so often, whatever the layer's own limit; 0 sends it once.
+    /// Retries this request at most so often, in place of the layer's own limit, which may be lower; 0 sends it once.
     #[must_use]
     fn with_max_retries(self, max_retries: u32) -> Self;
 

@@ -6,6 +6,9 @@
 //! stacked multiply their attempts (an SDK that retries by itself is one). It does not bound the time of an attempt, nor
 //! does it stop asking a dependency that is down: put a deadline and a circuit breaker inside.
 //!
+//! Under HTTP it needs to know HTTP: `.policy(Http::new())` and `.replay(HttpReplay::new())` from `buttress-http`, or a 503 is a response like any
+//! other and a POST is repeated. The first page of `buttress` shows it.
+//!
 //! # The rule
 //!
 //! After an attempt, the policy's verdict decides:

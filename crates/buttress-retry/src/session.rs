@@ -92,7 +92,7 @@ impl Session {
                 };
                 let Some(paid) = paid else { return Next::Stop(Stop::Budget) };
                 self.paid = Some(paid);
-                self.retries += 1;
+                self.retries += u32::from(!rehearse);
                 Next::Retry { copy, delay, hint }
             }
         }

@@ -37,12 +37,13 @@
 //!
 //! # Errors
 //!
-//! When retries end, an HTTP 503 stays an HTTP 503. What comes out as an error is a [`BoxError`] in which [`find`] finds
+//! When retries end, an HTTP 503 stays an HTTP 503, unless a further attempt was announced and then refused, because the
+//! circuit has opened meanwhile. What comes out as an error is a [`BoxError`] in which [`find`] finds
 //! what happened:
 //!
 //! | type | meaning | safe to send again? |
 //! |---|---|---|
-//! | [`Refused`] | a layer refused; the request was not sent | yes, after `retry_after()` |
+//! | [`Refused`] | a layer refused; the request was not sent (inside an [`Exhausted`]: its last attempt was not) | yes, after `retry_after()` |
 //! | [`Elapsed`] | the time ran out; it may have been applied | if idempotent |
 //! | [`Exhausted`] | retries ended; says why, how many, when to come back | `safe_to_retry` says |
 //! | the client's own | as the client says | |
@@ -73,6 +74,32 @@
 //! let request = http::Request::get("http://api.pagerduty.com/").body(String::new())?;
 //! let error = client.oneshot(request).await.unwrap_err();
 //! assert_eq!(find::<Refused>(&*error).unwrap().layer(), "circuit breaker");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Single layers, in an order of your own. Each has to be told that it stands under HTTP: without the policy a 503 is a
+//! response like any other, and without [`HttpReplay`](http::HttpReplay) every request is taken to be repeatable.
+//!
+//! ```
+//! use buttress::circuit_breaker::CircuitBreakerLayer;
+//! use buttress::http::{Http, HttpReplay, ReplayBody};
+//! use buttress::retry::{Config, RetryLayer};
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use hyper_util::client::legacy::{Client, connect::HttpConnector};
+//! use hyper_util::rt::TokioExecutor;
+//! use tower::ServiceBuilder;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), buttress::BoxError> {
+//! let client: Client<HttpConnector, ReplayBody<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+//! let client = ServiceBuilder::new()
+//!     .layer(RetryLayer::new("api", Config::user_facing())?.policy(Http::new()).replay(HttpReplay::new()))
+//!     .layer(CircuitBreakerLayer::standard("api").policy(Http::new()))
+//!     .service(client);
+//! # fn takes_requests(_: impl tower::Service<http::Request<Full<Bytes>>>) {}
+//! # takes_requests(client);
 //! # Ok(())
 //! # }
 //! ```

@@ -204,7 +204,8 @@ impl HttpBuilder {
         Self { retry: Some(config), ..self }
     }
 
-    /// Changes the preset's retry, or the one that was set, in some respect.
+    /// Changes the preset's retry, or the one that was set, in some respect. Choose the preset first: one that follows
+    /// keeps what was changed here.
     ///
     /// ```
     /// let builder = buttress::http("datadog").datadog().map_retry(|retry| retry.max_retries(4));
@@ -313,6 +314,9 @@ impl HttpBuilder {
     }
 
     fn finish<C>(self, observer: Option<Arc<dyn Observe>>, breaker: C) -> Result<HttpLayer<C>, ConfigError> {
+        if self.name.is_empty() {
+            return Err(ConfigError::new("name", "", "must not be empty: errors and metrics show it"));
+        }
         let breaker_config = self.breaker_config();
         let retry = self.retry.unwrap_or_else(|| self.preset.retry());
         let (total, attempt) = self.preset.limits();

@@ -170,6 +170,24 @@ async fn a_page_arrives_after_an_outage_of_two_minutes() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_observing_stack_reports_the_attempts_that_were_made() {
+    let layer = buttress::http("x").build().unwrap();
+    layer.set_mode(Mode::Observe);
+    let client = layer.layer(tower::service_fn(|_: Request<Body>| {
+        std::future::ready(Response::builder().status(503).body(Full::<Bytes>::default()))
+    }));
+    let response =
+        client.oneshot(Request::get("http://x/").body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    assert_eq!(response.attempts(), 1);
+}
+
+#[test]
+fn a_stack_without_a_name_is_refused() {
+    let error = buttress::http("").build().unwrap_err();
+    assert_eq!(error.to_string(), "`name` is \"\", but must not be empty: errors and metrics show it");
+}
+
 #[test]
 fn what_is_set_explicitly_counts_whichever_comes_first() {
     let total = |builder: buttress::HttpBuilder| builder.build().unwrap().total().limit();
