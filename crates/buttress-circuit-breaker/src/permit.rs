@@ -1,8 +1,7 @@
 use std::num::NonZeroU64;
 use std::task::Context;
-use std::time::Duration;
 
-use buttress_core::clock::{LazyNow, after};
+use buttress_core::clock::{LazyNow, after, nanos};
 use buttress_core::observe::CallResult;
 use buttress_core::{Hint, Kind, NoTimer, Settle, Timer, Verdict};
 use tokio::time::Instant;
@@ -31,6 +30,7 @@ pub struct Permit {
 }
 
 impl Permit {
+    #[inline]
     pub(crate) fn new(holder: Holder, token: u64, probe: Option<u32>) -> Self {
         let holder = Some(holder);
         Self { holder, token, probe, waiting_since: None, slow_timer: None, slow: false, slow_counted: false }
@@ -74,34 +74,31 @@ impl Permit {
         Ok(())
     }
 
-    /// How long the call has waited, at this time.
-    fn waited(&self, now: &mut LazyNow<'_>) -> Duration {
-        self.waiting_since
-            .map_or(Duration::ZERO, |since| Duration::from_nanos(now.get().saturating_sub(since.get() - 1)))
-    }
-
+    #[inline]
     fn end(&mut self, result: CallResult, outcome: Outcome, hint: Hint) {
         let Some(holder) = self.holder.take() else { return };
         let mut now = LazyNow::new(&holder.settings.clock);
-        let slow_calls = holder.settings.config.slow_calls;
-        let slow = self.slow || slow_calls.is_some_and(|(limit, _)| self.waited(&mut now) >= limit);
-        let mut ended = Ended { slow, in_slow: self.slow_counted, probe: self.probe, ..Ended::new(outcome) };
+        let slow = self.slow || self.was_slow(&holder, &mut now);
+        let mut counted = (false, false);
         if outcome == Outcome::Good && !slow && self.probe.is_none() {
-            (ended.in_failures, ended.in_slow) = holder.record_good(self.token, &mut now);
-            if ended.in_failures && ended.in_slow {
+            counted = holder.record_good(self.token, &mut now);
+            if counted == (true, true) {
                 return holder.settings.report(result);
             }
         }
-        if let Hint::RetryAfter(after) = hint {
-            ended.hint = Some(after);
-        }
-        let result = match holder.record(self.token, ended, &mut now) {
-            Vote::Off => return,
-            Vote::Stale => CallResult::Stale,
-            Vote::Counted if slow && result == CallResult::Success => CallResult::Slow,
-            Vote::Counted => result,
+        let hint = if let Hint::RetryAfter(after) = hint { Some(after) } else { None };
+        let (in_failures, in_slow) = (counted.0, counted.1 || self.slow_counted);
+        let ended = Ended { outcome, slow, in_failures, in_slow, probe: self.probe, hint };
+        end_under_lock(&holder, self.token, ended, result, &mut now);
+    }
+
+    /// Whether the call took too long, although no timer has said so.
+    #[inline]
+    fn was_slow(&self, holder: &Holder, now: &mut LazyNow<'_>) -> bool {
+        let (Some(since), Some((limit, _))) = (self.waiting_since, holder.settings.config.slow_calls) else {
+            return false;
         };
-        holder.settings.report(result);
+        now.get().saturating_sub(since.get() - 1) >= nanos(limit)
     }
 
     /// The call panicked.
@@ -109,6 +106,7 @@ impl Permit {
         self.end(CallResult::Failure, Outcome::Failed, Hint::None);
     }
 
+    #[cold]
     fn abandon(&mut self) {
         let Some(holder) = &self.holder else { return };
         let outcome = match holder.settings.config.abandoned {
@@ -116,11 +114,10 @@ impl Permit {
             Abandoned::CountAsFailure => Outcome::Failed,
             Abandoned::CountUnlessAnySuccess => Outcome::AbandonedUnlessSuccess,
             Abandoned::CountAfter(limit) => {
-                let waited = self.waited(&mut LazyNow::new(&holder.settings.clock));
-                if self.waiting_since.is_some() && waited >= limit {
-                    Outcome::Failed
-                } else {
-                    Outcome::Ignored
+                let now = || holder.settings.clock.now();
+                match self.waiting_since {
+                    Some(since) if now().saturating_sub(since.get() - 1) >= nanos(limit) => Outcome::Failed,
+                    _ => Outcome::Ignored,
                 }
             }
         };
@@ -128,7 +125,20 @@ impl Permit {
     }
 }
 
+/// Ends a call that is not simply a good one.
+#[cold]
+fn end_under_lock(holder: &Holder, token: u64, ended: Ended, result: CallResult, now: &mut LazyNow<'_>) {
+    let result = match holder.record(token, ended, now) {
+        Vote::Off => return,
+        Vote::Stale => CallResult::Stale,
+        Vote::Counted if ended.slow && result == CallResult::Success => CallResult::Slow,
+        Vote::Counted => result,
+    };
+    holder.settings.report(result);
+}
+
 impl Settle for Permit {
+    #[inline]
     fn settle(mut self, verdict: Verdict) {
         let Some(holder) = &self.holder else { return };
         let count_throttling = holder.settings.config.count_throttling;
@@ -148,8 +158,11 @@ impl Settle for Permit {
 }
 
 impl Drop for Permit {
+    #[inline]
     fn drop(&mut self) {
-        self.abandon();
+        if self.holder.is_some() {
+            self.abandon();
+        }
     }
 }
 

@@ -33,6 +33,7 @@ impl Settings {
         Self { name, config, clock, observer: Observer::default(), outbox: Outbox::default() }
     }
 
+    #[inline]
     pub(crate) fn report(&self, result: CallResult) {
         self.observer.emit(&self.name, || Event::Call(result));
     }
@@ -244,8 +245,14 @@ impl Holder {
 
     /// What a service should do about its readiness. Admits nothing, but ends probes whose lease is over: a call that
     /// is refused from here never asks for admission.
+    #[inline]
     pub(crate) fn look(&self) -> Look {
-        let mut gate = self.gate.load(Acquire);
+        let gate = self.gate.load(Acquire);
+        if gate & STATE == CLOSED { Look::Flow } else { self.look_closer(gate) }
+    }
+
+    #[cold]
+    fn look_closer(&self, mut gate: u64) -> Look {
         if gate & (STATE | MODE) == HALF_OPEN {
             self.tick(false);
             gate = self.gate.load(Acquire);
@@ -456,5 +463,16 @@ impl WeakHolder {
             Self::Shared(weak) => weak.upgrade().map(Holder::Shared),
             Self::Keyed(weak) => weak.upgrade().map(Holder::Keyed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_circuit_without_windows_takes_72_bytes_with_its_counts() {
+        let counts = 2 * size_of::<usize>();
+        assert_eq!(counts + size_of::<Breaker>(), 72);
     }
 }

@@ -77,7 +77,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    pub(crate) const fn new(outcome: Outcome) -> Self {
+    const fn new(outcome: Outcome) -> Self {
         Self { outcome, slow: false, in_failures: false, in_slow: false, probe: None, hint: None }
     }
 }

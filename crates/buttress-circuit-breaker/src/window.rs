@@ -36,6 +36,7 @@ impl Tally {
     }
 
     /// Counts a good call; `false` if the window has meanwhile seen a bad one and must be asked under its lock.
+    #[inline]
     pub(crate) fn good(&self, now: impl FnOnce() -> u64) -> bool {
         match self {
             Self::Calls { good, size } => {

@@ -45,11 +45,13 @@ pub struct LazyNow<'a> {
 
 impl<'a> LazyNow<'a> {
     /// Not read yet.
+    #[inline]
     pub fn new(clock: &'a Clock) -> Self {
         Self { clock, read: None }
     }
 
     /// What the clock read when this was first called.
+    #[inline]
     pub fn get(&mut self) -> u64 {
         *self.read.get_or_insert_with(|| self.clock.now())
     }
@@ -62,6 +64,7 @@ pub fn wall() -> SystemTime {
 }
 
 /// A duration as nanoseconds, at most `u64::MAX`.
+#[inline]
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -37,6 +37,7 @@ impl ModeCell {
     }
 
     /// The mode that calls starting now obey.
+    #[inline]
     pub fn get(&self) -> Mode {
         Mode::from_u8(self.0.load(Ordering::Relaxed))
     }

@@ -41,6 +41,7 @@ impl Observer {
     }
 
     /// Whether anybody listens.
+    #[inline]
     pub fn is_set(&self) -> bool {
         self.0.get().is_some()
     }

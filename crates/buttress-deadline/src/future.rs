@@ -20,6 +20,7 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
+    #[inline]
     pub(crate) fn of(settings: &Arc<Settings>) -> Self {
         Self { settings: Arc::clone(settings), deadline: None }
     }

@@ -335,6 +335,7 @@ impl Adaptive {
         Self { successes: AtomicU64::new(0), share, burst, at_least, clock, ledger: Mutex::new(ledger) }
     }
 
+    #[inline]
     fn success(&self) {
         if self.successes.fetch_add(1, Relaxed) % 256 == 255 {
             self.settled(|_| ());

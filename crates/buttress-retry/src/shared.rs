@@ -44,6 +44,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    #[inline]
     pub(crate) fn attempts(&self) -> u32 {
         self.session.as_ref().map_or(1, |session| session.retries + 1)
     }
@@ -67,6 +68,7 @@ impl Settings {
     }
 
     /// Notes the beginning of an attempt, if anybody is to be told how long it takes.
+    #[inline]
     pub(crate) fn attempt_begins(&self, log: &mut Log) {
         log.started = self.observer.is_set().then(Instant::now);
     }
@@ -138,6 +140,7 @@ impl Settings {
             .get_or_insert_with(|| Box::new(Session::new(&self.config, started.unwrap_or_else(Instant::now))))
     }
 
+    #[inline]
     fn report_attempt(&self, log: &Log, number: u32, verdict: Verdict, severity: Severity) {
         self.observer.emit(&self.name, || {
             let elapsed = log.started.map(|started| started.elapsed()).unwrap_or_default();
@@ -146,6 +149,7 @@ impl Settings {
     }
 
     /// Holds back everybody who asks the same server, if this answer says so.
+    #[inline]
     pub(crate) fn hold(&self, key: u64, verdict: Verdict) {
         if let (Some(gate), Verdict::Failure { kind: Kind::Throttled, hint: Hint::RetryAfter(time), .. }) =
             (&self.gate, verdict)
@@ -158,8 +162,23 @@ impl Settings {
 
     /// How long a request of this key has to wait for the rate gate: a little longer than the server asked, so that not all
     /// held calls come at the same moment. A call that may not wait so long is refused.
+    #[inline]
     pub(crate) fn held(&self, log: &mut Log, key: u64, facts: Facts) -> Result<Option<Duration>, BoxError> {
-        let Some(time) = self.gate.as_ref().and_then(|gate| gate.held(key)) else { return Ok(None) };
+        match &self.gate {
+            None => Ok(None),
+            Some(gate) => self.held_by(gate, log, key, facts),
+        }
+    }
+
+    #[cold]
+    fn held_by(
+        &self,
+        gate: &Gate,
+        log: &mut Log,
+        key: u64,
+        facts: Facts,
+    ) -> Result<Option<Duration>, BoxError> {
+        let Some(time) = gate.held(key) else { return Ok(None) };
         if self.mode.get() != Mode::Enforce {
             if self.mode.get() == Mode::Observe {
                 self.observer.emit(&self.name, || Event::Held { delay: time, enforced: false });

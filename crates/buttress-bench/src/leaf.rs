@@ -1,0 +1,176 @@
+//! What stands below the layers, and the loop that drives them.
+
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::task::{Context, Poll, Waker};
+
+use tower::Service;
+
+/// An error as small as they come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Down;
+
+impl std::fmt::Display for Down {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("down")
+    }
+}
+
+impl std::error::Error for Down {}
+
+/// Answers after so many polls: at once, or after one [`Poll::Pending`], the honest stand-in for a network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaf {
+    pub(crate) pending: bool,
+}
+
+pub(crate) const READY: Leaf = Leaf { pending: false };
+pub(crate) const PENDING: Leaf = Leaf { pending: true };
+
+impl<Req> Service<Req> for Leaf {
+    type Response = Req;
+    type Error = Down;
+    type Future = Answer<Req>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Down>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Answer<Req> {
+        Answer { request: Some(request), pending: self.pending }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer<Req> {
+    request: Option<Req>,
+    pending: bool,
+}
+
+impl<Req> Unpin for Answer<Req> {}
+
+impl<Req> Future for Answer<Req> {
+    type Output = Result<Req, Down>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.pending {
+            self.pending = false;
+            return Poll::Pending;
+        }
+        Poll::Ready(self.request.take().ok_or(Down))
+    }
+}
+
+/// Boxes the future of the service inside, as layers do that cannot name it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Boxed<S>(pub(crate) S);
+
+impl<S, Req> Service<Req> for Boxed<S>
+where
+    S: Service<Req, Future: Send + 'static>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        Box::pin(self.0.call(request))
+    }
+}
+
+/// What one would write by hand: an atomic, looked at before and after each call.
+#[derive(Clone, Debug)]
+pub(crate) struct AtomicCheck<S> {
+    pub(crate) inner: S,
+    pub(crate) failures: Arc<AtomicU64>,
+}
+
+impl<S: Service<Req>, Req> Service<Req> for AtomicCheck<S>
+where
+    S::Future: Unpin,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Checked<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        assert!(self.failures.load(Acquire) < 5, "open");
+        Checked { inner: self.inner.call(request), failures: Arc::clone(&self.failures) }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Checked<F> {
+    inner: F,
+    failures: Arc<AtomicU64>,
+}
+
+impl<F: Future<Output = Result<Res, E>> + Unpin, Res, E> Future for Checked<F> {
+    type Output = Result<Res, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = std::task::ready!(Pin::new(&mut self.inner).poll(cx));
+        if result.is_err() {
+            self.failures.fetch_add(1, Release);
+        } else if self.failures.load(Acquire) != 0 {
+            self.failures.store(0, Release);
+        }
+        Poll::Ready(result)
+    }
+}
+
+/// Calls a service so many times, with requests made on the spot; all of them end as expected.
+pub(crate) fn calls<S, Req>(
+    mut service: S,
+    mut request: impl FnMut(u64) -> Req + 'static,
+    succeed: bool,
+) -> impl FnMut(u64) + 'static
+where
+    S: Service<Req> + 'static,
+{
+    move |calls| {
+        let mut cx = Context::from_waker(Waker::noop());
+        for call in 0..calls {
+            assert!(service.poll_ready(&mut cx).is_ready());
+            let outcome = finish(service.call(black_box(request(call))), &mut cx);
+            assert_eq!(black_box(outcome).is_ok(), succeed);
+        }
+    }
+}
+
+/// The same with futures that do not come from a service.
+pub(crate) fn futures<F, Res, E>(
+    mut make: impl FnMut(u64) -> F + 'static,
+    succeed: bool,
+) -> impl FnMut(u64) + 'static
+where
+    F: Future<Output = Result<Res, E>>,
+{
+    move |calls| {
+        let mut cx = Context::from_waker(Waker::noop());
+        for call in 0..calls {
+            let outcome = finish(make(black_box(call)), &mut cx);
+            assert_eq!(black_box(outcome).is_ok(), succeed);
+        }
+    }
+}
+
+fn finish<F: Future>(future: F, cx: &mut Context<'_>) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return output;
+        }
+    }
+}
