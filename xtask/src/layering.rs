@@ -1,10 +1,8 @@
 //! Who may import whom.
 
-use std::process::Command;
-
 use serde_json::Value;
 
-use crate::run::Failure;
+use crate::run::{Failure, metadata};
 
 /// What each crate may depend on, of those in this workspace; beside it only what is not listed here (examples, tests,
 /// tools) may depend on anything.
@@ -50,17 +48,6 @@ pub(crate) fn check() -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure(format!("the layering rule is broken:\n  {}", violations.join("\n  "))))
-}
-
-fn metadata() -> Result<Value, Failure> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .map_err(|error| Failure(format!("`cargo metadata` failed: {error}")))?;
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| Failure(format!("`cargo metadata` is not JSON: {error}")))
 }
 
 fn violations(metadata: &Value) -> Vec<String> {

@@ -2,16 +2,18 @@
 
 mod layering;
 mod run;
+mod tools;
 
 use std::process::ExitCode;
 
 use run::{Failure, Step, cargo};
+use tools::{DENY, HACK};
 
 const HELP: &str = "\
 cargo xtask <command>
 
   test    runs all tests: unit, integration, documentation, README
-  check   formatting, lints, documentation and the layering rule, warnings denied
+  check   formatting, lints, documentation, each feature alone, the layering rule, licences and bans, warnings denied
 
 Both set up what they need and need nothing but a Rust toolchain with its linker.";
 
@@ -70,5 +72,18 @@ fn check() -> Result<(), Failure> {
         .run()?;
     let doc = cargo(["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
-    layering::check()
+    layering::check()?;
+    DENY.step([
+        "--locked",
+        "--all-features",
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ])?
+    .run()?;
+    // Test dependencies have no part in it: cargo unites features with theirs only where it builds tests.
+    let each = ["--workspace", "--ignore-private", "--lib", "--each-feature", "--locked", "--quiet"];
+    HACK.step(["clippy"].into_iter().chain(each).chain(["--", "-D", "warnings"]))?.run()
 }

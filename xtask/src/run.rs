@@ -3,9 +3,23 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 /// Why a command of this workspace failed.
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) String);
+
+/// What cargo knows of this workspace.
+pub(crate) fn metadata() -> Result<Value, Failure> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .map_err(|error| Failure(format!("`cargo metadata` failed: {error}")))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure(format!("`cargo metadata` is not JSON: {error}")))
+}
 
 /// One program to be run from the workspace's root.
 pub(crate) struct Step {
@@ -16,9 +30,7 @@ pub(crate) struct Step {
 
 /// The cargo that runs this.
 pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Step {
-    let mut step = Step::new(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments);
-    step.shown = format!("cargo{}", &step.shown[step.shown.find(' ').unwrap_or(step.shown.len())..]);
-    step
+    Step::new(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments).shown_as("cargo")
 }
 
 impl Step {
@@ -31,6 +43,13 @@ impl Step {
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Is shown under this name, wherever the program is.
+    pub(crate) fn shown_as(mut self, program: &str) -> Self {
+        let arguments = self.command.get_args().map(|argument| argument.to_string_lossy());
+        self.shown = [program.into()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ");
         self
     }
 
