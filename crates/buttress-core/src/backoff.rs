@@ -111,17 +111,15 @@ impl Backoff {
         Duration::from_nanos(self.cap)
     }
 
-    /// The longest that the first `retries` delays can be together.
+    /// The longest that the first `retries` delays can be together; after the first thousand each counts as the cap.
     pub fn longest(&self, retries: u32) -> Duration {
-        if self.jitter != Jitter::None && self.growth == Growth::Constant
-            || self.jitter == Jitter::Decorrelated
-        {
-            return self.cap().saturating_mul(retries);
-        }
-        // Every schedule is at its cap, or at a constant delay, long before this many retries.
         let (each, rest) = (retries.min(1000), retries.saturating_sub(1000));
-        let sum = (0..each).fold(0_u64, |sum, retry| sum.saturating_add(self.computed(retry.into())));
-        Duration::from_nanos(sum).saturating_add(self.cap().saturating_mul(rest))
+        let mut longest = self.base;
+        let sum = (0..each).fold(Duration::ZERO, |sum, retry| {
+            longest = self.ceiling(retry.into(), longest);
+            sum.saturating_add(Duration::from_nanos(longest))
+        });
+        sum.saturating_add(self.cap().saturating_mul(rest))
     }
 
     /// Starts a session: the delays of one call's retries, endless.
@@ -132,6 +130,11 @@ impl Backoff {
     /// A session that draws from this generator.
     pub fn delays_with(&self, rng: Rng) -> Delays {
         Delays { backoff: self.clone(), rng, retry: 0, previous: self.base }
+    }
+
+    /// The longest that the delay before this retry can be, after one of `previous`.
+    fn ceiling(&self, retry: u64, previous: u64) -> u64 {
+        self.jitter.bounds(self.computed(retry), previous, self.base).1.min(self.cap)
     }
 
     /// The delay before retry `retry` (0 is the first), without jitter.
@@ -195,10 +198,7 @@ impl Delays {
 
     /// The longest delay that the next one can be.
     pub fn ceiling(&self) -> Duration {
-        Duration::from_nanos(match self.backoff.jitter {
-            Jitter::Decorrelated => self.previous.saturating_mul(3).min(self.backoff.cap),
-            _ => self.backoff.computed(self.retry),
-        })
+        Duration::from_nanos(self.backoff.ceiling(self.retry, self.previous))
     }
 
     /// The session's generator.
@@ -264,6 +264,12 @@ mod tests {
         assert_eq!((backoff.longest(0), backoff.longest(4)), (secs(0), secs(1 + 3 + 9 + 20)));
         assert_eq!(Backoff::constant(secs(2)).longest(5000), secs(10_000));
         assert_eq!(Backoff::default().longest(u32::MAX).as_secs() / 1_000_000_000, 85);
+        let backoff = Backoff::exponential(secs(1), 2.0, secs(20)).unwrap();
+        assert_eq!(
+            backoff.clone().jitter(Jitter::Spread { percent: 50 }).longest(2),
+            Duration::from_millis(4500)
+        );
+        assert_eq!(backoff.jitter(Jitter::Decorrelated).longest(3), secs(3 + 9 + 20));
     }
 
     #[test]
@@ -359,7 +365,7 @@ mod tests {
                 let ceiling = delays.clone().ceiling();
                 let delay = delays.nth(n).unwrap();
                 prop_assert!(delay <= backoff.cap(), "{delay:?} over {:?}", backoff.cap());
-                if n == 0 && !matches!(backoff.jitter, Jitter::Spread { .. }) {
+                if n == 0 {
                     prop_assert!(delay <= ceiling);
                 }
             }

@@ -26,16 +26,21 @@ pub enum Jitter {
 impl Jitter {
     /// The delay in nanoseconds, given the computed one, the one before, the base and the cap.
     pub(crate) fn apply(self, computed: u64, previous: u64, base: u64, cap: u64, rng: &mut Rng) -> u64 {
-        let delay = match self {
-            Self::None => computed,
-            Self::Full => rng.between(0, computed),
-            Self::Equal => rng.between(computed / 2, computed),
-            Self::Decorrelated => rng.between(base, previous.saturating_mul(3)),
+        let (low, high) = self.bounds(computed, previous, base);
+        rng.between(low, high).min(cap)
+    }
+
+    /// Between which bounds a delay is drawn, the cap aside.
+    pub(crate) fn bounds(self, computed: u64, previous: u64, base: u64) -> (u64, u64) {
+        match self {
+            Self::None => (computed, computed),
+            Self::Full => (0, computed),
+            Self::Equal => (computed / 2, computed),
+            Self::Decorrelated => (base, previous.saturating_mul(3)),
             Self::Spread { percent } => {
                 let half = (u128::from(computed) * u128::from(percent.min(100)) / 100) as u64;
-                rng.between(computed - half, computed.saturating_add(half))
+                (computed - half, computed.saturating_add(half))
             }
-        };
-        delay.min(cap)
+        }
     }
 }
