@@ -359,11 +359,13 @@ impl Adaptive {
     /// Turns time into tokens, whole ones, as long as there are fewer than there should be at least.
     fn trickle(&self, ledger: &mut Ledger, now: u64) {
         let periods = now.saturating_sub(ledger.trickled_at) / TRICKLE_NANOS;
-        if ledger.tokens >= self.at_least {
-            ledger.trickled_at = now;
-        } else if periods > 0 {
+        if ledger.tokens < self.at_least {
             ledger.tokens = ledger.tokens.saturating_add(periods.saturating_mul(TOKEN)).min(self.at_least);
             ledger.trickled_at += periods * TRICKLE_NANOS;
+        }
+        // Time for which there were enough buys nothing.
+        if ledger.tokens >= self.at_least {
+            ledger.trickled_at = now;
         }
     }
 
@@ -472,6 +474,11 @@ mod tests {
         assert_eq!(drain(&budget), 2);
         advance(Duration::from_secs(86_400)).await;
         assert_eq!(drain(&budget), 3);
+        // It was full a second ago, and so the next minute begins now.
+        advance(Duration::from_secs(181)).await;
+        assert_eq!(drain(&budget), 3);
+        advance(Duration::from_secs(59)).await;
+        assert_eq!(drain(&budget), 0);
     }
 
     #[test]
