@@ -148,6 +148,14 @@ impl Config {
         Self { max_total_wait: limit.into(), ..self }
     }
 
+    /// Draws the jitter of all delays from this seed, for reproducible runs. Calls still differ from each other.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        // The complement, so that calls after throttling do not repeat the draws of the others.
+        let throttled_backoff = self.throttled_backoff.map(|backoff| backoff.seed(!seed));
+        Self { backoff: self.backoff.seed(seed), throttled_backoff, ..self }
+    }
+
     /// What is done with a wait that the server asks for. Default [`HintRule::Floor`], at most 300 s.
     #[must_use]
     pub fn hints(self, hints: HintRule) -> Self {
@@ -267,6 +275,20 @@ mod tests {
         let waits =
             [Config::background(), Config::aws_standard()].map(|config| config.first_wait().as_secs());
         assert_eq!((Config::background().attempts(), waits), (6, [2, 1]));
+    }
+
+    #[test]
+    fn a_seeded_configuration_draws_the_same_delays_again() {
+        let drawn = || {
+            let config = Config::aws_standard().seed(7);
+            let throttled = config.throttled_backoff.as_ref().unwrap();
+            let first =
+                |backoff: &Backoff| (0..3).map(|_| backoff.delays().next().unwrap()).collect::<Vec<_>>();
+            (first(&config.backoff), first(throttled))
+        };
+        let (delays, throttled) = drawn();
+        assert_eq!(drawn(), (delays.clone(), throttled));
+        assert!(delays[0] != delays[1] && delays[1] != delays[2], "{delays:?}");
     }
 
     #[test]
