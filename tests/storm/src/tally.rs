@@ -1,0 +1,43 @@
+//! Counting over time.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// How often something happened in each tenth of a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Series(Vec<u32>);
+
+impl Series {
+    /// Tenths of a second, in nanoseconds.
+    const BUCKET: u64 = 100_000_000;
+
+    /// Counts one at this many nanoseconds after the start.
+    pub fn count(&mut self, at: u64) {
+        let bucket = (at / Self::BUCKET) as usize;
+        if self.0.len() <= bucket {
+            self.0.resize(bucket + 1, 0);
+        }
+        self.0[bucket] += 1;
+    }
+
+    /// How many in all of this time.
+    pub fn sum(&self, during: &Range<Duration>) -> u64 {
+        self.within(during).iter().copied().map(u64::from).sum()
+    }
+
+    /// The most in any tenth of a second.
+    pub fn peak(&self, during: &Range<Duration>) -> u32 {
+        self.within(during).iter().copied().max().unwrap_or(0)
+    }
+
+    /// The most in any whole second.
+    pub fn peak_second(&self, during: &Range<Duration>) -> u32 {
+        self.within(during).chunks(10).map(|second| second.iter().sum()).max().unwrap_or(0)
+    }
+
+    /// Each tenth of a second of this time.
+    pub fn within(&self, during: &Range<Duration>) -> &[u32] {
+        let bucket = |at: Duration| ((at.as_millis() / 100) as usize).min(self.0.len());
+        &self.0[bucket(during.start)..bucket(during.end)]
+    }
+}
