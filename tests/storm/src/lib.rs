@@ -7,11 +7,15 @@
 
 pub mod contention;
 pub mod draw;
+pub mod goals;
 pub mod herd;
 pub mod overload;
+pub mod picture;
+pub mod report;
 pub mod server;
 pub mod stack;
 pub mod tally;
+pub mod whole;
 
 /// Runs a simulation on a clock of its own that is paused: it costs no time but that of its work.
 pub fn simulate<T>(simulation: impl Future<Output = T>) -> T {

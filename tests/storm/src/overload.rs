@@ -106,8 +106,12 @@ impl Overload {
         let (start, last) = (Instant::now(), during.end + self.tail);
         let mut next = draw.exponential(gap);
         let mut now = Duration::ZERO;
+        let mut before = (Duration::ZERO, Duration::ZERO);
         while now < last + COOL_DOWN {
             server.advance();
+            if now == during.start {
+                before = server.work();
+            }
             while next <= now && next < last {
                 let process = processes[draw.index(self.processes)].clone();
                 tokio::spawn(call(process, Arc::clone(&calls), start, next));
@@ -117,7 +121,7 @@ impl Overload {
             sleep_until(start + now).await;
         }
         let (work, wasted) = server.work();
-        let wasted = wasted.as_secs_f64() / work.as_secs_f64();
+        let wasted = (wasted - before.1).as_secs_f64() / (work - before.0).as_secs_f64();
         let calls = std::mem::take(&mut *calls.lock().expect("counting does not panic"));
         Overloaded { during, last, load: self.load, attempts: server.attempts(), calls, wasted }
     }
@@ -167,12 +171,13 @@ pub struct Overloaded {
     pub attempts: Series,
     /// What the callers saw.
     pub calls: Calls,
-    /// The share of the server's work that nobody waited for.
+    /// The share of the server's work since the trouble began that nobody waited for.
     pub wasted: f64,
 }
 
 impl Overloaded {
-    fn rate(&self) -> f64 {
+    /// Calls a second in ordinary times.
+    pub fn rate(&self) -> f64 {
         self.load * CAPACITY
     }
 
@@ -201,5 +206,46 @@ impl Overloaded {
     /// Calls that failed, in seconds of ordinary traffic.
     pub fn lost(&self) -> f64 {
         self.calls.lost.sum(&(self.during.start..self.last)) as f64 / self.rate()
+    }
+}
+
+/// The figures of a run, or their means over many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// The busiest second, beside ordinary traffic.
+    pub peak: f64,
+    /// Attempts per call.
+    pub amplification: f64,
+    /// Seconds after the outage; `None` if any run did not recover.
+    pub recovery: Option<f64>,
+    /// Seconds of ordinary traffic.
+    pub lost: f64,
+    /// Share of the server's work.
+    pub wasted: f64,
+}
+
+impl Figures {
+    /// Those of one run.
+    pub fn of(run: &Overloaded) -> Self {
+        Self {
+            peak: run.peak(),
+            amplification: run.amplification(),
+            recovery: run.recovery(),
+            lost: run.lost(),
+            wasted: run.wasted,
+        }
+    }
+
+    /// The means.
+    pub fn mean(all: &[Self]) -> Self {
+        let mean = |figure: fn(&Self) -> f64| all.iter().map(figure).sum::<f64>() / all.len() as f64;
+        let recovered = all.iter().all(|figures| figures.recovery.is_some());
+        Self {
+            peak: mean(|figures| figures.peak),
+            amplification: mean(|figures| figures.amplification),
+            recovery: recovered.then(|| mean(|figures| figures.recovery.unwrap_or(f64::INFINITY))),
+            lost: mean(|figures| figures.lost),
+            wasted: mean(|figures| figures.wasted),
+        }
     }
 }

@@ -17,16 +17,13 @@ use crate::server::Server;
 pub struct Strategy {
     name: String,
     retry: Arc<dyn Fn() -> retry::Config + Send + Sync>,
-    breaker: bool,
+    breaker: Option<fn(u64) -> breaker::Config>,
 }
 
 impl Strategy {
     /// Retries as configured. Each process makes a configuration of its own, and so has a budget of its own.
-    pub fn new(
-        name: impl Into<String>,
-        retry: impl Fn() -> retry::Config + Send + Sync + 'static,
-    ) -> Self {
-        Self { name: name.into(), retry: Arc::new(retry), breaker: false }
+    pub fn new(name: impl Into<String>, retry: impl Fn() -> retry::Config + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), retry: Arc::new(retry), breaker: None }
     }
 
     /// Each call is made once.
@@ -61,7 +58,14 @@ impl Strategy {
     /// With a circuit breaker inside of the retry: 50 % failures of at least 10 calls in 10 s open it, for 5 s ± 50 %.
     #[must_use]
     pub fn and_breaker(self) -> Self {
-        Self { name: format!("{} and breaker", self.name), breaker: true, ..self }
+        Self { name: format!("{} and breaker", self.name), breaker: Some(short), ..self }
+    }
+
+    /// With the circuit breaker of [`breaker::Config::standard`], which stays open for a minute.
+    #[must_use]
+    pub fn and_standard_breaker(self) -> Self {
+        let name = format!("{} and standard breaker", self.name);
+        Self { name, breaker: Some(|_| breaker::Config::standard()), ..self }
     }
 
     /// What it is called in tables and pictures.
@@ -76,9 +80,9 @@ impl Strategy {
         seed: u64,
     ) -> impl Service<(), Response = (), Error = BoxError, Future: Send> + Clone + Send + 'static {
         let config = (self.retry)().seed(seed);
-        let breaker = self.breaker.then(|| {
-            CircuitBreakerLayer::new("server", breaker_config(seed)).expect("a valid configuration")
-        });
+        let breaker = self
+            .breaker
+            .map(|config| CircuitBreakerLayer::new("server", config(seed)).expect("a valid configuration"));
         ServiceBuilder::new()
             .layer(RetryLayer::new("server", config).expect("a valid configuration"))
             .option_layer(breaker)
@@ -87,18 +91,19 @@ impl Strategy {
     }
 }
 
-fn breaker_config(seed: u64) -> breaker::Config {
-    let open = Backoff::constant(Duration::from_secs(5)).jitter(Jitter::Spread { percent: 50 });
+/// 50 % failures of at least 10 calls in 10 s open it, for 5 s ± 50 %.
+fn short(seed: u64) -> breaker::Config {
     let rule = Trip::FailureRate {
         window: Window::Time(Duration::from_secs(10)),
         at_least: Ratio::percent(50),
         minimum_calls: 10,
     };
+    let open = Backoff::constant(Duration::from_secs(5)).jitter(Jitter::Spread { percent: 50 });
     breaker::Config::only(rule).open_backoff(open.seed(seed))
 }
 
 impl fmt::Debug for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Strategy").field("name", &self.name).field("breaker", &self.breaker).finish_non_exhaustive()
+        f.debug_struct("Strategy").field("name", &self.name).finish_non_exhaustive()
     }
 }
