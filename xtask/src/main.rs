@@ -14,14 +14,18 @@ cargo xtask <command>
 
   test    runs all tests: unit, integration, documentation, README
   check   formatting, lints, documentation, each feature alone, the layering rule, licences and bans, warnings denied
+  storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
+          `--svg DIR` draws requests per second over time as well
 
-Both set up what they need and need nothing but a Rust toolchain with its linker.";
+All set up what they need and need nothing but a Rust toolchain with its linker.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
         ["check"] => check(),
+        ["storm"] => storm(None),
+        ["storm", "--svg", directory] => storm(Some(directory)),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -58,6 +62,16 @@ fn test() -> Result<(), Failure> {
         passed + doc_passed,
     );
     outcome
+}
+
+/// The simulation whose small form is among the tests, optimized.
+fn storm(svg: Option<&str>) -> Result<(), Failure> {
+    // Relative to where this was started, and not to the root, where the simulation runs.
+    let svg = svg.map(std::path::absolute).transpose();
+    let svg = svg.map_err(|error| Failure(format!("no such directory can be: {error}")))?;
+    let svg = svg.as_ref().map(|directory| directory.to_string_lossy());
+    let arguments = svg.iter().flat_map(|directory| ["--", "--svg", &**directory]);
+    cargo(["run", "--release", "--locked", "--package", "storm-tests"].into_iter().chain(arguments)).run()
 }
 
 /// What a reviewer would otherwise have to look for.

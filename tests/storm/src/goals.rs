@@ -39,6 +39,12 @@ impl Goal {
         Self::about(mean, tolerance * (f64::from(of) / f64::from(runs)).sqrt())
     }
 
+    /// So many times the same.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        Self { low: self.low * factor, high: self.high * factor }
+    }
+
     /// Whether it is reached.
     pub fn holds(self, value: f64) -> bool {
         (self.low..=self.high).contains(&value)

@@ -149,6 +149,11 @@ impl Herded {
         f64::from(self.attempts.peak_second(&(self.outage..self.last))) / self.baseline
     }
 
+    /// Seconds after the outage until the last client had its first answer; infinite if some never had one.
+    pub fn seconds_until_all_were_served(&self) -> f64 {
+        self.all_served.map_or(f64::INFINITY, |served| served.as_secs_f64())
+    }
+
     fn tenth(&self, during: &Range<Duration>) -> f64 {
         f64::from(self.attempts.peak(during)) * 10.0 / self.baseline
     }

@@ -199,7 +199,8 @@ impl Overloaded {
             let window = Duration::from_secs(second)..Duration::from_secs(second + 1);
             (second + 1, self.calls.prompt.sum(&window) as f64 / self.calls.all.sum(&window) as f64)
         });
-        let bad = seconds.filter(|(_, prompt)| *prompt < 0.99).map(|(end, _)| end).last()?;
+        // A run without a bad second has nothing to recover from.
+        let bad = seconds.filter(|(_, prompt)| *prompt < 0.99).map(|(end, _)| end).next_back().unwrap_or(0);
         (bad + 5 < self.last.as_secs()).then(|| bad.saturating_sub(self.during.end.as_secs()) as f64)
     }
 
@@ -236,6 +237,11 @@ impl Figures {
         }
     }
 
+    /// The recovery as a number: infinite if there was none.
+    pub fn seconds_to_recovery(&self) -> f64 {
+        self.recovery.unwrap_or(f64::INFINITY)
+    }
+
     /// The means.
     pub fn mean(all: &[Self]) -> Self {
         let mean = |figure: fn(&Self) -> f64| all.iter().map(figure).sum::<f64>() / all.len() as f64;
@@ -243,9 +249,36 @@ impl Figures {
         Self {
             peak: mean(|figures| figures.peak),
             amplification: mean(|figures| figures.amplification),
-            recovery: recovered.then(|| mean(|figures| figures.recovery.unwrap_or(f64::INFINITY))),
+            recovery: recovered.then(|| mean(Self::seconds_to_recovery)),
             lost: mean(|figures| figures.lost),
             wasted: mean(|figures| figures.wasted),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten calls a second for a minute, with an outage from second 10 to 20; these are not answered in time.
+    fn run(bad: impl Fn(u64) -> bool) -> Overloaded {
+        let secs = Duration::from_secs;
+        let mut calls = Calls::default();
+        for tenth in 0..600 {
+            let began = secs(tenth) / 10;
+            calls.count(began, true, secs(if bad(began.as_secs()) { 2 } else { 1 }));
+        }
+        let attempts = Series::default();
+        Overloaded { during: secs(10)..secs(20), last: secs(60), load: 0.01, attempts, calls, wasted: 0.0 }
+    }
+
+    #[test]
+    fn recovery_is_the_end_of_the_last_bad_second_after_the_outage() {
+        assert_eq!(run(|_| false).recovery(), Some(0.0), "nothing to recover from");
+        assert_eq!(run(|second| (10..20).contains(&second)).recovery(), Some(0.0));
+        assert_eq!(run(|second| (10..33).contains(&second)).recovery(), Some(13.0));
+        assert_eq!(run(|second| second == 10 || second == 41).recovery(), Some(22.0), "a relapse counts");
+        assert_eq!(run(|second| second >= 10).recovery(), None);
+        assert_eq!(run(|second| second == 57).recovery(), None, "too late to tell");
     }
 }

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use buttress_core::Jitter;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
 use crate::herd::Herd;
-use crate::overload::{CAPACITY, Overload};
+use crate::overload::{CAPACITY, Overload, Overloaded};
 use crate::server::Trouble;
 use crate::stack::Strategy;
+use crate::tally::Series;
 use crate::whole::herd_backoff;
 
 /// What goes into one picture.
@@ -20,7 +22,10 @@ struct Picture<'a> {
     lines: Vec<Line>,
     /// Seconds, from the beginning of the outage.
     outage: f64,
-    /// A dashed line at so many requests a second, and what it is.
+    stroke: u32,
+    /// What is counted.
+    counted: &'a str,
+    /// A dashed line at so many a second, and what it is.
     level: (f64, &'a str),
 }
 
@@ -36,13 +41,16 @@ struct Line {
 /// If a file cannot be written.
 pub fn draw_all(directory: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(directory)?;
-    for picture in [no_jitter(), jitters(), budget(), breaker()] {
+    for picture in [no_jitter(), jitters(), budget(), breaker(), answers()] {
         picture.draw(directory)?;
     }
     Ok(())
 }
 
+const REQUESTS: &str = "requests per second";
 const OUTAGE: Duration = Duration::from_secs(10);
+/// What is shown of the time before the outage.
+const BEFORE: Duration = Duration::from_secs(5);
 
 fn herd(jitter: Jitter, name: &str) -> Line {
     let run = Herd::after(OUTAGE).tail(Duration::from_secs(40)).run(&herd_backoff(jitter));
@@ -57,6 +65,8 @@ fn no_jitter() -> Picture<'static> {
         title: "1,000 clients cut off at once: without jitter and with",
         lines: vec![herd(Jitter::None, "no jitter"), herd(Jitter::Full, "full jitter")],
         outage: OUTAGE.as_secs_f64(),
+        stroke: 2,
+        counted: REQUESTS,
         level: (1250.0, "capacity"),
     }
 }
@@ -74,17 +84,28 @@ fn jitters() -> Picture<'static> {
             })
             .into(),
         outage: OUTAGE.as_secs_f64(),
+        stroke: 1,
+        counted: REQUESTS,
         level: (1250.0, "capacity"),
     }
 }
 
-fn overload(strategy: &Strategy, name: &str) -> Line {
+fn overload(strategy: &Strategy, name: &str, series: fn(&Overloaded) -> &Series) -> Line {
     let run = Overload::of(Trouble::Stall).tail(Duration::from_secs(50)).run(strategy);
-    let (before, shown) = (5, run.during.start - Duration::from_secs(5)..run.last);
-    let seconds = run.attempts.within(&shown).chunks(10).map(|second| second.iter().sum::<u32>());
+    let shown = run.during.start - BEFORE..run.last;
+    let seconds = series(&run).within(&shown).chunks(10).map(|second| second.iter().sum::<u32>());
+    // Each point in the middle of its second.
     let points =
-        (0_u32..).zip(seconds).map(|(second, n)| (f64::from(second) - f64::from(before), f64::from(n)));
+        (0..).zip(seconds).map(|(second, n)| (f64::from(second) + 0.5 - BEFORE.as_secs_f64(), f64::from(n)));
     Line { name: name.to_owned(), points: points.collect() }
+}
+
+fn sent(strategy: &Strategy, name: &str) -> Line {
+    overload(strategy, name, |run| &run.attempts)
+}
+
+fn answered(strategy: &Strategy, name: &str) -> Line {
+    overload(strategy, name, |run| &run.calls.prompt)
 }
 
 fn budget() -> Picture<'static> {
@@ -92,11 +113,13 @@ fn budget() -> Picture<'static> {
         file: "budget.svg",
         title: "A server stalls for 10 s: retries without a budget and with",
         lines: vec![
-            overload(&Strategy::without_budget(), "2 retries, no budget"),
-            overload(&Strategy::default_policy(), "2 retries, default budget"),
-            overload(&Strategy::no_retry(), "no retry"),
+            sent(&Strategy::without_budget(), "2 retries, no budget"),
+            sent(&Strategy::default_policy(), "2 retries, default budget"),
+            sent(&Strategy::no_retry(), "no retry"),
         ],
         outage: OUTAGE.as_secs_f64(),
+        stroke: 2,
+        counted: REQUESTS,
         level: (CAPACITY, "capacity"),
     }
 }
@@ -106,13 +129,34 @@ fn breaker() -> Picture<'static> {
         file: "breaker.svg",
         title: "A server stalls for 10 s: without a circuit breaker and with",
         lines: vec![
-            overload(&Strategy::default_policy(), "default retry"),
-            overload(&Strategy::default_policy().and_breaker(), "default retry and breaker"),
+            sent(&Strategy::default_policy(), "default retry"),
+            sent(&Strategy::default_policy().and_breaker(), "default retry and breaker"),
         ],
         outage: OUTAGE.as_secs_f64(),
+        stroke: 2,
+        counted: REQUESTS,
         level: (CAPACITY, "capacity"),
     }
 }
+
+fn answers() -> Picture<'static> {
+    Picture {
+        file: "answers.svg",
+        title: "A server stalls for 10 s: calls that are answered within a second",
+        lines: vec![
+            answered(&Strategy::without_budget(), "2 retries, no budget"),
+            answered(&Strategy::default_policy(), "default retry"),
+            answered(&Strategy::default_policy().and_breaker(), "default retry and breaker"),
+        ],
+        outage: OUTAGE.as_secs_f64(),
+        stroke: 2,
+        counted: "answers per second, by the time of the call",
+        level: (CAPACITY, "capacity"),
+    }
+}
+
+/// Above the highest point, for the legend.
+const HEADROOM: f64 = 1.4;
 
 /// Distinct for most people who do not see all colours (Okabe and Ito).
 const COLOURS: [RGBColor; 3] = [RGBColor(213, 94, 0), RGBColor(0, 114, 178), RGBColor(0, 158, 115)];
@@ -125,7 +169,7 @@ impl Picture<'_> {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let (first, last) =
             points().fold((0.0, 0.0), |(first, last): (f64, f64), (x, _)| (first.min(*x), last.max(*x)));
-        let top = points().map(|(_, y)| *y).fold(self.level.0, f64::max) * 1.08;
+        let top = points().map(|(_, y)| *y).fold(self.level.0, f64::max) * HEADROOM;
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, ("sans-serif", 20))
             .margin(12)
@@ -136,7 +180,7 @@ impl Picture<'_> {
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .x_desc("seconds since the outage began")
-            .y_desc("requests per second")
+            .y_desc(self.counted)
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y:.0}"))
             .label_style(("sans-serif", 14))
@@ -151,10 +195,10 @@ impl Picture<'_> {
         chart
             .draw_series(level)?
             .label(self.level.1)
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.stroke_width(1)));
+            .legend(|(x, y)| DashedPathElement::new([(x, y), (x + 18, y)], 4, 4, BLACK.stroke_width(1)));
         for (line, colour) in self.lines.iter().zip(COLOURS) {
             chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))?
+                .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(self.stroke)))?
                 .label(&line.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }

@@ -41,3 +41,20 @@ impl Series {
         &self.0[bucket(during.start)..bucket(during.end)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_counts_by_tenths_of_a_second_and_knows_nothing_of_what_was_never_counted() {
+        let (mut series, secs) = (Series::default(), Duration::from_secs);
+        for millis in [0, 99, 100, 950, 1000, 2500, 2599] {
+            series.count(millis * 1_000_000);
+        }
+        assert_eq!(series.within(&(Duration::ZERO..Duration::from_millis(300))), [2, 1, 0]);
+        assert_eq!((series.sum(&(secs(0)..secs(1))), series.sum(&(secs(1)..secs(99)))), (4, 3));
+        assert_eq!((series.peak(&(secs(0)..secs(99))), series.peak_second(&(secs(0)..secs(99)))), (2, 4));
+        assert_eq!(series.sum(&(secs(50)..secs(99))), 0);
+    }
+}
