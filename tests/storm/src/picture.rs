@@ -22,7 +22,10 @@ struct Picture<'a> {
     lines: Vec<Line>,
     /// Seconds, from the beginning of the outage.
     outage: f64,
+    /// How wide the last line is.
     stroke: u32,
+    /// How much wider each line before it is, so that those beneath others are seen.
+    widening: u32,
     /// What is counted.
     counted: &'a str,
     /// A dashed line at so many a second, and what it is.
@@ -66,6 +69,7 @@ fn no_jitter() -> Picture<'static> {
         lines: vec![herd(Jitter::None, "no jitter"), herd(Jitter::Full, "full jitter")],
         outage: OUTAGE.as_secs_f64(),
         stroke: 2,
+        widening: 0,
         counted: REQUESTS,
         level: (1250.0, "capacity"),
     }
@@ -85,6 +89,7 @@ fn jitters() -> Picture<'static> {
             .into(),
         outage: OUTAGE.as_secs_f64(),
         stroke: 1,
+        widening: 0,
         counted: REQUESTS,
         level: (1250.0, "capacity"),
     }
@@ -119,6 +124,7 @@ fn budget() -> Picture<'static> {
         ],
         outage: OUTAGE.as_secs_f64(),
         stroke: 2,
+        widening: 2,
         counted: REQUESTS,
         level: (CAPACITY, "capacity"),
     }
@@ -134,6 +140,7 @@ fn breaker() -> Picture<'static> {
         ],
         outage: OUTAGE.as_secs_f64(),
         stroke: 2,
+        widening: 2,
         counted: REQUESTS,
         level: (CAPACITY, "capacity"),
     }
@@ -150,6 +157,7 @@ fn answers() -> Picture<'static> {
         ],
         outage: OUTAGE.as_secs_f64(),
         stroke: 2,
+        widening: 2,
         counted: "answers per second, by the time of the call",
         level: (CAPACITY, "capacity"),
     }
@@ -170,12 +178,14 @@ impl Picture<'_> {
         let (first, last) =
             points().fold((0.0, 0.0), |(first, last): (f64, f64), (x, _)| (first.min(*x), last.max(*x)));
         let top = points().map(|(_, y)| *y).fold(self.level.0, f64::max) * HEADROOM;
+        // A line at zero is to be seen above the axis.
+        let bottom = top * -0.02;
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, ("sans-serif", 20))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(70)
-            .build_cartesian_2d(first..last.ceil(), 0.0..top)?;
+            .build_cartesian_2d(first..last.ceil(), bottom..top)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -188,7 +198,7 @@ impl Picture<'_> {
             .draw()?;
         let shade = BLACK.mix(0.1);
         chart
-            .draw_series([Rectangle::new([(0.0, 0.0), (self.outage, top)], shade.filled())])?
+            .draw_series([Rectangle::new([(0.0, bottom), (self.outage, top)], shade.filled())])?
             .label("outage")
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], shade.filled()));
         let level = DashedLineSeries::new([(first, self.level.0), (last, self.level.0)], 4, 4, BLACK.into());
@@ -196,11 +206,12 @@ impl Picture<'_> {
             .draw_series(level)?
             .label(self.level.1)
             .legend(|(x, y)| DashedPathElement::new([(x, y), (x + 18, y)], 4, 4, BLACK.stroke_width(1)));
-        for (line, colour) in self.lines.iter().zip(COLOURS) {
+        let widths = (0..self.lines.len() as u32).rev().map(|above| self.stroke + above * self.widening);
+        for ((line, colour), width) in self.lines.iter().zip(COLOURS).zip(widths) {
             chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(self.stroke)))?
+                .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(width)))?
                 .label(&line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(width)));
         }
         chart
             .configure_series_labels()

@@ -205,7 +205,7 @@ fn matrix(runs: &[Overload], strategies: &[Strategy]) -> Vec<Vec<Figures>> {
 }
 
 /// Does the same to every item, on all cores, each simulation by itself on one.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     scope(|threads| {
         for _ in 0..available_parallelism().map_or(1, NonZeroUsize::get) {
