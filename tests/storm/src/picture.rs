@@ -57,8 +57,9 @@ const BEFORE: Duration = Duration::from_secs(5);
 
 fn herd(jitter: Jitter, name: &str) -> Line {
     let run = Herd::after(OUTAGE).tail(Duration::from_secs(40)).run(&herd_backoff(jitter));
-    let tenths = run.attempts.within(&(Duration::ZERO..run.last)).iter();
-    let points = (0..).zip(tenths).map(|(tenth, n)| (f64::from(tenth) / 10.0, f64::from(*n) * 10.0));
+    let all = Duration::ZERO..run.last;
+    let tenths = run.attempts.within(&all);
+    let points = (0..).zip(tenths).map(|(tenth, n)| (f64::from(tenth) / 10.0, f64::from(n) * 10.0));
     Line { name: name.to_owned(), points: points.collect() }
 }
 
@@ -98,7 +99,7 @@ fn jitters() -> Picture<'static> {
 fn overload(strategy: &Strategy, name: &str, series: fn(&Overloaded) -> &Series) -> Line {
     let run = Overload::of(Trouble::Stall).tail(Duration::from_secs(50)).run(strategy);
     let shown = run.during.start - BEFORE..run.last;
-    let seconds = series(&run).within(&shown).chunks(10).map(|second| second.iter().sum::<u32>());
+    let seconds = series(&run).seconds(&shown);
     // Each point in the middle of its second.
     let points =
         (0..).zip(seconds).map(|(second, n)| (f64::from(second) + 0.5 - BEFORE.as_secs_f64(), f64::from(n)));

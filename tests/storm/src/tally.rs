@@ -22,23 +22,29 @@ impl Series {
 
     /// How many in all of this time.
     pub fn sum(&self, during: &Range<Duration>) -> u64 {
-        self.within(during).iter().copied().map(u64::from).sum()
+        self.within(during).map(u64::from).sum()
     }
 
     /// The most in any tenth of a second.
     pub fn peak(&self, during: &Range<Duration>) -> u32 {
-        self.within(during).iter().copied().max().unwrap_or(0)
+        self.within(during).max().unwrap_or(0)
     }
 
     /// The most in any whole second.
     pub fn peak_second(&self, during: &Range<Duration>) -> u32 {
-        self.within(during).chunks(10).map(|second| second.iter().sum()).max().unwrap_or(0)
+        self.seconds(during).into_iter().max().unwrap_or(0)
     }
 
-    /// Each tenth of a second of this time.
-    pub fn within(&self, during: &Range<Duration>) -> &[u32] {
-        let bucket = |at: Duration| ((at.as_millis() / 100) as usize).min(self.0.len());
-        &self.0[bucket(during.start)..bucket(during.end)]
+    /// Each second of this time.
+    pub fn seconds(&self, during: &Range<Duration>) -> Vec<u32> {
+        let tenths: Vec<u32> = self.within(during).collect();
+        tenths.chunks(10).map(|second| second.iter().sum()).collect()
+    }
+
+    /// Each tenth of a second of this time, also of what is after the last one counted.
+    pub fn within(&self, during: &Range<Duration>) -> impl Iterator<Item = u32> {
+        let bucket = |at: Duration| (at.as_millis() / 100) as usize;
+        (bucket(during.start)..bucket(during.end)).map(|bucket| self.0.get(bucket).copied().unwrap_or(0))
     }
 }
 
@@ -52,7 +58,12 @@ mod tests {
         for millis in [0, 99, 100, 950, 1000, 2500, 2599] {
             series.count(millis * 1_000_000);
         }
-        assert_eq!(series.within(&(Duration::ZERO..Duration::from_millis(300))), [2, 1, 0]);
+        assert!(series.within(&(Duration::ZERO..Duration::from_millis(300))).eq([2, 1, 0]));
+        assert_eq!(
+            series.seconds(&(secs(1)..secs(5))),
+            [1, 2, 0, 0],
+            "nothing is cut off that did not happen"
+        );
         assert_eq!((series.sum(&(secs(0)..secs(1))), series.sum(&(secs(1)..secs(99)))), (4, 3));
         assert_eq!((series.peak(&(secs(0)..secs(99))), series.peak_second(&(secs(0)..secs(99)))), (2, 4));
         assert_eq!(series.sum(&(secs(50)..secs(99))), 0);
