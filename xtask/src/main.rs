@@ -1,5 +1,6 @@
 //! The commands of this workspace: `cargo xtask <command>`.
 
+mod bench;
 mod layering;
 mod run;
 mod tools;
@@ -14,6 +15,7 @@ cargo xtask <command>
 
   test    runs all tests: unit, integration, documentation, README
   check   formatting, lints, documentation, each feature alone, the layering rule, licences and bans, warnings denied
+  bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
 
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
         ["check"] => check(),
+        ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
+        ["bench", "instructions"] => bench::instructions(),
         ["storm"] => storm(None),
         ["storm", "--svg", directory] => storm(Some(directory)),
         [] | ["help" | "--help" | "-h"] => {

@@ -1,4 +1,3 @@
-
 use super::*;
 use buttress_testkit::clock::poll_once;
 use http_body_util::{BodyExt, Channel, Full};
