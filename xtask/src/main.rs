@@ -18,6 +18,9 @@ cargo xtask <command>
   bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
+  soak [--minutes N] [--fuzz]
+          a million random inputs for each reader of bytes from outside, then a server that fails in every way under the
+          whole stack for so many minutes (default 10), with nothing left behind; with --fuzz only the inputs
 
 All set up what they need and need nothing but a Rust toolchain with its linker.";
 
@@ -30,6 +33,9 @@ fn main() -> ExitCode {
         ["bench", "instructions"] => bench::instructions(),
         ["storm"] => storm(None),
         ["storm", "--svg", directory] => storm(Some(directory)),
+        ["soak"] => soak(Some("10")),
+        ["soak", "--fuzz"] => soak(None),
+        ["soak", "--minutes", minutes] => soak(Some(minutes)),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -76,6 +82,14 @@ fn storm(svg: Option<&str>) -> Result<(), Failure> {
     let svg = svg.as_ref().map(|directory| directory.to_string_lossy());
     let arguments = svg.iter().flat_map(|directory| ["--", "--svg", &**directory]);
     cargo(["run", "--release", "--locked", "--package", "storm-tests"].into_iter().chain(arguments)).run()
+}
+
+/// What takes minutes and not seconds: inputs by the million, and then the stack for so many minutes, unless there are none.
+fn soak(minutes: Option<&str>) -> Result<(), Failure> {
+    let run = ["run", "--quiet", "--locked", "--profile", "soak", "--package", "soak", "--"];
+    cargo(run.into_iter().chain(["fuzz"])).run()?;
+    let stack = minutes.map(|minutes| cargo(run.into_iter().chain(["stack", "--minutes", minutes])));
+    stack.map_or(Ok(()), Step::run)
 }
 
 /// What a reviewer would otherwise have to look for.

@@ -5,3 +5,5 @@
 
 pub mod draw;
 pub mod fuzz;
+pub mod stack;
+pub mod table;

@@ -57,7 +57,6 @@ pub(super) struct Facts {
     pub(super) honest: bool,
     /// The exact length that it promised.
     pub(super) exact: Option<u64>,
-    pub(super) tells_end: bool,
 }
 
 /// The error of a [`Source`].
@@ -119,7 +118,7 @@ pub(super) fn any_source(draw: &mut Draw) -> (Source, Facts) {
     };
     let exact = if let Promise::Exactly(length) = promise { Some(length) } else { None };
     let tells_end = (honest || exact.is_none()) && draw.one_in(2);
-    let facts = Facts { data, trailers, fails, conforming: !after_trailers, honest, exact, tells_end };
+    let facts = Facts { data, trailers, fails, conforming: !after_trailers, honest, exact };
     (Source { items, promise, tells_end }, facts)
 }
 
