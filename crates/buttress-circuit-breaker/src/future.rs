@@ -3,7 +3,7 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use buttress_core::{BoxError, Classify, Now, Plain, Watch};
+use buttress_core::{BoxError, Classify, Now, Plain, Settle, Verdict, Watch};
 use pin_project_lite::pin_project;
 
 use crate::permit::{OnPanic, Permit};
@@ -36,6 +36,12 @@ impl<F, P, W> ResponseFuture<F, P, W> {
     pub(crate) fn calling(inner: F, permit: Permit, policy: P, watch: W) -> Self {
         Self { state: State::Calling { inner, permit: Some(permit), policy, watch } }
     }
+}
+
+/// Apart, so that the way of a good answer is short.
+#[cold]
+fn settle_error(permit: Permit, verdict: Verdict) {
+    permit.settle(verdict);
 }
 
 impl<F, P, W, Res, E> Future for ResponseFuture<F, P, W>
@@ -74,7 +80,7 @@ where
         Poll::Ready(match ready!(polled) {
             Ok(response) => Ok(watch.watch(response, permit, verdict)),
             Err(error) => {
-                buttress_core::Settle::settle(permit, verdict);
+                settle_error(permit, verdict);
                 Err(error)
             }
         })

@@ -74,7 +74,6 @@ impl Permit {
         Ok(())
     }
 
-    #[inline]
     fn end(&mut self, result: CallResult, outcome: Outcome, hint: Hint) {
         let Some(holder) = self.holder.take() else { return };
         let mut now = LazyNow::new(&holder.settings.clock);
@@ -93,7 +92,6 @@ impl Permit {
     }
 
     /// Whether the call took too long, although no timer has said so.
-    #[inline]
     fn was_slow(&self, holder: &Holder, now: &mut LazyNow<'_>) -> bool {
         let (Some(since), Some((limit, _))) = (self.waiting_since, holder.settings.config.slow_calls) else {
             return false;
@@ -140,6 +138,19 @@ fn end_under_lock(holder: &Holder, token: u64, ended: Ended, result: CallResult,
 impl Settle for Permit {
     #[inline]
     fn settle(mut self, verdict: Verdict) {
+        if let (Verdict::Success | Verdict::Rejected, Some(holder)) = (verdict, &self.holder) {
+            if holder.is_as_it_was(self.token) {
+                holder.settings.report(CallResult::Success);
+                self.holder = None;
+                return;
+            }
+        }
+        self.judge(verdict);
+    }
+}
+
+impl Permit {
+    fn judge(&mut self, verdict: Verdict) {
         let Some(holder) = &self.holder else { return };
         let count_throttling = holder.settings.config.count_throttling;
         let (result, outcome) = match verdict {

@@ -288,9 +288,17 @@ impl Holder {
     pub(crate) fn admit(&self) -> Result<Permit, Refusal> {
         let gate = self.gate.load(Acquire);
         if gate & (STATE | OFF) == CLOSED {
-            return Ok(Permit::new(self.clone(), gate, None));
+            // Windows want to hear of every call.
+            let token = if self.aside.is_none() { gate } else { gate & !CLEAN };
+            return Ok(Permit::new(self.clone(), token, None));
         }
         self.admit_unless_refused(gate)
+    }
+
+    /// Whether nothing has happened since this token was given, in a circuit where a good call then changes nothing.
+    #[inline]
+    pub(crate) fn is_as_it_was(&self, token: u64) -> bool {
+        token & CLEAN != 0 && token & (STATE | OFF) == CLOSED && self.gate.load(Acquire) == token
     }
 
     #[cold]
@@ -308,8 +316,10 @@ impl Holder {
                 machine.admit(&self.settings.config, tallies, self.due(now), now)
             });
             match admission {
-                Admission::Flow => return Ok(Permit::new(self.clone(), gate, None)),
-                Admission::Probe(number) => return Ok(Permit::new(self.clone(), gate, Some(number))),
+                Admission::Flow => return Ok(Permit::new(self.clone(), gate & !CLEAN, None)),
+                Admission::Probe(number) => {
+                    return Ok(Permit::new(self.clone(), gate & !CLEAN, Some(number)));
+                }
                 Admission::Refuse(reason) => {
                     let until = (gate & STATE == OPEN).then(|| self.until.load(Relaxed));
                     Refusal { reason, until }
