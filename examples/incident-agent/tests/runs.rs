@@ -72,10 +72,9 @@ fn an_outage_of_all_three_vendors_is_survived_and_nobody_is_paged_twice() {
     let states = states(&report);
     assert!(states.starts_with(&["open", "half-open"]) && states.ends_with(&["closed"]), "{states:?}");
     assert!(report["elapsed_ms"].as_u64() >= Some(3000), "the circuit was open for 3 s: {report}");
-    assert_eq!(
-        (&report["pages_sent"], &report["incidents_seen"], &report["duplicate_pages"]),
-        (&json!(3), &json!(1), &json!(0))
-    );
+    // Throttled, its answer lost, and heard; on a busy machine an answer may come too late as well.
+    assert!(report["pages_sent"].as_u64() >= Some(3), "{report}");
+    assert_eq!((&report["incidents_seen"], &report["duplicate_pages"]), (&json!(1), &json!(0)));
     let without = &report["unprotected"];
     assert_eq!((&without["outcome"], &without["calls"]), (&json!("lost"), &json!(2)), "{without}");
     assert!(report["calls"].as_u64() >= Some(15), "{report}");

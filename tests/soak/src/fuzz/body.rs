@@ -309,6 +309,5 @@ pub(super) fn pass(draw: &mut Draw) {
         }
         drop(body);
     }
-    // Drained, read or dropped: nothing holds it any more but what was pinned above.
-    assert!(settled.load(Relaxed) <= 1);
+    assert_eq!(settled.load(Relaxed), 1, "drained, read or dropped: the permit is settled once");
 }
