@@ -55,6 +55,8 @@ impl<Req> Unpin for Answer<Req> {}
 impl<Req> Future for Answer<Req> {
     type Output = Result<Req, Down>;
 
+    // As a client's is: code of somebody else's, which is not merged with the layers.
+    #[inline(never)]
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         if self.pending {
             self.pending = false;
