@@ -11,6 +11,9 @@ pub(crate) fn overhead(arguments: &[&str]) -> Result<(), Failure> {
     cargo(run.into_iter().chain(arguments.iter().copied())).run()
 }
 
+/// So many calls are counted for each case.
+const CALLS: u64 = 20_000;
+
 /// Counts instructions under valgrind: they do not depend on what else the machine does.
 pub(crate) fn instructions() -> Result<(), Failure> {
     if Command::new("valgrind").arg("--version").output().is_err() {
@@ -25,19 +28,16 @@ pub(crate) fn instructions() -> Result<(), Failure> {
     let list = Command::new(&program).arg("list").output().map_err(|error| Failure(error.to_string()))?;
     println!("| case | instructions a call |\n|---|---:|");
     for case in String::from_utf8_lossy(&list.stdout).lines() {
-        let count = |calls: u64| {
-            let mut valgrind = Command::new("valgrind");
-            valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(&program);
-            let output = valgrind.args(["run", case, &calls.to_string()]).output();
-            let output = output.map_err(|error| Failure(format!("valgrind: {error}")))?;
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            let count =
-                told.split("Collected : ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
-            count.ok_or_else(|| Failure(format!("valgrind did not count `{case}`:\n{told}")))
-        };
-        // What it takes to get started is in both, and differs by little.
-        let (few, many): (u64, u64) = (count(1_000)?, count(101_000)?);
-        println!("| {case} | {} |", many.saturating_sub(few) / 100_000);
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        valgrind.args(["--toggle-collect=*measure::collected*"]).arg(&program);
+        let output = valgrind.args(["run", case, &CALLS.to_string()]).output();
+        let output = output.map_err(|error| Failure(format!("valgrind: {error}")))?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let count: Option<u64> =
+            told.split("Collected : ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+        let count = count.ok_or_else(|| Failure(format!("valgrind did not count `{case}`:\n{told}")))?;
+        println!("| {case} | {} |", count / CALLS);
     }
     Ok(())
 }

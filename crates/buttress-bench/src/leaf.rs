@@ -168,6 +168,8 @@ where
     }
 }
 
+/// Pins the future where it was made, as `.await` does.
+#[inline(always)]
 fn finish<F: Future>(future: F, cx: &mut Context<'_>) -> F::Output {
     let mut future = pin!(future);
     loop {

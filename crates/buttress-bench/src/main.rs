@@ -34,7 +34,9 @@ fn main() -> Result<(), buttress_core::BoxError> {
             let (name, calls): (String, u64) = (parser.value()?.parse()?, parser.value()?.parse()?);
             let mut cases = cases::all();
             let case = cases.iter_mut().find(|case| format!("{}: {}", case.group, case.name) == name);
-            (case.ok_or_else(|| format!("no case is named `{name}`"))?.run)(calls);
+            let case = case.ok_or_else(|| format!("no case is named `{name}`"))?;
+            (case.run)(1000);
+            measure::collected(case, calls);
             Ok(())
         }
         _ => Err(HELP.into()),

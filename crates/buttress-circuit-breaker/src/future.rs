@@ -1,17 +1,16 @@
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use buttress_core::{BoxError, Classify, Now, Plain, Settle, Verdict, Watch};
 use pin_project_lite::pin_project;
 
-use crate::permit::{OnPanic, Permit};
+use crate::permit::Permit;
 
 pin_project! {
     /// The response of a [`CircuitBreaker`](crate::CircuitBreaker).
     ///
-    /// Dropping it at any moment ends the call as abandoned.
+    /// Dropping it at any moment ends the call as abandoned; dropping it after the service panicked in it, as failed.
     #[derive(Debug)]
     pub struct ResponseFuture<F, P = Plain, W = Now> {
         #[pin]
@@ -24,7 +23,7 @@ pin_project! {
     #[derive(Debug)]
     enum State<F, P, W> {
         Refused { error: Option<BoxError> },
-        Calling { #[pin] inner: F, permit: Option<Permit>, policy: P, watch: W },
+        Calling { #[pin] inner: F, permit: Permit, policy: P, watch: W },
     }
 }
 
@@ -33,14 +32,15 @@ impl<F, P, W> ResponseFuture<F, P, W> {
         Self { state: State::Refused { error: Some(error) } }
     }
 
+    #[inline]
     pub(crate) fn calling(inner: F, permit: Permit, policy: P, watch: W) -> Self {
-        Self { state: State::Calling { inner, permit: Some(permit), policy, watch } }
+        Self { state: State::Calling { inner, permit, policy, watch } }
     }
 }
 
 /// Apart, so that the way of a good answer is short.
 #[cold]
-fn settle_error(permit: Permit, verdict: Verdict) {
+fn settle_error(permit: &mut Permit, verdict: Verdict) {
     permit.settle(verdict);
 }
 
@@ -53,6 +53,7 @@ where
 {
     type Output = Result<W::Response<Permit>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (inner, permit, policy, watch) = match self.project().state.project() {
             StateProj::Refused { error } => {
@@ -62,27 +63,25 @@ where
             }
             StateProj::Calling { inner, permit, policy, watch } => (inner, permit, policy, watch),
         };
-        let guard = OnPanic(permit);
-        let polled = inner.poll(cx).map_err(Into::into);
-        let verdict = match &polled {
-            Poll::Pending => None,
-            Poll::Ready(Ok(response)) => Some(policy.classify(Ok(response))),
-            Poll::Ready(Err(error)) => Some(policy.classify(Err(&**error))),
-        };
-        mem::forget(guard);
-        let Some(verdict) = verdict else {
-            if let Some(permit) = permit {
+        permit.enter();
+        match inner.poll(cx) {
+            Poll::Pending => {
+                permit.leave();
                 permit.wait(cx)?;
+                Poll::Pending
             }
-            return Poll::Pending;
-        };
-        let permit = permit.take().expect("a future is not polled again after it was ready");
-        Poll::Ready(match ready!(polled) {
-            Ok(response) => Ok(watch.watch(response, permit, verdict)),
-            Err(error) => {
+            Poll::Ready(Ok(response)) => {
+                let verdict = policy.classify(Ok(&response));
+                permit.leave();
+                Poll::Ready(Ok(watch.watch(response, permit, verdict)))
+            }
+            Poll::Ready(Err(error)) => {
+                let error = error.into();
+                let verdict = policy.classify(Err(&*error));
+                permit.leave();
                 settle_error(permit, verdict);
-                Err(error)
+                Poll::Ready(Err(error))
             }
-        })
+        }
     }
 }

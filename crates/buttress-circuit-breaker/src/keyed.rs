@@ -12,7 +12,7 @@ use crate::future::ResponseFuture;
 use crate::handle::CircuitBreakerHandle;
 use crate::permit::Permit;
 use crate::registry::Registry;
-use crate::service::call_guarded;
+use crate::service::{call_flowing, call_with};
 use crate::shared::{Holder, Settings};
 
 /// Puts one circuit breaker per key before a service: a host that is ill trips no other.
@@ -153,9 +153,14 @@ where
             None => self.registry.get(""),
         };
         let breaker = Holder::Keyed(keyed);
+        if let Some(token) = breaker.flow() {
+            let inner = call_flowing(&mut self.inner, request, &breaker, token);
+            let permit = Permit::new(breaker, token, None);
+            return ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone());
+        }
         match breaker.admit() {
             Ok(permit) => {
-                let (inner, permit) = call_guarded(&mut self.inner, request, permit);
+                let (inner, permit) = call_with(&mut self.inner, request, permit);
                 ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone())
             }
             Err(refusal) => {

@@ -1,4 +1,4 @@
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::task::Context;
 
 use buttress_core::clock::{LazyNow, after, nanos};
@@ -15,104 +15,178 @@ use crate::state::{Ended, Outcome, Vote};
 /// Settling it records the verdict. Dropping it unsettled, before or after its first poll, means that the call was
 /// abandoned: that frees the slot of a probe and is never a success; whether it counts as a failure is the
 /// configuration's choice ([`Abandoned`]). What a call of an earlier generation brings is counted but does not vote.
+#[derive(Debug, Default)]
+pub struct Permit(Option<Open>);
+
+/// A call that has not ended, in a breaker that takes part.
 #[derive(Debug)]
-pub struct Permit {
-    holder: Option<Holder>,
+struct Open {
+    holder: Holder,
     /// The gate at admission: which generation the call belongs to.
     token: u64,
-    probe: Option<u32>,
     /// When the call first had to wait: the clock's reading, plus one.
     waiting_since: Option<NonZeroU64>,
     /// Fires when a call that still runs becomes slow.
-    slow_timer: Option<Timer>,
-    slow: bool,
-    slow_counted: bool,
+    slow_timer: Timer,
+    probe: Option<NonZeroU32>,
+    /// [`SLOW`], [`COUNTED`], [`INSIDE`]: a whole word, because a permit is copied word by word.
+    flags: u32,
 }
+
+/// The call has become slow.
+const SLOW: u32 = 1;
+/// The window over slow calls has it already.
+const COUNTED: u32 = 2;
+/// The service has control: only a panic ends the call now.
+const INSIDE: u32 = 4;
 
 impl Permit {
     #[inline]
-    pub(crate) fn new(holder: Holder, token: u64, probe: Option<u32>) -> Self {
-        let holder = Some(holder);
-        Self { holder, token, probe, waiting_since: None, slow_timer: None, slow: false, slow_counted: false }
+    pub(crate) fn new(holder: Holder, token: u64, probe: Option<NonZeroU32>) -> Self {
+        let (waiting_since, slow_timer, flags) = (None, Timer::default(), 0);
+        Self(Some(Open { holder, token, waiting_since, slow_timer, probe, flags }))
     }
 
-    /// A permit of a breaker that does not take part.
-    pub(crate) fn inert() -> Self {
-        Self {
-            holder: None,
-            token: 0,
-            probe: None,
-            waiting_since: None,
-            slow_timer: None,
-            slow: false,
-            slow_counted: false,
+    /// Gives control to the service: from here to [`leave`](Permit::leave), only a panic drops the permit.
+    #[inline]
+    pub(crate) fn enter(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.flags |= INSIDE;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.flags &= !INSIDE;
         }
     }
 
     /// The call has to wait: reads the start time, and arms the timer that finds it slow, where these are needed.
+    #[inline]
     pub(crate) fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), NoTimer> {
-        let Some(holder) = &self.holder else { return Ok(()) };
-        let config = &holder.settings.config;
+        match &mut self.0 {
+            Some(open) => open.wait(cx),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Settle for Permit {
+    #[inline]
+    fn settle(&mut self, verdict: Verdict) {
+        let Some(open) = &self.0 else { return };
+        if matches!(verdict, Verdict::Success | Verdict::Rejected) && open.holder.is_as_it_was(open.token) {
+            open.holder.settings.report(CallResult::Success);
+        } else {
+            open.settle(verdict);
+        }
+        // Field by field, so that it is compiled into the place where it is needed.
+        if let Some(Open { holder, slow_timer, .. }) = self.0.take() {
+            drop(holder);
+            drop(slow_timer);
+        }
+    }
+}
+
+impl Drop for Permit {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(open) = &self.0 {
+            open.abandon();
+        }
+    }
+}
+
+impl Open {
+    fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), NoTimer> {
+        let settings = &self.holder.settings;
         if self.waiting_since.is_none() {
-            let after_wait = matches!(config.abandoned, Abandoned::CountAfter(_));
-            if !after_wait && config.slow_calls.is_none() {
+            let after_wait = matches!(settings.config.abandoned, Abandoned::CountAfter(_));
+            if !after_wait && settings.config.slow_calls.is_none() {
                 return Ok(());
             }
             let now = Instant::now();
-            self.waiting_since = NonZeroU64::new(holder.settings.clock.at(now).saturating_add(1));
-            if let Some((slower_than, _)) = config.slow_calls {
-                self.slow_timer = Some(Timer::at(after(now, slower_than))?);
+            self.waiting_since = NonZeroU64::new(settings.clock.at(now).saturating_add(1));
+            if let Some((slower_than, _)) = settings.config.slow_calls {
+                self.slow_timer = Timer::at(after(now, slower_than))?;
             }
         }
-        if let Some(timer) = &mut self.slow_timer {
-            if timer.poll(cx).is_ready() {
-                self.slow_timer = None;
-                self.slow = true;
-                self.slow_counted = holder.record_slow(self.token, self.probe);
-            }
+        if self.slow_timer.is_set() && self.slow_timer.poll(cx).is_ready() {
+            self.slow_timer = Timer::default();
+            let counted = self.holder.record_slow(self.token, self.probe);
+            self.flags |= if counted { SLOW | COUNTED } else { SLOW };
         }
         Ok(())
     }
 
-    fn end(&mut self, result: CallResult, outcome: Outcome, hint: Hint) {
-        let Some(holder) = self.holder.take() else { return };
-        let mut now = LazyNow::new(&holder.settings.clock);
-        let slow = self.slow || self.was_slow(&holder, &mut now);
+    #[inline(never)]
+    fn settle(&self, verdict: Verdict) {
+        let (result, outcome) = match verdict {
+            Verdict::Success | Verdict::Rejected => (CallResult::Success, Outcome::Good),
+            // A layer below refused: the dependency was not asked, so nothing is known about its health.
+            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused, .. } => {
+                (CallResult::Ignored, Outcome::Ignored)
+            }
+            Verdict::Failure { kind: Kind::Throttled, .. }
+                if !self.holder.settings.config.count_throttling =>
+            {
+                (CallResult::Success, Outcome::Good)
+            }
+            Verdict::Failure { .. } => (CallResult::Failure, Outcome::Failed),
+        };
+        self.end(result, outcome, verdict.hint());
+    }
+
+    fn end(&self, result: CallResult, outcome: Outcome, hint: Hint) {
+        let mut now = LazyNow::new(&self.holder.settings.clock);
+        let slow = self.flags & SLOW != 0 || self.was_slow(&mut now);
         let mut counted = (false, false);
         if outcome == Outcome::Good && !slow && self.probe.is_none() {
-            counted = holder.record_good(self.token, &mut now);
+            counted = self.holder.record_good(self.token, &mut now);
             if counted == (true, true) {
-                return holder.settings.report(result);
+                return self.holder.settings.report(result);
             }
         }
         let hint = if let Hint::RetryAfter(after) = hint { Some(after) } else { None };
-        let (in_failures, in_slow) = (counted.0, counted.1 || self.slow_counted);
+        let (in_failures, in_slow) = (counted.0, counted.1 || self.flags & COUNTED != 0);
         let ended = Ended { outcome, slow, in_failures, in_slow, probe: self.probe, hint };
-        end_under_lock(&holder, self.token, ended, result, &mut now);
+        self.end_under_lock(ended, result, &mut now);
     }
 
     /// Whether the call took too long, although no timer has said so.
-    fn was_slow(&self, holder: &Holder, now: &mut LazyNow<'_>) -> bool {
-        let (Some(since), Some((limit, _))) = (self.waiting_since, holder.settings.config.slow_calls) else {
+    #[inline]
+    fn was_slow(&self, now: &mut LazyNow<'_>) -> bool {
+        let (Some(since), Some((limit, _))) = (self.waiting_since, self.holder.settings.config.slow_calls)
+        else {
             return false;
         };
         now.get().saturating_sub(since.get() - 1) >= nanos(limit)
     }
 
-    /// The call panicked.
-    pub(crate) fn panicked(mut self) {
-        self.end(CallResult::Failure, Outcome::Failed, Hint::None);
+    /// Ends a call that is not simply a good one.
+    #[cold]
+    fn end_under_lock(&self, ended: Ended, result: CallResult, now: &mut LazyNow<'_>) {
+        let result = match self.holder.record(self.token, ended, now) {
+            Vote::Off => return,
+            Vote::Stale => CallResult::Stale,
+            Vote::Counted if ended.slow && result == CallResult::Success => CallResult::Slow,
+            Vote::Counted => result,
+        };
+        self.holder.settings.report(result);
     }
 
     #[cold]
-    fn abandon(&mut self) {
-        let Some(holder) = &self.holder else { return };
-        let outcome = match holder.settings.config.abandoned {
+    fn abandon(&self) {
+        if self.flags & INSIDE != 0 {
+            return self.end(CallResult::Failure, Outcome::Failed, Hint::None);
+        }
+        let outcome = match self.holder.settings.config.abandoned {
             Abandoned::Ignore => Outcome::Ignored,
             Abandoned::CountAsFailure => Outcome::Failed,
             Abandoned::CountUnlessAnySuccess => Outcome::AbandonedUnlessSuccess,
             Abandoned::CountAfter(limit) => {
-                let now = || holder.settings.clock.now();
+                let now = || self.holder.settings.clock.now();
                 match self.waiting_since {
                     Some(since) if now().saturating_sub(since.get() - 1) >= nanos(limit) => Outcome::Failed,
                     _ => Outcome::Ignored,
@@ -120,70 +194,5 @@ impl Permit {
             }
         };
         self.end(CallResult::Abandoned, outcome, Hint::None);
-    }
-}
-
-/// Ends a call that is not simply a good one.
-#[cold]
-fn end_under_lock(holder: &Holder, token: u64, ended: Ended, result: CallResult, now: &mut LazyNow<'_>) {
-    let result = match holder.record(token, ended, now) {
-        Vote::Off => return,
-        Vote::Stale => CallResult::Stale,
-        Vote::Counted if ended.slow && result == CallResult::Success => CallResult::Slow,
-        Vote::Counted => result,
-    };
-    holder.settings.report(result);
-}
-
-impl Settle for Permit {
-    #[inline]
-    fn settle(mut self, verdict: Verdict) {
-        if let (Verdict::Success | Verdict::Rejected, Some(holder)) = (verdict, &self.holder) {
-            if holder.is_as_it_was(self.token) {
-                holder.settings.report(CallResult::Success);
-                self.holder = None;
-                return;
-            }
-        }
-        self.judge(verdict);
-    }
-}
-
-impl Permit {
-    fn judge(&mut self, verdict: Verdict) {
-        let Some(holder) = &self.holder else { return };
-        let count_throttling = holder.settings.config.count_throttling;
-        let (result, outcome) = match verdict {
-            Verdict::Success | Verdict::Rejected => (CallResult::Success, Outcome::Good),
-            // A layer below refused: the dependency was not asked, so nothing is known about its health.
-            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused, .. } => {
-                (CallResult::Ignored, Outcome::Ignored)
-            }
-            Verdict::Failure { kind: Kind::Throttled, .. } if !count_throttling => {
-                (CallResult::Success, Outcome::Good)
-            }
-            Verdict::Failure { .. } => (CallResult::Failure, Outcome::Failed),
-        };
-        self.end(result, outcome, verdict.hint());
-    }
-}
-
-impl Drop for Permit {
-    #[inline]
-    fn drop(&mut self) {
-        if self.holder.is_some() {
-            self.abandon();
-        }
-    }
-}
-
-/// Settles a permit as a failure when a panic passes through; to be forgotten otherwise.
-pub(crate) struct OnPanic<'a>(pub(crate) &'a mut Option<Permit>);
-
-impl Drop for OnPanic<'_> {
-    fn drop(&mut self) {
-        if let Some(permit) = self.0.take() {
-            permit.panicked();
-        }
     }
 }

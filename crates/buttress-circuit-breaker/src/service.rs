@@ -5,7 +5,7 @@ use buttress_core::{BoxError, Classify, Now, Plain, Settle, Watch};
 use tower_service::Service;
 
 use crate::future::ResponseFuture;
-use crate::permit::{OnPanic, Permit};
+use crate::permit::Permit;
 use crate::shared::{Holder, Look, Refusal};
 
 /// Refuses calls while the service inside is ill; made by [`CircuitBreakerLayer`](crate::CircuitBreakerLayer).
@@ -92,7 +92,7 @@ where
             (Poll::Ready(Err(error)), _) => {
                 let error: BoxError = error;
                 // A service that cannot become ready has failed, as much as one that fails a call.
-                if let Ok(permit) = self.breaker.admit() {
+                if let Ok(mut permit) = self.breaker.admit() {
                     permit.settle(self.policy.classify(Err(&*error)));
                 }
                 Poll::Ready(Err(error))
@@ -101,7 +101,14 @@ where
         }
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
+        if let (Some(token), None) = (self.breaker.flow(), &self.refusal) {
+            self.asked = false;
+            let inner = call_flowing(&mut self.inner, request, &self.breaker, token);
+            let permit = Permit::new(self.breaker.clone(), token, None);
+            return ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone());
+        }
         let admitted = match self.refusal.take() {
             Some(refusal) => Err(refusal),
             None => self.breaker.admit(),
@@ -109,7 +116,7 @@ where
         let asked = mem::take(&mut self.asked);
         match admitted {
             Ok(permit) => {
-                let (inner, permit) = call_guarded(&mut self.inner, request, permit);
+                let (inner, permit) = call_with(&mut self.inner, request, permit);
                 ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone())
             }
             Err(refusal) => {
@@ -123,15 +130,36 @@ where
     }
 }
 
-/// Calls the service; a panic in `call` itself is a failed call, too.
-pub(crate) fn call_guarded<S: Service<Req>, Req>(
+/// Calls the service where calls flow; a panic in `call` itself is a failed call. The permit is made only after it, where
+/// it stays: it is too large to be moved for nothing.
+#[inline]
+pub(crate) fn call_flowing<S: Service<Req>, Req>(
     inner: &mut S,
     request: Req,
-    permit: Permit,
-) -> (S::Future, Permit) {
-    let mut permit = Some(permit);
-    let guard = OnPanic(&mut permit);
+    breaker: &Holder,
+    token: u64,
+) -> S::Future {
+    struct OnPanic<'a>(&'a Holder, u64);
+    impl Drop for OnPanic<'_> {
+        fn drop(&mut self) {
+            Permit::new(self.0.clone(), self.1, None).enter();
+        }
+    }
+    let guard = OnPanic(breaker, token);
     let future = inner.call(request);
     mem::forget(guard);
-    (future, permit.expect("only a panic takes it away"))
+    future
+}
+
+/// Calls the service with a permit that may be a probe's; a panic in `call` itself is a failed call.
+#[cold]
+pub(crate) fn call_with<S: Service<Req>, Req>(
+    inner: &mut S,
+    request: Req,
+    mut permit: Permit,
+) -> (S::Future, Permit) {
+    permit.enter();
+    let future = inner.call(request);
+    permit.leave();
+    (future, permit)
 }

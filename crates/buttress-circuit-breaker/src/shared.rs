@@ -1,6 +1,7 @@
 //! The state that all clones of a breaker share: one word that says it all while nothing is wrong, and the state
 //! machine behind a lock for the rest.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -43,7 +44,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Breaker {
     pub(crate) settings: Arc<Settings>,
-    /// `generation << 32 | refused << 8 | CLEAN | mode << 2 | state`. Written under the lock of `machine`, except that
+    /// `generation << 32 | refused << 8 | WINDOWED | CLEAN | mode << 2 | state`. Written under the lock of `machine`, except that
     /// refusals count without it.
     gate: AtomicU64,
     /// Until when an open circuit refuses; written before `gate` says that it is open.
@@ -81,6 +82,8 @@ const MODE: u64 = 0b11 << MODE_SHIFT;
 const OFF: u64 = (Mode::Off as u64) << MODE_SHIFT;
 /// A good call changes nothing that is kept under the lock.
 const CLEAN: u64 = 1 << 4;
+/// There are windows, which want to hear of every call.
+const WINDOWED: u64 = 1 << 5;
 const REFUSED_SHIFT: u32 = 8;
 const REFUSED: u64 = 0xFF_FFFF << REFUSED_SHIFT;
 const GENERATION: u64 = 0xFFFF_FFFF << 32;
@@ -121,8 +124,11 @@ impl Breaker {
         let (machine, tallies) = Machine::new(&settings.config);
         let mut now = LazyNow::new(&settings.clock);
         let clean = machine.is_clean(&settings.config, &tallies, &mut now);
-        let gate = CLOSED | (settings.config.mode as u64) << MODE_SHIFT | if clean { CLEAN } else { 0 };
-        let needed = tallies.failures.is_some() || tallies.slow.is_some() || settings.config.eager;
+        let windowed = tallies.failures.is_some() || tallies.slow.is_some();
+        let bit = |set, bit| if set { bit } else { 0 };
+        let mode = (settings.config.mode as u64) << MODE_SHIFT;
+        let gate = CLOSED | mode | bit(clean, CLEAN) | bit(windowed, WINDOWED);
+        let needed = windowed || settings.config.eager;
         let aside = needed.then(|| Box::new(Aside { tallies, waker: Mutex::default() }));
         Self { settings, gate: gate.into(), until: AtomicU64::new(0), aside, machine: Mutex::new(machine) }
     }
@@ -172,7 +178,7 @@ impl Breaker {
             self.until.store(now.get().saturating_add(nanos(open_for)), Relaxed);
         }
         let generation = (gate & GENERATION).wrapping_add(1 << 32);
-        let gate = generation | gate & MODE | clean | state_bits(change.to);
+        let gate = generation | gate & (MODE | WINDOWED) | clean | state_bits(change.to);
         self.gate.store(gate, Release);
         (result, Some(change), gate)
     }
@@ -283,28 +289,29 @@ impl Holder {
         }
     }
 
-    /// Lets a call in with a permit, or not.
+    /// The token of a call that flows, as all do while the circuit is closed.
     #[inline]
-    pub(crate) fn admit(&self) -> Result<Permit, Refusal> {
+    pub(crate) fn flow(&self) -> Option<u64> {
         let gate = self.gate.load(Acquire);
-        if gate & (STATE | OFF) == CLOSED {
-            // Windows want to hear of every call.
-            let token = if self.aside.is_none() { gate } else { gate & !CLEAN };
-            return Ok(Permit::new(self.clone(), token, None));
-        }
-        self.admit_unless_refused(gate)
+        (gate & (STATE | OFF) == CLOSED).then_some(gate)
     }
 
     /// Whether nothing has happened since this token was given, in a circuit where a good call then changes nothing.
     #[inline]
     pub(crate) fn is_as_it_was(&self, token: u64) -> bool {
-        token & CLEAN != 0 && token & (STATE | OFF) == CLOSED && self.gate.load(Acquire) == token
+        // Only a closed circuit is clean.
+        token & (CLEAN | WINDOWED | OFF) == CLEAN && self.gate.load(Acquire) == token
     }
 
+    /// Lets a call in with a permit, or not.
     #[cold]
-    fn admit_unless_refused(&self, gate: u64) -> Result<Permit, Refusal> {
+    pub(crate) fn admit(&self) -> Result<Permit, Refusal> {
+        let gate = self.gate.load(Acquire);
+        if gate & (STATE | OFF) == CLOSED {
+            return Ok(Permit::new(self.clone(), gate, None));
+        }
         if gate & OFF != 0 {
-            return Ok(Permit::inert());
+            return Ok(Permit::default());
         }
         let mut now = LazyNow::new(&self.settings.clock);
         let until = self.until.load(Relaxed);
@@ -316,10 +323,8 @@ impl Holder {
                 machine.admit(&self.settings.config, tallies, self.due(now), now)
             });
             match admission {
-                Admission::Flow => return Ok(Permit::new(self.clone(), gate & !CLEAN, None)),
-                Admission::Probe(number) => {
-                    return Ok(Permit::new(self.clone(), gate & !CLEAN, Some(number)));
-                }
+                Admission::Flow => return Ok(Permit::new(self.clone(), gate, None)),
+                Admission::Probe(number) => return Ok(Permit::new(self.clone(), gate, Some(number))),
                 Admission::Refuse(reason) => {
                     let until = (gate & STATE == OPEN).then(|| self.until.load(Relaxed));
                     Refusal { reason, until }
@@ -330,7 +335,7 @@ impl Holder {
             return Err(refusal);
         }
         self.settings.observer.emit(&self.settings.name, || Event::WouldRefuse);
-        Ok(Permit::inert())
+        Ok(Permit::default())
     }
 
     /// Counts and words a refusal.
@@ -382,7 +387,7 @@ impl Holder {
 
     /// A call that is still running has become slow. Whether that counts already.
     #[cold]
-    pub(crate) fn record_slow(&self, token: u64, probe: Option<u32>) -> bool {
+    pub(crate) fn record_slow(&self, token: u64, probe: Option<NonZeroU32>) -> bool {
         let (counted, _) = self.apply(&mut LazyNow::new(&self.settings.clock), |machine, tallies, now| {
             if self.is_stale(token) || self.mode() == Mode::Off {
                 return (false, None);

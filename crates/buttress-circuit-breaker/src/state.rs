@@ -1,5 +1,6 @@
 //! The decision: a state machine without time, locks or events of its own.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use buttress_core::Reason;
@@ -46,8 +47,8 @@ struct Cold {
 #[derive(Debug, Default)]
 struct Probing {
     /// Those under way: number and the end of the lease.
-    under_way: Vec<(u32, u64)>,
-    next: u32,
+    under_way: Vec<(NonZeroU32, u64)>,
+    last: Option<NonZeroU32>,
     calls: u32,
     failed: u32,
     slow: u32,
@@ -57,7 +58,7 @@ struct Probing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     Flow,
-    Probe(u32),
+    Probe(NonZeroU32),
     Refuse(Reason),
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Ended {
     pub(crate) in_failures: bool,
     /// The window over slow calls has it already.
     pub(crate) in_slow: bool,
-    pub(crate) probe: Option<u32>,
+    pub(crate) probe: Option<NonZeroU32>,
     /// What the server asked for, if it failed.
     pub(crate) hint: Option<Duration>,
 }
@@ -247,7 +248,7 @@ impl Machine {
         &mut self,
         config: &Config,
         tallies: &Tallies,
-        probe: Option<u32>,
+        probe: Option<NonZeroU32>,
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
         let change = probe.and_then(|_| self.tick(config, tallies, false, now.get()));
@@ -306,7 +307,7 @@ impl Machine {
         &mut self,
         config: &Config,
         tallies: &Tallies,
-        probe: Option<u32>,
+        probe: Option<NonZeroU32>,
         now: &mut LazyNow<'_>,
     ) -> (bool, Option<Change>) {
         match self.state {
@@ -475,10 +476,10 @@ impl State {
 impl Probing {
     fn reset(&mut self) {
         // Numbers go on, so that a probe of an earlier half-open state is never taken for one of this.
-        *self = Self { next: self.next, ..Self::default() };
+        *self = Self { last: self.last, ..Self::default() };
     }
 
-    fn place(&self, probe: Option<u32>) -> Option<usize> {
+    fn place(&self, probe: Option<NonZeroU32>) -> Option<usize> {
         self.under_way.iter().position(|under_way| Some(under_way.0) == probe)
     }
 
@@ -491,12 +492,12 @@ impl Probing {
         under_way < config.probes as usize && under_way + (self.calls as usize) < judged
     }
 
-    fn start(&mut self, config: &Config, now: u64) -> Option<u32> {
+    fn start(&mut self, config: &Config, now: u64) -> Option<NonZeroU32> {
         if !self.has_room(config) {
             return None;
         }
-        let number = self.next;
-        self.next = number.wrapping_add(1);
+        let number = self.last.and_then(|last| last.checked_add(1)).unwrap_or(NonZeroU32::MIN);
+        self.last = Some(number);
         self.under_way.push((number, now.saturating_add(nanos(config.lease()))));
         Some(number)
     }

@@ -54,6 +54,19 @@ async fn a_panic_in_call_itself_counts_too_and_frees_its_probe() {
     assert_eq!(layer.handle().state(), Closed, "no probe was lost");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_panics_beside_its_call_has_abandoned_it() {
+    let rig = Rig::new(consecutive(1));
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let mut call = hanging(&rig);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::Pin::new(&mut call).poll(&mut cx).is_pending());
+        panic!("the caller's own fault");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(rig.state(), Closed, "the service did nothing wrong");
+}
+
 /// CB-32
 #[tokio::test(start_paused = true)]
 async fn abandoned_calls_count_while_nothing_succeeds() {

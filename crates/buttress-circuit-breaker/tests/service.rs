@@ -196,7 +196,7 @@ where
     G: Settle,
 {
     fn end(mut self) {
-        let (permit, verdict) = self.0.take().unwrap();
+        let (mut permit, verdict) = self.0.take().unwrap();
         permit.settle(verdict);
     }
 }
@@ -204,8 +204,8 @@ where
 impl Watch<u32> for WithBody {
     type Response<G: Settle> = Body<G>;
 
-    fn watch<G: Settle>(&self, _: u32, permit: G, verdict: Verdict) -> Body<G> {
-        Body(Some((permit, verdict)))
+    fn watch<G: Settle>(&self, _: u32, permit: &mut G, verdict: Verdict) -> Body<G> {
+        Body(Some((std::mem::take(permit), verdict)))
     }
 }
 

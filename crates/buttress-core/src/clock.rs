@@ -21,11 +21,13 @@ impl Clock {
     }
 
     /// Nanoseconds since the start, at most `u64::MAX` (584 years).
+    #[inline]
     pub fn now(&self) -> u64 {
         nanos(self.base.elapsed())
     }
 
     /// What this clock reads at `instant`; zero for anything before the start.
+    #[inline]
     pub fn at(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.base))
     }
@@ -66,13 +68,15 @@ pub fn wall() -> SystemTime {
 /// A duration as nanoseconds, at most `u64::MAX`.
 #[inline]
 pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(duration.subsec_nanos().into())
 }
 
 /// `Instant + Duration` panics on overflow; tokio itself treats thirty years as "never".
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// `from + duration`, thirty years at most.
+#[inline]
 pub fn after(from: Instant, duration: Duration) -> Instant {
     from + duration.min(FAR)
 }

@@ -3,13 +3,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep};
 
 use crate::clock::NoTimer;
 use crate::mode::{Mode, ModeCell};
 
-/// A sleep that is small, can be moved, and is used again: the timer of a call.
+/// A sleep that is small, can be moved, and is used again: the timer of a call. The default one is never set, and has
+/// fired.
 ///
 /// tokio's timer is a lock, which every registration takes. Most timers of calls never fire: the call is answered long
 /// before. So a thread keeps the ones it has used (64 at most), registered as they are, and arms them again for a
@@ -18,11 +20,17 @@ use crate::mode::{Mode, ModeCell};
 /// A kept timer holds on to the waker it was last polled with until it fires: that of a task that has mostly ended, which
 /// costs the memory of the task's header, and at most a poll too many. While a runtime's clock is paused nothing is kept:
 /// a timer that nobody waits for would move that clock.
-#[derive(Debug)]
-pub struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// The runtime whose timer it is, if it is to be kept for that.
-    keep_for: Option<Id>,
+#[derive(Debug, Default)]
+pub struct Timer(Option<Pin<Box<Kept>>>);
+
+pin_project! {
+    #[derive(Debug)]
+    struct Kept {
+        #[pin]
+        sleep: Sleep,
+        // The runtime whose timer it is, if it is to be kept for that.
+        keep_for: Option<Id>,
+    }
 }
 
 /// Timers that a thread keeps.
@@ -32,7 +40,7 @@ const KEPT: usize = 64;
 #[derive(Default)]
 struct Pool {
     runtime: Option<Id>,
-    free: Vec<Pin<Box<Sleep>>>,
+    free: Vec<Pin<Box<Kept>>>,
 }
 
 thread_local! {
@@ -48,18 +56,24 @@ impl Timer {
     pub fn at(deadline: Instant) -> Result<Self, NoTimer> {
         let runtime = Handle::try_current().map_err(|_| NoTimer::new())?.id();
         let kept = POOL.try_with(|pool| pool.borrow_mut().take(runtime)).ok().flatten();
-        if let Some(mut sleep) = kept {
-            sleep.as_mut().reset(deadline);
-            return Ok(Self { sleep: Some(sleep), keep_for: Some(runtime) });
+        if let Some(mut kept) = kept {
+            kept.as_mut().project().sleep.reset(deadline);
+            return Ok(Self(Some(kept)));
         }
         let keep_for = (!is_paused()).then_some(runtime);
-        Ok(Self { sleep: Some(Box::pin(sleep_until(deadline)?)), keep_for })
+        Ok(Self(Some(Box::pin(Kept { sleep: sleep_until(deadline)?, keep_for }))))
+    }
+
+    /// Whether it was made for a moment; the default one was not.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Ready once the deadline has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx),
+        match &mut self.0 {
+            Some(kept) => kept.as_mut().project().sleep.poll(cx),
             None => Poll::Ready(()),
         }
     }
@@ -74,16 +88,23 @@ impl Future for Timer {
 }
 
 impl Drop for Timer {
+    #[inline]
     fn drop(&mut self) {
-        if let (Some(sleep), Some(runtime)) = (self.sleep.take(), self.keep_for) {
-            // The thread's pool may be gone already, while the thread ends.
-            let _ = POOL.try_with(|pool| pool.borrow_mut().give_back(sleep, runtime));
+        if let Some(kept) = self.0.take() {
+            give_back(kept);
         }
     }
 }
 
+fn give_back(kept: Pin<Box<Kept>>) {
+    if let Some(runtime) = kept.keep_for {
+        // The thread's pool may be gone already, while the thread ends.
+        let _ = POOL.try_with(|pool| pool.borrow_mut().give_back(kept, runtime));
+    }
+}
+
 impl Pool {
-    fn take(&mut self, runtime: Id) -> Option<Pin<Box<Sleep>>> {
+    fn take(&mut self, runtime: Id) -> Option<Pin<Box<Kept>>> {
         if self.runtime != Some(runtime) {
             // Timers of a runtime that this thread no longer serves.
             *self = Self { runtime: Some(runtime), free: Vec::new() };
@@ -91,24 +112,19 @@ impl Pool {
         self.free.pop()
     }
 
-    fn give_back(&mut self, sleep: Pin<Box<Sleep>>, runtime: Id) {
+    fn give_back(&mut self, kept: Pin<Box<Kept>>, runtime: Id) {
         if self.runtime == Some(runtime) && self.free.len() < KEPT {
-            self.free.push(sleep);
+            self.free.push(kept);
         }
     }
 }
 
 /// The time that a call or a body has, in a layer with modes: its timer is set when it first has to wait, and fires once.
 #[derive(Debug, Default)]
-pub struct Countdown(Timing);
-
-#[derive(Debug, Default)]
-enum Timing {
-    #[default]
-    Unset,
-    Running(Timer),
+pub struct Countdown {
+    timer: Timer,
     /// Nothing is bounded, or no longer.
-    Over,
+    over: bool,
 }
 
 impl Countdown {
@@ -119,13 +135,17 @@ impl Countdown {
         mode: &ModeCell,
         deadline: impl FnOnce() -> Instant,
     ) -> Poll<Result<bool, NoTimer>> {
-        if let Timing::Unset = self.0 {
-            let off = mode.get() == Mode::Off;
-            self.0 = if off { Timing::Over } else { Timing::Running(Timer::at(deadline())?) };
+        if !self.over && !self.timer.is_set() {
+            match mode.get() {
+                Mode::Off => self.over = true,
+                Mode::Enforce | Mode::Observe => self.timer = Timer::at(deadline())?,
+            }
         }
-        let Timing::Running(timer) = &mut self.0 else { return Poll::Pending };
-        ready!(timer.poll(cx));
-        self.0 = Timing::Over;
+        if self.over {
+            return Poll::Pending;
+        }
+        ready!(self.timer.poll(cx));
+        *self = Self { timer: Timer::default(), over: true };
         match mode.get() {
             Mode::Enforce => Poll::Ready(Ok(true)),
             Mode::Observe => Poll::Ready(Ok(false)),

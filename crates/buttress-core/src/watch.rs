@@ -1,11 +1,11 @@
 use crate::verdict::Verdict;
 
-/// An admitted call that still has to say how it ended.
+/// An admitted call that still has to say how it ended; the default one has ended.
 ///
 /// The open permit of a breaker is one. Dropping it unsettled means that the call was *abandoned*: never a success.
-pub trait Settle {
-    /// Ends the call with this verdict.
-    fn settle(self, verdict: Verdict);
+pub trait Settle: Default {
+    /// Ends the call with this verdict. Of a call that has ended, nothing changes.
+    fn settle(&mut self, verdict: Verdict);
 }
 
 /// Decides when a call that was answered is over: now, or when its body is.
@@ -15,8 +15,9 @@ pub trait Watch<Res> {
     /// What the caller gets; it may carry the permit.
     type Response<G: Settle>;
 
-    /// Takes over the permit and settles it at the right moment.
-    fn watch<G: Settle>(&self, response: Res, permit: G, verdict: Verdict) -> Self::Response<G>;
+    /// Settles the permit, or [takes](std::mem::take) it over to settle it at the right moment. It is lent, because
+    /// moving it would cost more than settling it does.
+    fn watch<G: Settle>(&self, response: Res, permit: &mut G, verdict: Verdict) -> Self::Response<G>;
 }
 
 /// Settles as soon as the response is there.
@@ -26,7 +27,8 @@ pub struct Now;
 impl<Res> Watch<Res> for Now {
     type Response<G: Settle> = Res;
 
-    fn watch<G: Settle>(&self, response: Res, permit: G, verdict: Verdict) -> Res {
+    #[inline(always)]
+    fn watch<G: Settle>(&self, response: Res, permit: &mut G, verdict: Verdict) -> Res {
         permit.settle(verdict);
         response
     }
@@ -35,20 +37,20 @@ impl<Res> Watch<Res> for Now {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
 
-    struct Probe<'a>(&'a Cell<Option<Verdict>>);
+    #[derive(Default)]
+    struct Probe(Option<Verdict>);
 
-    impl Settle for Probe<'_> {
-        fn settle(self, verdict: Verdict) {
-            self.0.set(Some(verdict));
+    impl Settle for Probe {
+        fn settle(&mut self, verdict: Verdict) {
+            self.0 = Some(verdict);
         }
     }
 
     #[test]
     fn now_settles_with_the_response() {
-        let settled = Cell::new(None);
-        assert_eq!(Now.watch("response", Probe(&settled), Verdict::Rejected), "response");
-        assert_eq!(settled.get(), Some(Verdict::Rejected));
+        let mut settled = Probe::default();
+        assert_eq!(Now.watch("response", &mut settled, Verdict::Rejected), "response");
+        assert_eq!(settled.0, Some(Verdict::Rejected));
     }
 }

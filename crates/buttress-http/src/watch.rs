@@ -1,3 +1,4 @@
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -19,22 +20,15 @@ impl<B: Body> Watch<http::Response<B>> for HttpWatch {
     fn watch<G: Settle>(
         &self,
         response: http::Response<B>,
-        permit: G,
+        permit: &mut G,
         verdict: Verdict,
     ) -> Self::Response<G> {
         response.map(|body| {
-            let mut permit = Some(permit);
             if verdict.is_failure() || body.is_end_stream() {
-                settle(&mut permit, verdict);
+                permit.settle(verdict);
             }
-            WatchBody { body, permit, verdict }
+            WatchBody { body, permit: mem::take(permit), verdict }
         })
-    }
-}
-
-fn settle<G: Settle>(permit: &mut Option<G>, verdict: Verdict) {
-    if let Some(permit) = permit.take() {
-        permit.settle(verdict);
     }
 }
 
@@ -44,7 +38,7 @@ pin_project! {
     pub struct WatchBody<B, G> {
         #[pin]
         body: B,
-        permit: Option<G>,
+        permit: G,
         verdict: Verdict,
     }
 }
@@ -65,10 +59,10 @@ where
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
         match &frame {
-            Some(Err(error)) => settle(this.permit, transport_verdict(&**error)),
+            Some(Err(error)) => this.permit.settle(transport_verdict(&**error)),
             // Whoever knows the length stops reading with the last frame.
             Some(Ok(_)) if !this.body.is_end_stream() => {}
-            Some(Ok(_)) | None => settle(this.permit, *this.verdict),
+            Some(Ok(_)) | None => this.permit.settle(*this.verdict),
         }
         Poll::Ready(frame)
     }
@@ -93,26 +87,29 @@ mod tests {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<Option<Verdict>>>>);
 
-    struct Permit(Log, bool);
+    #[derive(Default)]
+    struct Permit(Option<Log>);
 
     impl Settle for Permit {
-        fn settle(mut self, verdict: Verdict) {
-            self.1 = true;
-            self.0.0.lock().unwrap().push(Some(verdict));
+        fn settle(&mut self, verdict: Verdict) {
+            if let Some(log) = self.0.take() {
+                log.0.lock().unwrap().push(Some(verdict));
+            }
         }
     }
 
     impl Drop for Permit {
         fn drop(&mut self) {
-            if !self.1 {
-                self.0.0.lock().unwrap().push(None);
+            if let Some(log) = self.0.take() {
+                log.0.lock().unwrap().push(None);
             }
         }
     }
 
     impl Log {
         fn watch<B: Body>(&self, body: B, verdict: Verdict) -> WatchBody<B, Permit> {
-            HttpWatch.watch(http::Response::new(body), Permit(self.clone(), false), verdict).into_body()
+            let mut permit = Permit(Some(self.clone()));
+            HttpWatch.watch(http::Response::new(body), &mut permit, verdict).into_body()
         }
 
         fn take(&self) -> Vec<Option<Verdict>> {

@@ -253,18 +253,20 @@ impl Got {
 }
 
 /// Counts how often it was settled.
-struct Permit(Arc<AtomicUsize>, bool);
+#[derive(Default)]
+struct Permit(Option<Arc<AtomicUsize>>);
 
 impl Settle for Permit {
-    fn settle(mut self, _: Verdict) {
-        self.1 = true;
-        self.0.fetch_add(1, Relaxed);
+    fn settle(&mut self, _: Verdict) {
+        if let Some(settled) = self.0.take() {
+            settled.fetch_add(1, Relaxed);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_add(usize::from(!self.1), Relaxed);
+        self.settle(Verdict::Ignored);
     }
 }
 
@@ -278,8 +280,8 @@ pub(super) fn pass(draw: &mut Draw) {
     let _inside = RUNTIME.enter();
     let (source, facts) = any_source(draw);
     let settled = Arc::new(AtomicUsize::new(0));
-    let permit = Permit(Arc::clone(&settled), false);
-    let response = HttpWatch.watch(Response::new(source), permit, Verdict::Success);
+    let mut permit = Permit(Some(Arc::clone(&settled)));
+    let response = HttpWatch.watch(Response::new(source), &mut permit, Verdict::Success);
     if draw.one_in(4) {
         let http = Http::new().drain(draw.between(0, 10_000), Duration::from_millis(100));
         let mut drain = pin!(http.discard(response));
