@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Barrier};
 
-use buttress_circuit_breaker::CircuitBreakerLayer;
+use buttress_circuit_breaker::{CircuitBreakerLayer, Config, Ratio, Trip, Window};
 use failsafe::futures::CircuitBreaker as _;
 use recloser::{AsyncRecloser, Recloser};
 use tower::{Layer, Service};
@@ -25,7 +25,7 @@ type Run = Box<dyn FnMut(u64) + 'static>;
 type Make = Arc<dyn Fn() -> Run + Send + Sync>;
 
 pub(crate) fn measure(calls_per_round: u64) -> Vec<Shared> {
-    let sides: [(&'static str, Side, Make); 6] = [
+    let sides: [(&'static str, Side, Make); 8] = [
         ("atomic check behind an Arc, by hand", Side::Floor, {
             let check = AtomicCheck { inner: READY, failures: Arc::default() };
             Arc::new(move || Box::new(calls(check.clone(), |n: u64| n, true)))
@@ -36,6 +36,14 @@ pub(crate) fn measure(calls_per_round: u64) -> Vec<Shared> {
         }),
         ("breaker, .per_worker()", Side::Buttress, {
             let service = CircuitBreakerLayer::standard("bench").layer(READY);
+            Arc::new(move || Box::new(calls(service.clone().per_worker(), |n: u64| n, true)))
+        }),
+        ("window of 100 calls, plain clones", Side::Buttress, {
+            let service = window_of_100().layer(READY);
+            Arc::new(move || Box::new(calls(service.clone(), |n: u64| n, true)))
+        }),
+        ("window of 100 calls, .per_worker()", Side::Buttress, {
+            let service = window_of_100().layer(READY);
             Arc::new(move || Box::new(calls(service.clone().per_worker(), |n: u64| n, true)))
         }),
         ("recloser", Side::Peer, {
@@ -70,6 +78,12 @@ pub(crate) fn measure(calls_per_round: u64) -> Vec<Shared> {
         Shared { name, side, one: of(1), two: of(2) }
     };
     sides.into_iter().map(measured).collect()
+}
+
+fn window_of_100() -> CircuitBreakerLayer {
+    let window = Window::Calls(100);
+    let rate = Trip::FailureRate { window, at_least: Ratio::percent(50), minimum_calls: 10 };
+    CircuitBreakerLayer::new("bench", Config::only(rate)).unwrap()
 }
 
 /// ns per call, on the thread that took longest.

@@ -143,10 +143,12 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S::Future, P, W>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let keyed = match self.policy.key(&request) {
             Some(key) => self.registry.get(&key),

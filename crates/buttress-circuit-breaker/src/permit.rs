@@ -138,6 +138,7 @@ impl Open {
         self.end(result, outcome, verdict.hint());
     }
 
+    #[inline]
     fn end(&self, result: CallResult, outcome: Outcome, hint: Hint) {
         let mut now = LazyNow::new(&self.holder.settings.clock);
         let slow = self.flags & SLOW != 0 || self.was_slow(&mut now);

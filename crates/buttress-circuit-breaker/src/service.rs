@@ -73,6 +73,7 @@ where
     /// whose service is not ready is not consumed; the call is refused instead, until nobody has got through for the time
     /// of a probe's lease: then callers wait for the service, as they do while the circuit is closed. A caller that waits
     /// already when the circuit opens is refused as soon as the service is ready.
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.refusal = None;
         let probe = match self.breaker.look() {

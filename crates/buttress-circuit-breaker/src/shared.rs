@@ -269,14 +269,14 @@ impl Holder {
         let refusal = |reason, until| Refusal { reason, until };
         let until = self.until.load(Relaxed);
         let now = self.settings.clock.now();
+        if gate & STATE == OPEN && now < until {
+            return Look::Refuse(refusal(Reason::CircuitOpen, Some(until)));
+        }
         // Nobody has got through to a service that was never ready at once: from now on callers wait for it.
         let overdue = now >= until.saturating_add(nanos(self.settings.config.lease()));
         match gate & STATE {
             OPEN if overdue => Look::Flow,
-            OPEN => {
-                let refusal = refusal(Reason::CircuitOpen, Some(until));
-                if now < until { Look::Refuse(refusal) } else { Look::Probe(refusal) }
-            }
+            OPEN => Look::Probe(refusal(Reason::CircuitOpen, Some(until))),
             HALF_OPEN => {
                 let refusal = refusal(Reason::ProbesInFlight, None);
                 match self.lock().would_admit(&self.settings.config) {

@@ -77,10 +77,12 @@ where
     type Future = ResponseFuture<S::Future>;
 
     /// That of the service inside; waiting for it does not count.
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
         match self.limit(&mut request) {
             Ok(limit) => ResponseFuture::new(self.inner.call(request), limit),

@@ -64,10 +64,12 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S, P, R, Req>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         ResponseFuture::call(&self.core, &mut self.inner, request)
     }

@@ -27,7 +27,8 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Handles {
     state: Gauge,
-    calls: [(CallResult, Counter); 7],
+    /// By [`place`].
+    calls: [Counter; 7],
     attempts_failed: Counter,
     attempts_succeeded: Counter,
     attempt_seconds: Histogram,
@@ -43,23 +44,28 @@ impl Metrics {
     }
 }
 
+const CALLS: [CallResult; 7] = [
+    CallResult::Success,
+    CallResult::Failure,
+    CallResult::Slow,
+    CallResult::Ignored,
+    CallResult::Abandoned,
+    CallResult::Stale,
+    CallResult::Refused,
+];
+
+/// Where a result stands in [`CALLS`].
+const fn place(result: CallResult) -> usize {
+    result as usize
+}
+
 impl Handles {
     fn register(service: &str) -> Self {
         let service = || service.to_owned();
-        let calls = [
-            CallResult::Success,
-            CallResult::Failure,
-            CallResult::Slow,
-            CallResult::Ignored,
-            CallResult::Abandoned,
-            CallResult::Stale,
-            CallResult::Refused,
-        ];
         Self {
             state: gauge!("circuit_breaker_state", "service" => service()),
-            calls: calls.map(|result| {
-                let counter = counter!("circuit_breaker_calls_total", "service" => service(), "result" => result.as_str());
-                (result, counter)
+            calls: CALLS.map(|result| {
+                counter!("circuit_breaker_calls_total", "service" => service(), "result" => result.as_str())
             }),
             attempts_failed: counter!("retry_attempts_total", "service" => service(), "success" => "false"),
             attempts_succeeded: counter!("retry_attempts_total", "service" => service(), "success" => "true"),
@@ -75,11 +81,7 @@ impl Observe for Metrics {
     fn event(&self, _: &str, event: &Event) {
         let handles = self.handles.get_or_init(|| Handles::register(&self.service));
         match event {
-            Event::Call(result) => {
-                if let Some((_, counter)) = handles.calls.iter().find(|(of, _)| of == result) {
-                    counter.increment(1);
-                }
-            }
+            Event::Call(result) => handles.calls[place(*result)].increment(1),
             Event::Circuit { to, .. } => handles.state.set(match to {
                 CircuitState::Closed => 0.0,
                 CircuitState::HalfOpen => 1.0,
@@ -104,6 +106,11 @@ mod tests {
     use crate::observe::CircuitCause;
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
     use std::collections::HashMap;
+
+    #[test]
+    fn each_result_has_a_counter_of_its_own() {
+        assert!(CALLS.iter().enumerate().all(|(at, result)| place(*result) == at));
+    }
 
     #[test]
     fn events_become_the_documented_metrics() {
