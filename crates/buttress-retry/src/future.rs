@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use crate::pause::Pause;
 use crate::session::Facts;
-use crate::shared::{Core, Judgement, Log};
+use crate::shared::{Core, Judgement, Log, Settings};
 
 pin_project! {
     /// The response of a [`Retry`](crate::Retry).
@@ -85,30 +85,37 @@ where
         } else {
             (core.replay.once(request), None)
         };
-        let mut log = Log::default();
-        let held = settings.held(&mut log, key, facts).and_then(|held| match held {
-            None => Ok(None),
-            Some(delay) => Ok(Some(Timer::at(after(Instant::now(), delay))?)),
-        });
-        let state = match held {
+        let held = if settings.gate.is_some() { held_first(settings, key, facts) } else { Ok(None) };
+        let (state, log) = match held {
             Ok(None) => {
-                settings.attempt_begins(&mut log);
-                State::Attempt { attempt: inner.call(request) }
+                let log = Log { started: settings.attempt_start(), session: None };
+                (State::Attempt { attempt: inner.call(request) }, log)
             }
             held => {
                 // Others may have use for what this instance has reserved.
                 let service = inner.clone();
                 *inner = service.clone();
                 match held {
-                    Ok(Some(timer)) => {
-                        State::Pause { pause: Box::pin(Pause::new(timer, None, service, request)) }
+                    Ok(Some((timer, log))) => {
+                        let pause = Box::pin(Pause::new(timer, None, service, request));
+                        (State::Pause { pause }, log)
                     }
                     Ok(None) => unreachable!("it was called"),
-                    Err(error) => State::Failed { error: Some(error) },
+                    Err(error) => (State::Failed { error: Some(error) }, Log::default()),
                 }
             }
         };
         Self { state, call: Call { core: Arc::clone(core), saved, log, facts, key } }
+    }
+}
+
+/// How long the rate gate holds a first attempt back.
+#[cold]
+fn held_first(settings: &Settings, key: u64, facts: Facts) -> Result<Option<(Timer, Log)>, BoxError> {
+    let mut log = Log::default();
+    match settings.held(&mut log, key, facts)? {
+        None => Ok(None),
+        Some(delay) => Ok(Some((Timer::at(after(Instant::now(), delay))?, log))),
     }
 }
 
@@ -124,7 +131,26 @@ type PauseOf<S, P, R, Req> = Pause<
 >;
 
 impl<S, P, R, Saved> Call<S, P, R, Saved> {
+    #[inline]
     fn after_attempt<Req>(
+        &mut self,
+        outcome: Result<S::Response, BoxError>,
+        verdict: Verdict,
+    ) -> After<S, P, R, Req>
+    where
+        S: Service<R::Request> + Clone,
+        R: Replay<Req, Saved = Saved>,
+        P: Classify<S::Response> + Carry<R::Request> + Carry<S::Response> + Discard<S::Response>,
+    {
+        if verdict.is_failure() {
+            return self.after_failure(outcome, verdict);
+        }
+        self.core.settings.good(&self.log, verdict);
+        Err(outcome.map(|response| self.annotated(response)))
+    }
+
+    #[cold]
+    fn after_failure<Req>(
         &mut self,
         outcome: Result<S::Response, BoxError>,
         verdict: Verdict,
@@ -248,7 +274,7 @@ where
                         Err(refused) => return Poll::Ready(Err(this.call.refused(refused))),
                     }
                     let called = ready!(pause.as_mut().poll_call(cx));
-                    core.settings.attempt_begins(&mut this.call.log);
+                    this.call.log.started = core.settings.attempt_start();
                     match called {
                         Ok(attempt) => {
                             this.state.set(State::Attempt { attempt });

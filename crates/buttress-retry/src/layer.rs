@@ -134,7 +134,7 @@ impl<P, R> RetryLayer<P, R> {
                 Timer::at(after(Instant::now(), delay))?.await;
             }
             if log.session.is_some() {
-                settings.attempt_begins(&mut log);
+                log.started = settings.attempt_start();
             }
             let outcome = action().await.map_err(Into::into);
             let verdict = self.policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));

@@ -67,14 +67,25 @@ impl Settings {
         Self { name, config, mode, observer: Observer::default(), gate }
     }
 
-    /// Notes the beginning of an attempt, if anybody is to be told how long it takes.
+    /// When an attempt that begins now begins, if anybody is to be told how long it takes.
     #[inline]
-    pub(crate) fn attempt_begins(&self, log: &mut Log) {
-        log.started = self.observer.is_set().then(Instant::now);
+    pub(crate) fn attempt_start(&self) -> Option<Instant> {
+        self.observer.is_set().then(Instant::now)
+    }
+
+    /// Takes note of an attempt that did not fail.
+    #[inline]
+    pub(crate) fn good(&self, log: &Log, verdict: Verdict) {
+        if self.mode.get() == Mode::Off {
+            return;
+        }
+        if verdict != Verdict::Ignored {
+            self.config.budget.success(log.session.as_ref().and_then(|session| session.paid));
+        }
+        self.report_attempt(log, log.attempts(), verdict, Severity::Information);
     }
 
     /// Judges the outcome of an attempt; `copy` is asked for another copy of the request if there is to be a retry.
-    #[inline]
     pub(crate) fn judge<C>(
         &self,
         log: &mut Log,
@@ -82,18 +93,14 @@ impl Settings {
         facts: Facts,
         copy: impl FnOnce() -> Option<C>,
     ) -> Judgement<C> {
-        let mode = self.mode.get();
-        if mode == Mode::Off {
-            return Judgement::Final;
-        }
         if !verdict.is_failure() {
-            if verdict != Verdict::Ignored {
-                self.config.budget.success(log.session.as_ref().and_then(|session| session.paid));
-            }
-            self.report_attempt(log, log.attempts(), verdict, Severity::Information);
+            self.good(log, verdict);
             return Judgement::Final;
         }
-        self.judge_failure(log, verdict, facts, mode == Mode::Observe, copy)
+        match self.mode.get() {
+            Mode::Off => Judgement::Final,
+            mode => self.judge_failure(log, verdict, facts, mode == Mode::Observe, copy),
+        }
     }
 
     #[cold]
