@@ -32,6 +32,24 @@ impl Limit {
     fn limit(&self) -> Duration {
         self.deadline.map_or(self.settings.limit, |(_, limit)| limit)
     }
+
+    /// The error of a call that still waits when its time is over.
+    fn poll(&self, countdown: &mut Countdown, cx: &mut Context<'_>) -> Poll<BoxError> {
+        let settings = &self.settings;
+        let deadline = || match self.deadline {
+            Some((deadline, _)) => deadline,
+            None => after(Instant::now(), settings.limit),
+        };
+        let enforced = match ready!(countdown.poll(cx, &settings.mode, deadline)) {
+            Ok(enforced) => enforced,
+            Err(no_timer) => return Poll::Ready(no_timer.into()),
+        };
+        settings.observer.emit(&settings.name, || Event::Elapsed { limit: self.limit(), enforced });
+        if !enforced {
+            return Poll::Pending;
+        }
+        Poll::Ready(Box::new(Elapsed::new(Arc::clone(&settings.name), self.limit())))
+    }
 }
 
 pin_project! {
@@ -78,22 +96,10 @@ where
             StateProj::Refused { error } => {
                 error.take().expect("a future is not polled again after it was ready")
             }
-            StateProj::Calling { inner, limit, countdown } => {
-                if let Poll::Ready(outcome) = inner.poll(cx) {
-                    return Poll::Ready(outcome.map_err(Into::into));
-                }
-                let settings = &limit.settings;
-                let deadline = || match limit.deadline {
-                    Some((deadline, _)) => deadline,
-                    None => after(Instant::now(), settings.limit),
-                };
-                let enforced = ready!(countdown.poll(cx, &settings.mode, deadline))?;
-                settings.observer.emit(&settings.name, || Event::Elapsed { limit: limit.limit(), enforced });
-                if !enforced {
-                    return Poll::Pending;
-                }
-                Box::new(Elapsed::new(Arc::clone(&settings.name), limit.limit()))
-            }
+            StateProj::Calling { inner, limit, countdown } => match inner.poll(cx) {
+                Poll::Ready(outcome) => return Poll::Ready(outcome.map_err(Into::into)),
+                Poll::Pending => ready!(limit.poll(countdown, cx)),
+            },
         };
         // The call inside is dropped now, and not only with this future.
         this.state.set(State::Refused { error: None });
