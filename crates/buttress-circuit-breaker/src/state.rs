@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use buttress_core::Reason;
-use buttress_core::clock::{LazyNow, nanos};
+use buttress_core::clock::LazyNow;
 use buttress_core::observe::{CircuitCause, CircuitState};
 
-use crate::config::{Abandoned, Config, ProbeExpiry, RateRule, Recovery};
+use crate::config::{Abandoned, Config, ProbeExpiry, RateRule};
+use crate::probing::Probing;
 use crate::window::{Mark, Tally, Totals, Window};
 
 /// The windows' lock-free halves; made together with the [`Machine`].
@@ -41,17 +42,6 @@ struct Cold {
     probing: Probing,
     /// Results that did not vote.
     stale: u64,
-}
-
-/// The probes of the current, or else of the last, half-open state.
-#[derive(Debug, Default)]
-struct Probing {
-    /// Those under way: number and the end of the lease.
-    under_way: Vec<(NonZeroU32, u64)>,
-    last: Option<NonZeroU32>,
-    calls: u32,
-    failed: u32,
-    slow: u32,
 }
 
 /// How a call may go on.
@@ -209,10 +199,7 @@ impl Machine {
                 Some(self.go(State::HalfOpen { reopens }, CircuitCause::OpenTimeOver))
             }
             State::HalfOpen { .. } => {
-                let probing = &mut self.cold().probing;
-                let before = probing.under_way.len();
-                probing.under_way.retain(|probe| probe.1 >= now);
-                if probing.under_way.len() == before {
+                if !self.cold().probing.expire(now) {
                     return None;
                 }
                 match config.on_probe_expiry {
@@ -252,8 +239,8 @@ impl Machine {
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
         let change = probe.and_then(|_| self.tick(config, tallies, false, now.get()));
-        if let Some(at) = self.cold.as_ref().and_then(|cold| cold.probing.place(probe)) {
-            self.cold().probing.under_way.swap_remove(at);
+        if let Some(cold) = &mut self.cold {
+            cold.probing.release(probe);
         }
         change
     }
@@ -319,7 +306,7 @@ impl Machine {
             }
             State::HalfOpen { .. } => match self.tick(config, tallies, false, now.get()) {
                 Some(change) => (false, Some(change)),
-                None if self.cold().probing.place(probe).is_none() => (false, None),
+                None if !self.cold().probing.is_under_way(probe) => (false, None),
                 None => {
                     let slow = Ended { slow: true, probe, ..Ended::new(Outcome::Good) };
                     let (vote, change) = self.record_probe(config, tallies, slow);
@@ -357,33 +344,10 @@ impl Machine {
 
     fn record_probe(&mut self, config: &Config, tallies: &Tallies, ended: Ended) -> (Vote, Option<Change>) {
         let probing = &mut self.cold().probing;
-        let Some(at) = probing.place(ended.probe) else {
+        if !probing.release(ended.probe) {
             return (self.record_stale(), None);
-        };
-        probing.under_way.swap_remove(at);
-        let failed = match ended.outcome {
-            Outcome::Ignored => return (Vote::Counted, None),
-            Outcome::AbandonedUnlessSuccess if probing.calls > probing.failed => {
-                return (Vote::Counted, None);
-            }
-            Outcome::Good => false,
-            Outcome::Failed | Outcome::AbandonedUnlessSuccess => true,
-        };
-        probing.calls += 1;
-        probing.failed += u32::from(failed);
-        probing.slow += u32::from(ended.slow);
-        let Probing { calls, failed, slow, .. } = *probing;
-        let recovered = match config.recovery {
-            Recovery::Successes(_) if failed > 0 || slow > 0 => false,
-            Recovery::Successes(threshold) if calls >= threshold => true,
-            Recovery::Ratio { calls: judged, at_least } if calls >= judged => {
-                let too_slow = config
-                    .slow_calls
-                    .is_some_and(|(_, rule)| rule.at_least.reached(slow.into(), calls.into()));
-                !at_least.reached(failed.into(), calls.into()) && !too_slow
-            }
-            _ => return (Vote::Counted, None),
-        };
+        }
+        let Some(recovered) = probing.judge(config, ended) else { return (Vote::Counted, None) };
         let change = if recovered {
             self.close(tallies, CircuitCause::ProbesSucceeded)
         } else {
@@ -471,34 +435,4 @@ impl Machine {
 
 impl State {
     const CLOSED: Self = Self::Closed { failures: 0, any_success: false };
-}
-
-impl Probing {
-    fn reset(&mut self) {
-        // Numbers go on, so that a probe of an earlier half-open state is never taken for one of this.
-        *self = Self { last: self.last, ..Self::default() };
-    }
-
-    fn place(&self, probe: Option<NonZeroU32>) -> Option<usize> {
-        self.under_way.iter().position(|under_way| Some(under_way.0) == probe)
-    }
-
-    fn has_room(&self, config: &Config) -> bool {
-        let under_way = self.under_way.len();
-        let judged = match config.recovery {
-            Recovery::Successes(_) => usize::MAX,
-            Recovery::Ratio { calls, .. } => calls as usize,
-        };
-        under_way < config.probes as usize && under_way + (self.calls as usize) < judged
-    }
-
-    fn start(&mut self, config: &Config, now: u64) -> Option<NonZeroU32> {
-        if !self.has_room(config) {
-            return None;
-        }
-        let number = self.last.and_then(|last| last.checked_add(1)).unwrap_or(NonZeroU32::MIN);
-        self.last = Some(number);
-        self.under_way.push((number, now.saturating_add(nanos(config.lease()))));
-        Some(number)
-    }
 }

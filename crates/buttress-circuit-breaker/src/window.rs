@@ -274,7 +274,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Ratio;
+    use crate::ratio::Ratio;
     use proptest::prelude::*;
     use std::time::Duration;
 
