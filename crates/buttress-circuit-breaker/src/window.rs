@@ -205,16 +205,19 @@ impl Window {
             },
             (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
                 let current = width.period(now);
-                let live = |period: u64| period <= current && current - period < BUCKETS;
-                let totals = totals.iter().map(|bucket| bucket.load(Ordering::Relaxed));
                 // The upper half of a word holds the lower half of the period.
-                let calls = totals
-                    .filter(|word| (current as u32).wrapping_sub((word >> 32) as u32) < BUCKETS as u32)
-                    .map(|word| word & COUNT)
-                    .sum();
-                let marked = buckets.iter().filter(|bucket| live(bucket.0));
-                let (bad, abandoned) = marked
-                    .fold((0, 0), |sum, bucket| (sum.0 + u64::from(bucket.1), sum.1 + u64::from(bucket.2)));
+                let live = |period: u32| (current as u32).wrapping_sub(period) < BUCKETS as u32;
+                let (mut calls, mut bad, mut abandoned) = (0, 0, 0);
+                for (word, marked) in totals.iter().zip(buckets.iter()) {
+                    let word = word.load(Ordering::Relaxed);
+                    let period = (word >> 32) as u32;
+                    calls += if live(period) { word & COUNT } else { 0 };
+                    // Who read the clock before somebody else took the bucket over finds neither its calls nor these.
+                    if marked.0 as u32 == period && current.wrapping_sub(marked.0) < BUCKETS {
+                        bad += u64::from(marked.1);
+                        abandoned += u64::from(marked.2);
+                    }
+                }
                 (calls, bad, abandoned)
             }
             _ => unreachable!("a window and its tally are made of one rule"),
@@ -314,6 +317,16 @@ mod tests {
             assert_eq!(window.totals(&tally, now).bad, window.totals(&tally, now).calls, "idle {idle} s");
             now += idle * SECOND;
         }
+    }
+
+    #[test]
+    fn a_bucket_that_was_taken_over_takes_its_bad_calls_along() {
+        let (tally, mut window) = window(Span::Time(Duration::from_secs(10)));
+        window.record(&tally, Mark::Bad, 0);
+        window.record(&tally, Mark::Good, 5 * SECOND);
+        assert!(tally.good(|| 10 * SECOND));
+        // Asked by somebody who read the clock a second ago.
+        assert_eq!(window.totals(&tally, 9 * SECOND), Totals { calls: 1, bad: 0 });
     }
 
     #[test]
