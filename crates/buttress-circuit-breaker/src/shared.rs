@@ -57,22 +57,32 @@ pub(crate) struct Breaker {
 #[derive(Debug)]
 struct Aside {
     tallies: Tallies,
-    /// The task that ends the open time of an eager circuit.
-    waker: Mutex<Option<AbortHandle>>,
+    waker: Mutex<Waker>,
 }
 
-impl Aside {
-    fn replace_waker(&self, waker: Option<AbortHandle>) {
-        let old = std::mem::replace(&mut *self.waker.lock().unwrap_or_else(PoisonError::into_inner), waker);
+/// Ends the open time of an eager circuit.
+#[derive(Debug, Default)]
+struct Waker {
+    /// Of which the task is, or would be.
+    generation: u32,
+    task: Option<AbortHandle>,
+}
+
+impl Waker {
+    /// Takes the task of this generation, unless that of a later one came first.
+    fn replace(&mut self, generation: u32, task: Option<AbortHandle>) {
+        let is_late = generation.wrapping_sub(self.generation) > u32::MAX / 2;
+        let old = if is_late { task } else { std::mem::replace(&mut self.task, task) };
+        self.generation = if is_late { self.generation } else { generation };
         if let Some(old) = old {
             old.abort();
         }
     }
 }
 
-impl Drop for Aside {
+impl Drop for Waker {
     fn drop(&mut self) {
-        self.replace_waker(None);
+        self.replace(self.generation, None);
     }
 }
 
@@ -359,6 +369,8 @@ impl Holder {
 
     /// Takes the result of a good call that was neither slow nor a probe, as far as that takes no lock: whether the
     /// windows over failures and over slow calls have it.
+    ///
+    /// What ends while an operator closes a closed circuit may be in the new windows, as if it had begun a moment later.
     #[inline]
     pub(crate) fn record_good(&self, token: u64, now: &mut LazyNow<'_>) -> (bool, bool) {
         let gate = self.gate.load(Acquire);
@@ -430,7 +442,9 @@ impl Holder {
         if let Some(change) = change {
             // Before observers hear of it: they may change the state themselves.
             if let (true, Some(aside)) = (settings.config.eager, &self.aside) {
-                aside.replace_waker(change.open_for.and_then(|_| self.wake()));
+                let task = change.open_for.and_then(|_| self.wake());
+                let mut waker = aside.waker.lock().unwrap_or_else(PoisonError::into_inner);
+                waker.replace((gate >> 32) as u32, task);
             }
             settings.outbox.deliver(&settings.observer, &settings.name);
         }
