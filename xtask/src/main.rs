@@ -2,6 +2,7 @@
 
 mod bench;
 mod layering;
+mod loom;
 mod run;
 mod tools;
 
@@ -15,6 +16,8 @@ cargo xtask <command>
 
   test    runs all tests: unit, integration, documentation, README
   check   formatting, lints, documentation, each feature alone, the layering rule, licences and bans, warnings denied
+  loom    tries what threads share under their interleavings: the circuit, its windows, observers' queue, budgets
+          (a minute or two the first time; LOOM_MAX_PREEMPTIONS says how thoroughly, default 3)
   bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
         ["check"] => check(),
+        ["loom"] => loom::run(),
         ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
         ["bench", "instructions"] => bench::instructions(),
         ["storm"] => storm(None),

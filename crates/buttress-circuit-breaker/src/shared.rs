@@ -2,14 +2,15 @@
 //! machine behind a lock for the rest.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use buttress_core::clock::{Clock, LazyNow, nanos};
 use buttress_core::observe::{CallResult, CircuitState, Event, Observer, Outbox};
+use buttress_core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use buttress_core::sync::{Mutex, MutexGuard};
 use buttress_core::{BoxError, Mode, Reason, Refused, Timer};
 use tokio::task::AbortHandle;
 
@@ -189,7 +190,8 @@ impl Breaker {
         }
         let generation = (gate & GENERATION).wrapping_add(1 << 32);
         let gate = generation | gate & (MODE | WINDOWED) | clean | state_bits(change.to);
-        self.gate.store(gate, Release);
+        // Not a store: loom has no total order of stores and what other threads add meanwhile.
+        self.gate.swap(gate, Release);
         (result, Some(change), gate)
     }
 
@@ -494,6 +496,9 @@ impl WeakHolder {
         }
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+mod loom_models;
 
 #[cfg(test)]
 mod tests {

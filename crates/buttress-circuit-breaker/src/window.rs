@@ -1,8 +1,7 @@
 //! Windows over recent calls: what is written without a lock while nothing bad is in them, and what is not.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use buttress_core::clock::nanos;
+use buttress_core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{RateRule, Window as Span};
 
@@ -228,11 +227,13 @@ impl Window {
         match (self, tally) {
             (Self::Calls(ring), Tally::Calls { good, .. }) => {
                 ring.clear();
-                good.store(0, Ordering::Relaxed);
+                good.swap(0, Ordering::Relaxed);
             }
             (Self::Time(buckets), Tally::Time { buckets: totals, .. }) => {
                 **buckets = Default::default();
-                totals.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+                for bucket in totals.iter() {
+                    bucket.swap(0, Ordering::Relaxed);
+                }
             }
             _ => unreachable!("a window and its tally are made of one rule"),
         }
@@ -273,6 +274,9 @@ impl Ring {
         }
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+mod loom_models;
 
 #[cfg(test)]
 mod tests {

@@ -56,6 +56,8 @@ pub mod observe;
 mod refused;
 mod rng;
 mod strategy;
+#[doc(hidden)]
+pub mod sync;
 mod timer;
 mod verdict;
 mod watch;

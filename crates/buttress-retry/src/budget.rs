@@ -1,10 +1,11 @@
 //! How many retries may be made at all, whatever each single call would like.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use buttress_core::sync::Mutex;
+use buttress_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use buttress_core::{Clock, ConfigError, Kind};
 
 /// Limits retries to a share of what succeeds, so that they cannot bring a struggling dependency down.
@@ -391,6 +392,9 @@ impl Adaptive {
         f(&mut ledger)
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+mod loom_models;
 
 #[cfg(test)]
 mod model;

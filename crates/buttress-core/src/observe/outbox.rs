@@ -1,7 +1,8 @@
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::{Event, Observer};
+use crate::sync::{Mutex, MutexGuard};
 
 /// No more than this many events wait for a slow observer; the oldest go first.
 const CAPACITY: usize = 1024;
@@ -61,6 +62,9 @@ impl Queue {
         }
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+mod loom_models;
 
 #[cfg(test)]
 mod tests {
