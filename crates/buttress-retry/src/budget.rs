@@ -1,12 +1,14 @@
 //! How many retries may be made at all, whatever each single call would like.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_core::sync::Mutex;
 use buttress_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use buttress_core::{Clock, ConfigError, Kind};
+use buttress_core::{ConfigError, Kind};
+
+mod adaptive;
+use adaptive::Adaptive;
 
 /// Limits retries to a share of what succeeds, so that they cannot bring a struggling dependency down.
 ///
@@ -292,104 +294,6 @@ impl Bucket {
 
     fn take_up_to(&self, amount: u64) {
         let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some(tokens.saturating_sub(amount)));
-    }
-}
-
-/// A bucket whose size follows the traffic: a success is one relaxed add, everything else waits until a retry asks, or
-/// for every 256th success.
-#[derive(Debug)]
-struct Adaptive {
-    successes: AtomicU64,
-    /// Millionths of a token per success.
-    share: u64,
-    burst: Duration,
-    at_least: u64,
-    clock: Clock,
-    ledger: Mutex<Ledger>,
-}
-
-#[derive(Debug)]
-struct Ledger {
-    tokens: u64,
-    /// Successes that have been credited.
-    credited: u64,
-    /// Successes per second, as an average over the last ten seconds or so, and what it was computed from.
-    rate: f64,
-    rated: u64,
-    rated_at: u64,
-    /// Until when time has been turned into tokens.
-    trickled_at: u64,
-}
-
-/// While fewer are in hand than there should be at least, one token comes in this time.
-const TRICKLE_NANOS: u64 = 60_000_000_000;
-
-/// The average forgets with this time constant.
-const MEMORY_SECS: f64 = 10.0;
-
-impl Adaptive {
-    fn new(share: u64, burst: Duration, at_least: u32) -> Self {
-        let at_least = u64::from(at_least) * TOKEN;
-        let ledger =
-            Ledger { tokens: at_least, credited: 0, rate: 0.0, rated: 0, rated_at: 0, trickled_at: 0 };
-        let clock = Clock::start();
-        Self { successes: AtomicU64::new(0), share, burst, at_least, clock, ledger: Mutex::new(ledger) }
-    }
-
-    #[inline]
-    fn success(&self) {
-        if self.successes.fetch_add(1, Relaxed) % 256 == 255 {
-            self.settled(|_| ());
-        }
-    }
-
-    fn pay(&self, rehearse: bool) -> Option<Paid> {
-        self.settled(|ledger| {
-            let left = ledger.tokens.checked_sub(TOKEN)?;
-            if !rehearse {
-                ledger.tokens = left;
-            }
-            Some(Paid(TOKEN))
-        })
-    }
-
-    fn tokens(&self) -> f64 {
-        self.settled(|ledger| ledger.tokens as f64 / TOKEN as f64)
-    }
-
-    /// Turns time into tokens, whole ones, as long as there are fewer than there should be at least.
-    fn trickle(&self, ledger: &mut Ledger, now: u64) {
-        let periods = now.saturating_sub(ledger.trickled_at) / TRICKLE_NANOS;
-        if ledger.tokens < self.at_least {
-            ledger.tokens = ledger.tokens.saturating_add(periods.saturating_mul(TOKEN)).min(self.at_least);
-            ledger.trickled_at += periods * TRICKLE_NANOS;
-        }
-        // Time for which there were enough buys nothing.
-        if ledger.tokens >= self.at_least {
-            ledger.trickled_at = now;
-        }
-    }
-
-    /// Credits what has succeeded, and cuts the rest to the burst.
-    #[cold]
-    fn settled<T>(&self, f: impl FnOnce(&mut Ledger) -> T) -> T {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let successes = self.successes.load(Relaxed);
-        let now = self.clock.now();
-        let elapsed = now.saturating_sub(ledger.rated_at) as f64 / 1e9;
-        // A shorter interval than this says nothing about a rate.
-        if elapsed >= 0.001 {
-            let recent = successes.wrapping_sub(ledger.rated) as f64 / elapsed;
-            let keep = (-elapsed / MEMORY_SECS).exp();
-            ledger.rate = ledger.rate * keep + recent * (1.0 - keep);
-            (ledger.rated, ledger.rated_at) = (successes, now);
-        }
-        let credit = successes.wrapping_sub(ledger.credited).saturating_mul(self.share);
-        ledger.credited = successes;
-        let burst = (ledger.rate * self.burst.as_secs_f64() * TOKEN as f64) as u64;
-        ledger.tokens = ledger.tokens.saturating_add(credit).min(burst.max(self.at_least));
-        self.trickle(&mut ledger, now);
-        f(&mut ledger)
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use buttress_core::observe::{CircuitState::*, observe_fn};
 use buttress_core::sync::model;
 use buttress_core::sync::thread::{self, JoinHandle};
-use buttress_core::{Kind, Settle, Verdict};
+use buttress_core::{Kind, Reason, Settle, Verdict};
 
 use super::*;
 use crate::config::{Abandoned, Trip, Window};
 use crate::handle::CircuitBreakerHandle;
+use crate::permit::Permit;
 use crate::ratio::Ratio;
 
 const FAILURE: Verdict = Verdict::failure(Kind::Transient);
