@@ -6,6 +6,7 @@
 //! * [`HttpWatch`] lets a breaker learn from a response's body, too.
 //! * [`HttpCapture`] stores responses and gives them back.
 //! * [`BodyDeadlineLayer`] bounds the time until a body's end.
+//! * `Problem` (feature `problem`) is what a server answers when a call of its own has failed.
 //!
 //! # When to use it, and when not
 //!
@@ -51,6 +52,8 @@ mod capture;
 mod carry;
 mod discard;
 mod hint;
+#[cfg(feature = "problem")]
+mod problem;
 mod recording;
 mod replay;
 mod replay_body;
@@ -63,6 +66,8 @@ pub use capture::{Answer, HttpCapture, Incomplete, Recording, StoredResponse};
 pub use carry::{RequestExt, ResponseExt};
 pub use discard::Drain;
 pub use hint::{grpc_pushback, hint, retry_after};
+#[cfg(feature = "problem")]
+pub use problem::Problem;
 pub use replay::{HttpReplay, Saved};
 pub use replay_body::{ReplayBody, ReplayError};
 pub use status::{Http, Vendor};

@@ -127,6 +127,8 @@ pub use buttress_core::{
 };
 pub use buttress_deadline as deadline;
 pub use buttress_http as http;
+#[cfg(feature = "problem")]
+pub use buttress_http::Problem;
 pub use buttress_http::{RequestExt, ResponseExt};
 pub use buttress_retry as retry;
 pub use explain::{Explanation, Warning};
