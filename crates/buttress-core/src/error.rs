@@ -49,6 +49,8 @@ pub fn own_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
             Some(Verdict::failure(Kind::Refused).with_hint(hint))
         } else if error.is::<Elapsed>() {
             Some(Verdict::failure(Kind::Timeout))
+        } else if let Some(judged) = error.downcast_ref::<Judged>() {
+            Some(judged.verdict)
         } else if error.is::<NoTimer>() {
             // Says nothing about the dependency.
             Some(Verdict::Ignored)
@@ -90,6 +92,56 @@ impl fmt::Display for Elapsed {
 }
 
 impl Error for Elapsed {}
+
+/// A client's error with its meaning, from a leaf that knows its client's errors better than a classifier can: which of
+/// them are time-outs, which say nothing about the dependency.
+///
+/// ```
+/// use buttress_core::{Judged, Kind, Verdict, own_verdict};
+///
+/// let error = Judged::new(Verdict::failure(Kind::Timeout), "a time-out by another name");
+/// assert_eq!(own_verdict(&error), Some(Verdict::failure(Kind::Timeout)));
+/// assert_eq!(error.into_inner().to_string(), "a time-out by another name");
+/// ```
+#[derive(Debug)]
+pub struct Judged {
+    verdict: Verdict,
+    source: BoxError,
+}
+
+impl Judged {
+    /// This error, which means this.
+    pub fn new(verdict: Verdict, error: impl Into<BoxError>) -> Self {
+        Self { verdict, source: error.into() }
+    }
+
+    /// What it means.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The client's error.
+    pub fn into_inner(self) -> BoxError {
+        self.source
+    }
+}
+
+impl fmt::Display for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.verdict {
+            Verdict::Failure { kind, .. } => write!(f, "the client failed ({})", kind.as_str()),
+            Verdict::Success | Verdict::Rejected | Verdict::Ignored => {
+                f.write_str("the client could not make the request")
+            }
+        }
+    }
+}
+
+impl Error for Judged {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
 
 /// A retry gave up; [`source`](Error::source) is the error of its last attempt.
 #[derive(Debug)]
@@ -256,6 +308,7 @@ mod tests {
         let refusal = Verdict::failure(Kind::Refused).with_hint(Hint::RetryAfter(Duration::from_secs(3)));
         assert_eq!(own_verdict(&refused()), Some(refusal));
         assert_eq!(own_verdict(&NoTimer::new()), Some(Verdict::Ignored));
+        assert_eq!(own_verdict(&Judged::new(Verdict::Rejected, refused())), Some(Verdict::Rejected));
         assert_eq!(own_verdict(&io::Error::other("x")), None);
     }
 

@@ -65,7 +65,7 @@ mod watch;
 pub use backoff::{Backoff, Delays};
 pub use classify::{Classify, ClassifyFn, ErrorRef, ErrorsAreFailures, classify_fn, error_verdict};
 pub use clock::{Clock, NoTimer};
-pub use error::{BoxError, ConfigError, Elapsed, Exhausted, Stop, chain, find, own_verdict};
+pub use error::{BoxError, ConfigError, Elapsed, Exhausted, Judged, Stop, chain, find, own_verdict};
 pub use jitter::Jitter;
 pub use mode::{Mode, ModeCell};
 pub use observe::{Event, Observe, Observer, observe_fn};
