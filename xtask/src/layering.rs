@@ -36,6 +36,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "buttress-store",
         ],
     ),
+    ("buttress-reqwest", &["buttress"]),
+    ("buttress-aws", &["buttress"]),
 ];
 
 /// What no library may depend on: `tower` itself is for tests.

@@ -1,0 +1,35 @@
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::time::Duration;
+
+use buttress::core::Backoff;
+use buttress::retry::{Budget, Config};
+use buttress::{HttpBuilder, HttpLayer};
+use buttress_reqwest::StackMiddleware;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+
+/// Five retries without a wait to speak of.
+pub(crate) fn fast() -> Config {
+    let backoff = Backoff::exponential(Duration::from_millis(20), 2.0, Duration::from_millis(40)).unwrap();
+    Config::background().backoff(backoff).budget(Budget::unlimited())
+}
+
+pub(crate) fn stack() -> HttpBuilder {
+    buttress::http("api").total(Duration::from_secs(20)).attempt(Duration::from_millis(400)).retry(fast())
+}
+
+pub(crate) fn client(builder: &HttpBuilder) -> (ClientWithMiddleware, HttpLayer) {
+    let layer = builder.clone().build().unwrap();
+    (ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::new(&layer)).build(), layer)
+}
+
+/// Waits until the server has noticed.
+pub(crate) async fn until(noticed: impl Fn() -> bool) {
+    for _ in 0..200 {
+        if noticed() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it was not noticed within two seconds");
+}
