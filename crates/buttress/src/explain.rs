@@ -12,6 +12,7 @@ use buttress_core::clock::Seconds;
 pub struct Explanation {
     name: Arc<str>,
     layers: Vec<(&'static str, String)>,
+    attempts: u32,
     warnings: Vec<Warning>,
 }
 
@@ -42,8 +43,33 @@ impl Explanation {
     /// | `B005` | no rule opens the circuit |
     /// | `B006` | a call is never slow before it times out |
     /// | `B007` | the attempts of a single call can open the circuit, which ends that call |
+    /// | `B008` | what stands above retries too, so that the attempts multiply; see [`beneath`](Explanation::beneath) |
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
+    }
+
+    /// The same stack beneath something that makes up to so many attempts by itself, such as an SDK: a warning (`B008`) if
+    /// both retry.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), buttress::ConfigError> {
+    /// let stack = buttress::http("sqs").aws().build()?;
+    /// let explanation = stack.explain().clone().beneath("AWS's SDK", 3);
+    /// assert_eq!(explanation.warnings()[0].code, "B008");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn beneath(mut self, retrier: &str, attempts: u32) -> Self {
+        if attempts > 1 && self.attempts > 1 {
+            let all = attempts.saturating_mul(self.attempts);
+            let message = format!(
+                "{retrier} makes up to {attempts} attempts, and this retry up to {} of each: {all} in all; let only one of them retry",
+                self.attempts
+            );
+            self.warnings.push(Warning { code: "B008", message });
+        }
+        self
     }
 
     pub(crate) fn of(
@@ -62,7 +88,8 @@ impl Explanation {
             ("circuit breaker", breaker.to_string()),
             ("deadline (attempt)", format!("{} for each attempt", Seconds(attempt))),
         ];
-        Self { name: Arc::clone(name), layers, warnings: warnings(total, attempt, retry, breaker) }
+        let warnings = warnings(total, attempt, retry, breaker);
+        Self { name: Arc::clone(name), layers, attempts: retry.attempts(), warnings }
     }
 }
 
@@ -141,10 +168,13 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {layer:<18}  {does}")?;
         }
         write!(f, "  {:<18}  yours", "client")?;
-        for Warning { code, message } in &self.warnings {
-            write!(f, "\nwarning {code}: {message}")?;
-        }
-        Ok(())
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning {warning}"))
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
     }
 }
 
@@ -165,6 +195,23 @@ mod tests {
     ) -> Vec<&'static str> {
         let explanation = Explanation::of(&"x".into(), secs(total), secs(attempt), retry, breaker);
         explanation.warnings().iter().map(|warning| warning.code).collect()
+    }
+
+    #[test]
+    fn two_retries_on_one_path_multiply() {
+        let codes = |retries, above| {
+            let retry = buttress_retry::Config::user_facing().max_retries(retries);
+            let explanation = Explanation::of(&"x".into(), secs(20), secs(4), &retry, &Config::standard())
+                .beneath("the SDK", above);
+            explanation.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            codes(2, 3),
+            [
+                "B008: the SDK makes up to 3 attempts, and this retry up to 3 of each: 9 in all; let only one of them retry"
+            ]
+        );
+        assert_eq!((codes(0, 3), codes(2, 1)), (vec![], vec![]));
     }
 
     #[test]

@@ -59,6 +59,7 @@ enum Preset {
     Datadog,
     PagerDuty,
     Aws,
+    AwsSdk,
 }
 
 impl fmt::Debug for HttpBuilder {
@@ -82,7 +83,7 @@ impl Preset {
             Self::Background => (millis(600_000), millis(30_000)),
             Self::Datadog => (millis(30_000), millis(8000)),
             Self::PagerDuty => (millis(300_000), millis(10_000)),
-            Self::Aws => (millis(60_000), millis(15_000)),
+            Self::Aws | Self::AwsSdk => (millis(60_000), millis(15_000)),
         }
     }
 
@@ -100,13 +101,14 @@ impl Preset {
                 Config::background().max_retries(20).backoff(backoff).budget(budget).retry_refused(true)
             }
             Self::Aws => Config::aws_standard(),
+            Self::AwsSdk => Config::aws_standard().max_retries(0),
         }
     }
 
     fn breaker(self) -> buttress_circuit_breaker::Config {
         use buttress_circuit_breaker::Config;
         match self {
-            Self::UserFacing | Self::Datadog | Self::Aws => Config::standard(),
+            Self::UserFacing | Self::Datadog | Self::Aws | Self::AwsSdk => Config::standard(),
             // The attempts of one call must not open it.
             Self::Background => Config::high_traffic(),
             Self::PagerDuty => Config::high_traffic().open_for(millis(15_000)).success_threshold(1),
@@ -172,11 +174,18 @@ impl HttpBuilder {
     ///
     /// Where an operation is not idempotent and its request has no client token (sending to a queue, invoking a function),
     /// send it with [`with_max_retries(0)`](buttress_http::RequestExt::with_max_retries). Beneath an AWS SDK, which retries
-    /// by itself, switch this retry off: `.retry(Config::aws_standard().max_retries(0))`.
+    /// by itself, use [`aws_sdk`](HttpBuilder::aws_sdk).
     #[must_use]
     pub fn aws(self) -> Self {
         let replay = self.replay.every_method();
         Self { preset: Preset::Aws, replay, ..self }.vendor(Vendor::Aws)
+    }
+
+    /// AWS's APIs beneath an SDK of AWS's: as [`aws`](HttpBuilder::aws), but the SDK retries, which signs every attempt
+    /// anew, and this stack does not. For `buttress-aws`.
+    #[must_use]
+    pub fn aws_sdk(self) -> Self {
+        Self { preset: Preset::AwsSdk, ..self.aws() }
     }
 
     /// Understands this vendor's rate limits.
