@@ -109,12 +109,14 @@ fn check() -> Result<(), Failure> {
     let doc = cargo(["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
     layering::check()?;
-    // What is only compared with is not shipped.
+    // What is only compared with, or tested with, is not shipped.
     DENY.step([
         "--locked",
         "--all-features",
         "--exclude",
         "buttress-bench",
+        "--exclude",
+        "aws-tests",
         "check",
         "--hide-inclusion-graph",
         "licenses",
