@@ -117,6 +117,8 @@ fn check() -> Result<(), Failure> {
         "buttress-bench",
         "--exclude",
         "aws-tests",
+        "--exclude",
+        "clients-page",
         "check",
         "--hide-inclusion-graph",
         "licenses",
