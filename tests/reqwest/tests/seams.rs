@@ -198,6 +198,51 @@ async fn of_two_attempts_at_once_the_loser_is_dropped() {
     assert_eq!(server.calls(), 2);
 }
 
+/// Hangs the first time, and counts what is under way.
+#[derive(Clone, Default)]
+struct HangsOnce {
+    calls: Count,
+    under_way: Arc<()>,
+    most: Arc<Mutex<usize>>,
+}
+
+#[async_trait::async_trait]
+impl Middleware for HangsOnce {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let _guard = Arc::clone(&self.under_way);
+        {
+            let mut most = self.most.lock().unwrap();
+            *most = (*most).max(Arc::strong_count(&self.under_way) - IDLE);
+        }
+        let response = self.calls.handle(request, extensions, next).await;
+        if self.calls.get() == 1 {
+            std::future::pending::<()>().await;
+        }
+        response
+    }
+}
+
+/// The test's own and the client's.
+const IDLE: usize = 2;
+
+#[tokio::test]
+async fn an_attempt_that_is_given_up_is_gone_before_the_next_one_begins() {
+    let server = Server::start([]).await;
+    let beneath = HangsOnce::default();
+    let client = ClientBuilder::new(reqwest::Client::new())
+        .with(StackMiddleware::new(stack().build().unwrap()))
+        .with(beneath.clone())
+        .build();
+    let response = client.get(server.url()).send().await.unwrap();
+    assert_eq!((attempts(&response), *beneath.most.lock().unwrap()), (2, 1));
+    assert_eq!(Arc::strong_count(&beneath.under_way), IDLE);
+}
+
 struct Panics;
 
 #[async_trait::async_trait]
