@@ -68,9 +68,7 @@ impl Problem {
         let detail = match (refused, elapsed, exhausted) {
             (Some(refused), ..) => format!("`{}`: {}", refused.name(), refused.reason().as_str()),
             (_, Some(elapsed), _) => format!("`{}` did not answer in time", elapsed.name()),
-            (.., Some(exhausted)) => {
-                format!("`{}` failed {} times in a row", exhausted.name, exhausted.attempts)
-            }
+            (.., Some(exhausted)) => format!("`{}` failed", exhausted.name),
             _ => String::from("a service that this one depends on failed"),
         };
         Self { status, detail, retry_after }
