@@ -178,6 +178,13 @@ pub enum Event {
     },
     /// A layer other than a circuit breaker refused a request before it was sent.
     Refused(crate::Reason),
+    /// A chaos layer injected a fault.
+    Injected {
+        /// What kind of fault, as one lower-case word (`latency`, `lose_answer`).
+        fault: &'static str,
+        /// Whether it acts; `false` in [`Mode::Observe`](crate::Mode::Observe).
+        enforced: bool,
+    },
     /// So many events were lost because the observer is slower than the layer.
     Lost(u64),
 }

@@ -277,6 +277,13 @@ pub struct KeyBy<P, F> {
     key: F,
 }
 
+impl<P, F> KeyBy<P, F> {
+    /// The policy whose keys are replaced.
+    pub fn get_ref(&self) -> &P {
+        &self.policy
+    }
+}
+
 impl<P: fmt::Debug, F> fmt::Debug for KeyBy<P, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyBy").field("policy", &self.policy).finish_non_exhaustive()

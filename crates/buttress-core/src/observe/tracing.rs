@@ -54,6 +54,9 @@ impl Observe for Tracing {
                 warn!(target: "buttress", service, ?limit, enforced, "time limit passed")
             }
             Event::Refused(reason) => warn!(target: "buttress", service, reason = reason.as_str(), "refused"),
+            Event::Injected { fault, enforced } => {
+                warn!(target: "buttress", service, fault, enforced, "chaos")
+            }
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }
     }
