@@ -182,12 +182,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_window_counts_from_the_first_call_or_from_a_given_start() {
         let rules = vec![Rule::hang().within(Window::always().until(Duration::from_secs(5)))];
-        for start in [None, Some(Instant::now())] {
-            let plan = Arc::new(Plan::new(7, rules.clone(), start));
+        for given in [false, true] {
+            let plan = Arc::new(Plan::new(7, rules.clone(), given.then(Instant::now)));
             tokio::time::advance(Duration::from_secs(4)).await;
             assert!(plan.decide(|_| None, Instant::now).is_some());
             tokio::time::advance(Duration::from_secs(4)).await;
-            assert_eq!(plan.decide(|_| None, Instant::now).is_some(), start.is_none());
+            assert_eq!(plan.decide(|_| None, Instant::now).is_some(), !given);
         }
     }
 

@@ -77,19 +77,12 @@ impl fmt::Display for ToxicError {
         match self {
             Self::Exists(name) => write!(f, "there is a toxic `{name}` already; update or remove it, or use another name"),
             Self::NotFound(name) => write!(f, "there is no toxic `{name}`; add it first"),
-            Self::Invalid(_) => f.write_str("the toxic breaks a rule"),
+            Self::Invalid(error) => error.fmt(f),
         }
     }
 }
 
-impl Error for ToxicError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Invalid(error) => Some(error),
-            Self::Exists(_) | Self::NotFound(_) => None,
-        }
-    }
-}
+impl Error for ToxicError {}
 
 impl From<ConfigError> for ToxicError {
     fn from(error: ConfigError) -> Self {
