@@ -19,7 +19,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         [listen, upstream] => (listen, upstream, "127.0.0.1:8474"),
         [listen, upstream, control] => (listen, upstream, control.as_str()),
         _ => {
-            eprintln!("usage: toxic-proxy LISTEN UPSTREAM [CONTROL]\n  addresses such as 127.0.0.1:15432; CONTROL is 127.0.0.1:8474 by default");
+            eprintln!(
+                "usage: toxic-proxy LISTEN UPSTREAM [CONTROL]\n  addresses such as 127.0.0.1:15432; CONTROL is 127.0.0.1:8474 by default"
+            );
             std::process::exit(2);
         }
     };
@@ -33,7 +35,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let proxy = ToxicProxy::listen_with_seed(listen, upstream, schedule.seed()).await?;
     proxy.handle().replace(schedule.toxics("proxy").iter().cloned())?;
     let control = ControlServer::listen(control, [("proxy", proxy.handle())]).await?;
-    println!("{} -> {upstream}, controlled at http://{}/proxies/proxy", proxy.local_addr(), control.local_addr());
+    println!(
+        "{} -> {upstream}, controlled at http://{}/proxies/proxy",
+        proxy.local_addr(),
+        control.local_addr()
+    );
     tokio::signal::ctrl_c().await?;
     proxy.shutdown(Duration::from_secs(5)).await;
     Ok(())

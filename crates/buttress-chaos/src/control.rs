@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use buttress_core::ConfigError;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -102,7 +103,32 @@ async fn accept(listener: TcpListener, proxies: Arc<Proxies>) {
 }
 
 /// What was asked for, or why it cannot be.
-type Outcome = Result<Value, (StatusCode, String)>;
+type Outcome = Result<Value, Refusal>;
+
+struct Refusal(StatusCode, String);
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+impl From<ToxicError> for Refusal {
+    fn from(error: ToxicError) -> Self {
+        let status = match error {
+            ToxicError::Exists(_) => StatusCode::CONFLICT,
+            ToxicError::NotFound(_) => StatusCode::NOT_FOUND,
+            ToxicError::Invalid(_) => StatusCode::BAD_REQUEST,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
 
 async fn answer(
     request: Request<Incoming>,
@@ -110,7 +136,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, value) = match route(request, &proxies).await {
         Ok(value) => (StatusCode::OK, value),
-        Err((status, error)) => (status, json!({ "error": error })),
+        Err(Refusal(status, error)) => (status, json!({ "error": error })),
     };
     let mut response = Response::new(Full::from(format!("{value}\n")));
     *response.status_mut() = status;
@@ -124,12 +150,12 @@ const BODY: usize = 64 << 10;
 
 async fn route(request: Request<Incoming>, proxies: &Proxies) -> Outcome {
     let (head, body) = request.into_parts();
-    let bad = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, error.to_string());
+    let bad = |error: &dyn std::fmt::Display| Refusal(StatusCode::BAD_REQUEST, error.to_string());
     let body = Limited::new(body, BODY).collect().await.map_err(|error| bad(&error))?.to_bytes();
     let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();
     let proxy = |name: &str| {
         let known = || format!("there is no proxy `{name}`, only {:?}", proxies.keys().collect::<Vec<_>>());
-        proxies.get(name).ok_or_else(|| (StatusCode::NOT_FOUND, known()))
+        proxies.get(name).ok_or_else(|| Refusal(StatusCode::NOT_FOUND, known()))
     };
     match (&head.method, &path[..]) {
         (&Method::GET, ["proxies"]) => {
@@ -148,7 +174,7 @@ async fn route(request: Request<Incoming>, proxies: &Proxies) -> Outcome {
         (&Method::POST, ["reset"]) => {
             for handle in proxies.values() {
                 handle.clear();
-                handle.up().await.map_err(failed)?;
+                handle.up().await?;
             }
             Ok(json!({}))
         }
@@ -163,21 +189,24 @@ fn toxics(method: &Method, proxy: &ProxyHandle, path: &[&str], body: &[u8]) -> O
             Ok(proxy.toxics().iter().map(WrittenToxic::from).map(written).collect::<Vec<_>>().into())
         }
         (&Method::POST, []) => {
-            let toxic = read::<WrittenToxic>(body)?.read().map_err(|error| refused(error.into()))?;
-            proxy.add(toxic.clone()).map_err(refused)?;
+            let toxic = read::<WrittenToxic>(body)?.read()?;
+            proxy.add(toxic.clone())?;
             Ok(written((&toxic.clone().named(toxic.name())).into()))
         }
         (&Method::GET, [name]) => {
             let toxic = proxy.toxics().into_iter().find(|toxic| toxic.name() == *name);
-            let toxic = toxic.ok_or_else(|| refused(ToxicError::NotFound((*name).to_owned())))?;
+            let toxic = toxic.ok_or_else(|| ToxicError::NotFound((*name).to_owned()))?;
             Ok(written((&toxic).into()))
         }
         (&Method::POST | &Method::PATCH, [name]) => {
-            let toxic = read::<WrittenToxic>(body)?.read().map_err(|error| refused(error.into()))?.named(*name);
-            proxy.update(toxic.clone()).map_err(refused)?;
+            let toxic = read::<WrittenToxic>(body)?.read()?.named(*name);
+            proxy.update(toxic.clone())?;
             Ok(written((&toxic).into()))
         }
-        (&Method::DELETE, [name]) => proxy.remove(name).map(|()| json!({})).map_err(refused),
+        (&Method::DELETE, [name]) => {
+            proxy.remove(name)?;
+            Ok(json!({}))
+        }
         (method, path) => Err(unknown(method, &path.join("/"))),
     }
 }
@@ -189,14 +218,14 @@ struct Change {
     upstream: Option<String>,
 }
 
-async fn change(proxy: &ProxyHandle, body: &[u8]) -> Result<(), (StatusCode, String)> {
+async fn change(proxy: &ProxyHandle, body: &[u8]) -> Result<(), Refusal> {
     let Change { enabled, upstream } = read(body)?;
     if let Some(upstream) = upstream {
         proxy.set_upstream(upstream);
     }
     match enabled {
-        Some(true) => proxy.up().await.map_err(failed),
-        Some(false) => proxy.down().await.map_err(failed),
+        Some(true) => Ok(proxy.up().await?),
+        Some(false) => Ok(proxy.down().await?),
         None => Ok(()),
     }
 }
@@ -220,30 +249,21 @@ async fn describe(name: &str, proxy: &ProxyHandle) -> Value {
 }
 
 fn written(mut toxic: WrittenToxic) -> Value {
-    toxic.name.get_or_insert_with(|| {
-        format!("{}_{}", toxic.kind, toxic.stream.as_deref().unwrap_or("downstream"))
-    });
+    toxic
+        .name
+        .get_or_insert_with(|| format!("{}_{}", toxic.kind, toxic.stream.as_deref().unwrap_or("downstream")));
     serde_json::to_value(toxic).unwrap_or_default()
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, (StatusCode, String)> {
-    let bad = |error| (StatusCode::BAD_REQUEST, format!("the body is not what is expected here: {error}"));
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    let bad =
+        |error| Refusal(StatusCode::BAD_REQUEST, format!("the body is not what is expected here: {error}"));
     serde_json::from_slice(body).map_err(bad)
 }
 
-fn refused(error: ToxicError) -> (StatusCode, String) {
-    match &error {
-        ToxicError::Exists(_) => (StatusCode::CONFLICT, error.to_string()),
-        ToxicError::NotFound(_) => (StatusCode::NOT_FOUND, error.to_string()),
-        ToxicError::Invalid(rule) => (StatusCode::BAD_REQUEST, rule.to_string()),
-    }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
-fn failed(error: io::Error) -> (StatusCode, String) {
-    (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-}
-
-fn unknown(method: &Method, path: &str) -> (StatusCode, String) {
-    (StatusCode::NOT_FOUND, format!("there is no {method} {path}; see the documentation of `ControlServer`"))
+fn unknown(method: &Method, path: &str) -> Refusal {
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!("there is no {method} {path}; see the documentation of `ControlServer`"),
+    )
 }

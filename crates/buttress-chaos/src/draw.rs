@@ -71,7 +71,8 @@ mod tests {
         assert_eq!(numbers, EXPECTED);
     }
 
-    const EXPECTED: [u64; 3] = [12_185_373_017_774_929_339, 14_764_835_869_908_266_798, 17_899_003_112_517_061_629];
+    const EXPECTED: [u64; 3] =
+        [12_185_373_017_774_929_339, 14_764_835_869_908_266_798, 17_899_003_112_517_061_629];
 
     #[test]
     fn a_rate_is_kept_to_within_what_chance_allows() {

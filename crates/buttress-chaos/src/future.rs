@@ -133,7 +133,9 @@ where
                             let wait = Wait::new(injection.latency);
                             this.state.set(State::Holding { response: Some(response), wait });
                         }
-                        fault => return Poll::Ready(Ok(this.policy.spoil(response, fault, &this.shared.name))),
+                        fault => {
+                            return Poll::Ready(Ok(this.policy.spoil(response, fault, &this.shared.name)));
+                        }
                     }
                 }
                 StateProj::Injecting { later, wait } => {

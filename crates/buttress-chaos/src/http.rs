@@ -45,7 +45,11 @@ impl Protocol for Http {
     fn check(rule: &Rule) -> Result<(), ConfigError> {
         let Fault::Respond(answer) = &rule.fault else { return Ok(()) };
         if let Code::Status(status @ (..200 | 600..)) = answer.code {
-            return Err(ConfigError::new("status", status, "a final status of HTTP lies between 200 and 599"));
+            return Err(ConfigError::new(
+                "status",
+                status,
+                "a final status of HTTP lies between 200 and 599",
+            ));
         }
         for (name, value) in &answer.headers {
             if HeaderName::try_from(name).is_err() || HeaderValue::try_from(value).is_err() {

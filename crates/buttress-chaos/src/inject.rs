@@ -60,7 +60,8 @@ fn spoils_bodies(rule: &Rule) -> Result<(), ConfigError> {
 impl<C> Protocol for Plain<C> {
     fn check(rule: &Rule) -> Result<(), ConfigError> {
         if let Fault::Respond(answer) = &rule.fault {
-            let why = "nobody can make such a response; use `Http`, or `respond_with` for responses of your own";
+            let why =
+                "nobody can make such a response; use `Http`, or `respond_with` for responses of your own";
             return Err(ConfigError::new("fault", answer.code(), why));
         }
         looks_at_fields(rule).and_then(|()| spoils_bodies(rule))

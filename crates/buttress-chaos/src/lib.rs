@@ -96,6 +96,7 @@ mod rule;
 #[cfg(feature = "schedule")]
 mod schedule;
 mod service;
+#[cfg(any(feature = "proxy", feature = "schedule"))]
 mod toxic;
 mod window;
 #[cfg(any(feature = "control", feature = "schedule"))]
@@ -119,6 +120,7 @@ pub use rule::{Field, Numbering, Rule};
 #[cfg(feature = "schedule")]
 pub use schedule::{ChaosSchedule, ScheduleError};
 pub use service::Chaos;
+#[cfg(any(feature = "proxy", feature = "schedule"))]
 pub use toxic::{Stream, Toxic, ToxicKind};
 pub use window::Window;
 

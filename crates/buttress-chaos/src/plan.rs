@@ -167,7 +167,11 @@ mod tests {
 
     #[test]
     fn rules_in_a_row_are_a_script() {
-        let plan = plan(&[Rule::hang().first(2), Rule::pass().first(1), Rule::panic().skip(1).every_nth(2).first(4)]);
+        let plan = plan(&[
+            Rule::hang().first(2),
+            Rule::pass().first(1),
+            Rule::panic().skip(1).every_nth(2).first(4),
+        ]);
         assert_eq!(kinds(&plan, 9), ["hang", "hang", "-", "-", "-", "panic", "-", "panic", "-"]);
         assert_eq!(kinds(&Arc::new(plan.again(None)), 2), ["hang", "hang"]);
     }

@@ -149,8 +149,7 @@ impl ChaosSchedule {
             let error = ConfigError::new("version", *version.get_ref(), rule);
             return Err(ScheduleError::rule(text, "version", version.span(), &error));
         }
-        let file: File<Spanned<WrittenRule>, Spanned<WrittenToxic>> =
-            toml::from_str(text).map_err(syntax)?;
+        let file: File<Spanned<WrittenRule>, Spanned<WrittenToxic>> = toml::from_str(text).map_err(syntax)?;
         Ok(Self {
             seed: file.seed,
             layers: read_all(text, "layers", file.layers, WrittenRule::read)?,
@@ -172,7 +171,8 @@ impl ChaosSchedule {
 
     /// The schedule as TOML, which reads as the same schedule. Comments are lost.
     pub fn to_toml(&self) -> String {
-        let layers = self.layers.iter().map(|(name, rules)| (name, rules.iter().map(WrittenRule::from).collect()));
+        let layers =
+            self.layers.iter().map(|(name, rules)| (name, rules.iter().map(WrittenRule::from).collect()));
         let proxies =
             self.proxies.iter().map(|(name, toxics)| (name, toxics.iter().map(WrittenToxic::from).collect()));
         let layers = layers.map(|(name, rules)| (name.clone(), rules)).collect();

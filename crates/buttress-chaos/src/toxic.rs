@@ -193,9 +193,11 @@ impl Toxic {
             return Err(ConfigError::new("toxicity", self.toxicity, "a probability lies between 0 and 1"));
         }
         match self.kind {
-            ToxicKind::Bandwidth { rate: 0 } => {
-                Err(ConfigError::new("rate", 0, "it must be at least 1 KB/s; for nothing at all use a timeout"))
-            }
+            ToxicKind::Bandwidth { rate: 0 } => Err(ConfigError::new(
+                "rate",
+                0,
+                "it must be at least 1 KB/s; for nothing at all use a timeout",
+            )),
             ToxicKind::Slicer { average_size, size_variation, .. } if size_variation >= average_size => {
                 let rule = format!("it must be less than `average_size`, {average_size}");
                 Err(ConfigError::new("size_variation", size_variation, rule))

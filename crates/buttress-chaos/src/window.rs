@@ -85,13 +85,21 @@ impl Window {
             return Err(ConfigError::new("every", self.every, "a period must be longer than zero"));
         }
         if let Some(until) = self.until.filter(|until| *until <= self.from) {
-            return Err(ConfigError::new("until", until, format!("it must be after `from`, {:?}", self.from)));
+            return Err(ConfigError::new(
+                "until",
+                until,
+                format!("it must be after `from`, {:?}", self.from),
+            ));
         }
         if let Some(period) = self.every {
             for (field, edge) in [("from", Some(self.from)), ("until", self.until)] {
                 let within = |edge: &Duration| if field == "from" { *edge < period } else { *edge <= period };
                 if let Some(edge) = edge.filter(|edge| !within(edge)) {
-                    return Err(ConfigError::new(field, edge, format!("it must lie within the period of {period:?}")));
+                    return Err(ConfigError::new(
+                        field,
+                        edge,
+                        format!("it must lie within the period of {period:?}"),
+                    ));
                 }
             }
         }

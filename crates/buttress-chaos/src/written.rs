@@ -23,7 +23,11 @@ impl Time {
         match self {
             Self::Millis(millis) => Ok(Duration::from_millis(*millis)),
             Self::Text(text) => humantime::parse_duration(text).map_err(|error| {
-                ConfigError::new(field, text, format!("it must be a time such as \"1.5s\" or \"250ms\": {error}"))
+                ConfigError::new(
+                    field,
+                    text,
+                    format!("it must be a time such as \"1.5s\" or \"250ms\": {error}"),
+                )
             }),
         }
     }
@@ -142,7 +146,8 @@ impl Attributes {
             return Err(ConfigError::new(field, "…", rule));
         }
         let needed = |value: Option<u64>, field| value.ok_or_else(|| missing(field, kind));
-        let needed_time = |value: Option<&Time>, field| time(value, field)?.ok_or_else(|| missing(field, kind));
+        let needed_time =
+            |value: Option<&Time>, field| time(value, field)?.ok_or_else(|| missing(field, kind));
         Ok(match kind {
             "latency" => ToxicKind::Latency(Latency {
                 time: needed_time(self.latency.as_ref(), "latency")?,

@@ -9,7 +9,9 @@ use tokio::net::TcpStream;
 async fn ask(control: &ControlServer, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
     let mut stream = TcpStream::connect(control.local_addr()).await.unwrap();
     let length = body.len();
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -37,7 +39,8 @@ async fn a_shell_adds_changes_lists_and_removes_toxics() {
     assert_eq!(ask(&control, "DELETE", "/proxies/db/toxics/n", "").await.0, 200);
     assert_eq!(ask(&control, "DELETE", "/proxies/db/toxics/n", "").await.0, 404);
 
-    let (_, down) = ask(&control, "POST", "/proxies/db", r#"{"enabled": false, "upstream": "127.0.0.1:8"}"#).await;
+    let (_, down) =
+        ask(&control, "POST", "/proxies/db", r#"{"enabled": false, "upstream": "127.0.0.1:8"}"#).await;
     assert_eq!((&down["enabled"], &down["upstream"]), (&false.into(), &"127.0.0.1:8".into()));
     assert_eq!(ask(&control, "POST", "/reset", "").await.0, 200);
     let (_, all) = ask(&control, "GET", "/proxies", "").await;
@@ -57,9 +60,27 @@ async fn what_cannot_be_done_is_answered_with_what_is_wrong() {
         ("POST", "/proxies/db/toxics", "{", 400, "EOF while parsing"),
         ("POST", "/proxies/db/toxics", &huge, 400, "length limit exceeded"),
         ("POST", "/proxies/db/toxics", r#"{"type": "fog"}"#, 400, "one of \"latency\", \"bandwidth\""),
-        ("POST", "/proxies/db/toxics", r#"{"type": "latency"}"#, 400, "`latency` is None, but \"latency\" needs it"),
-        ("POST", "/proxies/db/toxics", r#"{"type": "latency", "attributes": {"latency": "fast"}}"#, 400, "a time such as"),
-        ("POST", "/proxies/db/toxics", r#"{"type": "timeout", "attributes": {"rate": 1}}"#, 400, "only timeout"),
+        (
+            "POST",
+            "/proxies/db/toxics",
+            r#"{"type": "latency"}"#,
+            400,
+            "`latency` is None, but \"latency\" needs it",
+        ),
+        (
+            "POST",
+            "/proxies/db/toxics",
+            r#"{"type": "latency", "attributes": {"latency": "fast"}}"#,
+            400,
+            "a time such as",
+        ),
+        (
+            "POST",
+            "/proxies/db/toxics",
+            r#"{"type": "timeout", "attributes": {"rate": 1}}"#,
+            400,
+            "only timeout",
+        ),
         ("POST", "/proxies/db/toxics", r#"{"type": "timeout", "stream": "side"}"#, 400, "\"upstream\" or"),
         ("POST", "/proxies/db/toxics", r#"{"type": "timeout", "colour": 1}"#, 400, "unknown field `colour`"),
         ("POST", "/proxies/db/toxics/x", r#"{"type": "timeout"}"#, 404, "no toxic `x`"),

@@ -4,7 +4,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use buttress_chaos::{Answer, ChaosBody, ChaosLayer, Config, Cut, FaultKind, Field, Http, Injected, Numbering, Rule};
+use buttress_chaos::{
+    Answer, ChaosBody, ChaosLayer, Config, Cut, FaultKind, Field, Http, Injected, Numbering, Rule,
+};
 use buttress_core::{BoxError, find};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -13,7 +15,10 @@ use http_body_util::{BodyExt, Channel, Full};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 
-async fn call(layer: &ChaosLayer<Http>, request: Request<()>) -> Result<Response<ChaosBody<Full<Bytes>>>, BoxError> {
+async fn call(
+    layer: &ChaosLayer<Http>,
+    request: Request<()>,
+) -> Result<Response<ChaosBody<Full<Bytes>>>, BoxError> {
     let server = service_fn(|_: Request<()>| {
         std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"0123456789")))))
     });
@@ -34,10 +39,14 @@ async fn text(response: Response<ChaosBody<Full<Bytes>>>) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_status_comes_with_its_headers_and_its_body() {
-    let answer = Answer::status(503).header("retry-after", "7").header("x-a", "1").header("x-a", "2").body("down");
+    let answer =
+        Answer::status(503).header("retry-after", "7").header("x-a", "1").header("x-a", "2").body("down");
     let layer = layer([Rule::respond(answer).first(1)]);
     let response = call(&layer, get("/")).await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"7".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["retry-after"]),
+        (503, &"7".parse().unwrap())
+    );
     assert_eq!(response.headers().get_all("x-a").iter().count(), 2);
     assert_eq!(response.body().size_hint().exact(), Some(4));
     assert_eq!(text(response).await, "down");
@@ -147,7 +156,8 @@ async fn by_authority_each_host_has_its_own_numbers() {
 
 #[test]
 fn an_answer_that_is_not_http_is_refused_when_the_layer_is_built() {
-    let field = |answer| ChaosLayer::http("api", Config::seeded(7).rule(Rule::respond(answer))).unwrap_err().field();
+    let field =
+        |answer| ChaosLayer::http("api", Config::seeded(7).rule(Rule::respond(answer))).unwrap_err().field();
     assert_eq!(field(Answer::status(99)), "status");
     assert_eq!(field(Answer::status(600)), "status");
     assert_eq!(field(Answer::status(200).header("a b", "c")), "headers");

@@ -154,7 +154,8 @@ async fn a_panic_is_a_real_one_and_harms_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn any_fault_can_be_delayed() {
-    let rules = [Rule::error(Kind::Transient).delayed(millis(200)).first(1), Rule::pass().delayed(millis(70))];
+    let rules =
+        [Rule::error(Kind::Transient).delayed(millis(200)).first(1), Rule::pass().delayed(millis(70))];
     let layer = layer(rules);
     let service = layer.layer(Scripted::new([ok(1)]));
     let start = Instant::now();
@@ -259,7 +260,8 @@ async fn what_the_protocol_does_not_know_is_refused_when_it_is_built() {
 #[test]
 fn the_same_seed_gives_the_same_faults_however_calls_interleave() {
     let fates = || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
         let policy = key_by(Plain::<()>::default(), |key: &String| Some(key.as_str().into()));
         let rules = [
             Rule::error(Kind::Transient).rate(0.3).numbered(Numbering::PerKey),

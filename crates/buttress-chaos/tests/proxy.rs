@@ -136,18 +136,15 @@ async fn bandwidth_is_kept_and_is_smooth() {
     let mut stream = connect(&handle).await;
     let start = Instant::now();
     let (mut from, mut to) = stream.split();
-    let (_, arrivals) = tokio::join!(
-        async { to.write_all(&[7; 50_000]).await.unwrap() },
-        async {
-            let (mut arrivals, mut left, mut buffer) = (Vec::new(), 50_000, [0; 64 << 10]);
-            while left > 0 {
-                let read = timeout(SOON, from.read(&mut buffer)).await.unwrap().unwrap();
-                left -= read;
-                arrivals.push((start.elapsed(), 50_000 - left));
-            }
-            arrivals
+    let (_, arrivals) = tokio::join!(async { to.write_all(&[7; 50_000]).await.unwrap() }, async {
+        let (mut arrivals, mut left, mut buffer) = (Vec::new(), 50_000, [0; 64 << 10]);
+        while left > 0 {
+            let read = timeout(SOON, from.read(&mut buffer)).await.unwrap().unwrap();
+            left -= read;
+            arrivals.push((start.elapsed(), 50_000 - left));
         }
-    );
+        arrivals
+    });
     assert!(start.elapsed() >= millis(499), "{:?}", start.elapsed());
     // At no time more than the line can have carried.
     for (time, bytes) in &arrivals {
@@ -276,7 +273,8 @@ async fn a_limit_is_exact_to_the_byte_in_either_direction() {
 #[tokio::test]
 async fn toxicity_makes_the_same_connections_ill_every_time() {
     let ill = async |seed| {
-        let proxy = ToxicProxy::listen_with_seed("127.0.0.1:0", echo().await.to_string(), seed).await.unwrap();
+        let proxy =
+            ToxicProxy::listen_with_seed("127.0.0.1:0", echo().await.to_string(), seed).await.unwrap();
         let handle = proxy.handle();
         handle.add(Toxic::reset_peer(Duration::ZERO).toxicity(0.5)).unwrap();
         let mut ill = Vec::new();

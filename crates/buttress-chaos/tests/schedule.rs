@@ -156,18 +156,50 @@ fn a_mistake_is_named_with_its_line_and_its_field() {
         ("version = 1\n[[layers.a]]\nfault = \"hang\"\nrat = 1", Some(4), "unknown field `rat`"),
         ("version = 1\n[[layers.a]]\nfault = \"hang\"\nrate = \"x\"", Some(4), "invalid type: string \"x\""),
         ("version = 1\nseed = ", Some(2), ""),
-        ("version = 1\n\n[[layers.a]]\nfault = \"hang\"\nrate = 1.5", Some(5), "in `layers.a[0]`, `rate` is 1.5, but a probability"),
-        ("version = 1\n[[layers.a]]\nfault = \"hang\"\n[[layers.a]]\nfault = \"fog\"", Some(5), "in `layers.a[1]`, `fault` is \"fog\", but it must be one of \"pass\""),
+        (
+            "version = 1\n\n[[layers.a]]\nfault = \"hang\"\nrate = 1.5",
+            Some(5),
+            "in `layers.a[0]`, `rate` is 1.5, but a probability",
+        ),
+        (
+            "version = 1\n[[layers.a]]\nfault = \"hang\"\n[[layers.a]]\nfault = \"fog\"",
+            Some(5),
+            "in `layers.a[1]`, `fault` is \"fog\", but it must be one of \"pass\"",
+        ),
         ("version = 1\n[[layers.a]]\nrate = 1", Some(2), "`fault` is \"\", but it must be one of pass"),
-        ("version = 1\n[[layers.a]]\nfault = \"status\"", Some(2), "`status` is None, but \"status\" needs it"),
-        ("version = 1\n[[layers.a]]\nfault = \"hang\"\nstatus = 5", Some(4), "fault \"hang\" has no field of its own"),
-        ("version = 1\n[[layers.a]]\nfault = \"error\"\nkind = \"transient\"\nstatus = 5", Some(5), "fault \"error\" has only kind, effect"),
-        ("version = 1\n[[layers.a]]\nfault = \"hang\"\nuntil = \"5 parsecs\"", Some(4), "`until` is \"5 parsecs\", but it must be a time"),
-        ("version = 1\n[[layers.a]]\nfault = \"hang\"\nfrom = \"5s\"\nuntil = \"4s\"", Some(5), "it must be after `from`, 5s"),
+        (
+            "version = 1\n[[layers.a]]\nfault = \"status\"",
+            Some(2),
+            "`status` is None, but \"status\" needs it",
+        ),
+        (
+            "version = 1\n[[layers.a]]\nfault = \"hang\"\nstatus = 5",
+            Some(4),
+            "fault \"hang\" has no field of its own",
+        ),
+        (
+            "version = 1\n[[layers.a]]\nfault = \"error\"\nkind = \"transient\"\nstatus = 5",
+            Some(5),
+            "fault \"error\" has only kind, effect",
+        ),
+        (
+            "version = 1\n[[layers.a]]\nfault = \"hang\"\nuntil = \"5 parsecs\"",
+            Some(4),
+            "`until` is \"5 parsecs\", but it must be a time",
+        ),
+        (
+            "version = 1\n[[layers.a]]\nfault = \"hang\"\nfrom = \"5s\"\nuntil = \"4s\"",
+            Some(5),
+            "it must be after `from`, 5s",
+        ),
         ("version = 1\n[[layers.a]]\nfault = \"hang\"\ndelay_jitter = \"4s\"", Some(2), "`delay` is None"),
         ("version = 1\n[[proxies.a]]\ntype = \"fog\"", Some(3), "in `proxies.a[0]`, `type` is \"fog\""),
         ("version = 1\n[[proxies.a]]\nstream = \"upstream\"", Some(2), "missing field `type`"),
-        ("version = 1\n[[proxies.a]]\ntype = \"bandwidth\"\nattributes = { rate = 0 }", Some(2), "`rate` is 0, but it must be at least 1 KB/s"),
+        (
+            "version = 1\n[[proxies.a]]\ntype = \"bandwidth\"\nattributes = { rate = 0 }",
+            Some(2),
+            "`rate` is 0, but it must be at least 1 KB/s",
+        ),
     ] {
         let error = ChaosSchedule::parse(text).unwrap_err();
         if error.line() != line || !error.to_string().contains(part) {

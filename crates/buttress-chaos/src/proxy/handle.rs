@@ -75,7 +75,9 @@ pub enum ToxicError {
 impl fmt::Display for ToxicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exists(name) => write!(f, "there is a toxic `{name}` already; update or remove it, or use another name"),
+            Self::Exists(name) => {
+                write!(f, "there is a toxic `{name}` already; update or remove it, or use another name")
+            }
             Self::NotFound(name) => write!(f, "there is no toxic `{name}`; add it first"),
             Self::Invalid(error) => error.fmt(f),
         }
@@ -215,7 +217,10 @@ impl ProxyHandle {
         self.shared.toxics.borrow().iter().map(|added| added.toxic.clone()).collect()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Added>) -> Result<(), ToxicError>) -> Result<(), ToxicError> {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Vec<Added>) -> Result<(), ToxicError>,
+    ) -> Result<(), ToxicError> {
         let mut result = Ok(());
         self.shared.toxics.send_if_modified(|toxics| {
             let mut changed = toxics.to_vec();

@@ -157,7 +157,8 @@ impl WrittenRule {
             return Err(missing("delay", "delay_jitter"));
         }
         let jitter = time(self.delay_jitter.as_ref(), "delay_jitter")?.unwrap_or_default();
-        let numbering = self.numbering.as_deref().map(|text| word("numbering", text, &NUMBERINGS)).transpose()?;
+        let numbering =
+            self.numbering.as_deref().map(|text| word("numbering", text, &NUMBERINGS)).transpose()?;
         let rule = Rule {
             fault: self.fault()?,
             delay: delay.map(|delay| Latency::fixed(delay).jitter(jitter)),
@@ -201,7 +202,12 @@ impl WrittenRule {
             "withhold_answer" => Fault::WithholdAnswer,
             "truncate" => Fault::Truncate {
                 after: self.after.ok_or_else(|| missing("after", fault))?,
-                end: self.end.as_deref().map(|text| word("end", text, &CUTS)).transpose()?.unwrap_or_default(),
+                end: self
+                    .end
+                    .as_deref()
+                    .map(|text| word("end", text, &CUTS))
+                    .transpose()?
+                    .unwrap_or_default(),
             },
             "slow_body" => Fault::SlowBody {
                 bytes: self.bytes.ok_or_else(|| missing("bytes", fault))?,
@@ -250,10 +256,11 @@ impl When {
         conditions.extend(self.key.as_ref().map(|key| is(Field::Key, key)));
         conditions.extend(self.method.as_ref().map(|method| is(Field::Method, method)));
         conditions.extend(self.path.as_ref().map(|path| is(Field::Path, path)));
-        conditions.extend(self.path_prefix.as_ref().map(|prefix| Condition {
-            field: Field::Path,
-            test: Test::BeginsWith(prefix.clone()),
-        }));
+        conditions.extend(
+            self.path_prefix
+                .as_ref()
+                .map(|prefix| Condition { field: Field::Path, test: Test::BeginsWith(prefix.clone()) }),
+        );
         conditions.extend(self.authority.as_ref().map(|authority| is(Field::Authority, authority)));
         conditions.extend(
             self.headers.iter().map(|(name, value)| is(Field::Header(name.to_ascii_lowercase()), value)),
