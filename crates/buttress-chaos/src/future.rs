@@ -1,7 +1,6 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,10 +10,8 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::error::Injected;
 use crate::fault::{Fault, FaultKind};
 use crate::inject::Inject;
-use crate::layer::Shared;
 use crate::plan::Injection;
 
 pin_project! {
@@ -26,7 +23,6 @@ pin_project! {
         #[pin]
         state: State<S::Future, S::Response, (S, Req)>,
         injection: Option<Injection>,
-        shared: Arc<Shared>,
         policy: P,
     }
 }
@@ -69,25 +65,15 @@ impl Wait {
 
 impl<S: Service<Req>, P, Req> ResponseFuture<S, P, Req> {
     #[inline]
-    pub(crate) fn calling(
-        inner: S::Future,
-        injection: Option<Injection>,
-        shared: Arc<Shared>,
-        policy: P,
-    ) -> Self {
-        Self { state: State::Calling { inner }, injection, shared, policy }
+    pub(crate) fn calling(inner: S::Future, injection: Option<Injection>, policy: P) -> Self {
+        Self { state: State::Calling { inner }, injection, policy }
     }
 
     /// `later` is the call that is passed on after the delay, if one is.
-    pub(crate) fn injecting(
-        later: Option<(S, Req)>,
-        injection: Injection,
-        shared: Arc<Shared>,
-        policy: P,
-    ) -> Self {
+    pub(crate) fn injecting(later: Option<(S, Req)>, injection: Injection, policy: P) -> Self {
         let wait = Wait::new(injection.delay);
         let state = State::Injecting { later: later.map(Box::new), wait };
-        Self { state, injection: Some(injection), shared, policy }
+        Self { state, injection: Some(injection), policy }
     }
 }
 
@@ -125,7 +111,7 @@ where
                         Fault::LoseAnswer => {
                             this.state.set(State::Ended);
                             drop(response);
-                            let lost = Injected::new(Arc::clone(&this.shared.name), FaultKind::LoseAnswer);
+                            let lost = injection.error(FaultKind::LoseAnswer);
                             return Poll::Ready(Err(lost.judged(Verdict::failure(Kind::Transient))));
                         }
                         Fault::WithholdAnswer => this.state.set(State::Hanging),
@@ -134,7 +120,7 @@ where
                             this.state.set(State::Holding { response: Some(response), wait });
                         }
                         fault => {
-                            return Poll::Ready(Ok(this.policy.spoil(response, fault, &this.shared.name)));
+                            return Poll::Ready(Ok(this.policy.spoil(response, fault, &injection.name)));
                         }
                     }
                 }
@@ -149,7 +135,7 @@ where
                     }
                     this.state.set(State::Hanging);
                     let injection = this.injection.as_ref().expect("what is injected has a rule");
-                    return act(injection, this.shared, this.policy);
+                    return act(injection, this.policy);
                 }
                 StateProj::Holding { response, wait } => {
                     if let Err(no_timer) = ready!(wait.poll(cx)) {
@@ -168,18 +154,16 @@ where
 /// A fault that takes the place of the call.
 fn act<Req, Res, P: Inject<Req, Res>>(
     injection: &Injection,
-    shared: &Shared,
     policy: &P,
 ) -> Poll<Result<P::Response, BoxError>> {
-    let injected = |kind| Injected::new(Arc::clone(&shared.name), kind);
     match injection.fault() {
-        Fault::Error(verdict) => Poll::Ready(Err(injected(FaultKind::Error).judged(*verdict))),
-        Fault::Io(kind) => Poll::Ready(Err(injected(FaultKind::IoError).io(*kind))),
+        Fault::Error(verdict) => Poll::Ready(Err(injection.error(FaultKind::Error).judged(*verdict))),
+        Fault::Io(kind) => Poll::Ready(Err(injection.error(FaultKind::IoError).io(*kind))),
         Fault::Respond(answer) => {
-            let none = || injected(FaultKind::Status).judged(Verdict::failure(Kind::Permanent));
+            let none = || injection.error(FaultKind::Status).judged(Verdict::failure(Kind::Permanent));
             Poll::Ready(policy.respond(answer).ok_or_else(none))
         }
-        Fault::Panic => panic!("{}", injected(FaultKind::Panic)),
+        Fault::Panic => panic!("{}", injection.error(FaultKind::Panic)),
         _ => Poll::Pending,
     }
 }

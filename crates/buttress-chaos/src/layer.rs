@@ -139,7 +139,7 @@ impl<P> ChaosLayer<P> {
         E: Into<BoxError>,
         P: Inject<(), Res> + Clone,
     {
-        Chaos::once(Call(Some(call)), Arc::clone(&self.shared), self.policy.clone()).await
+        Chaos::once(Call(Some(call)), &self.shared, self.policy.clone()).await
     }
 }
 
@@ -159,7 +159,7 @@ impl Shared {
             return None;
         }
         let plan = Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner));
-        let injection = plan.decide(field, Instant::now)?;
+        let injection = plan.decide(&self.name, field, Instant::now)?;
         let enforced = mode == Mode::Enforce;
         if let Some(kind) = injection.rule().kind() {
             self.counters.add(kind);

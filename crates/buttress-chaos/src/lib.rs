@@ -80,6 +80,7 @@
 mod config;
 #[cfg(feature = "control")]
 mod control;
+mod describe;
 mod draw;
 mod error;
 mod fault;

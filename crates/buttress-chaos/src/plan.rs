@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::draw::{Draw, text};
-use crate::fault::{Fault, Latency};
+use crate::error::Injected;
+use crate::fault::{Fault, FaultKind, Latency};
 use crate::rule::{Condition, Field, Numbering, Rule, Test};
 
 /// Rules with their counts, from one start.
@@ -38,6 +39,8 @@ pub(crate) const KEYS: usize = 1 << 20;
 pub(crate) struct Injection {
     plan: Arc<Plan>,
     index: usize,
+    /// Of the layer.
+    pub(crate) name: Arc<str>,
     /// Before the fault.
     pub(crate) delay: Duration,
     /// The fault's own, where it is one.
@@ -47,6 +50,11 @@ pub(crate) struct Injection {
 impl Injection {
     pub(crate) fn fault(&self) -> &Fault {
         &self.rule().fault
+    }
+
+    /// The error that stands for it.
+    pub(crate) fn error(&self, kind: FaultKind) -> Injected {
+        Injected::new(Arc::clone(&self.name), kind)
     }
 
     pub(crate) fn rule(&self) -> &Rule {
@@ -71,6 +79,7 @@ impl Plan {
     /// What a call meets; `now` is asked only if a rule has a window.
     pub(crate) fn decide<'a>(
         self: &Arc<Self>,
+        name: &Arc<str>,
         field: impl Fn(&Field) -> Option<Cow<'a, str>>,
         now: impl FnOnce() -> Instant,
     ) -> Option<Injection> {
@@ -92,7 +101,7 @@ impl Plan {
             _ => (delay, Duration::ZERO),
         };
         rule.kind()?;
-        Some(Injection { plan: Arc::clone(self), index, delay, latency })
+        Some(Injection { plan: Arc::clone(self), index, name: Arc::clone(name), delay, latency })
     }
 }
 
@@ -145,7 +154,6 @@ impl Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::FaultKind;
     use crate::window::Window;
     use buttress_core::Kind;
     use proptest::prelude::*;
@@ -157,7 +165,7 @@ mod tests {
 
     fn met(plan: &Arc<Plan>, key: &str) -> Option<(FaultKind, Duration)> {
         let field = |field: &Field| (*field == Field::Key).then(|| Cow::Owned(key.to_owned()));
-        let injection = plan.decide(field, || unreachable!("no rule has a window"))?;
+        let injection = plan.decide(&"api".into(), field, || unreachable!("no rule has a window"))?;
         Some((injection.rule().kind()?, injection.delay + injection.latency))
     }
 
@@ -189,9 +197,9 @@ mod tests {
         for given in [false, true] {
             let plan = Arc::new(Plan::new(7, rules.clone(), given.then(Instant::now)));
             tokio::time::advance(Duration::from_secs(4)).await;
-            assert!(plan.decide(|_| None, Instant::now).is_some());
+            assert!(plan.decide(&"api".into(), |_| None, Instant::now).is_some());
             tokio::time::advance(Duration::from_secs(4)).await;
-            assert_eq!(plan.decide(|_| None, Instant::now).is_some(), !given);
+            assert_eq!(plan.decide(&"api".into(), |_| None, Instant::now).is_some(), !given);
         }
     }
 

@@ -46,7 +46,7 @@ impl<S, P> Chaos<S, P> {
     }
 
     /// The one call of a service that can be called once.
-    pub(crate) fn once(mut inner: S, shared: Arc<Shared>, policy: P) -> ResponseFuture<S, P, ()>
+    pub(crate) fn once(mut inner: S, shared: &Shared, policy: P) -> ResponseFuture<S, P, ()>
     where
         S: Service<()>,
         P: Inject<(), S::Response>,
@@ -55,9 +55,9 @@ impl<S, P> Chaos<S, P> {
         match decided {
             Some(injection) if !injection.delay.is_zero() || !injection.fault().calls() => {
                 let later = injection.fault().calls().then_some((inner, ()));
-                ResponseFuture::injecting(later, injection, shared, policy)
+                ResponseFuture::injecting(later, injection, policy)
             }
-            decided => ResponseFuture::calling(inner.call(()), decided, shared, policy),
+            decided => ResponseFuture::calling(inner.call(()), decided, policy),
         }
     }
 }
@@ -83,15 +83,15 @@ where
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let decided = self.decide(&request);
-        let (shared, policy) = (Arc::clone(&self.shared), self.policy.clone());
+        let policy = self.policy.clone();
         match decided {
             Some(injection) if !injection.delay.is_zero() || !injection.fault().calls() => {
                 let fresh = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, fresh);
                 let later = injection.fault().calls().then_some((ready, request));
-                ResponseFuture::injecting(later, injection, shared, policy)
+                ResponseFuture::injecting(later, injection, policy)
             }
-            decided => ResponseFuture::calling(self.inner.call(request), decided, shared, policy),
+            decided => ResponseFuture::calling(self.inner.call(request), decided, policy),
         }
     }
 }

@@ -34,7 +34,7 @@ pub enum ToxicKind {
     /// Everything arrives later, in order. Data under way is bounded by 1 MiB for each connection and direction, and so is
     /// the throughput by 1 MiB for each latency.
     Latency(Latency),
-    /// So many kilobytes (of 1,000 bytes) a second, in pieces of 20 ms at most.
+    /// So many kilobytes (of 1,000 bytes) a second for each connection, in pieces of 20 ms at most.
     Bandwidth {
         /// KB/s, at least 1.
         rate: u64,

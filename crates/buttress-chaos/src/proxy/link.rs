@@ -20,6 +20,7 @@ use crate::toxic::Stream;
 /// What a connection holds of one direction at most.
 const WINDOW: usize = 1 << 20;
 const CHUNK: u32 = 16 << 10;
+const LEAST: usize = 2 << 10;
 /// So many pieces at most, however small.
 const PIECES: usize = 1024;
 /// How long a connection that is closed waits for its peers to notice.
@@ -112,7 +113,10 @@ async fn read<'a>(
     let mut buffer = BytesMut::new();
     loop {
         let mut permit = room.acquire_many(CHUNK).await.map_err(io::Error::other)?;
-        buffer.reserve(CHUNK as usize);
+        // Small pieces share a buffer.
+        if buffer.capacity() < LEAST {
+            buffer.reserve(CHUNK as usize);
+        }
         let mut chunk = (&mut from).take(CHUNK.into());
         let read = chunk.read_buf(&mut buffer).await?;
         let data = permit.split(read).filter(|_| read > 0).map(|held| (buffer.split().freeze(), held));
