@@ -245,6 +245,11 @@ impl ScheduleError {
         self.line
     }
 
+    /// What is wrong, without the place.
+    pub fn reason(&self) -> &str {
+        &self.why
+    }
+
     #[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
     fn unreadable(error: std::io::Error) -> Self {
         Self { file: None, line: None, why: format!("cannot be read: {error}") }

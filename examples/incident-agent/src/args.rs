@@ -16,7 +16,7 @@ Usage: incident-agent [OPTIONS]
 
 Options:
   --incident FILE      the incident: the body of a PagerDuty v3 webhook [default: a bundled one]
-  --chaos SCRIPT       what the embedded vendors suffer: none, default, or a JSON FILE [default: default]
+  --chaos SCHEDULE     what the embedded vendors suffer: none, default, or a TOML FILE [default: default]
   --report FORMAT      text, or json: one object on standard output, the timeline on standard error [default: text]
   --datadog-url URL    ask this Datadog; needs DD_API_KEY and DD_APP_KEY in the environment
   --aws-url URL        ask this ECS; needs AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION (and takes

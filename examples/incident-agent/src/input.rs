@@ -68,29 +68,6 @@ impl<'a> Node<'a> {
         Some(self.child(key, value))
     }
 
-    /// All fields of an object.
-    pub(crate) fn fields(&self) -> Result<Vec<(&'a str, Self)>, BadInput> {
-        Ok(self.object()?.iter().map(|(key, value)| (key.as_str(), self.child(key, value))).collect())
-    }
-
-    /// Whether an object has no fields but these; the first other one is the error.
-    pub(crate) fn only(&self, known: &[&str]) -> Result<(), BadInput> {
-        match self.fields()?.into_iter().find(|(key, _)| !known.contains(key)) {
-            Some((_, field)) => Err(field.bad("is not known here", format!("use {}", list(known)))),
-            None => Ok(()),
-        }
-    }
-
-    /// The elements of an array.
-    pub(crate) fn items(&self) -> Result<Vec<Self>, BadInput> {
-        let items = self.value.as_array().ok_or_else(|| self.not("an array"))?;
-        let item = |(index, value)| {
-            let path = format!("{}[{index}]", self.path);
-            Self { file: self.file, path, value }
-        };
-        Ok(items.iter().enumerate().map(item).collect())
-    }
-
     /// A string that is not empty.
     pub(crate) fn text(&self) -> Result<&'a str, BadInput> {
         match self.value.as_str() {
@@ -102,18 +79,6 @@ impl<'a> Node<'a> {
 
     pub(crate) fn number(&self) -> Result<f64, BadInput> {
         self.value.as_f64().ok_or_else(|| self.not("a number"))
-    }
-
-    /// A whole number within these bounds, both included.
-    pub(crate) fn whole(&self, least: u64, most: u64) -> Result<u64, BadInput> {
-        self.value.as_u64().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
-            let fix = format!("write a whole number from {least} to {most}");
-            self.bad(format!("is {}", self.value), fix)
-        })
-    }
-
-    pub(crate) fn value(&self) -> &'a Value {
-        self.value
     }
 
     /// What is wrong with this value, and what to do.
@@ -164,22 +129,16 @@ mod tests {
 
     #[test]
     fn a_mistake_is_named_with_its_file_its_path_and_the_fix() {
-        let value = json!({ "a": { "b": [1, "", null] } });
+        let value = json!({ "a": { "b": 1, "c": "", "d": null } });
         let root = Node::root("x.json", &value);
-        let b = root.field("a", "").unwrap().field("b", "").unwrap();
-        let items = b.items().unwrap();
-        assert_eq!(
-            items[0].text().unwrap_err().to_string(),
-            "x.json: `a.b[0]` is a number\n  fix: write a string"
-        );
-        assert!(items[1].text().unwrap_err().to_string().starts_with("x.json: `a.b[1]` is empty"));
-        assert!(items[2].number().unwrap_err().to_string().starts_with("x.json: `a.b[2]` is null"));
-        assert_eq!(root.field("c", "add c").unwrap_err().to_string(), "x.json: `c` is missing\n  fix: add c");
-        assert_eq!(
-            root.only(&["b", "c", "d"]).unwrap_err().to_string(),
-            "x.json: `a` is not known here\n  fix: use `b`, `c` or `d`"
-        );
-        assert!(items[0].whole(2, 9).unwrap_err().to_string().ends_with("from 2 to 9"));
+        let a = root.field("a", "").unwrap();
+        let b = a.field("b", "").unwrap();
+        assert_eq!(b.text().unwrap_err().to_string(), "x.json: `a.b` is a number\n  fix: write a string");
+        let c = a.field("c", "").unwrap();
+        assert!(c.text().unwrap_err().to_string().starts_with("x.json: `a.c` is empty"));
+        assert!(c.number().unwrap_err().to_string().starts_with("x.json: `a.c` is a string"));
+        let missing = a.field("d", "add d").unwrap_err();
+        assert_eq!(missing.to_string(), "x.json: `a.d` is missing\n  fix: add d");
     }
 
     #[test]

@@ -78,16 +78,16 @@ impl Plan<'_> {
         Ok(Run::new(outcome, steps, timeline.elapsed(), &servers, self.targets))
     }
 
-    /// A chaos script for a real vendor would do nothing, and whoever wrote it should know.
+    /// Chaos for a real vendor would do nothing, and whoever wrote it should know.
     pub(crate) fn check(&self) -> Result<(), BadInput> {
         let is_own = !matches!(self.chaos.name(), "none" | "default");
-        let scripted =
+        let concerned =
             |vendor: &Vendor| is_own && self.targets.is_real(*vendor) && self.chaos.concerns(*vendor);
-        let Some(vendor) = Vendor::ALL.into_iter().find(scripted) else { return Ok(()) };
+        let Some(vendor) = Vendor::ALL.into_iter().find(concerned) else { return Ok(()) };
         let vendor = vendor.as_str();
         let problem =
-            format!("`{vendor}` has a script, but --{vendor}-url points at a server that follows none");
-        Err(BadInput::new(self.chaos.name(), problem, format!("remove `{vendor}` or --{vendor}-url")))
+            format!("`layers.{vendor}` has rules, but --{vendor}-url points at a server that follows none");
+        Err(BadInput::new(self.chaos.name(), problem, format!("remove `layers.{vendor}` or --{vendor}-url")))
     }
 
     /// Says what is about to happen.
@@ -101,7 +101,7 @@ impl Plan<'_> {
             self.console.line(&match (self.targets.is_real(vendor), self.chaos.describe(vendor)) {
                 (true, _) => format!("{name:<9}  yours"),
                 (false, None) => format!("{name:<9}  embedded server, no chaos"),
-                (false, Some(script)) => format!("{name:<9}  embedded server, {script}"),
+                (false, Some(chaos)) => format!("{name:<9}  embedded server: {chaos}"),
             });
         }
     }

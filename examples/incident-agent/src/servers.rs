@@ -1,14 +1,17 @@
-//! The embedded vendors: servers on this machine that speak the vendors' wire formats and follow a chaos script.
+//! The embedded vendors: servers on this machine that speak the vendors' wire formats, with chaos before them.
 
 mod aws;
 mod datadog;
 mod pagerduty;
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::fmt;
+use std::future::{pending, ready};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use buttress::BoxError;
+use buttress_chaos::ChaosBody;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
@@ -21,9 +24,10 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep};
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt};
 
-use crate::chaos::{Action, Answer, Chaos, Script};
+use crate::chaos::Chaos;
 use crate::incident::Incident;
 use crate::vendors::{Base, Vendor};
 
@@ -81,7 +85,7 @@ impl World {
 type Reply = (StatusCode, Value);
 
 impl Servers {
-    /// Starts all three, with the scripts from their beginning; some may find no caller.
+    /// Starts all three, with the rules from their beginning; some may find no caller.
     pub(crate) async fn start(
         incident: &Incident,
         chaos: &Chaos,
@@ -93,7 +97,7 @@ impl Servers {
             restarts_elsewhere,
             paged: Mutex::new(Paged::new(&incident.key)),
         });
-        let start = |vendor| Server::start(vendor, chaos.script(vendor), Arc::clone(&world));
+        let start = |vendor| Server::start(vendor, chaos, Arc::clone(&world));
         let servers =
             [start(Vendor::Datadog).await?, start(Vendor::Aws).await?, start(Vendor::PagerDuty).await?];
         Ok(Self { servers, world })
@@ -131,19 +135,30 @@ struct Server {
     accepting: JoinHandle<Infallible>,
 }
 
-#[derive(Debug)]
+type Answer = Response<ChaosBody<Full<Bytes>>>;
+
+/// What becomes of requests.
 struct Site {
-    vendor: Vendor,
-    world: Arc<World>,
-    script: Mutex<Script>,
+    service: BoxCloneSyncService<Request<Bytes>, Answer, BoxError>,
     received: AtomicU64,
 }
 
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("received", &self.received).finish_non_exhaustive()
+    }
+}
+
 impl Server {
-    async fn start(vendor: Vendor, script: Script, world: Arc<World>) -> std::io::Result<Self> {
+    async fn start(vendor: Vendor, chaos: &Chaos, world: Arc<World>) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let base = Base::local(listener.local_addr()?);
-        let site = Arc::new(Site { vendor, world, script: Mutex::new(script), received: AtomicU64::new(0) });
+        let vendor_itself = tower::service_fn(move |request: Request<Bytes>| {
+            let (head, body) = request.into_parts();
+            ready(Ok::<_, Infallible>(json(reply(vendor, &world, &head, &body))))
+        });
+        let service = BoxCloneSyncService::new(chaos.layer(vendor).layer(vendor_itself));
+        let site = Arc::new(Site { service, received: AtomicU64::new(0) });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&site)));
         Ok(Self { base, site, accepting })
     }
@@ -180,52 +195,31 @@ async fn serve(stream: TcpStream, site: Arc<Site>) {
 }
 
 impl Site {
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        cut: &Notify,
-    ) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    async fn answer(&self, request: Request<Incoming>, cut: &Notify) -> Result<Answer, hyper::Error> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         self.received.fetch_add(1, Relaxed);
-        let action = self.script.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
-        Ok(match action {
-            Action::Pass => json(self.reply(&head, &body)),
-            Action::Delay(time) => {
-                sleep(time).await;
-                json(self.reply(&head, &body))
-            }
-            Action::Answer(Answer { status, headers, body }) => {
-                let mut response = json((status, body));
-                response.headers_mut().extend(headers);
-                response
-            }
-            Action::Hang => pending().await,
-            Action::Reset => {
-                cut.notify_one();
-                pending().await
-            }
-            Action::LoseAnswer => {
-                self.reply(&head, &body);
-                cut.notify_one();
-                pending().await
-            }
-        })
+        let Ok(mut response) = self.service.clone().oneshot(Request::from_parts(head, body)).await else {
+            // A fault without an answer.
+            cut.notify_one();
+            return pending().await;
+        };
+        let json = header::HeaderValue::from_static("application/json");
+        response.headers_mut().entry(header::CONTENT_TYPE).or_insert(json);
+        Ok(response)
     }
+}
 
-    fn reply(&self, head: &Parts, body: &[u8]) -> Reply {
-        match self.vendor {
-            Vendor::Datadog => datadog::reply(&self.world, head, body),
-            Vendor::Aws => aws::reply(&self.world, head, body),
-            Vendor::PagerDuty => pagerduty::reply(&self.world, head, body),
-        }
+fn reply(vendor: Vendor, world: &World, head: &Parts, body: &[u8]) -> Reply {
+    match vendor {
+        Vendor::Datadog => datadog::reply(world, head, body),
+        Vendor::Aws => aws::reply(world, head, body),
+        Vendor::PagerDuty => pagerduty::reply(world, head, body),
     }
 }
 
 fn json((status, body): Reply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body.to_string()));
     *response.status_mut() = status;
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
 }

@@ -22,8 +22,8 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 /// The JSON report of a run with this chaos, and its exit status.
-fn report(name: &str, chaos: &Value) -> (Value, i32) {
-    let file = file(name, &chaos.to_string());
+fn report(name: &str, layers: &str) -> (Value, i32) {
+    let file = file(name, &format!("version = 1\n{layers}"));
     let output = run(&["--report", "json", "--chaos", file.to_str().unwrap()]);
     (json_line(&output), output.status.code().unwrap())
 }
@@ -52,15 +52,16 @@ fn states(report: &Value) -> Vec<&str> {
 #[test]
 fn an_outage_of_all_three_vendors_is_survived_and_nobody_is_paged_twice() {
     let (report, status) = report(
-        "outage.json",
-        &json!({
-            "datadog": [{ "do": "answer", "status": 503, "requests": 4 }],
-            "aws": [{ "do": "reset", "requests": 2 }],
-            "pagerduty": [
-                { "do": "answer", "status": 429, "retry_after": 1, "requests": 1 },
-                { "do": "lose_answer", "requests": 1 },
-            ],
-        }),
+        "outage.toml",
+        r#"
+            [layers]
+            datadog = [{ fault = "status", status = 503, first = 4 }]
+            aws = [{ fault = "io_error", kind = "connection_reset", first = 2 }]
+            pagerduty = [
+                { fault = "status", status = 429, headers = { retry-after = "1" }, first = 1 },
+                { fault = "lose_answer", first = 1 },
+            ]
+        "#,
     );
     assert_eq!((&report["outcome"], status), (&json!("resolved"), 0), "{report}");
     for step in report["steps"].as_array().unwrap() {
@@ -82,7 +83,7 @@ fn an_outage_of_all_three_vendors_is_survived_and_nobody_is_paged_twice() {
 
 #[test]
 fn a_vendor_that_hangs_is_given_up_and_tried_again() {
-    let (report, status) = report("hang.json", &json!({ "datadog": [{ "do": "hang", "requests": 1 }] }));
+    let (report, status) = report("hang.toml", r#"layers.datadog = [{ fault = "hang", first = 1 }]"#);
     assert_eq!((&report["outcome"], status), (&json!("resolved"), 0), "{report}");
     assert!(report["retries_by_cause"]["timeout"].as_u64() >= Some(1), "{report}");
     assert_eq!(report["unprotected"]["outcome"], "escalated", "{report}");
@@ -90,7 +91,7 @@ fn a_vendor_that_hangs_is_given_up_and_tried_again() {
 
 #[test]
 fn what_is_not_essential_is_done_without() {
-    let output = run(&["--report", "json", "--chaos", &bundled("chaos/datadog-brownout.json")]);
+    let output = run(&["--report", "json", "--chaos", &bundled("chaos/datadog-brownout.toml")]);
     let report = json_line(&output);
     let statuses = report["steps"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap());
     assert_eq!(statuses.collect::<Vec<_>>(), ["done", "degraded", "done", "done", "done", "done"]);
@@ -129,8 +130,8 @@ fn every_bundled_incident_is_handled() {
 #[test]
 fn where_the_agent_is_stuck_a_person_is_paged() {
     let (report, status) = report(
-        "stuck.json",
-        &json!({ "aws": [{ "do": "answer", "status": 400, "body": { "__type": "ServiceNotFoundException" }, "requests": 9 }] }),
+        "stuck.toml",
+        r#"layers.aws = [{ fault = "status", status = 400, body = '{"__type": "ServiceNotFoundException"}', first = 9 }]"#,
     );
     assert_eq!((&report["outcome"], status), (&json!("escalated"), 0), "{report}");
     let steps: Vec<_> = report["steps"].as_array().unwrap().iter().collect();
@@ -144,8 +145,9 @@ fn where_the_agent_is_stuck_a_person_is_paged() {
 
 #[test]
 fn an_incident_that_nobody_was_told_of_is_exit_status_1() {
-    let refuse = json!([{ "do": "answer", "status": 403, "requests": 99 }]);
-    let (report, status) = report("lost.json", &json!({ "datadog": refuse, "pagerduty": refuse }));
+    let refuse = r#"[{ fault = "status", status = 403 }]"#;
+    let (report, status) =
+        report("lost.toml", &format!("layers.datadog = {refuse}\nlayers.pagerduty = {refuse}"));
     assert_eq!((&report["outcome"], status), (&json!("lost"), 1), "{report}");
 }
 
@@ -174,21 +176,22 @@ fn input_that_cannot_be_used_is_exit_status_2_with_the_file_the_field_and_the_fi
     let no_service = file("no-service.json", &payload.replace("\"service\"", "\"business_service\""));
     let resolved = file("resolved.json", &payload.replace("incident.triggered", "incident.resolved"));
     let broken = file("broken.json", &payload[..payload.len() / 2]);
-    let typo = file("typo.json", r#"{ "datadog": [{ "do": "answer", "sttaus": 503, "requests": 1 }] }"#);
-    let vendor = file("vendor.json", r#"{ "gcp": [] }"#);
-    let own = file("own.json", r#"{ "pagerduty": [{ "do": "hang", "requests": 1 }] }"#);
+    let chaos = |name: &str, layers: &str| file(name, &format!("version = 1\n[layers]\n{layers}"));
+    let typo = chaos("typo.toml", r#"datadog = [{ fault = "status", sttaus = 503 }]"#);
+    let vendor = chaos("vendor.toml", "gcp = []");
+    let own = chaos("own.toml", r#"pagerduty = [{ fault = "hang" }]"#);
     let url = "--pagerduty-url";
     for (arguments, place, problem) in [
         (&["--incident", "nowhere.json"][..], "nowhere.json", "cannot be read"),
         (&["--incident", &broken], &broken, "is not JSON"),
         (&["--incident", &no_service], &no_service, "`event.data.service` is missing"),
         (&["--incident", &resolved], &resolved, "`event.event_type` is \"incident.resolved\""),
-        (&["--chaos", "nowhere.json"], "nowhere.json", "cannot be read"),
-        (&["--chaos", &typo], &typo, "`datadog[0].sttaus` is not known here"),
-        (&["--chaos", &vendor], &vendor, "`gcp` is not known here"),
+        (&["--chaos", "nowhere.toml"], "nowhere.toml", "cannot be read"),
+        (&["--chaos", &typo], &typo, "line 3: unknown field `sttaus`"),
+        (&["--chaos", &vendor], &vendor, "`layers.gcp` is not known here"),
         (&["--aws-url", "https://ecs.us-east-1.amazonaws.com"], "AWS_ACCESS_KEY_ID", "is not set"),
         (&[url, "pagerduty.example"], url, "\"pagerduty.example\" does not begin with"),
-        (&[url, "http://127.0.0.1:9", "--chaos", &own], &own, "`pagerduty` has a script, but"),
+        (&[url, "http://127.0.0.1:9", "--chaos", &own], &own, "`layers.pagerduty` has rules, but"),
         (&["--report", "yaml"], "--report", "\"yaml\" is no format"),
         (&["--retries", "3"], "--retries", "is not an option"),
     ] {
