@@ -118,7 +118,7 @@ impl Numbered {
         if !rule.window.contains(elapsed) || !rule.conditions.iter().all(|condition| condition.holds(field)) {
             return None;
         }
-        let key = || field(&Field::Key).map_or(0, |key| text(&key));
+        let key = || text(&field(&Field::Key).unwrap_or_default());
         let (key, number) = match rule.numbering {
             Numbering::Calls => (0, self.calls.fetch_add(1, Relaxed)),
             Numbering::PerKey => {

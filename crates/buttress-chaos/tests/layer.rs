@@ -15,7 +15,15 @@ use tower::{Layer, Service, ServiceExt};
 use tower_test::{assert_request_eq, mock};
 
 fn layer(rules: impl IntoIterator<Item = Rule>) -> ChaosLayer {
-    ChaosLayer::new("api", Config::seeded(7).rules(rules)).unwrap()
+    ChaosLayer::new("api", Config::seeded(7).rules(rules).allow_in_release()).unwrap()
+}
+
+#[test]
+fn a_release_build_refuses_it_unless_it_is_allowed() {
+    let config = Config::seeded(7).rule(Rule::hang());
+    let refused = ChaosLayer::new("api", config.clone()).err().map(|error| error.field());
+    assert_eq!(refused, if cfg!(debug_assertions) { None } else { Some("allow_in_release") });
+    assert!(ChaosLayer::new("api", config.allow_in_release()).is_ok());
 }
 
 const fn millis(millis: u64) -> Duration {
@@ -249,7 +257,7 @@ async fn rules_are_swapped_while_calls_run() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_protocol_does_not_know_is_refused_when_it_is_built() {
-    let refused = |rule| ChaosLayer::new("api", Config::seeded(7).rule(rule)).unwrap_err();
+    let refused = |rule| ChaosLayer::new("api", Config::seeded(7).rule(rule).allow_in_release()).unwrap_err();
     assert!(refused(Rule::status(503)).to_string().contains("use `Http`, or `respond_with`"));
     assert_eq!(refused(Rule::truncate(1, buttress_chaos::Cut::Error)).field(), "fault");
     assert_eq!(refused(Rule::hang().when(buttress_chaos::Field::Path, "/")).field(), "condition");
@@ -267,7 +275,9 @@ fn the_same_seed_gives_the_same_faults_however_calls_interleave() {
             Rule::error(Kind::Transient).rate(0.3).numbered(Numbering::PerKey),
             Rule::lose_answer().rate(0.5).numbered(Numbering::PerKey),
         ];
-        let layer = ChaosLayer::with_policy("api", Config::seeded(42).rules(rules), policy).unwrap();
+        let layer =
+            ChaosLayer::with_policy("api", Config::seeded(42).rules(rules).allow_in_release(), policy)
+                .unwrap();
         let served = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&served);
         let service = layer.layer(tower::service_fn(move |_: String| {

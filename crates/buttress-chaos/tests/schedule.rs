@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use buttress_chaos::{Answer, ChaosSchedule, Cut, Field, Latency, Numbering, Rule, Stream, Toxic, Window};
 use buttress_core::Kind;
+use proptest::prelude::*;
 
 const EVERYTHING: &str = r#"
 version = 1
@@ -219,4 +220,22 @@ fn a_file_is_named() {
     assert!(error.starts_with(&format!("{}, line 4: in `layers.a[0]`", file.display())), "{error}");
     std::fs::write(&file, EVERYTHING).unwrap();
     assert_eq!(ChaosSchedule::load(&file).unwrap(), ChaosSchedule::parse(EVERYTHING).unwrap());
+}
+
+proptest! {
+    /// Parts of a schedule in disorder.
+    #[test]
+    fn nothing_that_is_written_makes_it_panic(
+        lines in proptest::collection::vec(0..200_usize, 0..30),
+        noise in "\\PC{0,12}",
+        at in 0..30_usize,
+    ) {
+        let known: Vec<&str> = EVERYTHING.lines().collect();
+        let mut text: Vec<&str> = lines.iter().map(|line| known[line % known.len()]).collect();
+        text.insert(0, "version = 1");
+        text.insert(at.min(text.len()), &noise);
+        if let Ok(schedule) = ChaosSchedule::parse(&text.join("\n")) {
+            prop_assert_eq!(ChaosSchedule::parse(&schedule.to_toml()).unwrap(), schedule);
+        }
+    }
 }
