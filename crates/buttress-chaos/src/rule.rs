@@ -73,7 +73,8 @@ pub enum Numbering {
     #[default]
     Calls,
     /// By their key and their number among the calls with that key: whatever other keys do, and whatever the interleaving,
-    /// the n-th call with a key meets the same fate.
+    /// the n-th call with a key meets the same fate. A rule keeps count of a million keys; a call with one beyond them is
+    /// taken for its key's first.
     PerKey,
     /// By their key alone: all calls with a key meet the same fate, for as long as the seed is the same. Only
     /// [`rate`](Rule::rate) selects; it is the share of keys.
