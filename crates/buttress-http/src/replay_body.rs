@@ -26,17 +26,24 @@ pub struct ReplayBody<B> {
     kind: Kind<B>,
 }
 
+/// As small as [`Bytes`]: a client moves a request, and its body with it, some twenty times.
 enum Kind<B> {
+    /// A whole body without trailers, of which nothing has been read.
+    Unread(Bytes),
+    Other(Box<Other<B>>),
+}
+
+enum Other<B> {
     Memory(Memory),
     Recording(Reader<B>),
 }
 
-/// A whole body.
-#[derive(Clone, Debug, Default)]
+/// A whole body that has trailers, or of which something has been read.
+#[derive(Clone, Debug)]
 struct Memory {
     data: Bytes,
     data_read: bool,
-    trailers: Option<Box<HeaderMap>>,
+    trailers: Option<HeaderMap>,
     trailers_read: bool,
 }
 
@@ -81,17 +88,17 @@ where
 
     fn taken(taken: Taken<B>) -> Self {
         let kind = match taken {
-            Taken::Whole(data, trailers) => Kind::Memory(Memory::new(data, trailers)),
-            Taken::Reader(reader) => Kind::Recording(reader),
+            Taken::Whole(data, trailers) => Kind::whole(data, trailers),
+            Taken::Reader(reader) => Kind::recording(reader),
         };
         Self { kind }
     }
 
     /// The first reader again: earlier ones are cut off. `None`, and no harm done, if the body is not replayable.
     pub(crate) fn restarted(&self) -> Option<Self> {
-        let kind = match &self.kind {
-            Kind::Memory(memory) => Kind::Memory(memory.unread()),
-            Kind::Recording(reader) => Kind::Recording(reader.restarted()?),
+        let kind = match self.kind.reader() {
+            Some(reader) => Kind::recording(reader.restarted()?),
+            None => self.kind.unread(),
         };
         Some(Self { kind })
     }
@@ -100,49 +107,82 @@ where
     /// body only if the body is [replayable](ReplayBody::is_replayable).
     #[must_use]
     pub fn fork(&self) -> Self {
-        let kind = match &self.kind {
-            Kind::Memory(memory) => Kind::Memory(memory.unread()),
-            Kind::Recording(reader) => Kind::Recording(reader.fork()),
-        };
-        Self { kind }
+        Self { kind: self.kind.unread() }
     }
 
     /// The whole body, if it is in memory and nothing of it has been read.
     pub fn as_bytes(&self) -> Option<&Bytes> {
         match &self.kind {
-            Kind::Memory(Memory { data, data_read: false, trailers: None, .. }) => Some(data),
+            Kind::Unread(data) => Some(data),
             _ => None,
         }
     }
 
     /// Whether a fork would give the whole body.
     pub fn is_replayable(&self) -> bool {
-        match &self.kind {
-            Kind::Memory(_) => true,
-            Kind::Recording(reader) => reader.is_replayable(),
-        }
+        self.kind.reader().is_none_or(Reader::is_replayable)
     }
 
     /// Whether the whole body has been recorded.
     pub fn is_complete(&self) -> bool {
-        match &self.kind {
-            Kind::Memory(_) => true,
-            Kind::Recording(reader) => reader.is_complete(),
+        self.kind.reader().is_none_or(Reader::is_complete)
+    }
+}
+
+impl<B> Kind<B> {
+    fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        match trailers {
+            None => Self::Unread(data),
+            trailers => Self::memory(Memory { data, data_read: false, trailers, trailers_read: false }),
+        }
+    }
+
+    fn memory(memory: Memory) -> Self {
+        Self::Other(Box::new(Other::Memory(memory)))
+    }
+
+    fn recording(reader: Reader<B>) -> Self {
+        Self::Other(Box::new(Other::Recording(reader)))
+    }
+
+    fn reader(&self) -> Option<&Reader<B>> {
+        match self {
+            Self::Other(other) => match &**other {
+                Other::Recording(reader) => Some(reader),
+                Other::Memory(_) => None,
+            },
+            Self::Unread(_) => None,
+        }
+    }
+
+    /// The same from the start.
+    fn unread(&self) -> Self {
+        match self {
+            Self::Unread(data) => Self::Unread(data.clone()),
+            Self::Other(other) => match &**other {
+                Other::Memory(memory) => Self::whole(memory.data.clone(), memory.trailers.clone()),
+                Other::Recording(reader) => Self::recording(reader.fork()),
+            },
         }
     }
 }
 
 impl Memory {
-    fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { data, data_read: false, trailers: trailers.map(Box::new), trailers_read: false }
-    }
-
-    fn unread(&self) -> Self {
-        Self { data_read: false, trailers_read: false, ..self.clone() }
-    }
-
     fn left(&self) -> usize {
         if self.data_read { 0 } else { self.data.len() }
+    }
+
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        if self.left() > 0 {
+            self.data_read = true;
+            return Some(Frame::data(self.data.clone()));
+        }
+        let trailers = self.trailers.as_ref().filter(|_| !std::mem::replace(&mut self.trailers_read, true));
+        trailers.map(|trailers| Frame::trailers(trailers.clone()))
+    }
+
+    fn is_over(&self) -> bool {
+        self.left() == 0 && (self.trailers.is_none() || self.trailers_read)
     }
 }
 
@@ -158,30 +198,39 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let memory = match &mut self.get_mut().kind {
-            Kind::Recording(reader) => return reader.poll_frame(cx),
-            Kind::Memory(memory) => memory,
-        };
-        if memory.left() > 0 {
-            memory.data_read = true;
-            return Poll::Ready(Some(Ok(Frame::data(memory.data.clone()))));
+        let kind = &mut self.get_mut().kind;
+        match kind {
+            Kind::Unread(data) if data.is_empty() => Poll::Ready(None),
+            Kind::Unread(data) => {
+                let data = std::mem::take(data);
+                let frame = Frame::data(data.clone());
+                *kind = Kind::memory(Memory { data, data_read: true, trailers: None, trailers_read: false });
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Kind::Other(other) => match &mut **other {
+                Other::Memory(memory) => Poll::Ready(memory.next().map(Ok)),
+                Other::Recording(reader) => reader.poll_frame(cx),
+            },
         }
-        let trailers =
-            memory.trailers.as_ref().filter(|_| !std::mem::replace(&mut memory.trailers_read, true));
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(HeaderMap::clone(trailers)))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Memory(memory) => memory.left() == 0 && (memory.trailers.is_none() || memory.trailers_read),
-            Kind::Recording(reader) => reader.is_end_stream(),
+            Kind::Unread(data) => data.is_empty(),
+            Kind::Other(other) => match &**other {
+                Other::Memory(memory) => memory.is_over(),
+                Other::Recording(reader) => reader.is_end_stream(),
+            },
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Memory(memory) => SizeHint::with_exact(memory.left() as u64),
-            Kind::Recording(reader) => reader.size_hint(),
+            Kind::Unread(data) => SizeHint::with_exact(data.len() as u64),
+            Kind::Other(other) => match &**other {
+                Other::Memory(memory) => SizeHint::with_exact(memory.left() as u64),
+                Other::Recording(reader) => reader.size_hint(),
+            },
         }
     }
 }
@@ -190,8 +239,11 @@ impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the contents: bodies hold secrets.
         match &self.kind {
-            Kind::Memory(memory) => write!(f, "ReplayBody({} bytes in memory)", memory.data.len()),
-            Kind::Recording(reader) => write!(f, "ReplayBody({reader:?})"),
+            Kind::Unread(data) => write!(f, "ReplayBody({} bytes in memory)", data.len()),
+            Kind::Other(other) => match &**other {
+                Other::Memory(memory) => write!(f, "ReplayBody({} bytes in memory)", memory.data.len()),
+                Other::Recording(reader) => write!(f, "ReplayBody({reader:?})"),
+            },
         }
     }
 }
@@ -206,5 +258,16 @@ pub(crate) fn concat(pieces: &[Bytes]) -> Bytes {
             pieces.iter().for_each(|piece| all.extend_from_slice(piece));
             all.freeze()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    #[test]
+    fn a_body_is_as_small_as_its_bytes() {
+        assert_eq!(size_of::<ReplayBody<Full<Bytes>>>(), size_of::<Bytes>());
     }
 }
