@@ -30,6 +30,7 @@ use crate::service::Deadline;
 pub struct DeadlineLayer<K = ()> {
     settings: Arc<Settings>,
     carry: K,
+    travels: bool,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,8 @@ impl DeadlineLayer {
             return Err(ConfigError::new("limit", limit, "must be longer than zero, or no call can succeed"));
         }
         let (mode, observer) = (ModeCell::default(), Observer::default());
-        Ok(Self { settings: Arc::new(Settings { name, limit, total, mode, observer }), carry: () })
+        let settings = Arc::new(Settings { name, limit, total, mode, observer });
+        Ok(Self { settings, carry: (), travels: false })
     }
 }
 
@@ -77,7 +79,15 @@ impl<K> DeadlineLayer<K> {
     /// `buttress_http::Http`. The default, `()`, carries nothing and costs nothing.
     #[must_use]
     pub fn carry<L>(self, carry: L) -> DeadlineLayer<L> {
-        DeadlineLayer { settings: self.settings, carry }
+        DeadlineLayer { settings: self.settings, carry, travels: true }
+    }
+
+    /// Obeys what a request brings along, as [`carry`](DeadlineLayer::carry) does, and lets the deadline travel on with
+    /// such a request only. One that brings nothing gets nothing to carry, which spares it the memory for that; its time
+    /// starts when it first has to wait.
+    #[must_use]
+    pub fn obey<L>(self, carry: L) -> DeadlineLayer<L> {
+        DeadlineLayer { settings: self.settings, carry, travels: false }
     }
 
     /// Reports to this observer. The first one stays; a `Vec` of several is one.
@@ -131,6 +141,6 @@ impl<S, K: Clone> Layer<S> for DeadlineLayer<K> {
     type Service = Deadline<S, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Deadline::new(inner, Arc::clone(&self.settings), self.carry.clone())
+        Deadline::new(inner, Arc::clone(&self.settings), self.carry.clone(), self.travels)
     }
 }

@@ -14,6 +14,8 @@
 //! has passed is refused ([`Refused`](buttress_core::Refused)) without a call; what the service inside had reserved for it
 //! stays reserved for the instance's next call. With `()`, which is the default, nothing
 //! is carried and the time starts when the call first has to wait, so that one which is answered at once reads no clock.
+//! [Between the two](DeadlineLayer::obey), what a request brings is obeyed and passed on, and nothing is added to one that
+//! brings nothing.
 //!
 //! A call that runs out of time fails with [`Elapsed`]: it may have been applied.
 //!

@@ -15,11 +15,13 @@ pub struct Deadline<S, K = ()> {
     inner: S,
     settings: Arc<Settings>,
     carry: K,
+    /// Also with requests that bring nothing.
+    travels: bool,
 }
 
 impl<S, K> Deadline<S, K> {
-    pub(crate) fn new(inner: S, settings: Arc<Settings>, carry: K) -> Self {
-        Self { inner, settings, carry }
+    pub(crate) fn new(inner: S, settings: Arc<Settings>, carry: K, travels: bool) -> Self {
+        Self { inner, settings, carry, travels }
     }
 
     /// The service inside.
@@ -33,12 +35,23 @@ impl<S, K> Deadline<S, K> {
     }
 
     /// The time that a request has, all things considered, which then travels on with it; a refusal if it has none left.
+    #[inline]
     fn limit<Req>(&self, request: &mut Req) -> Result<Limit, BoxError>
     where
         K: Carry<Req>,
     {
+        if !K::ACTIVE || !self.travels && self.carry.carried(request).is_none() {
+            return Ok(Limit::of(&self.settings));
+        }
+        self.carried_limit(request)
+    }
+
+    fn carried_limit<Req>(&self, request: &mut Req) -> Result<Limit, BoxError>
+    where
+        K: Carry<Req>,
+    {
         let mode = self.settings.mode.get();
-        if !K::ACTIVE || mode == Mode::Off {
+        if mode == Mode::Off {
             return Ok(Limit::of(&self.settings));
         }
         let now = Instant::now();

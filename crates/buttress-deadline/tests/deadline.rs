@@ -113,6 +113,25 @@ async fn the_earlier_deadline_counts_and_travels_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_only_obeys_adds_nothing_to_a_request_that_brings_nothing() {
+    let (inner, seen) = hanging();
+    let service = DeadlineLayer::attempt("test", ms(100)).unwrap().obey(InRequest).layer(inner);
+    let start = Instant::now();
+    service.clone().oneshot(Job::default()).await.unwrap_err();
+    assert_eq!((start.elapsed(), seen.lock().unwrap()[0]), (ms(100), None));
+    let brought = job(|carried| carried.max_retries = Some(3));
+    service.clone().oneshot(brought).await.unwrap_err();
+    assert_eq!(
+        seen.lock().unwrap()[1],
+        Some(ms(100)),
+        "where there is something already, the deadline travels too"
+    );
+    let brought = job(|carried| carried.deadline = Some(Instant::now() + ms(40)));
+    let error = service.oneshot(brought).await.unwrap_err();
+    assert_eq!(find::<Elapsed>(&*error).unwrap().limit(), ms(40));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_inner_deadline_is_clamped_by_an_outer_one() {
     let (inner, seen) = hanging();
     let total = DeadlineLayer::total("test", ms(100)).unwrap().carry(InRequest);

@@ -198,7 +198,11 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
             Err(no_timer) => return Err(Err(no_timer.into())),
         };
         let attempt = self.log.attempts();
-        self.core.policy.carry(&mut request, |carried| carried.attempt = attempt);
+        let deadline = self.log.session.as_ref().and_then(|session| session.deadline(self.facts));
+        self.core.policy.carry(&mut request, |carried| {
+            carried.attempt = attempt;
+            carried.deadline = deadline;
+        });
         let discard = outcome.ok().map(|response| self.core.policy.discard(response));
         let service = self.core.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request)) })

@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use buttress_core::clock::after;
 use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Timer};
@@ -10,7 +11,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::service::Retry;
 use crate::session::Facts;
-use crate::shared::{Judgement, Log, Settings};
+use crate::shared::{Above, Judgement, Log, Settings};
 
 /// Retries calls that fail in a way that may pass.
 ///
@@ -72,6 +73,16 @@ impl<P, R> RetryLayer<P, R> {
     #[must_use]
     pub fn observe(self, observer: Arc<dyn Observe>) -> Self {
         self.settings.observer.set(observer);
+        self
+    }
+
+    /// Asks this, when a call's first attempt has failed, how much time a deadline above gives the call from its beginning:
+    /// what the retry has to know where that deadline does not travel with requests. No attempt is planned that would start
+    /// later, and from the second attempt on the deadline does travel. `None` stands for no limit. One that has travelled
+    /// here counts in place of it. The first one set stays.
+    #[must_use]
+    pub fn deadline_above(self, limit: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
+        let _ = self.settings.above.set(Above(Box::new(limit)));
         self
     }
 

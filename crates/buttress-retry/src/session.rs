@@ -15,6 +15,8 @@ pub(crate) struct Session {
     delays: Delays,
     throttled: Option<Delays>,
     pub(crate) started: Instant,
+    /// Of the layer above, if that is known.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) retries: u32,
     /// Whether any attempt may have been applied.
     effect: Effect,
@@ -50,6 +52,7 @@ impl Session {
             delays: config.backoff.delays(),
             throttled: config.throttled_backoff.as_ref().map(buttress_core::Backoff::delays),
             started,
+            deadline: None,
             retries: 0,
             effect: Effect::NotSent,
             paid: None,
@@ -145,13 +148,19 @@ impl Session {
 
     /// Whether an attempt that starts after this delay starts early enough.
     fn in_time(&self, config: &Config, facts: Facts, now: Instant, delay: Duration) -> Result<(), Stop> {
-        if facts.deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) <= delay) {
+        let deadline = self.deadline(facts);
+        if deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) <= delay) {
             return Err(Stop::Deadline);
         }
         if self.total_left(config, now).is_some_and(|left| left < delay) {
             return Err(Stop::TotalWait);
         }
         Ok(())
+    }
+
+    /// What travels with the request, or else what is known of the layer above.
+    pub(crate) fn deadline(&self, facts: Facts) -> Option<Instant> {
+        facts.deadline.or(self.deadline)
     }
 
     /// What is left of the limit on the whole call.
@@ -201,7 +210,7 @@ impl Session {
     /// A little later than asked, but never so late that this alone would make it too late: the jitter takes at most half
     /// of the room that is left.
     fn above(&mut self, config: &Config, facts: Facts, now: Instant, asked: Duration) -> Duration {
-        let deadline = facts.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let deadline = self.deadline(facts).map(|deadline| deadline.saturating_duration_since(now));
         let left = deadline.into_iter().chain(self.total_left(config, now)).min();
         let room = left.map_or(Duration::MAX, |left| left.saturating_sub(asked) / 2);
         let width = (asked / 2).max(config.backoff.base()).min(room);

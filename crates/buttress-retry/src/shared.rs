@@ -1,6 +1,7 @@
 //! What the layer and the function form have in common.
 
-use std::sync::{Arc, Mutex};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use buttress_core::clock::after;
@@ -22,6 +23,16 @@ pub(crate) struct Settings {
     pub(crate) mode: ModeCell,
     pub(crate) observer: Observer,
     pub(crate) gate: Option<Gate>,
+    pub(crate) above: OnceLock<Above>,
+}
+
+/// Says how much time a deadline above gives a call now, if it bounds any.
+pub(crate) struct Above(pub(crate) Box<dyn Fn() -> Option<Duration> + Send + Sync>);
+
+impl fmt::Debug for Above {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Above({:?})", (self.0)())
+    }
 }
 
 /// What all clones of one service share.
@@ -64,7 +75,7 @@ pub(crate) enum Judgement<C> {
 impl Settings {
     pub(crate) fn new(name: Arc<str>, config: Config) -> Self {
         let (mode, gate) = (ModeCell::new(config.mode), config.rate_gate.then(Gate::new));
-        Self { name, config, mode, observer: Observer::default(), gate }
+        Self { name, config, mode, observer: Observer::default(), gate, above: OnceLock::new() }
     }
 
     /// When an attempt that begins now begins, if anybody is to be told how long it takes.
@@ -143,8 +154,12 @@ impl Settings {
 
     fn session<'a>(&self, log: &'a mut Log) -> &'a mut Session {
         let started = log.started;
-        log.session
-            .get_or_insert_with(|| Box::new(Session::new(&self.config, started.unwrap_or_else(Instant::now))))
+        log.session.get_or_insert_with(|| {
+            let mut session = Session::new(&self.config, started.unwrap_or_else(Instant::now));
+            let limit = self.above.get().and_then(|above| (above.0)());
+            session.deadline = limit.map(|limit| after(session.started, limit));
+            Box::new(session)
+        })
     }
 
     #[inline]

@@ -74,16 +74,14 @@ impl Explanation {
 
     pub(crate) fn of(
         name: &Arc<str>,
-        total: Duration,
+        (total, travels): (Duration, bool),
         attempt: Duration,
         retry: &buttress_retry::Config,
         breaker: &buttress_circuit_breaker::Config,
     ) -> Self {
+        let travels = if travels { "; travels with the request" } else { "" };
         let layers = vec![
-            (
-                "deadline (total)",
-                format!("{} until the response's head; travels with the request", Seconds(total)),
-            ),
+            ("deadline (total)", format!("{} until the response's head{travels}", Seconds(total))),
             ("retry", retry.to_string()),
             ("circuit breaker", breaker.to_string()),
             ("deadline (attempt)", format!("{} for each attempt", Seconds(attempt))),
@@ -193,7 +191,7 @@ mod tests {
         retry: &buttress_retry::Config,
         breaker: &Config,
     ) -> Vec<&'static str> {
-        let explanation = Explanation::of(&"x".into(), secs(total), secs(attempt), retry, breaker);
+        let explanation = Explanation::of(&"x".into(), (secs(total), false), secs(attempt), retry, breaker);
         explanation.warnings().iter().map(|warning| warning.code).collect()
     }
 
@@ -201,8 +199,9 @@ mod tests {
     fn two_retries_on_one_path_multiply() {
         let codes = |retries, above| {
             let retry = buttress_retry::Config::user_facing().max_retries(retries);
-            let explanation = Explanation::of(&"x".into(), secs(20), secs(4), &retry, &Config::standard())
-                .beneath("the SDK", above);
+            let explanation =
+                Explanation::of(&"x".into(), (secs(20), false), secs(4), &retry, &Config::standard())
+                    .beneath("the SDK", above);
             explanation.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(

@@ -49,6 +49,7 @@ pub struct HttpBuilder {
     breaker: Option<buttress_circuit_breaker::Config>,
     observers: Vec<Arc<dyn Observe>>,
     silent: bool,
+    travels: bool,
 }
 
 /// The figures that a stack has where nothing else is said.
@@ -129,6 +130,7 @@ impl HttpBuilder {
             breaker: None,
             observers: Vec::new(),
             silent: false,
+            travels: false,
         }
     }
 
@@ -199,6 +201,19 @@ impl HttpBuilder {
     #[must_use]
     pub fn total(self, limit: Duration) -> Self {
         Self { total: Some(limit), ..self }
+    }
+
+    /// Lets the total deadline travel with every request, in its extensions ([`Carried::deadline`]), to whatever lies below
+    /// that obeys it, such as another stack.
+    ///
+    /// Otherwise it travels from the second attempt on, and with requests that bring limits of their own
+    /// ([`RequestExt`](buttress_http::RequestExt)): carrying it costs a request several allocations. The stack obeys it in
+    /// either case.
+    ///
+    /// [`Carried::deadline`]: buttress_core::Carried::deadline
+    #[must_use]
+    pub fn deadline_travels(self) -> Self {
+        Self { travels: true, ..self }
     }
 
     /// The time for each attempt, until the response's head. Default 2.5 s.
@@ -330,17 +345,17 @@ impl HttpBuilder {
         let retry = self.retry.unwrap_or_else(|| self.preset.retry());
         let (total, attempt) = self.preset.limits();
         let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
-        let explanation = Explanation::of(&self.name, total, attempt, &retry, &breaker_config);
-        let total = DeadlineLayer::total(Arc::clone(&self.name), total)?;
-        let attempt = DeadlineLayer::attempt(Arc::clone(&self.name), attempt)?;
-        let retry = RetryLayer::new(self.name, retry)?;
-        let mut layer = HttpLayer {
-            total: total.carry(self.http.clone()),
-            retry: retry.policy(self.http.clone()).replay(self.replay),
-            breaker,
-            attempt: attempt.carry(self.http),
-            explanation,
-        };
+        let explanation =
+            Explanation::of(&self.name, (total, self.travels), attempt, &retry, &breaker_config);
+        let (name, http) = (|| Arc::clone(&self.name), || self.http.clone());
+        let attempt = DeadlineLayer::attempt(name(), attempt.min(total))?;
+        let total = DeadlineLayer::total(name(), total)?;
+        let retry = RetryLayer::new(name(), retry)?;
+        let above = total.clone();
+        let retry = retry.deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()));
+        let retry = retry.policy(http()).replay(self.replay);
+        let total = if self.travels { total.carry(http()) } else { total.obey(http()) };
+        let mut layer = HttpLayer { total, retry, breaker, attempt: attempt.obey(self.http), explanation };
         if let Some(observer) = observer {
             layer.total = layer.total.observe(Arc::clone(&observer));
             layer.retry = layer.retry.observe(Arc::clone(&observer));

@@ -229,7 +229,7 @@ fn explain_says_what_each_layer_does() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 6, "{text}");
     assert_eq!(lines[0], "datadog");
-    assert_eq!(lines[1], "  deadline (total)    30 s until the response's head; travels with the request");
+    assert_eq!(lines[1], "  deadline (total)    30 s until the response's head");
     assert!(
         lines[2].starts_with("  retry               2 retries after 500 ms × 2 up to 5 s, full jitter"),
         "{text}"
