@@ -1,5 +1,6 @@
 //! A tower stack among reqwest's middlewares.
 
+mod asked;
 mod attempt;
 mod courier;
 mod error;
@@ -14,7 +15,6 @@ use std::task::Poll;
 
 use buttress::BoxError;
 use bytes::Bytes;
-use futures_core::Stream;
 use http::Extensions;
 use http_body::Body;
 use reqwest_middleware::{Middleware, Next};
@@ -22,8 +22,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::response_body;
-use crate::service::with_url;
+use asked::Asked;
 use attempt::Attempt;
+use courier::Jobs;
 pub use error::{Detached, StackError};
 pub use next::{NextFuture, NextService};
 pub use request::{RequestBuilderExt, attempts};
@@ -104,43 +105,64 @@ where
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<reqwest::Response> {
-        let url = request.url().clone();
-        let mut request: http::Request<reqwest::Body> = request.try_into()?;
-        // What a stack further out has put on the request is newer than what the caller brought.
-        let mut carried = extensions.clone();
-        carried.extend(mem::take(request.extensions_mut()));
-        let (courier, mut jobs) = courier::channel();
-        carried.insert(courier);
-        *request.extensions_mut() = carried;
-
-        let mut call = pin!(call(self.service(), request));
-        let mut attempts: Vec<Attempt<'_>> = Vec::new();
-        let outcome = poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(outcome) = call.as_mut().poll(cx) {
-                    return Poll::Ready(outcome);
-                }
-                while let Poll::Ready(Some(job)) = Pin::new(&mut jobs).poll_next(cx) {
-                    attempts.push(Attempt::new(job, next.clone(), extensions.clone()));
-                }
-                let under_way = attempts.len();
-                attempts.retain_mut(|attempt| match attempt.poll(cx) {
-                    Poll::Pending => true,
-                    Poll::Ready(left) => {
-                        left.into_iter().for_each(|left| *extensions = left);
-                        false
-                    }
-                });
-                if attempts.len() == under_way {
-                    return Poll::Pending;
-                }
-            }
-        });
-        match outcome.await {
-            Ok(response) => Ok(with_url(response.map(response_body), url).into()),
+        let (request, jobs, asked) = prepare(request, extensions)?;
+        let call = pin!(call(self.service(), request));
+        match drive(call, &jobs, &asked, extensions, &next).await {
+            Ok(response) => Ok(asked.answered(response.map(response_body)).into()),
             Err(error) => Err(error::to_middleware(error)),
         }
     }
+}
+
+/// The request for the stack, and the ends of the way back from it.
+fn prepare(
+    request: reqwest::Request,
+    extensions: &Extensions,
+) -> reqwest_middleware::Result<(http::Request<reqwest::Body>, Jobs, Asked)> {
+    let url = request.url().clone();
+    let mut request: http::Request<reqwest::Body> = request.try_into()?;
+    let asked = Asked::new(url, request.uri().clone());
+    // What a stack further out has put on the request is newer than what the caller brought.
+    let mut carried = extensions.clone();
+    carried.extend(mem::take(request.extensions_mut()));
+    let (courier, jobs) = courier::channel();
+    carried.insert(courier);
+    *request.extensions_mut() = carried;
+    Ok((request, jobs, asked))
+}
+
+/// Polls a call, and the attempts that it asks for beside it.
+async fn drive<T>(
+    mut call: Pin<&mut impl Future<Output = T>>,
+    jobs: &Jobs,
+    asked: &Asked,
+    extensions: &mut Extensions,
+    next: &Next<'_>,
+) -> T {
+    // Mostly there is one at a time.
+    let mut attempts: Vec<Attempt<'_>> = Vec::with_capacity(1);
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(outcome) = call.as_mut().poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            while let Poll::Ready(job) = jobs.poll_next(cx) {
+                attempts.push(Attempt::new(job, next.clone(), extensions.clone(), asked));
+            }
+            let under_way = attempts.len();
+            attempts.retain_mut(|attempt| match attempt.poll(cx) {
+                Poll::Pending => true,
+                Poll::Ready(left) => {
+                    left.into_iter().for_each(|left| *extensions = left);
+                    false
+                }
+            });
+            if attempts.len() == under_way {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 /// Makes the service ready and calls it.

@@ -1,0 +1,72 @@
+use std::mem;
+
+use http::Uri;
+use reqwest::{ResponseBuilderExt, Url};
+
+use crate::service::{into_http, with_url};
+
+/// What a call asks for, so that a URL that stays the same is not parsed again by every attempt and for its answer.
+pub(crate) struct Asked {
+    url: Url,
+    /// What `http` has made of it.
+    uri: Uri,
+}
+
+/// In the extensions of a response that came from the URL that was asked for.
+#[derive(Clone, Copy)]
+struct AsAsked;
+
+impl Asked {
+    pub(crate) fn new(url: Url, uri: Uri) -> Self {
+        Self { url, uri }
+    }
+
+    /// The request as reqwest has it.
+    pub(crate) fn to_reqwest(
+        &self,
+        mut request: http::Request<reqwest::Body>,
+    ) -> Result<reqwest::Request, reqwest::Error> {
+        if *request.uri() != self.uri {
+            return request.try_into();
+        }
+        if request.extensions().is_empty() {
+            let (parts, body) = request.into_parts();
+            let mut request = reqwest::Request::new(parts.method, self.url.clone());
+            *request.headers_mut() = parts.headers;
+            *request.version_mut() = parts.version;
+            *request.body_mut() = Some(body);
+            return Ok(request);
+        }
+        // Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
+        *request.uri_mut() = Uri::from_static("http://x/");
+        let mut request = reqwest::Request::try_from(request)?;
+        *request.url_mut() = self.url.clone();
+        Ok(request)
+    }
+
+    /// What has come from below, as `http` has it.
+    pub(crate) fn to_http(&self, response: reqwest::Response) -> http::Response<reqwest::Body> {
+        if *response.url() != self.url {
+            return into_http(response);
+        }
+        let mut response = http::Response::from(response);
+        response.extensions_mut().insert(AsAsked);
+        response
+    }
+
+    /// What the stack answers, with its URL for `reqwest::Response::from`: that of the last hop, or else what was asked for.
+    pub(crate) fn answered<B>(self, mut response: http::Response<B>) -> http::Response<B> {
+        if response.extensions_mut().remove::<AsAsked>().is_none() {
+            return with_url(response, self.url);
+        }
+        let mut builder = http::Response::builder();
+        if let Some(extensions) = builder.extensions_mut() {
+            *extensions = mem::take(response.extensions_mut());
+        }
+        let mut builder = builder.url(self.url);
+        if let Some(extensions) = builder.extensions_mut() {
+            *response.extensions_mut() = mem::take(extensions);
+        }
+        response
+    }
+}
