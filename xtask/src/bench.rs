@@ -1,43 +1,86 @@
 //! What the layers cost: `cargo xtask bench`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::{Failure, cargo, metadata};
 
 /// Times all cases, in one process; passes the arguments on.
 pub(crate) fn overhead(arguments: &[&str]) -> Result<(), Failure> {
-    let run = ["run", "--profile", "bench", "--locked", "--package", "buttress-bench", "--", "overhead"];
+    timed("buttress-bench", "overhead", arguments)
+}
+
+/// Lets real clients call a server on loopback; passes the arguments on.
+pub(crate) fn http(arguments: &[&str]) -> Result<(), Failure> {
+    timed("buttress-bench-http", "times", arguments)
+}
+
+fn timed(package: &str, command: &str, arguments: &[&str]) -> Result<(), Failure> {
+    let run = ["run", "--profile", "bench", "--locked", "--package", package, "--", command];
     cargo(run.into_iter().chain(arguments.iter().copied())).run()
 }
 
-/// So many calls are counted for each case.
-const CALLS: u64 = 20_000;
-
 /// Counts instructions under valgrind: they do not depend on what else the machine does.
 pub(crate) fn instructions() -> Result<(), Failure> {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        return Err(Failure(
-            "instructions are counted by valgrind: install it (`apt-get install valgrind`)".into(),
-        ));
-    }
-    cargo(["build", "--profile", "bench", "--locked", "--package", "buttress-bench"]).run()?;
-    let metadata = metadata()?;
-    let target = metadata["target_directory"].as_str().unwrap_or("target");
-    let program = Path::new(target).join("release").join("buttress-bench");
-    let list = Command::new(&program).arg("list").output().map_err(|error| Failure(error.to_string()))?;
+    const CALLS: u64 = 20_000;
+    let program = Program::built("buttress-bench")?;
     println!("| case | instructions a call |\n|---|---:|");
-    for case in String::from_utf8_lossy(&list.stdout).lines() {
+    for case in program.cases()? {
+        let count = program.count(&case, CALLS, &["--toggle-collect=*measure::collected*"])?;
+        println!("| {case} | {} |", count / CALLS);
+    }
+    Ok(())
+}
+
+/// The same for a client and its server together, without the kernel: the difference of a long and a short run.
+pub(crate) fn http_instructions() -> Result<(), Failure> {
+    const CALLS: (u64, u64) = (1000, 5000);
+    let program = Program::built("buttress-bench-http")?;
+    println!("| client | instructions a request, client and server | beyond bare |\n|---|---:|---:|");
+    let mut bare = 0;
+    for case in program.cases()? {
+        let counted = |calls| program.count(&case, calls, &[]);
+        let count = (counted(CALLS.1)? - counted(CALLS.0)?) / (CALLS.1 - CALLS.0);
+        if case.ends_with(": bare") {
+            bare = count;
+        }
+        let beyond = (count as f64 / bare as f64 - 1.0) * 100.0;
+        println!("| {case} | {count} | {beyond:+.1} % |");
+    }
+    Ok(())
+}
+
+/// A program that lists its cases and runs one of them.
+struct Program(PathBuf);
+
+impl Program {
+    fn built(package: &str) -> Result<Self, Failure> {
+        if Command::new("valgrind").arg("--version").output().is_err() {
+            return Err(Failure(
+                "instructions are counted by valgrind: install it (`apt-get install valgrind`)".into(),
+            ));
+        }
+        cargo(["build", "--profile", "bench", "--locked", "--package", package]).run()?;
+        let metadata = metadata()?;
+        let target = metadata["target_directory"].as_str().unwrap_or("target");
+        Ok(Self(Path::new(target).join("release").join(package)))
+    }
+
+    fn cases(&self) -> Result<Vec<String>, Failure> {
+        let list = Command::new(&self.0).arg("list").output().map_err(|error| Failure(error.to_string()))?;
+        Ok(String::from_utf8_lossy(&list.stdout).lines().map(ToOwned::to_owned).collect())
+    }
+
+    fn count(&self, case: &str, calls: u64, arguments: &[&str]) -> Result<u64, Failure> {
         let mut valgrind = Command::new("valgrind");
-        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        valgrind.args(["--toggle-collect=*measure::collected*"]).arg(&program);
-        let output = valgrind.args(["run", case, &CALLS.to_string()]).output();
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).args(arguments).arg(&self.0);
+        let output = valgrind.args(["run", case, &calls.to_string()]).output();
         let output = output.map_err(|error| Failure(format!("valgrind: {error}")))?;
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         let count: Option<u64> =
             told.split("Collected : ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
-        let count = count.ok_or_else(|| Failure(format!("valgrind did not count `{case}`:\n{told}")))?;
-        println!("| {case} | {} |", count / CALLS);
+        count
+            .filter(|_| output.status.success())
+            .ok_or_else(|| Failure(format!("valgrind did not count `{case}`:\n{told}")))
     }
-    Ok(())
 }

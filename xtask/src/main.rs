@@ -18,7 +18,8 @@ cargo xtask <command>
   check   formatting, lints, documentation, each feature alone, the layering rule, licences and bans, warnings denied
   loom    tries what threads share under their interleavings: the circuit, its windows, observers' queue, budgets
           (a minute or two the first time; LOOM_MAX_PREEMPTIONS says how thoroughly, default 3)
-  bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind
+  bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind;
+          http [--json FILE]: requests per second of real clients, bare and under stacks; http-instructions
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
   soak [--minutes N] [--fuzz]
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         ["loom"] => loom::run(),
         ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
         ["bench", "instructions"] => bench::instructions(),
+        ["bench", "http", ref arguments @ ..] => bench::http(arguments),
+        ["bench", "http-instructions"] => bench::http_instructions(),
         ["storm"] => storm(None),
         ["storm", "--svg", directory] => storm(Some(directory)),
         ["soak"] => soak(Some("10")),
@@ -110,7 +113,7 @@ fn check() -> Result<(), Failure> {
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
     layering::check()?;
     // What is only compared with, or tested with, is not shipped.
-    let excluded = ["buttress-bench", "aws-tests", "clients-page", "kube-example"];
+    let excluded = ["buttress-bench", "buttress-bench-http", "aws-tests", "clients-page", "kube-example"];
     let excluded = excluded.iter().flat_map(|package| ["--exclude", *package]);
     let check = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
     DENY.step(["--locked", "--all-features"].into_iter().chain(excluded).chain(check))?.run()?;

@@ -1,0 +1,122 @@
+//! The clients that are compared: each bare, and under what makes it resilient.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use buttress::BoxError;
+use buttress_reqwest::StackMiddleware;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use reqwest_middleware::ClientBuilder;
+use tower::layer::util::Identity;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_resilience::circuitbreaker::CircuitBreakerLayer;
+use tower_resilience::retry::RetryLayer;
+use tower_resilience::timelimiter::TimeLimiterLayer;
+
+use crate::load::Client;
+
+pub(crate) const HYPER: &str = "hyper";
+pub(crate) const REQWEST: &str = "reqwest";
+/// What the others of a group are compared with.
+pub(crate) const BARE: &str = "bare";
+pub(crate) const STACK: &str = "Buttress, four layers";
+pub(crate) const MIDDLEWARE: &str = "reqwest-middleware, nothing in it";
+pub(crate) const BRIDGE: &str = "reqwest-middleware, Buttress's bridge over nothing";
+
+/// The type of the four layers of Buttress: total deadline, retry, circuit breaker, attempt deadline.
+fn stack() -> Result<buttress::HttpLayer, BoxError> {
+    // What listens is somebody else's cost.
+    Ok(buttress::http("bench").silent().build()?)
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector
+}
+
+/// Makes one call after another, and reads the answers to their ends.
+fn calls<S, B, E>(name: &'static str, service: S, server: SocketAddr) -> Client
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = E> + Clone + 'static,
+    B: hyper::body::Body<Error: Into<BoxError>> + 'static,
+    E: Into<BoxError>,
+{
+    let uri: http::Uri = format!("http://{server}/hello").parse().expect("an address makes a URI");
+    Client::new(HYPER, name, move || {
+        let (service, request) = (service.clone(), Request::get(uri.clone()).body(Full::default()));
+        async move {
+            let response = service.oneshot(request?).await.map_err(Into::into)?;
+            response.into_body().collect().await.map_err(Into::into)?;
+            Ok(())
+        }
+    })
+}
+
+pub(crate) fn hyper(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
+    let bare: legacy::Client<_, Full<Bytes>> =
+        legacy::Client::builder(TokioExecutor::new()).build(connector());
+    let stacked = stack()?.layer(legacy::Client::builder(TokioExecutor::new()).build(connector()));
+    let limit = |time| TimeLimiterLayer::builder().timeout_duration(time).build();
+    let breaker = CircuitBreakerLayer::builder().consecutive_failures(5).build()?;
+    let resilience = ServiceBuilder::new()
+        .layer(limit(Duration::from_secs(10)))
+        .map_err(|_| Down)
+        .layer(RetryLayer::builder().max_attempts(3).build())
+        .map_err(|_| Down)
+        .layer(breaker)
+        .layer(limit(Duration::from_millis(2500)))
+        .service(legacy::Client::builder(TokioExecutor::new()).build(connector()));
+    Ok(vec![
+        calls(BARE, bare, server),
+        calls(STACK, stacked, server),
+        calls("tower-resilience, the same four", resilience, server),
+    ])
+}
+
+pub(crate) fn reqwest(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
+    let url = reqwest::Url::parse(&format!("http://{server}/hello"))?;
+    let bare = reqwest::Client::builder().no_proxy().build()?;
+    let plain = |name, client: reqwest_middleware::ClientWithMiddleware| {
+        let url = url.clone();
+        Client::new(REQWEST, name, move || {
+            let request = client.get(url.clone());
+            async move {
+                request.send().await?.bytes().await?;
+                Ok(())
+            }
+        })
+    };
+    let with = || -> Result<_, reqwest::Error> {
+        Ok(ClientBuilder::new(reqwest::Client::builder().no_proxy().build()?))
+    };
+    let of_bare = url.clone();
+    Ok(vec![
+        Client::new(REQWEST, BARE, move || {
+            let request = bare.get(of_bare.clone());
+            async move {
+                request.send().await?.bytes().await?;
+                Ok(())
+            }
+        }),
+        plain(MIDDLEWARE, with()?.build()),
+        plain(BRIDGE, with()?.with(StackMiddleware::new(Identity::new())).build()),
+        plain(STACK, with()?.with(StackMiddleware::new(stack()?)).build()),
+    ])
+}
+
+/// An error that can be copied, as tower-resilience's layers demand.
+#[derive(Clone, Debug)]
+struct Down;
+
+impl std::fmt::Display for Down {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("down")
+    }
+}
+
+impl std::error::Error for Down {}
