@@ -20,7 +20,7 @@ use crate::rng::{Rng, Seeds};
 /// assert_eq!(delays, [1, 2, 4, 8, 10, 10]);
 /// # Ok::<(), buttress_core::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Backoff {
     growth: Growth,
     base: u64,

@@ -15,6 +15,17 @@ pub struct Rng(SmallRng);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seeds(Option<Arc<AtomicU64>>);
 
+/// The same sequence, and not one that happens to stand at the same place.
+impl PartialEq for Seeds {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(seeds), Some(others)) => Arc::ptr_eq(seeds, others),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Seeds {
     pub(crate) fn from_seed(seed: u64) -> Self {
         Self(Some(Arc::new(AtomicU64::new(seed))))

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::classify::{Classify, ErrorRef, ErrorsAreFailures};
 use crate::verdict::Verdict;
 
@@ -99,7 +100,7 @@ pub trait Carry<M> {
 }
 
 /// What travels with a request or a response.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Carried {
     /// When the whole call has to be over; set by a total deadline, never moved later by what lies below.
@@ -113,6 +114,8 @@ pub struct Carried {
     pub repeatable: bool,
     /// The caller's own limit on retries for this request: `Some(0)` sends it once.
     pub max_retries: Option<u32>,
+    /// The delays before this request's retries, in place of the layer's.
+    pub backoff: Option<Arc<Backoff>>,
     /// The caller's own total time limit for this request, in place of the layer's.
     pub time_limit: Option<Duration>,
     /// The caller's own time limit for each attempt at this request, in place of the layer's.

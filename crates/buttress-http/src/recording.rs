@@ -225,14 +225,16 @@ impl<B> Reader<B> {
     pub(crate) fn is_replayable(&self) -> bool {
         lock(&self.shared.state).is_replayable()
     }
-
-    pub(crate) fn is_complete(&self) -> bool {
-        let state = lock(&self.shared.state);
-        state.replayable && state.progress == Progress::Ended
-    }
 }
 
 impl<B: Body> Reader<B> {
+    /// Also of a source that has ended and that nobody has asked: who sees that a body is at its end reads no further.
+    pub(crate) fn is_complete(&self) -> bool {
+        let state = lock(&self.shared.state);
+        let ended = || state.source.as_ref().is_some_and(Body::is_end_stream);
+        state.replayable && (state.progress == Progress::Ended || ended())
+    }
+
     pub(crate) fn is_end_stream(&self) -> bool {
         let state = lock(&self.shared.state);
         let ended = match &state.source {

@@ -124,7 +124,7 @@ impl Budget {
     }
 
     /// gRPC A6 retry throttling: retries while more than half of `max_tokens` is left; each failure takes one token,
-    /// each success gives `token_ratio`.
+    /// each OK gives `token_ratio`, of which three decimals count.
     ///
     /// # Errors
     ///
@@ -140,8 +140,8 @@ impl Budget {
                 "must be between 0.001 and 1000 (gRPC A6)",
             ));
         }
-        // A6 keeps three decimals.
-        let ratio = (token_ratio * 1000.0).round() as u64 * (TOKEN / 1000);
+        // A6 ignores what follows the third decimal; what is added makes up for binary fractions just below it.
+        let ratio = (token_ratio * 1000.0 + 1e-6).floor() as u64 * (TOKEN / 1000);
         Ok(Self::kind(Kinds::Throttle { tokens: Bucket::full(max_tokens), ratio }))
     }
 
@@ -180,6 +180,14 @@ impl Budget {
                 _ => costs.success,
             }),
             Kinds::Throttle { tokens, ratio } => tokens.add(*ratio),
+        }
+    }
+
+    /// The caller's own fault (HTTP 404): worth as much as a success, except to gRPC, which credits nothing but OK.
+    #[inline]
+    pub(crate) fn rejected(&self, paid: Option<Paid>) {
+        if !matches!(&*self.0, Kinds::Throttle { .. }) {
+            self.success(paid);
         }
     }
 
@@ -431,6 +439,12 @@ mod tests {
         (0..10).for_each(|_| budget.failure());
         budget.success(None);
         assert_eq!(budget.tokens(), 1.001, "three decimals");
+        budget.rejected(None);
+        assert_eq!(budget.tokens(), 1.001, "nothing but OK is credited");
+        let budget = Budget::grpc_throttle(10, 0.5466).unwrap();
+        (0..10).for_each(|_| budget.failure());
+        budget.success(None);
+        assert_eq!(budget.tokens(), 0.546, "and no more than three");
         assert!(Budget::grpc_throttle(0, 0.1).is_err() && Budget::grpc_throttle(1001, 0.1).is_err());
         assert!(Budget::grpc_throttle(10, 0.0).is_err() && Budget::grpc_throttle(10, f64::NAN).is_err());
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict};
+use buttress_core::{Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -71,10 +71,10 @@ where
     /// Calls `inner`, which is ready, unless the rate gate holds the request back.
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
         let settings = &core.settings;
-        let (deadline, max_retries) = core
+        let (deadline, max_retries, backoff) = core
             .policy
             .carried(&request)
-            .map_or((None, None), |carried| (carried.deadline, carried.max_retries));
+            .map_or((None, None, None), |carried| (carried.deadline, carried.max_retries, carried.backoff.clone()));
         let facts = Facts { deadline, max_retries, repeatable: core.replay.is_repeatable(&request) };
         let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
         let may_retry =
@@ -85,10 +85,13 @@ where
         } else {
             (core.replay.once(request), None)
         };
-        let held = if settings.gate.is_some() { held_first(settings, key, facts) } else { Ok(None) };
+        let held = match settings.gate {
+            Some(_) => held_first(settings, key, facts, backoff.clone()),
+            None => Ok(None),
+        };
         let (state, log) = match held {
             Ok(None) => {
-                let log = Log { started: settings.attempt_start(), session: None };
+                let log = Log { started: settings.attempt_start(), backoff, session: None };
                 (State::Attempt { attempt: inner.call(request) }, log)
             }
             held => {
@@ -111,8 +114,13 @@ where
 
 /// How long the rate gate holds a first attempt back.
 #[cold]
-fn held_first(settings: &Settings, key: u64, facts: Facts) -> Result<Option<(Timer, Log)>, BoxError> {
-    let mut log = Log::default();
+fn held_first(
+    settings: &Settings,
+    key: u64,
+    facts: Facts,
+    backoff: Option<Arc<Backoff>>,
+) -> Result<Option<(Timer, Log)>, BoxError> {
+    let mut log = Log { backoff, ..Log::default() };
     match settings.held(&mut log, key, facts)? {
         None => Ok(None),
         Some(delay) => Ok(Some((Timer::at(after(Instant::now(), delay))?, log))),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{Delays, Effect, Hint, Kind, Stop, Verdict};
+use buttress_core::{Backoff, Delays, Effect, Hint, Kind, Stop, Verdict};
 use tokio::time::Instant;
 
 use crate::budget::Paid;
@@ -47,10 +47,12 @@ pub(crate) enum Next<C> {
 }
 
 impl Session {
-    pub(crate) fn new(config: &Config, started: Instant) -> Self {
+    /// A request's own delays take the place of both of the configuration's.
+    pub(crate) fn new(config: &Config, own: Option<&Backoff>, started: Instant) -> Self {
+        let throttled = config.throttled_backoff.as_ref().filter(|_| own.is_none());
         Self {
-            delays: config.backoff.delays(),
-            throttled: config.throttled_backoff.as_ref().map(buttress_core::Backoff::delays),
+            delays: own.unwrap_or(&config.backoff).delays(),
+            throttled: throttled.map(Backoff::delays),
             started,
             deadline: None,
             retries: 0,
@@ -222,7 +224,7 @@ impl Session {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use buttress_core::{Backoff, Jitter};
+    use buttress_core::Jitter;
 
     const FACTS: Facts = Facts { deadline: None, max_retries: None, repeatable: true };
 
@@ -256,12 +258,12 @@ mod tests {
         let (config, now) = (config(), Instant::now());
         let mut late = 0;
         for _ in 0..100 {
-            let delay = delay(next(&mut Session::new(&config, now), &config, hinted(10), FACTS));
+            let delay = delay(next(&mut Session::new(&config, None, now), &config, hinted(10), FACTS));
             assert!(delay >= secs(10) && delay <= secs(15), "{delay:?}");
             late += u32::from(delay > secs(12));
         }
         assert!((20..=80).contains(&late), "spread over the whole width: {late}");
-        let mut session = Session::new(&config, now);
+        let mut session = Session::new(&config, None, now);
         let delays: Vec<_> = (0..5).map(|_| delay(next(&mut session, &config, hinted(0), FACTS))).collect();
         assert_eq!(delays[1..], [secs(2), secs(4), secs(8), secs(8)], "no earlier than computed either");
     }
@@ -269,7 +271,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hint_beyond_the_cap_fails_now_and_says_when() {
         let (config, now) = (config(), Instant::now());
-        let mut session = Session::new(&config, now);
+        let mut session = Session::new(&config, None, now);
         assert_eq!(next(&mut session, &config, hinted(301), FACTS), Next::Stop(Stop::HintTooLong));
         assert_eq!(session.retry_at, Some(now + secs(301)));
     }
@@ -280,7 +282,7 @@ mod tests {
         config.backoff = Backoff::constant(secs(2));
         for (asked, waits) in [(0, 2), (1, 2), (4, 4), (7, 7), (100, 7)] {
             assert_eq!(
-                delay(next(&mut Session::new(&config, now), &config, hinted(asked), FACTS)),
+                delay(next(&mut Session::new(&config, None, now), &config, hinted(asked), FACTS)),
                 secs(waits)
             );
         }
@@ -291,7 +293,7 @@ mod tests {
     async fn a_pushback_is_exact_and_starts_the_backoff_again() {
         let (config, now) = (config().hints(HintRule::Exact { cap: secs(300) }), Instant::now());
         let transient = Verdict::failure(Kind::Transient);
-        let mut session = Session::new(&config, now);
+        let mut session = Session::new(&config, None, now);
         let delays =
             [transient, transient, hinted(5), transient, transient, hinted(0), transient, hinted(999)];
         let delays = delays.map(|verdict| delay(next(&mut session, &config, verdict, FACTS)).as_secs());
@@ -305,7 +307,7 @@ mod tests {
         let now = Instant::now();
         let slow = Backoff::exponential(secs(10), 2.0, secs(1000)).unwrap().jitter(Jitter::None);
         let config = config().throttled_backoff(slow);
-        let mut session = Session::new(&config, now);
+        let mut session = Session::new(&config, None, now);
         let kinds = [Kind::Transient, Kind::Throttled, Kind::Transient, Kind::Throttled];
         let delays =
             kinds.map(|kind| delay(next(&mut session, &config, Verdict::failure(kind), FACTS)).as_secs());
@@ -322,7 +324,7 @@ mod tests {
             (true, unknown, None),
         ] {
             let facts = Facts { repeatable, ..FACTS };
-            let next = next(&mut Session::new(&config, now), &config, verdict, facts);
+            let next = next(&mut Session::new(&config, None, now), &config, verdict, facts);
             assert_eq!(
                 matches!(next, Next::Stop(_)).then_some(next),
                 stop.map(Next::Stop),
@@ -336,10 +338,10 @@ mod tests {
         let (config, now) = (config(), Instant::now());
         let facts = Facts { deadline: Some(now + secs(10)), ..FACTS };
         for _ in 0..1000 {
-            let delay = delay(next(&mut Session::new(&config, now), &config, hinted(9), facts));
+            let delay = delay(next(&mut Session::new(&config, None, now), &config, hinted(9), facts));
             assert!(delay >= secs(9) && delay <= Duration::from_millis(9500), "{delay:?}");
         }
-        let next = next(&mut Session::new(&config, now), &config, hinted(10), facts);
+        let next = next(&mut Session::new(&config, None, now), &config, hinted(10), facts);
         assert_eq!(next, Next::Stop(Stop::Deadline));
     }
 
@@ -348,7 +350,7 @@ mod tests {
         let (config, now) = (config(), Instant::now());
         let facts = Facts { repeatable: false, ..FACTS };
         let not_sent = Verdict::failure(Kind::Transient).not_sent();
-        let mut session = Session::new(&config, now);
+        let mut session = Session::new(&config, None, now);
         next(&mut session, &config, not_sent, facts);
         assert!(session.safe_to_retry(facts));
         next(&mut session, &config, Verdict::failure(Kind::Transient), facts);
@@ -362,18 +364,18 @@ mod tests {
         let (config, now) = (config().budget(Budget::ratio(0.0, 1).unwrap()), Instant::now());
         let transient = Verdict::failure(Kind::Transient);
         let late = Facts { deadline: Some(now + secs(1)), ..FACTS };
-        let stopped = next(&mut Session::new(&config, now), &config, transient, late);
+        let stopped = next(&mut Session::new(&config, None, now), &config, transient, late);
         assert_eq!(stopped, Next::Stop(Stop::Deadline), "the attempt would start at the deadline");
         let spent = config.clone().max_total_wait(Duration::from_millis(999));
-        let stopped = next(&mut Session::new(&spent, now), &spent, transient, FACTS);
+        let stopped = next(&mut Session::new(&spent, None, now), &spent, transient, FACTS);
         assert_eq!(stopped, Next::Stop(Stop::TotalWait));
-        let no_copy = Session::new(&config, now).next(&config, transient, FACTS, false, || None::<()>);
+        let no_copy = Session::new(&config, None, now).next(&config, transient, FACTS, false, || None::<()>);
         assert_eq!(no_copy, Next::Stop(Stop::NotReplayable));
-        let rehearsed = Session::new(&config, now).next(&config, transient, FACTS, true, || Some(()));
+        let rehearsed = Session::new(&config, None, now).next(&config, transient, FACTS, true, || Some(()));
         assert!(matches!(rehearsed, Next::Retry { .. }));
         assert_eq!(config.budget.tokens(), 1.0);
 
-        let mut session = Session::new(&config, now);
+        let mut session = Session::new(&config, None, now);
         assert!(matches!(next(&mut session, &config, transient, FACTS), Next::Retry { .. }));
         assert_eq!(next(&mut session, &config, transient, FACTS), Next::Stop(Stop::Budget));
     }
@@ -381,7 +383,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_layer_of_ours_refused_costs_nothing() {
         let config = config().retry_refused(true).budget(Budget::ratio(0.0, 1).unwrap());
-        let mut session = Session::new(&config, Instant::now());
+        let mut session = Session::new(&config, None, Instant::now());
         for _ in 0..5 {
             assert!(matches!(
                 next(&mut session, &config, Verdict::failure(Kind::Refused), FACTS),

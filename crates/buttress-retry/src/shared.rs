@@ -7,7 +7,7 @@ use std::time::Duration;
 use buttress_core::clock::after;
 use buttress_core::observe::Severity;
 use buttress_core::{
-    BoxError, Event, Exhausted, Hint, Kind, Mode, ModeCell, Observer, Reason, Refused, Stop, Verdict,
+    Backoff, BoxError, Event, Exhausted, Hint, Kind, Mode, ModeCell, Observer, Reason, Refused, Stop, Verdict,
 };
 use tokio::time::Instant;
 
@@ -50,6 +50,8 @@ pub(crate) struct Log {
     /// When the present attempt began: read when the first one has to wait, and at the start of each if somebody is to
     /// be told how long it took.
     pub(crate) started: Option<Instant>,
+    /// The request's own delays.
+    pub(crate) backoff: Option<Arc<Backoff>>,
     /// From the first failure on.
     pub(crate) session: Option<Box<Session>>,
 }
@@ -90,8 +92,11 @@ impl Settings {
         if self.mode.get() == Mode::Off {
             return;
         }
-        if verdict != Verdict::Ignored {
-            self.config.budget.success(log.session.as_ref().and_then(|session| session.paid));
+        let paid = || log.session.as_ref().and_then(|session| session.paid);
+        match verdict {
+            Verdict::Ignored => {}
+            Verdict::Rejected => self.config.budget.rejected(paid()),
+            _ => self.config.budget.success(paid()),
         }
         self.report_attempt(log, log.attempts(), verdict, Severity::Information);
     }
@@ -153,11 +158,12 @@ impl Settings {
     }
 
     fn session<'a>(&self, log: &'a mut Log) -> &'a mut Session {
-        let started = log.started;
-        log.session.get_or_insert_with(|| {
-            let mut session = Session::new(&self.config, started.unwrap_or_else(Instant::now));
+        let Log { started, backoff, session } = log;
+        session.get_or_insert_with(|| {
+            let started = started.unwrap_or_else(Instant::now);
+            let mut session = Session::new(&self.config, backoff.as_deref(), started);
             let limit = self.above.get().and_then(|above| (above.0)());
-            session.deadline = limit.map(|limit| after(session.started, limit));
+            session.deadline = limit.map(|limit| after(started, limit));
             Box::new(session)
         })
     }

@@ -72,6 +72,17 @@ impl Explanation {
         self
     }
 
+    /// With layers above those that every stack has, and below them.
+    pub(crate) fn within(
+        mut self,
+        above: Option<(&'static str, String)>,
+        below: Option<(&'static str, String)>,
+    ) -> Self {
+        self.layers.splice(..0, above);
+        self.layers.extend(below);
+        self
+    }
+
     pub(crate) fn of(
         name: &Arc<str>,
         (total, travels): (Duration, bool),

@@ -1,4 +1,4 @@
-//! Resilience for HTTP clients as tower layers: circuit breakers, jittered retries, deadlines.
+//! Resilience for HTTP and gRPC clients as tower layers: circuit breakers, jittered retries, deadlines.
 //!
 //! Put a stack where the client is built; call sites do not change.
 //!
@@ -24,7 +24,8 @@
 //!
 //! # When to use it, and when not
 //!
-//! [`http`](fn@http) builds the whole stack in the right order, with the right classification, for one dependency. For
+//! [`http`](fn@http) builds the whole stack in the right order, with the right classification, for one dependency, and with
+//! the feature `tonic` so does `grpc` under the clients that tonic generates. For
 //! anything else, a protocol of your own or another order, stack the layers of the modules below by hand: they are the
 //! same ones. It is no client, no load balancer and no rate limiter.
 //!
@@ -116,6 +117,8 @@
 //! ```
 
 mod explain;
+#[cfg(feature = "grpc")]
+mod grpc_stack;
 mod stack;
 
 use std::sync::Arc;
@@ -126,17 +129,29 @@ pub use buttress_core::{
     BoxError, ConfigError, Elapsed, Exhausted, Mode, NoTimer, Reason, Refused, Stop, Verdict, chain, find,
 };
 pub use buttress_deadline as deadline;
+#[cfg(feature = "grpc")]
+pub use buttress_grpc as grpc;
 pub use buttress_http as http;
 #[cfg(feature = "problem")]
 pub use buttress_http::Problem;
 pub use buttress_http::{RequestExt, ResponseExt};
 pub use buttress_retry as retry;
 pub use explain::{Explanation, Warning};
+#[cfg(feature = "tonic")]
+pub use grpc_stack::GrpcService;
+#[cfg(feature = "grpc")]
+pub use grpc_stack::{GrpcBuilder, GrpcLayer};
 pub use stack::{HttpBuilder, HttpLayer, HttpService, HttpServicePerHost};
 
 /// Starts a stack for the HTTP dependency of this name, which errors, events and metrics will show.
 pub fn http(name: impl Into<Arc<str>>) -> HttpBuilder {
     HttpBuilder::new(name.into())
+}
+
+/// Starts a stack for the gRPC dependency of this name, which errors, events and metrics will show.
+#[cfg(feature = "grpc")]
+pub fn grpc(name: impl Into<Arc<str>>) -> GrpcBuilder {
+    GrpcBuilder::new(name.into())
 }
 
 /// The README and the page on testing are compiled and run with the tests.

@@ -323,24 +323,11 @@ impl HttpBuilder {
     }
 
     fn observer(&self) -> Option<Arc<dyn Observe>> {
-        let mut observers = self.observers.clone();
-        if !self.silent {
-            #[cfg(feature = "tracing")]
-            observers.push(Arc::new(buttress_core::observe::Tracing));
-            #[cfg(feature = "metrics")]
-            observers.push(Arc::new(buttress_core::observe::Metrics::new(&*self.name)));
-        }
-        match observers.len() {
-            0 => None,
-            1 => observers.pop(),
-            _ => Some(Arc::new(observers)),
-        }
+        observer(&self.name, self.observers.clone(), self.silent)
     }
 
     fn finish<C>(self, observer: Option<Arc<dyn Observe>>, breaker: C) -> Result<HttpLayer<C>, ConfigError> {
-        if self.name.is_empty() {
-            return Err(ConfigError::new("name", "", "must not be empty: errors and metrics show it"));
-        }
+        check_name(&self.name)?;
         let breaker_config = self.breaker_config();
         let retry = self.retry.unwrap_or_else(|| self.preset.retry());
         let (total, attempt) = self.preset.limits();
@@ -363,6 +350,33 @@ impl HttpBuilder {
         }
         Ok(layer)
     }
+}
+
+/// All who are to hear of what a stack does, as one.
+pub(crate) fn observer(
+    name: &str,
+    mut observers: Vec<Arc<dyn Observe>>,
+    silent: bool,
+) -> Option<Arc<dyn Observe>> {
+    if !silent {
+        #[cfg(feature = "tracing")]
+        observers.push(Arc::new(buttress_core::observe::Tracing));
+        #[cfg(feature = "metrics")]
+        observers.push(Arc::new(buttress_core::observe::Metrics::new(name)));
+    }
+    let _ = name;
+    match observers.len() {
+        0 => None,
+        1 => observers.pop(),
+        _ => Some(Arc::new(observers)),
+    }
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
+    if name.is_empty() {
+        return Err(ConfigError::new("name", "", "must not be empty: errors and metrics show it"));
+    }
+    Ok(())
 }
 
 /// The stack for one HTTP dependency; made by [`HttpBuilder`].

@@ -1,0 +1,290 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use buttress_core::clock::{Seconds, after};
+use buttress_core::{BoxError, Carried, Timer};
+use buttress_http::ReplayBody;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::by_method::Unlisted;
+use crate::call::Known;
+use crate::grpc::{End, Noted};
+use crate::peeked_body::{Look, PeekedBody};
+use crate::timeout::{GRPC_TIMEOUT, format_timeout};
+
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+/// What each attempt at a call needs. Put it below everything else, right above the transport.
+///
+/// * **Headers.** `grpc-timeout`, where the call has one, says the time that is *left*; a client alone would send the
+///   same one with every attempt. From the second attempt on, `grpc-previous-rpc-attempts` (gRPC A6) says how many there
+///   were.
+/// * **The peek.** A status may come in trailers, after headers that look good. Of a call that may be repeated, and whose
+///   request has been sent whole and is kept, the first frame of the response is waited for; if that is a message, it is looked
+///   once whether its trailers are there too. What was looked at is given back as it came. A message is never held up, and
+///   neither is the head of a response for longer than [`peek`](AttemptLayer::peek) says; methods that a
+///   [`ServiceConfig`](crate::ServiceConfig) calls streams are not looked into at all.
+///
+/// gRPC (A6) holds a call to be committed as soon as headers have come, since its clients give them to the application at
+/// once. Here nothing is given out during the peek, and the call is committed with the first message that is.
+///
+/// It reads what a [`CallLayer`](crate::CallLayer) and a total deadline note on the request. Dropping the future drops the
+/// attempt. The service inside is called with the request as it comes, and ready when it is.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_grpc::AttemptLayer;
+///
+/// let layer = AttemptLayer::new().peek(Duration::from_millis(100));
+/// # tower::ServiceBuilder::new().layer(layer);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptLayer {
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    peek: Option<Duration>,
+    send_deadline: bool,
+}
+
+impl AttemptLayer {
+    /// Looks into responses, for at most 500 ms after their head.
+    pub fn new() -> Self {
+        Self { settings: Settings { peek: Some(Duration::from_millis(500)), send_deadline: false } }
+    }
+
+    /// Waits at most so long after a response's head for its first message or its trailers; `None` looks into no response:
+    /// then only a status in headers is seen by a retry. Default 500 ms.
+    #[must_use]
+    pub fn peek(self, wait: impl Into<Option<Duration>>) -> Self {
+        Self { settings: Settings { peek: wait.into(), ..self.settings } }
+    }
+
+    /// Tells the server of the stack's own deadline where the call has no `grpc-timeout`. Default `false`: a server ends a
+    /// *stream* with it, too, while the deadline of a stack ends with the response's head. Methods that are called
+    /// streams are left alone.
+    #[must_use]
+    pub fn send_deadline(self, send: bool) -> Self {
+        Self { settings: Settings { send_deadline: send, ..self.settings } }
+    }
+}
+
+/// One sentence, without a full stop.
+impl fmt::Display for AttemptLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.settings.peek {
+            None => f.write_str("a status is looked for in headers only")?,
+            Some(wait) => write!(
+                f,
+                "what may be repeated is looked into for a status in trailers, up to {} after its head",
+                Seconds(wait)
+            )?,
+        }
+        if self.settings.send_deadline {
+            f.write_str("; servers are told of the deadline")?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for AttemptLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for AttemptLayer {
+    type Service = Attempt<S>;
+
+    fn layer(&self, inner: S) -> Attempt<S> {
+        Attempt { inner, settings: self.settings }
+    }
+}
+
+/// Gives each attempt its headers, and looks into its response; made by [`AttemptLayer`].
+#[derive(Clone, Debug)]
+pub struct Attempt<S> {
+    inner: S,
+    settings: Settings,
+}
+
+impl Settings {
+    /// Writes the headers; what is known of the call, and how long to look into its response, if at all.
+    fn prepare<B>(&self, request: &mut Request<B>) -> (Known, Option<Duration>) {
+        let known = request.extensions().get::<Known>().copied().unwrap_or_default();
+        let (deadline, attempt, repeatable) =
+            request.extensions().get::<Carried>().map_or((None, 0, false), |carried| {
+                (carried.deadline, carried.attempt, carried.repeatable || carried.idempotency_key.is_some())
+            });
+        let asked = || request.headers().contains_key(GRPC_TIMEOUT) || self.send_deadline && !known.stream;
+        let deadline = known.deadline.or_else(|| deadline.filter(|_| asked()));
+        if let Some(deadline) = deadline {
+            let left = format_timeout(deadline.saturating_duration_since(Instant::now()));
+            request.headers_mut().insert(GRPC_TIMEOUT, left);
+        }
+        if attempt > 1 {
+            request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
+        }
+        (known, self.peek.filter(|_| repeatable && !known.stream))
+    }
+}
+
+impl<S, B, R> Service<Request<ReplayBody<B>>> for Attempt<S>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    R: Body + Unpin,
+    R::Data: Unpin,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<PeekedBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, B, R>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
+        let (known, wait) = self.settings.prepare(&mut request);
+        let peek = wait.map(|wait| Peek { wait, sent: request.body().fork() });
+        ResponseFuture { state: State::Head { inner: self.inner.call(request) }, known, peek }
+    }
+}
+
+/// That a response is to be looked into, and how long.
+struct Peek<B> {
+    wait: Duration,
+    /// Of the request's body; it is asked whether all of it has been sent, and never read.
+    sent: ReplayBody<B>,
+}
+
+pin_project! {
+    /// The response of an [`Attempt`].
+    pub struct ResponseFuture<F, B, R>
+    where
+        R: Body,
+    {
+        #[pin]
+        state: State<F, R>,
+        known: Known,
+        peek: Option<Peek<B>>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, R>
+    where
+        R: Body,
+    {
+        Head { #[pin] inner: F },
+        Peek { response: Option<Response<PeekedBody<R>>>, wait: Duration, timer: Option<Timer> },
+    }
+}
+
+impl<F, B, R: Body> fmt::Debug for ResponseFuture<F, B, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if matches!(self.state, State::Head { .. }) { "Head" } else { "Peek" };
+        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+impl<F, B, R, E> Future for ResponseFuture<F, B, R>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    R: Body + Unpin,
+    R::Data: Unpin,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<PeekedBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let known = *this.known;
+        loop {
+            match this.state.as_mut().project() {
+                StateProj::Head { inner } => {
+                    let response = match ready!(inner.poll(cx)) {
+                        Ok(response) => response.map(PeekedBody::new),
+                        Err(error) => return Poll::Ready(Err(Unlisted::mark(error.into(), known.codes))),
+                    };
+                    let is_open = response.status() == StatusCode::OK && End::of(response.headers()).is_none();
+                    if is_open && response.body().is_end_stream() {
+                        return Poll::Ready(Ok(noted(response, known, Some(End::Truncated))));
+                    }
+                    match this.peek.take().filter(|peek| is_open && peek.is_possible()) {
+                        None => return Poll::Ready(Ok(noted(response, known, None))),
+                        Some(Peek { wait, .. }) => {
+                            this.state.set(State::Peek { response: Some(response), wait, timer: None });
+                        }
+                    }
+                }
+                StateProj::Peek { response, wait, timer } => {
+                    let body = response.as_mut().expect("a future is not polled again after it was ready");
+                    let end = match body.body_mut().poll_look(cx) {
+                        Poll::Ready(Look::End(end)) => Some(end),
+                        Poll::Ready(Look::Data) => None,
+                        Poll::Ready(Look::Failed(error)) => {
+                            return Poll::Ready(Err(Unlisted::mark(error, known.codes)));
+                        }
+                        Poll::Pending => {
+                            ready!(poll_wait(timer, *wait, cx));
+                            None
+                        }
+                    };
+                    let response = response.take().expect("it was there");
+                    return Poll::Ready(Ok(noted(response, known, end)));
+                }
+            }
+        }
+    }
+}
+
+/// Ready when there is no more waiting for a first frame; at once where there is no timer.
+fn poll_wait(timer: &mut Option<Timer>, wait: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    timer.get_or_insert_with(|| Timer::at(after(Instant::now(), wait)).unwrap_or_default()).poll(cx)
+}
+
+impl<B> Peek<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// A look is for a retry, and so for nothing if the request could not be sent again; and while it is still being sent,
+    /// the response may be waiting for it.
+    fn is_possible(&self) -> bool {
+        self.sent.is_complete() && self.sent.is_replayable()
+    }
+}
+
+/// Notes on a response what its head does not say.
+fn noted<R: Body>(mut response: Response<PeekedBody<R>>, known: Known, end: Option<End>) -> Response<PeekedBody<R>> {
+    let good = matches!(end, None | Some(End::Status { code: crate::Code::Ok, .. }));
+    let in_head = || {
+        let of_head = End::of(response.headers());
+        response.status() != StatusCode::OK
+            || of_head.is_some_and(|end| !matches!(end, End::Status { code: crate::Code::Ok, .. }))
+    };
+    if known.stream || !good || known.codes.is_some() && in_head() {
+        let Known { codes, stream, .. } = known;
+        response.extensions_mut().insert(Noted { codes, stream, end });
+    }
+    response
+}

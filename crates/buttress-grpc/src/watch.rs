@@ -1,0 +1,119 @@
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use buttress_core::{BoxError, Settle, Verdict, Watch};
+use http::{Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::grpc::{End, Grpc, Noted, error_verdict};
+
+/// Ends a call with the trailers of its response. Give it to a breaker's `watch`.
+///
+/// * A status in the head, an HTTP error, and what [`AttemptLayer`](crate::AttemptLayer) has seen already end it at once.
+/// * Trailers end it with their status; an end without trailers, and an error, as failures.
+/// * A body that is dropped after its first message ends it neutrally: the caller has had enough of a stream that flowed. One that
+///   is dropped before ends it as abandoned.
+/// * A method that is [called a stream](crate::ServiceConfig::stream) is a success with its first message: a circuit that is
+///   half-open does not wait for the end of one that is open for hours.
+#[derive(Clone, Debug, Default)]
+pub struct GrpcWatch {
+    grpc: Grpc,
+}
+
+impl GrpcWatch {
+    /// Judges trailers by this table: the one that the breaker's policy has.
+    pub fn new(grpc: Grpc) -> Self {
+        Self { grpc }
+    }
+}
+
+impl<B: Body> Watch<Response<B>> for GrpcWatch {
+    type Response<G: Settle> = Response<WatchBody<B, G>>;
+
+    fn watch<G: Settle>(&self, response: Response<B>, permit: &mut G, verdict: Verdict) -> Self::Response<G> {
+        let noted = response.extensions().get::<Noted>().copied().unwrap_or_default();
+        let is_over = verdict != Verdict::Success
+            || response.status() != StatusCode::OK
+            || noted.end.is_some()
+            || End::of(response.headers()).is_some();
+        response.map(|body| {
+            if is_over {
+                permit.settle(verdict);
+            }
+            let (grpc, stream) = (self.grpc.clone(), noted.stream);
+            WatchBody { body, permit: mem::take(permit), grpc, stream, flowing: false }
+        })
+    }
+}
+
+pin_project! {
+    /// A body that holds the permit of the call it answers.
+    #[derive(Debug)]
+    pub struct WatchBody<B, G>
+    where
+        G: Settle,
+    {
+        #[pin]
+        body: B,
+        permit: G,
+        grpc: Grpc,
+        stream: bool,
+        // A message has come.
+        flowing: bool,
+    }
+
+    impl<B, G> PinnedDrop for WatchBody<B, G>
+    where
+        G: Settle,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if *this.flowing {
+                this.permit.settle(Verdict::Ignored);
+            }
+        }
+    }
+}
+
+impl<B, G> Body for WatchBody<B, G>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+    G: Settle,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        let verdict = match &frame {
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                Some(trailers) => Some(this.grpc.end_verdict(End::of_trailers(trailers))),
+                None => {
+                    *this.flowing = true;
+                    this.stream.then_some(Verdict::Success)
+                }
+            },
+            Some(Err(error)) => Some(error_verdict(&**error)),
+            None => Some(this.grpc.end_verdict(End::Truncated)),
+        };
+        if let Some(verdict) = verdict {
+            this.permit.settle(verdict);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
