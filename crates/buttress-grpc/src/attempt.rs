@@ -222,11 +222,12 @@ where
             match this.state.as_mut().project() {
                 StateProj::Head { inner } => {
                     let response = match ready!(inner.poll(cx)) {
-                        Ok(response) => response.map(PeekedBody::new),
+                        Ok(response) => response,
                         Err(error) => return Poll::Ready(Err(Unlisted::mark(error.into(), known.codes))),
                     };
                     let is_open = response.status() == StatusCode::OK && End::of(response.headers()).is_none();
-                    if is_open && response.body().is_end_stream() {
+                    let response = response.map(|body| PeekedBody::new(body, is_open));
+                    if response.body().is_truncated() {
                         return Poll::Ready(Ok(noted(response, known, Some(End::Truncated))));
                     }
                     match this.peek.take().filter(|peek| is_open && peek.is_possible()) {

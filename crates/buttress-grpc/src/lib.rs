@@ -75,7 +75,7 @@ pub use by_method::ByMethod;
 pub use call::{Call, CallLayer};
 pub use code::Code;
 pub use grpc::{Grpc, error_verdict};
-pub use peeked_body::PeekedBody;
+pub use peeked_body::{PeekedBody, Truncated};
 pub use service_config::{RetryPolicy, ServiceConfig};
 #[cfg(feature = "tonic")]
 pub use stack::{CallExt, GrpcStack, TonicBody, TonicBodyLayer, attempts};

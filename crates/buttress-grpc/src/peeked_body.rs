@@ -1,5 +1,6 @@
+use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use buttress_core::BoxError;
 use bytes::Buf;
@@ -9,12 +10,42 @@ use http_body::{Body, Frame, SizeHint};
 use crate::grpc::{End, error_verdict};
 
 /// A response's body of which the beginning has been looked at, and is given back as it came.
+///
+/// A body that ends without a status fails with [`Truncated`]: a client such as tonic would take what came for all there is.
 #[derive(Debug)]
 pub struct PeekedBody<B: Body> {
     body: B,
     first: Option<B::Data>,
     second: Option<B::Data>,
     rest: Rest,
+    /// The status is still to come.
+    expects_status: bool,
+}
+
+/// A response ended without a status: its server, or a proxy, broke off, and what came is not all.
+///
+/// With the feature `tonic` it is the source of a status with the code `INTERNAL`, as gRPC's own clients have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+impl fmt::Display for Truncated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response ended without a gRPC status; it may be incomplete")
+    }
+}
+
+impl std::error::Error for Truncated {}
+
+#[cold]
+fn truncated() -> BoxError {
+    #[cfg(feature = "tonic")]
+    {
+        let mut status = tonic::Status::internal(Truncated.to_string());
+        status.set_source(std::sync::Arc::new(Truncated));
+        status.into()
+    }
+    #[cfg(not(feature = "tonic"))]
+    Box::new(Truncated)
 }
 
 /// What follows the data that has been looked at.
@@ -41,14 +72,20 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn new(body: B) -> Self {
-        Self { body, first: None, second: None, rest: Rest::More }
+    /// `expects_status`: its head has none.
+    pub(crate) fn new(body: B, expects_status: bool) -> Self {
+        Self { body, first: None, second: None, rest: Rest::More, expects_status }
+    }
+
+    /// Whether it has ended without the status that its head lacks.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.expects_status && self.body.is_end_stream()
     }
 
     /// Waits for the first frame; if that is data, looks once whether its end is there too. A second message is looked at
     /// no further.
     pub(crate) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Look> {
-        match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Err(error)) => {
                 self.rest = Rest::Nothing;
                 return Poll::Ready(Look::Failed(error.into()));
@@ -70,7 +107,7 @@ where
     fn take(&mut self, frame: Option<Result<Frame<B::Data>, B::Error>>) -> Option<End> {
         match frame {
             None => {
-                self.rest = Rest::Nothing;
+                self.rest = Rest::Failed(truncated());
                 Some(End::Truncated)
             }
             Some(Err(error)) => {
@@ -116,7 +153,16 @@ where
         match std::mem::replace(&mut this.rest, Rest::Nothing) {
             Rest::More => {
                 this.rest = Rest::More;
-                Pin::new(&mut this.body).poll_frame(cx).map_err(Into::into)
+                let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) if frame.is_data() => {}
+                    None if this.expects_status => {
+                        this.rest = Rest::Nothing;
+                        return Poll::Ready(Some(Err(truncated())));
+                    }
+                    _ => this.rest = Rest::Nothing,
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Rest::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             Rest::Failed(error) => Poll::Ready(Some(Err(error))),
@@ -128,7 +174,7 @@ where
         self.first.is_none()
             && self.second.is_none()
             && match &self.rest {
-                Rest::More => self.body.is_end_stream(),
+                Rest::More => !self.expects_status && self.body.is_end_stream(),
                 Rest::Trailers(_) | Rest::Failed(_) => false,
                 Rest::Nothing => true,
             }
