@@ -23,7 +23,7 @@ use tower_service::Service;
 /// | [`Refused`] | `UNAVAILABLE`; `DEADLINE_EXCEEDED` if the deadline had passed | `google.rpc.RetryInfo`: when to come back, if that is known |
 /// | [`Elapsed`] | `DEADLINE_EXCEEDED` | |
 /// | [`Exhausted`] | that of the last attempt's own error | `RetryInfo`, if the server said when to come back |
-/// | the transport's | as tonic has it, but `UNAVAILABLE` in place of `UNKNOWN` where a connection failed | |
+/// | the transport's | as tonic has it, but `UNAVAILABLE` where a connection failed, and `DEADLINE_EXCEEDED` for a time-out | |
 ///
 /// The error itself is the status's source: [`find`](buttress_core::find)`::<Refused>(&status)` finds it, and
 /// `Exhausted` says how many attempts there were. A status that a server sent is a response, and passes as it came.
@@ -154,7 +154,8 @@ fn status_of(error: &Arc<dyn Error + Send + Sync>) -> Status {
         return Status::internal(no_timer.to_string());
     }
     let own = Status::from_error(Box::new(Shared(Arc::clone(error))));
-    let code = code(own.code(), crate::error_verdict(&**error));
+    let last = exhausted.map_or(&**error, |exhausted| &*exhausted.source);
+    let code = code(own.code(), crate::error_verdict(last));
     let Some(exhausted) = exhausted else {
         return if code == own.code() { own } else { Status::new(code, error.to_string()) };
     };
@@ -169,10 +170,11 @@ fn message(exhausted: Option<&Exhausted>, last: &dyn fmt::Display) -> String {
     exhausted.map_or_else(|| last.to_string(), |exhausted| format!("{exhausted}: {last}"))
 }
 
-/// tonic knows no connection that broke: neither one that a request never left on, nor one that was reset.
+/// tonic knows no connection that broke: neither one that a request never left on, nor one that was reset. And it calls its own
+/// time-outs cancelled.
 fn code(own: Code, verdict: Verdict) -> Code {
     match (own, verdict) {
-        (Code::Unknown, Verdict::Failure { kind: Kind::Timeout, .. }) => Code::DeadlineExceeded,
+        (Code::Unknown | Code::Cancelled, Verdict::Failure { kind: Kind::Timeout, .. }) => Code::DeadlineExceeded,
         (Code::Unknown, Verdict::Failure { kind: Kind::Transient, .. })
         | (Code::Cancelled, Verdict::Failure { kind: Kind::Transient, effect: Effect::NotSent, .. }) => {
             Code::Unavailable
@@ -278,6 +280,8 @@ mod tests {
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().starts_with("`greeter` failed after 3 attempts"), "{status}");
         assert!(find::<io::Error>(&status).is_some());
+        assert_eq!(to_status(exhausted(TimeoutExpired(()))).code(), Code::DeadlineExceeded);
+        assert_eq!(to_status(TimeoutExpired(()).into()).code(), Code::DeadlineExceeded);
         let status = to_status(exhausted(refused(Reason::CircuitOpen)));
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().contains("3 attempts") && status.message().contains("the circuit is open"));

@@ -9,7 +9,7 @@ use buttress_core::{
     Backoff, BoxError, Carried, Carry, Classify, Discard, Effect, ErrorRef, Event, Exhausted, Hint, KeyOf,
     Kind, Observe, Replay, Stop, Verdict, error_verdict, find, observe_fn,
 };
-use buttress_retry::{Budget, Config, RetryLayer};
+use buttress_retry::{Budget, Config, HintRule, RetryLayer};
 use buttress_testkit::{Scripted, err};
 use tokio::time::Instant;
 use tower::util::BoxCloneService;
@@ -214,6 +214,27 @@ async fn a_request_may_bring_its_own_limit() {
         policy.carry(&mut order, |carried| carried.max_retries = Some(own));
         assert_eq!(service.oneshot(order).await.unwrap().code, 500);
         assert_eq!(seen.lock().unwrap().len(), attempts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_bring_its_own_delays() {
+    let policy = Orders { repeatable: true, ..Orders::default() };
+    let config = every(2, ms(10)).throttled_backoff(Backoff::constant(ms(1000))).hints(HintRule::Ignore);
+    for (codes, own, total) in [
+        (&[500, 500, 200], None, ms(20)),
+        (&[500, 500, 200], Some(ms(70)), ms(140)),
+        (&[429, 500, 200], None, ms(1010)),
+        (&[429, 500, 200], Some(ms(70)), ms(140)),
+    ] {
+        let (service, _) = orders(&policy, config.clone(), codes);
+        let mut order = Order::default();
+        policy.carry(&mut order, |carried| {
+            carried.backoff = own.map(|delay| Arc::new(Backoff::constant(delay)));
+        });
+        let started = Instant::now();
+        assert_eq!(service.oneshot(order).await.unwrap().code, 200);
+        assert_eq!(started.elapsed(), total, "{codes:?} {own:?}");
     }
 }
 

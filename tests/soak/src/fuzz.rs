@@ -3,6 +3,7 @@
 mod body;
 mod capture;
 mod dates;
+mod grpc;
 mod hints;
 mod replay;
 
@@ -27,6 +28,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "hints: every header, every vendor", check: hints::headers },
     Target { name: "hints: answers that are known", check: hints::known },
     Target { name: "hints: gRPC pushback", check: hints::pushback },
+    Target { name: "gRPC: timeouts", check: grpc::timeouts },
+    Target { name: "gRPC: service configs", check: grpc::configs },
+    Target { name: "gRPC: heads of responses", check: grpc::heads },
+    Target { name: "gRPC: responses that are looked into", check: grpc::peeks },
     Target { name: "dates: three forms, any moment", check: dates::dates },
     Target { name: "bodies: recorded and read again", check: replay::replay },
     Target { name: "bodies: captured and restored", check: capture::capture },
