@@ -225,7 +225,8 @@ where
                         Ok(response) => response,
                         Err(error) => return Poll::Ready(Err(Unlisted::mark(error.into(), known.codes))),
                     };
-                    let is_open = response.status() == StatusCode::OK && End::of(response.headers()).is_none();
+                    let is_open =
+                        response.status() == StatusCode::OK && End::of(response.headers()).is_none();
                     let response = response.map(|body| PeekedBody::new(body, is_open));
                     if response.body().is_truncated() {
                         return Poll::Ready(Ok(noted(response, known, Some(End::Truncated))));
@@ -276,7 +277,11 @@ where
 }
 
 /// Notes on a response what its head does not say.
-fn noted<R: Body>(mut response: Response<PeekedBody<R>>, known: Known, end: Option<End>) -> Response<PeekedBody<R>> {
+fn noted<R: Body>(
+    mut response: Response<PeekedBody<R>>,
+    known: Known,
+    end: Option<End>,
+) -> Response<PeekedBody<R>> {
     let good = matches!(end, None | Some(End::Status { code: crate::Code::Ok, .. }));
     let in_head = || {
         let of_head = End::of(response.headers());

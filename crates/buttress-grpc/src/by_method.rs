@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn a_list_of_codes_decides_what_is_retried() {
         let (transient, permanent) = (Verdict::failure(Kind::Transient), Verdict::failure(Kind::Permanent));
-        let listed = |code| verdict(code, Hint::None, Some(&[Code::Aborted, Code::Internal, Code::ResourceExhausted]));
+        let listed =
+            |code| verdict(code, Hint::None, Some(&[Code::Aborted, Code::Internal, Code::ResourceExhausted]));
         assert_eq!(listed(Code::Ok), Verdict::Success);
         assert_eq!(listed(Code::Aborted), transient, "although it is the caller's fault");
         assert_eq!(listed(Code::Internal), transient, "although it is permanent");
@@ -166,7 +167,11 @@ mod tests {
         for codes in [None, Some(&[Code::Unavailable][..]), Some(&[Code::NotFound])] {
             for code in [Code::NotFound, Code::Cancelled, Code::Unavailable] {
                 let verdict = verdict(code, Hint::DoNotRetry, codes);
-                assert_eq!((verdict.is_failure(), verdict.hint()), (true, Hint::DoNotRetry), "{code} {codes:?}");
+                assert_eq!(
+                    (verdict.is_failure(), verdict.hint()),
+                    (true, Hint::DoNotRetry),
+                    "{code} {codes:?}"
+                );
             }
         }
     }
@@ -174,14 +179,18 @@ mod tests {
     #[test]
     fn an_error_that_is_not_listed_is_not_retried_unless_it_was_not_sent() {
         let verdict = |kind, codes: &[Code]| {
-            let error = Unlisted::mark(Box::new(io::Error::from(kind)), Some(codes.iter().copied().collect()));
+            let error =
+                Unlisted::mark(Box::new(io::Error::from(kind)), Some(codes.iter().copied().collect()));
             assert!(find::<io::Error>(&*error).is_some());
             Classify::<Response<()>>::classify(&ByMethod::default(), Err(&*error))
         };
         let reset = io::ErrorKind::ConnectionReset;
         assert_eq!(verdict(reset, &[Code::Unavailable]), Verdict::failure(Kind::Transient));
         assert_eq!(verdict(reset, &[Code::Aborted]), Verdict::failure(Kind::Permanent));
-        assert_eq!(verdict(io::ErrorKind::TimedOut, &[Code::DeadlineExceeded]), Verdict::failure(Kind::Timeout));
+        assert_eq!(
+            verdict(io::ErrorKind::TimedOut, &[Code::DeadlineExceeded]),
+            Verdict::failure(Kind::Timeout)
+        );
         assert_eq!(verdict(io::ErrorKind::TimedOut, &[Code::Unavailable]), Verdict::failure(Kind::Permanent));
         let refused = Verdict::failure(Kind::Transient).not_sent();
         assert_eq!(verdict(io::ErrorKind::ConnectionRefused, &[Code::Aborted]), refused);

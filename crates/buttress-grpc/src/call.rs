@@ -163,7 +163,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_shorter_timeout_counts_and_what_the_request_asks_for() {
-        let limit = |timeout: &str| carried_by(&prepared(Request::post("/a.B/Put").header("grpc-timeout", timeout)));
+        let limit =
+            |timeout: &str| carried_by(&prepared(Request::post("/a.B/Put").header("grpc-timeout", timeout)));
         assert_eq!(limit("2S").time_limit, Some(Duration::from_secs(2)));
         assert_eq!(limit("20S").time_limit, Some(Duration::from_secs(5)));
         assert_eq!(limit("soon").time_limit, Some(Duration::from_secs(5)));

@@ -109,7 +109,9 @@ impl FromIterator<Code> for Codes {
 
 impl fmt::Debug for Codes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(CODES.iter().map(|(code, _)| code).filter(|code| self.contains(**code))).finish()
+        f.debug_set()
+            .entries(CODES.iter().map(|(code, _)| code).filter(|code| self.contains(**code)))
+            .finish()
     }
 }
 
@@ -134,7 +136,11 @@ mod tests {
     #[test]
     fn a_set_holds_what_was_put_in() {
         let codes = Codes::from_iter([Code::Unavailable, Code::Ok, Code::Unauthenticated]);
-        assert!(codes.contains(Code::Ok) && codes.contains(Code::Unauthenticated) && !codes.contains(Code::Aborted));
+        assert!(
+            codes.contains(Code::Ok)
+                && codes.contains(Code::Unauthenticated)
+                && !codes.contains(Code::Aborted)
+        );
         assert_eq!(format!("{codes:?}"), "{Ok, Unavailable, Unauthenticated}");
     }
 }

@@ -79,7 +79,10 @@ pub(crate) struct Noted {
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    Status { code: Code, hint: Hint },
+    Status {
+        code: Code,
+        hint: Hint,
+    },
     /// Without a status.
     Truncated,
     /// By an error of the transport.
@@ -118,7 +121,8 @@ impl Grpc {
     /// Judges this code in this way; a failure without a hint of its own still gets the server's.
     #[must_use]
     pub fn code(self, code: Code, verdict: Verdict) -> Self {
-        let others = self.custom.iter().flat_map(|custom| custom.iter()).filter(|(of, _)| *of != code).copied();
+        let others =
+            self.custom.iter().flat_map(|custom| custom.iter()).filter(|(of, _)| *of != code).copied();
         Self { custom: Some(others.chain([(code, verdict)]).collect()) }
     }
 

@@ -51,7 +51,11 @@ fn name_of(name: &Map<String, Value>) -> Result<Option<String>, ConfigError> {
 
 fn method(config: &Map<String, Value>) -> Result<Method, ConfigError> {
     if let Some(hedging) = config.get("hedgingPolicy").filter(|value| !value.is_null()) {
-        return Err(ConfigError::new("hedgingPolicy", shown(hedging), "must not be there: nothing here hedges"));
+        return Err(ConfigError::new(
+            "hedgingPolicy",
+            shown(hedging),
+            "must not be there: nothing here hedges",
+        ));
     }
     let timeout = config.get("timeout").filter(|value| !value.is_null());
     let timeout = timeout.map(|value| duration("timeout", value)).transpose()?;
@@ -86,7 +90,11 @@ fn code(value: &Value) -> Result<Code, ConfigError> {
         other => whole(other).and_then(Code::from_number),
     };
     code.ok_or_else(|| {
-        ConfigError::new("retryableStatusCodes", shown(value), "must be codes of gRPC: their names or their numbers")
+        ConfigError::new(
+            "retryableStatusCodes",
+            shown(value),
+            "must be codes of gRPC: their names or their numbers",
+        )
     })
 }
 
@@ -109,7 +117,8 @@ fn throttle(throttling: &Map<String, Value>) -> Result<(u32, f64), ConfigError> 
 /// `"1.5s"`: seconds with at most nine decimals (proto3's JSON mapping of `Duration`), not negative.
 fn duration(field: &'static str, value: &Value) -> Result<Duration, ConfigError> {
     let parsed = value.as_str().and_then(|text| {
-        let (whole, fraction) = text.strip_suffix('s').map(|text| text.split_once('.').unwrap_or((text, "0")))?;
+        let (whole, fraction) =
+            text.strip_suffix('s').map(|text| text.split_once('.').unwrap_or((text, "0")))?;
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         // 315,576,000,000 s is the most that a `Duration` of protobuf holds.
         let fits = (1..=12).contains(&whole.len()) && (1..=9).contains(&fraction.len());
@@ -120,7 +129,11 @@ fn duration(field: &'static str, value: &Value) -> Result<Duration, ConfigError>
         Some(Duration::new(whole.parse().ok()?, nanos))
     });
     parsed.ok_or_else(|| {
-        ConfigError::new(field, shown(value), r#"must be a duration in seconds such as "1.5s", and not negative"#)
+        ConfigError::new(
+            field,
+            shown(value),
+            r#"must be a duration in seconds such as "1.5s", and not negative"#,
+        )
     })
 }
 
@@ -196,7 +209,10 @@ mod tests {
         let method = config.method("/a.B/C").unwrap();
         assert_eq!(method.timeout, Some(Duration::new(1, 500_000_001)));
         let retry = method.retry.as_ref().unwrap();
-        assert_eq!((retry.max_retries, format!("{:?}", retry.codes).as_str()), (2, "{ResourceExhausted, Unavailable}"));
+        assert_eq!(
+            (retry.max_retries, format!("{:?}", retry.codes).as_str()),
+            (2, "{ResourceExhausted, Unavailable}")
+        );
         assert_eq!(retry.backoff.to_string(), "250 ms × 1.6 up to 30 s, ± 20 %");
         assert_eq!(config.method("/a.D/Any"), Some(method));
         assert_eq!(config.method("/x/Y").unwrap(), &Method { timeout: Some(Duration::ZERO), retry: None });
@@ -213,16 +229,25 @@ mod tests {
         };
         for (field, values) in [
             ("maxAttempts", vec![json!(1), json!(0), json!(-1), json!(2.5), json!("3"), json!(null)]),
-            ("initialBackoff", vec![json!("0s"), json!("-1s"), json!("1"), json!(1), json!("1.s"), json!(".5s")]),
+            (
+                "initialBackoff",
+                vec![json!("0s"), json!("-1s"), json!("1"), json!(1), json!("1.s"), json!(".5s")],
+            ),
             ("maxBackoff", vec![json!("0.0s"), json!("1.0000000001s"), json!("9999999999999s"), json!("s")]),
             ("backoffMultiplier", vec![json!(0), json!(-2), json!("2"), json!(0.5)]),
-            ("retryableStatusCodes", vec![json!([]), json!(["unavailable"]), json!([17]), json!("UNAVAILABLE"), json!([0])]),
+            (
+                "retryableStatusCodes",
+                vec![json!([]), json!(["unavailable"]), json!([17]), json!("UNAVAILABLE"), json!([0])],
+            ),
         ] {
             for value in values {
                 assert_eq!(with(field, value.clone()).field(), field, "{value}");
             }
         }
-        assert_eq!(with("maxAttempts", json!(1)).to_string(), "`maxAttempts` is 1, but must be at least 2 (gRPC A6)");
+        assert_eq!(
+            with("maxAttempts", json!(1)).to_string(),
+            "`maxAttempts` is 1, but must be at least 2 (gRPC A6)"
+        );
         for (max_tokens, token_ratio, field) in [
             (json!(0), json!(0.1), "maxTokens"),
             (json!(1001), json!(0.1), "maxTokens"),
@@ -244,7 +269,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        for field in ["maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes"] {
+        for field in
+            ["maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes"]
+        {
             let mut policy = policy();
             policy.as_object_mut().unwrap().remove(field);
             let config = json!({ "methodConfig": [{ "name": [{}], "retryPolicy": policy }] });
@@ -262,8 +289,20 @@ mod tests {
             Just(json!("UNAVAILABLE")),
         ];
         let keys = prop::sample::select(vec![
-            "methodConfig", "name", "service", "method", "timeout", "retryPolicy", "maxAttempts", "initialBackoff",
-            "maxBackoff", "backoffMultiplier", "retryableStatusCodes", "retryThrottling", "maxTokens", "tokenRatio",
+            "methodConfig",
+            "name",
+            "service",
+            "method",
+            "timeout",
+            "retryPolicy",
+            "maxAttempts",
+            "initialBackoff",
+            "maxBackoff",
+            "backoffMultiplier",
+            "retryableStatusCodes",
+            "retryThrottling",
+            "maxTokens",
+            "tokenRatio",
         ]);
         leaf.prop_recursive(5, 40, 8, move |inner| {
             prop_oneof![

@@ -9,7 +9,10 @@
 //! * With the feature `tonic`: `StatusLayer` makes [`tonic::Status`] of errors, `GrpcStack` is a stack with a short name,
 //!   `CallExt` gives a call limits of its own.
 //!
-#![cfg_attr(not(feature = "tonic"), doc = "[`tonic::Status`]: https://docs.rs/tonic/latest/tonic/struct.Status.html")]
+#![cfg_attr(
+    not(feature = "tonic"),
+    doc = "[`tonic::Status`]: https://docs.rs/tonic/latest/tonic/struct.Status.html"
+)]
 //!
 //! # When to use it, and when not
 //!

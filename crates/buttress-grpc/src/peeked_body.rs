@@ -183,7 +183,8 @@ where
     fn size_hint(&self) -> SizeHint {
         let ahead = [&self.first, &self.second].into_iter().flatten();
         let ahead = ahead.fold(0, |sum: u64, data| sum.saturating_add(data.remaining() as u64));
-        let rest = if matches!(self.rest, Rest::More) { self.body.size_hint() } else { SizeHint::with_exact(0) };
+        let rest =
+            if matches!(self.rest, Rest::More) { self.body.size_hint() } else { SizeHint::with_exact(0) };
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper.saturating_add(ahead));

@@ -159,7 +159,7 @@ fn status_of(error: &Arc<dyn Error + Send + Sync>) -> Status {
     let Some(exhausted) = exhausted else {
         return if code == own.code() { own } else { Status::new(code, error.to_string()) };
     };
-    if chain(exhausted).any(|error| error.is::<Status>()) {
+    if find::<Status>(exhausted).is_some() {
         return own;
     }
     with_retry_info(code, exhausted.to_string(), exhausted.retry_after())
@@ -174,7 +174,9 @@ fn message(exhausted: Option<&Exhausted>, last: &dyn fmt::Display) -> String {
 /// time-outs cancelled.
 fn code(own: Code, verdict: Verdict) -> Code {
     match (own, verdict) {
-        (Code::Unknown | Code::Cancelled, Verdict::Failure { kind: Kind::Timeout, .. }) => Code::DeadlineExceeded,
+        (Code::Unknown | Code::Cancelled, Verdict::Failure { kind: Kind::Timeout, .. }) => {
+            Code::DeadlineExceeded
+        }
         (Code::Unknown, Verdict::Failure { kind: Kind::Transient, .. })
         | (Code::Cancelled, Verdict::Failure { kind: Kind::Transient, effect: Effect::NotSent, .. }) => {
             Code::Unavailable
@@ -305,7 +307,11 @@ mod tests {
         assert_eq!(verdict(Status::not_found("x").into()), Verdict::Rejected);
         let mut reset = Status::cancelled("h2 protocol error");
         reset.set_source(Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
-        assert_eq!(verdict(reset.into()), Verdict::failure(Kind::Transient), "the error counts, not the code");
+        assert_eq!(
+            verdict(reset.into()),
+            Verdict::failure(Kind::Transient),
+            "the error counts, not the code"
+        );
         assert_eq!(verdict(refused(Reason::CircuitOpen).into()), Verdict::failure(Kind::Refused));
     }
 

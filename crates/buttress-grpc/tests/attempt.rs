@@ -67,7 +67,9 @@ async fn rest(answer: Answer) -> (Bytes, Option<HeaderMap>) {
 #[tokio::test(start_paused = true)]
 async fn what_was_looked_at_is_given_back_as_it_came() {
     let data = |text: &'static str| Bytes::from_static(text.as_bytes());
-    for (pieces, code) in [(vec![], "14"), (vec!["one"], "14"), (vec!["one"], "0"), (vec!["one", "two", "three"], "14")] {
+    for (pieces, code) in
+        [(vec![], "14"), (vec!["one"], "14"), (vec!["one"], "0"), (vec!["one", "two", "three"], "14")]
+    {
         let (mut sender, calling) = call(AttemptLayer::new(), repeatable());
         for piece in &pieces {
             sender.send_data(data(piece)).await.unwrap();
@@ -78,7 +80,11 @@ async fn what_was_looked_at_is_given_back_as_it_came() {
         assert_eq!(verdict(&answer), if seen { TRANSIENT } else { Verdict::Success }, "{pieces:?} {code}");
         assert!(!answer.body().is_end_stream());
         assert_eq!(answer.extensions().is_empty(), !seen, "nothing is noted of what is good");
-        assert_eq!(rest(answer).await, (Bytes::from(pieces.concat()), Some(status(code))), "{pieces:?} {code}");
+        assert_eq!(
+            rest(answer).await,
+            (Bytes::from(pieces.concat()), Some(status(code))),
+            "{pieces:?} {code}"
+        );
     }
 }
 

@@ -39,7 +39,10 @@ impl Log {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 
-    fn watch(&self, head: http::response::Builder) -> (Sender<Bytes, BoxError>, WatchBody<Channel<Bytes, BoxError>, Permit>) {
+    fn watch(
+        &self,
+        head: http::response::Builder,
+    ) -> (Sender<Bytes, BoxError>, WatchBody<Channel<Bytes, BoxError>, Permit>) {
         let (sender, body) = Channel::new(8);
         let response = head.body(body).unwrap();
         let grpc = Grpc::new().code(Code::NotFound, TRANSIENT);
@@ -75,9 +78,13 @@ async fn a_head_that_says_all_ends_the_call() {
 #[tokio::test]
 async fn trailers_end_the_call_with_their_status() {
     let log = Log::default();
-    for (code, expected) in
-        [("0", Verdict::Success), ("14", TRANSIENT), ("5", TRANSIENT), ("7", Verdict::Rejected), ("1", Verdict::Ignored)]
-    {
+    for (code, expected) in [
+        ("0", Verdict::Success),
+        ("14", TRANSIENT),
+        ("5", TRANSIENT),
+        ("7", Verdict::Rejected),
+        ("1", Verdict::Ignored),
+    ] {
         let (mut sender, mut body) = log.watch(Response::builder());
         sender.send_data(Bytes::from_static(b"one")).await.unwrap();
         body.frame().await.unwrap().unwrap();

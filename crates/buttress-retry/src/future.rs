@@ -7,7 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict};
+use buttress_core::{
+    Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict,
+};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -71,10 +73,10 @@ where
     /// Calls `inner`, which is ready, unless the rate gate holds the request back.
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
         let settings = &core.settings;
-        let (deadline, max_retries, backoff) = core
-            .policy
-            .carried(&request)
-            .map_or((None, None, None), |carried| (carried.deadline, carried.max_retries, carried.backoff.clone()));
+        let (deadline, max_retries, backoff) =
+            core.policy.carried(&request).map_or((None, None, None), |carried| {
+                (carried.deadline, carried.max_retries, carried.backoff.clone())
+            });
         let facts = Facts { deadline, max_retries, repeatable: core.replay.is_repeatable(&request) };
         let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
         let may_retry =

@@ -229,7 +229,8 @@ impl GrpcBuilder {
     pub fn build(self) -> Result<GrpcLayer, ConfigError> {
         check_name(&self.name)?;
         let (retry, breaker) = (self.retry_config()?, self.breaker_config());
-        let limits = if self.background { (millis(600_000), millis(30_000)) } else { (millis(10_000), millis(2500)) };
+        let limits =
+            if self.background { (millis(600_000), millis(30_000)) } else { (millis(10_000), millis(2500)) };
         let (total, attempt) = (self.total.unwrap_or(limits.0), self.attempt.unwrap_or(limits.1));
         let explanation = Explanation::of(&self.name, (total, true), attempt, &retry, &breaker)
             .within(Some(("call", self.methods.to_string())), Some(("attempt", self.attempts.to_string())));
@@ -237,7 +238,9 @@ impl GrpcBuilder {
         let mut layer = GrpcLayer {
             call: CallLayer::new(self.methods),
             total: DeadlineLayer::total(name(), total)?.carry(self.grpc.clone()),
-            retry: RetryLayer::new(name(), retry)?.policy(ByMethod::new(self.grpc.clone())).replay(self.replay),
+            retry: RetryLayer::new(name(), retry)?
+                .policy(ByMethod::new(self.grpc.clone()))
+                .replay(self.replay),
             breaker: CircuitBreakerLayer::new(name(), breaker)?
                 .policy(self.grpc.clone())
                 .watch(GrpcWatch::new(self.grpc.clone())),
@@ -310,8 +313,9 @@ type Below<S> = buttress_circuit_breaker::CircuitBreaker<
     Grpc,
     GrpcWatch,
 >;
-type Above<S> =
-    buttress_grpc::Call<buttress_deadline::Deadline<buttress_retry::Retry<Below<S>, ByMethod, HttpReplay>, Grpc>>;
+type Above<S> = buttress_grpc::Call<
+    buttress_deadline::Deadline<buttress_retry::Retry<Below<S>, ByMethod, HttpReplay>, Grpc>,
+>;
 
 /// Over any gRPC transport, which is called with `http::Request<ReplayBody<B>>`. Errors are
 /// [`BoxError`](buttress_core::BoxError)s.

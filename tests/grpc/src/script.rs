@@ -115,7 +115,7 @@ pub(crate) struct Scripted<S> {
 impl<S, E> Service<Request<Body>> for Scripted<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = E> + Clone + Send + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
     E: Send + 'static,
 {
     type Response = Response<Body>;
@@ -135,13 +135,16 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
             if let Do::HeadersThenWait(wait) = step {
-                // The body of the service's answer, after headers that did not wait for it.
-                let late = futures(async move {
+                let (sender, body) = streamed();
+                tokio::spawn(async move {
                     tokio::time::sleep(wait).await;
-                    let answer = inner.call(request).await.ok()?;
-                    answer.into_body().collect().await.ok()
+                    let Ok(answer) = inner.call(request).await else { return };
+                    let mut body = answer.into_body();
+                    while let Some(frame) = body.frame().await {
+                        let _ = sender.send(frame).await;
+                    }
                 });
-                return Ok(answer(late));
+                return Ok(answer(body));
             }
             // A server reads what it is asked before it answers.
             let _ = request.into_body().collect().await;
@@ -150,35 +153,12 @@ where
     }
 }
 
-/// A body that is there later.
-fn futures(
-    body: impl Future<Output = Option<http_body_util::Collected<Bytes>>> + Send + 'static,
-) -> Body {
-    let frames = async move {
-        let collected = body.await;
-        let trailers = collected.as_ref().and_then(|all| all.trailers().cloned());
-        let data = collected.map(http_body_util::Collected::to_bytes).filter(|data| !data.is_empty());
-        let frames = data.map(Frame::data).into_iter().chain(trailers.map(Frame::trailers));
-        frames.map(Ok::<_, Status>).collect::<Vec<_>>()
-    };
-    Body::new(StreamBody::new(Late { frames: Box::pin(frames), ready: None }))
-}
+type Sender = tokio::sync::mpsc::Sender<Result<Frame<Bytes>, Status>>;
 
-struct Late {
-    frames: Pin<Box<dyn Future<Output = Vec<Result<Frame<Bytes>, Status>>> + Send>>,
-    ready: Option<VecDeque<Result<Frame<Bytes>, Status>>>,
-}
-
-impl tokio_stream::Stream for Late {
-    type Item = Result<Frame<Bytes>, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ready.is_none() {
-            let frames = std::task::ready!(self.frames.as_mut().poll(cx));
-            self.ready = Some(frames.into());
-        }
-        Poll::Ready(self.ready.as_mut().and_then(VecDeque::pop_front))
-    }
+/// A body, and who sends its frames.
+fn streamed() -> (Sender, Body) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    (sender, Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver))))
 }
 
 async fn act(step: Do) -> Response<Body> {
@@ -222,7 +202,7 @@ fn status(code: Code, headers: &[(&'static str, &'static str)]) -> HeaderMap {
 
 /// These frames, and then, if so, RST_STREAM after this time.
 fn frames<const N: usize>(frames: [Frame<Bytes>; N], reset: Option<Duration>) -> Body {
-    let (sender, receiver) = tokio::sync::mpsc::channel(N + 1);
+    let (sender, body) = streamed();
     tokio::spawn(async move {
         for frame in frames {
             let _ = sender.send(Ok(frame)).await;
@@ -232,7 +212,7 @@ fn frames<const N: usize>(frames: [Frame<Bytes>; N], reset: Option<Duration>) ->
             let _ = sender.send(Err(Status::from(h2::Error::from(h2::Reason::INTERNAL_ERROR)))).await;
         }
     });
-    Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)))
+    body
 }
 
 /// A message of gRPC that holds an answer.

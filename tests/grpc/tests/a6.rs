@@ -47,7 +47,8 @@ async fn a_listed_code_is_retried_and_the_server_is_told_how_often() {
 async fn max_attempts_counts_the_first_and_is_five_at_most() {
     for (max_attempts, calls) in [(2, 2), (3, 3), (5, 5), (100, 5)] {
         let server = Server::start_then([], GONE).await;
-        let status = ask(&mut client(&a6(&policy(max_attempts, UNAVAILABLE), ""), &server)).await.unwrap_err();
+        let status =
+            ask(&mut client(&a6(&policy(max_attempts, UNAVAILABLE), ""), &server)).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::Unavailable, "as scripted"), "the last answer");
         assert_eq!(server.calls(), calls, "{max_attempts}");
     }
@@ -140,9 +141,14 @@ async fn pushback_that_says_no_ends_it() {
     for headers in NO {
         for failure in [pushed(Code::Unavailable, headers), Do::Trailers(Code::Unavailable, headers)] {
             let server = Server::start([failure]).await;
-            let layer = a6(&policy(4, UNAVAILABLE), r#", "retryThrottling": { "maxTokens": 10, "tokenRatio": 0.1 }"#);
+            let layer =
+                a6(&policy(4, UNAVAILABLE), r#", "retryThrottling": { "maxTokens": 10, "tokenRatio": 0.1 }"#);
             let status = ask(&mut client(&layer, &server)).await.unwrap_err();
-            assert_eq!((status.code(), server.calls(), tokens(&layer)), (Code::Unavailable, 1, 9.0), "{headers:?}");
+            assert_eq!(
+                (status.code(), server.calls(), tokens(&layer)),
+                (Code::Unavailable, 1, 9.0),
+                "{headers:?}"
+            );
         }
     }
 }
@@ -244,7 +250,8 @@ async fn a_methods_timeout_and_the_callers_end_the_whole_call() {
     // No retry that would begin too late.
     let server = Server::start_then([], GONE).await;
     let late = policy(5, UNAVAILABLE).replace("0.005s", "20s").replace("0.01s", "20s");
-    let status = ask(&mut client(&a6(&format!(r#""timeout": "10s", {late}"#), ""), &server)).await.unwrap_err();
+    let status =
+        ask(&mut client(&a6(&format!(r#""timeout": "10s", {late}"#), ""), &server)).await.unwrap_err();
     assert_eq!((status.code(), server.calls()), (Code::Unavailable, 1));
 }
 

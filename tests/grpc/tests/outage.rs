@@ -30,7 +30,12 @@ where
 fn stack(open_for: Duration) -> GrpcLayer {
     let breaker = Config::standard().open_for(open_for).success_threshold(1);
     let builder = buttress::grpc("health").repeatable("grpc.health.v1.Health/Check");
-    builder.stream("grpc.health.v1.Health/Watch").retry(common::quick()).circuit_breaker(breaker).build().unwrap()
+    builder
+        .stream("grpc.health.v1.Health/Watch")
+        .retry(common::quick())
+        .circuit_breaker(breaker)
+        .build()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -105,7 +110,10 @@ async fn a_transport_that_cannot_become_ready_says_so_in_the_call() {
         type Error = std::io::Error;
         type Future = std::future::Ready<Result<Self::Response, std::io::Error>>;
 
-        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), std::io::Error>> {
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), std::io::Error>> {
             std::task::Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
         }
 

@@ -5,9 +5,9 @@ mod common;
 use std::time::Duration;
 
 use buttress::circuit_breaker::CircuitState;
+use buttress::core::observe::CallResult::{Failure, Success};
 use buttress::grpc::{AttemptLayer, CallExt, Truncated, attempts};
 use buttress::{Exhausted, Refused, find};
-use buttress::core::observe::CallResult::{Failure, Success};
 use common::{ask, asks, client, heard, stack};
 use grpc_tests::echo::Ask;
 use grpc_tests::{Do, Server};
@@ -60,7 +60,9 @@ async fn a_failed_attempt_is_retried_whatever_its_shape() {
 #[tokio::test]
 async fn what_fails_after_a_message_is_retried_if_it_is_there_and_is_counted_in_any_case() {
     let later = ("a message and trailers", Do::MessageThenTrailers(Code::Unavailable));
-    for (shape, failure) in failures().into_iter().chain([later]).filter(|(shape, _)| shape.starts_with("a message")) {
+    for (shape, failure) in
+        failures().into_iter().chain([later]).filter(|(shape, _)| shape.starts_with("a message"))
+    {
         let server = Server::start([failure.clone()]).await;
         let (layer, heard) = heard(|builder| builder);
         let mut client = client(&layer, &server);
@@ -139,7 +141,11 @@ async fn a_streams_messages_are_not_held_up() {
     letters.next().await.unwrap().unwrap();
     let first = Instant::now();
     assert_eq!(letters.fold(0, |count, answer| count + usize::from(answer.is_ok())).await, 39);
-    assert!(first.elapsed() > SECOND, "the first came when it was sent, and not with the last: {:?}", first.elapsed());
+    assert!(
+        first.elapsed() > SECOND,
+        "the first came when it was sent, and not with the last: {:?}",
+        first.elapsed()
+    );
 }
 
 /// A head is given out as long as nothing follows it: at once if the method is called a stream, else when the look ends.
@@ -147,7 +153,9 @@ async fn a_streams_messages_are_not_held_up() {
 async fn a_quiet_streams_head_is_not_held_up() {
     const QUIET: Duration = Duration::from_secs(4);
     let server = Server::start_then([], Do::HeadersThenWait(QUIET)).await;
-    let named = stack(|builder| builder.stream("echo.v1.Echo/Expand").attempts(AttemptLayer::new().peek(SECOND * 60)));
+    let named = stack(|builder| {
+        builder.stream("echo.v1.Echo/Expand").attempts(AttemptLayer::new().peek(SECOND * 60))
+    });
     let bounded = stack(|builder| builder.attempts(AttemptLayer::new().peek(SECOND / 5)));
     for layer in [named, bounded] {
         let started = Instant::now();
@@ -159,7 +167,8 @@ async fn a_quiet_streams_head_is_not_held_up() {
 
 #[tokio::test]
 async fn client_and_bidirectional_streams_are_sent_again_from_their_start() {
-    let server = Server::start([Do::TrailersOnly(Code::Unavailable, &[]), Do::Trailers(Code::Unavailable, &[])]).await;
+    let server =
+        Server::start([Do::TrailersOnly(Code::Unavailable, &[]), Do::Trailers(Code::Unavailable, &[])]).await;
     let mut client = client(&stack(|builder| builder), &server);
     let answer = client.collect(asks(&["a", "b", "c"])).await.unwrap();
     assert_eq!((answer.get_ref().text.as_str(), attempts(&answer)), ("abc", 3));

@@ -20,7 +20,10 @@ pub(super) fn timeouts(draw: &mut Draw) {
     let left = Duration::from_nanos(draw.number());
     let written = format_timeout(left);
     let read = parse_timeout(&written).expect("what it has written");
-    assert!(read <= left.max(Duration::from_nanos(1)) && left - read.min(left) <= left / 90_000, "{left:?}: {written:?}");
+    assert!(
+        read <= left.max(Duration::from_nanos(1)) && left - read.min(left) <= left / 90_000,
+        "{left:?}: {written:?}"
+    );
 
     let text = format!("{}{}", draw.number(), draw.pick(&["H", "M", "S", "m", "u", "n", "s", "", " S"]));
     let odd = if draw.one_in(4) { draw.bytes(12) } else { draw.mutated(&text, "99999999H") };
@@ -39,10 +42,22 @@ const CONFIG: &str = r#"{"methodConfig":[{"name":[{"service":"a.B","method":"C"}
 
 /// No configuration panics, and one that is taken keeps the rules of gRPC A6.
 pub(super) fn configs(draw: &mut Draw) {
-    let values = ["-1", "0", "1", "2", "1e9", "null", "[]", "{}", r#""1s""#, r#""-1s""#, r#""OK""#, "17", "0.5"];
+    let values =
+        ["-1", "0", "1", "2", "1e9", "null", "[]", "{}", r#""1s""#, r#""-1s""#, r#""OK""#, "17", "0.5"];
     let mut json = CONFIG.to_owned();
     for _ in 0..draw.below(4) {
-        let old = draw.pick(&["true", "4", r#""0.1s""#, r#""1s""#, "2.5", "8", "10", "0.1}", r#""1.5s""#, r#"{"service":"a.D"}"#]);
+        let old = draw.pick(&[
+            "true",
+            "4",
+            r#""0.1s""#,
+            r#""1s""#,
+            "2.5",
+            "8",
+            "10",
+            "0.1}",
+            r#""1.5s""#,
+            r#"{"service":"a.D"}"#,
+        ]);
         json = json.replacen(old, draw.pick(&values), 1);
     }
     let bytes = if draw.one_in(2) { draw.mutated(&json, CONFIG) } else { json.into_bytes() };
@@ -78,7 +93,8 @@ pub(super) fn heads(draw: &mut Draw) {
 pub(super) fn peeks(draw: &mut Draw) {
     let _inside = RUNTIME.enter();
     let (source, facts) = any_source(draw);
-    let mut request = Request::post("http://x/a.B/C").body(Full::<bytes::Bytes>::from("ask")).expect("a request");
+    let mut request =
+        Request::post("http://x/a.B/C").body(Full::<bytes::Bytes>::from("ask")).expect("a request");
     let mut carried = Carried::default();
     carried.repeatable = !draw.one_in(4);
     request.extensions_mut().insert(carried);
@@ -88,13 +104,16 @@ pub(super) fn peeks(draw: &mut Draw) {
         ready(Ok::<_, Infallible>(response.take().expect("called once")))
     });
     let mut future = pin!(AttemptLayer::new().layer(answer).call(request));
-    let outcome = (0..100).find_map(|_| match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(outcome) => Some(outcome),
-        Poll::Pending => None,
-    });
+    let outcome =
+        (0..100).find_map(|_| match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        });
     let mut body = match outcome.expect("an end") {
         Ok(response) => response.into_body(),
-        Err(error) => return assert!(facts.fails && facts.data.is_empty() && find::<Broken>(&*error).is_some()),
+        Err(error) => {
+            return assert!(facts.fails && facts.data.is_empty() && find::<Broken>(&*error).is_some());
+        }
     };
     let mut got = Got::default();
     match got.finish(&mut body, &facts) {
