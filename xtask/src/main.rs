@@ -113,7 +113,15 @@ fn check() -> Result<(), Failure> {
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
     layering::check()?;
     // What is only compared with, or tested with, is not shipped.
-    let excluded = ["buttress-bench", "buttress-bench-http", "aws-tests", "clients-page", "kube-example"];
+    let excluded = [
+        "buttress-bench",
+        "buttress-bench-http",
+        "aws-tests",
+        "clients-page",
+        "grpc-tests",
+        "kube-example",
+        "tonic-example",
+    ];
     let excluded = excluded.iter().flat_map(|package| ["--exclude", *package]);
     let check = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
     DENY.step(["--locked", "--all-features"].into_iter().chain(excluded).chain(check))?.run()?;
