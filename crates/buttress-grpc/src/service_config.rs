@@ -199,10 +199,12 @@ fn is_in(set: &HashSet<Box<str>>, path: &str) -> bool {
     !set.is_empty() && (set.contains(method) || set.contains(service))
 }
 
-/// The method's name and its service's.
+/// The method's name and its service's: the last two parts of the path, since there may be a prefix before them.
 fn names(path: &str) -> (&str, &str) {
-    let method = path.strip_prefix('/').unwrap_or(path);
-    (method, method.rsplit_once('/').map_or(method, |(service, _)| service))
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let Some(slash) = path.rfind('/') else { return (path, path) };
+    let start = path[..slash].rfind('/').map_or(0, |before| before + 1);
+    (&path[start..], &path[start..slash])
 }
 
 /// A name as it is looked for: people also write paths.
@@ -238,6 +240,7 @@ mod tests {
         assert!(config.is_repeatable("/a.B/Get") && config.is_repeatable("/a.Reads/Any"));
         assert!(!config.is_repeatable("/a.B/Put") && !config.is_repeatable("/a.B"));
         assert!(config.is_stream("/a.B/Watch") && !config.is_stream("/a.B/Get"));
+        assert!(config.is_repeatable("/behind/a/gateway/a.B/Get") && !config.is_repeatable("/a.B/Get/more"));
     }
 
     #[test]

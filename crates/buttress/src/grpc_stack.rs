@@ -150,16 +150,10 @@ impl GrpcBuilder {
 
     /// Changes the retry in some respect. Choose the preset and the service config first: those that follow keep what was
     /// changed here.
-    ///
-    /// # Errors
-    ///
-    /// As [`build`](GrpcBuilder::build).
-    pub fn map_retry(
-        self,
-        change: impl FnOnce(buttress_retry::Config) -> buttress_retry::Config,
-    ) -> Result<Self, ConfigError> {
-        let config = self.retry_config()?;
-        Ok(self.retry(change(config)))
+    #[must_use]
+    pub fn map_retry(self, change: impl FnOnce(buttress_retry::Config) -> buttress_retry::Config) -> Self {
+        let config = self.retry_config();
+        self.retry(change(config))
     }
 
     /// When the circuit opens.
@@ -197,19 +191,22 @@ impl GrpcBuilder {
         Self { silent: true, ..self }
     }
 
-    fn retry_config(&self) -> Result<buttress_retry::Config, ConfigError> {
+    fn retry_config(&self) -> buttress_retry::Config {
         use buttress_retry::Config;
         if let Some(config) = &self.retry {
-            return Ok(config.clone());
+            return config.clone();
         }
         let config = match (self.methods.has_retries(), self.background) {
             (true, background) => Config::grpc().retry_refused(background),
             (false, false) => Config::user_facing().hints(PUSHBACK),
             (false, true) => Config::background().hints(PUSHBACK).retry_refused(true),
         };
-        match self.methods.throttle() {
-            None => Ok(config),
-            Some((max_tokens, ratio)) => Ok(config.budget(Budget::grpc_throttle(max_tokens, ratio)?)),
+        let throttle = self.methods.throttle().map(|(max_tokens, ratio)| {
+            Budget::grpc_throttle(max_tokens, ratio).expect("it was checked when it was read")
+        });
+        match throttle {
+            Some(throttle) => config.budget(throttle),
+            None => config,
         }
     }
 
@@ -228,7 +225,7 @@ impl GrpcBuilder {
     /// If a configuration breaks a rule: the field, its value and the rule.
     pub fn build(self) -> Result<GrpcLayer, ConfigError> {
         check_name(&self.name)?;
-        let (retry, breaker) = (self.retry_config()?, self.breaker_config());
+        let (retry, breaker) = (self.retry_config(), self.breaker_config());
         let limits =
             if self.background { (millis(600_000), millis(30_000)) } else { (millis(10_000), millis(2500)) };
         let (total, attempt) = (self.total.unwrap_or(limits.0), self.attempt.unwrap_or(limits.1));

@@ -39,7 +39,7 @@ fn stack() -> Result<GrpcLayer, BoxError> {
     // A process that has just begun has earned no retries yet: it gets a few on credit.
     let budget = Budget::adaptive(0.1, Duration::from_millis(500), 10)?;
     let stack = buttress::grpc("echo").repeatable("echo.v1.Echo/Unary").circuit_breaker(breaker);
-    Ok(stack.map_retry(|retry| retry.backoff(backoff).budget(budget))?.build()?)
+    Ok(stack.map_retry(|retry| retry.backoff(backoff).budget(budget)).build()?)
 }
 
 async fn run(server: &Server) -> Result<Vec<String>, BoxError> {

@@ -1,0 +1,107 @@
+//! What the connection itself says, through tonic's channel: that a call was not processed, that it broke.
+
+mod common;
+
+use buttress::grpc::{GrpcStack, attempts};
+use buttress::{Exhausted, find};
+use bytes::Bytes;
+use grpc_tests::echo::Ask;
+use grpc_tests::echo::echo_client::EchoClient;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::transport::Endpoint;
+
+/// What is done with a stream.
+#[derive(Clone, Copy, Debug)]
+enum Do {
+    Reset(Reason),
+    /// GOAWAY, without having looked at it, and the end of the connection.
+    GoAway,
+    Answer,
+}
+
+/// A server that does this with one stream after the other, on any connection; and how many it has seen.
+async fn server(script: Vec<Do>) -> (String, mpsc::UnboundedReceiver<Do>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (seen, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut script = script.into_iter();
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(mut connection) = h2::server::handshake(socket).await else { continue };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let step = script.next().unwrap_or(Do::Answer);
+                let _ = seen.send(step);
+                match step {
+                    Do::Reset(reason) => respond.send_reset(reason),
+                    Do::GoAway => {
+                        drop((request, respond));
+                        connection.abrupt_shutdown(Reason::NO_ERROR);
+                    }
+                    Do::Answer => drop(tokio::spawn(answer(request, respond))),
+                }
+            }
+        }
+    });
+    (url, receiver)
+}
+
+async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let mut body = request.into_body();
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data?.len())?;
+    }
+    let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let mut stream = respond.send_response(head, false)?;
+    // An empty message, and OK.
+    stream.send_data(Bytes::from_static(&[0; 5]), false)?;
+    stream.send_trailers(HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]))
+}
+
+fn client(url: &str) -> EchoClient<GrpcStack> {
+    // Of no method is it said that it may be repeated.
+    let stack = buttress::grpc("echo").retry(common::quick()).build().unwrap();
+    EchoClient::new(stack.over(Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy()))
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_whatever_the_method() {
+    const REFUSED: Do = Do::Reset(Reason::REFUSED_STREAM);
+    let (url, mut seen) = server(vec![REFUSED, REFUSED]).await;
+    let response = client(&url).unary(Ask::default()).await.unwrap();
+    assert_eq!(attempts(&response), 3);
+    seen.close();
+    let mut streams = 0;
+    while seen.recv().await.is_some() {
+        streams += 1;
+    }
+    assert_eq!(streams, 3);
+}
+
+#[tokio::test]
+async fn any_other_reset_may_come_after_the_work_was_done() {
+    for reason in [Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM] {
+        let (url, mut seen) = server(vec![Do::Reset(reason)]).await;
+        let status = client(&url).unary(Ask::default()).await.unwrap_err();
+        let exhausted = find::<Exhausted>(&status).unwrap();
+        assert_eq!((exhausted.attempts, exhausted.safe_to_retry), (1, false), "{reason:?}");
+        seen.recv().await.unwrap();
+        assert!(seen.try_recv().is_err(), "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_away_takes_one_call_with_it_at_most() {
+    let (url, _seen) = server(vec![Do::Answer, Do::GoAway]).await;
+    let mut client = client(&url);
+    client.unary(Ask::default()).await.unwrap();
+    // Whether the server had seen it is for GOAWAY to say; h2's says that it had.
+    let _ = client.unary(Ask::default()).await;
+    assert!(client.unary(Ask::default()).await.is_ok());
+}
