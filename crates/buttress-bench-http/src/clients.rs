@@ -6,11 +6,16 @@ use std::time::Duration;
 use buttress::BoxError;
 use buttress_reqwest::StackMiddleware;
 use bytes::Bytes;
+use grpc_tests::echo::Ask;
+use grpc_tests::echo::echo_client::EchoClient;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use reqwest_middleware::ClientBuilder;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::transport::Endpoint;
 use tower::layer::util::Identity;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_resilience::circuitbreaker::CircuitBreakerLayer;
@@ -18,9 +23,11 @@ use tower_resilience::retry::RetryLayer;
 use tower_resilience::timelimiter::TimeLimiterLayer;
 
 use crate::load::Client;
+use crate::server::{Addresses, HELLO};
 
 pub(crate) const HYPER: &str = "hyper";
 pub(crate) const REQWEST: &str = "reqwest";
+pub(crate) const TONIC: &str = "tonic, unary";
 /// What the others of a group are compared with.
 pub(crate) const BARE: &str = "bare";
 pub(crate) const STACK: &str = "Buttress, four layers";
@@ -57,7 +64,14 @@ where
     })
 }
 
-pub(crate) fn hyper(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
+pub(crate) fn all(servers: Addresses) -> Result<Vec<Client>, BoxError> {
+    let mut clients = hyper(servers.http1)?;
+    clients.extend(reqwest(servers.http1)?);
+    clients.extend(tonic(servers.grpc)?);
+    Ok(clients)
+}
+
+fn hyper(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
     let bare: legacy::Client<_, Full<Bytes>> =
         legacy::Client::builder(TokioExecutor::new()).build(connector());
     let stacked = stack()?.layer(legacy::Client::builder(TokioExecutor::new()).build(connector()));
@@ -78,7 +92,7 @@ pub(crate) fn hyper(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
     ])
 }
 
-pub(crate) fn reqwest(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
+fn reqwest(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
     let url = reqwest::Url::parse(&format!("http://{server}/hello"))?;
     let bare = reqwest::Client::builder().no_proxy().build()?;
     let plain = |name, client: reqwest_middleware::ClientWithMiddleware| {
@@ -106,6 +120,35 @@ pub(crate) fn reqwest(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
         plain(MIDDLEWARE, with()?.build()),
         plain(BRIDGE, with()?.with(StackMiddleware::new(Identity::new())).build()),
         plain(STACK, with()?.with(StackMiddleware::new(stack()?)).build()),
+    ])
+}
+
+/// Unary calls, with the client that tonic generates.
+fn echo<T>(name: &'static str, transport: T) -> Client
+where
+    T: GrpcService<Body, ResponseBody: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send>
+        + Clone
+        + 'static,
+    T::Error: Into<BoxError>,
+{
+    let client = EchoClient::new(transport);
+    Client::new(TONIC, name, move || {
+        let mut client = client.clone();
+        async move {
+            let text = String::from_utf8_lossy(HELLO).into_owned();
+            client.unary(Ask { text }).await?;
+            Ok(())
+        }
+    })
+}
+
+fn tonic(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
+    let channel = || Endpoint::from_shared(format!("http://{server}")).map(|to| to.connect_lazy());
+    let stack = buttress::grpc("bench").silent().repeatable("echo.v1.Echo/Unary").build()?;
+    Ok(vec![
+        echo(BARE, channel()?),
+        echo(STACK, stack.service(channel()?)),
+        echo("Buttress, four layers, boxed", stack.over(channel()?)),
     ])
 }
 

@@ -13,6 +13,7 @@ use buttress::BoxError;
 use lexopt::prelude::*;
 use load::{Client, Until};
 use report::Report;
+use server::Addresses;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
@@ -30,7 +31,9 @@ fn main() -> Result<(), BoxError> {
             let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
             let runtime = runtime()?;
             let _inside = runtime.enter();
-            clients(nobody)?.iter().for_each(|client| println!("{}", name(client)));
+            clients::all(Addresses { http1: nobody, grpc: nobody })?
+                .iter()
+                .for_each(|client| println!("{}", name(client)));
             Ok(())
         }
         Some(Value(command)) if command == "run" => {
@@ -43,12 +46,6 @@ fn main() -> Result<(), BoxError> {
 
 fn runtime() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
-}
-
-fn clients(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
-    let mut clients = clients::hyper(server)?;
-    clients.extend(clients::reqwest(server)?);
-    Ok(clients)
 }
 
 fn name(client: &Client) -> String {
@@ -70,7 +67,7 @@ fn times(mut parser: lexopt::Parser) -> Result<(), BoxError> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = runtime()?;
-        let server = runtime.block_on(server::http1())?;
+        let server = runtime.block_on(server::start())?;
         if tell.send(server).is_ok() {
             runtime.block_on(std::future::pending::<()>());
         }
@@ -78,7 +75,7 @@ fn times(mut parser: lexopt::Parser) -> Result<(), BoxError> {
     });
     let server = told.recv()?;
     let report = LocalSet::new().block_on(&runtime()?, async {
-        let mut clients = clients(server)?;
+        let mut clients = clients::all(server)?;
         clients.retain(|client| name(client).contains(&only));
         Report::run(&clients, rounds, slice).await
     })?;
@@ -93,8 +90,7 @@ fn times(mut parser: lexopt::Parser) -> Result<(), BoxError> {
 /// So many calls of one client, its server in the same thread: for a tool that counts instructions.
 fn run(wanted: &str, calls: u64) -> Result<(), BoxError> {
     LocalSet::new().block_on(&runtime()?, async {
-        let server = server::http1().await?;
-        let clients = clients(server)?;
+        let clients = clients::all(server::start().await?)?;
         let client = clients.iter().find(|client| name(client) == wanted);
         let client = client.ok_or_else(|| format!("no client is named `{wanted}`"))?;
         client.run(Until::Calls(calls)).await.map(|_| ())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use buttress::BoxError;
 use serde_json::{Value, json};
 
-use crate::clients::{BARE, BRIDGE, HYPER, MIDDLEWARE, REQWEST, STACK};
+use crate::clients::{BARE, BRIDGE, HYPER, MIDDLEWARE, REQWEST, STACK, TONIC};
 use crate::load::{Client, Slice, Until};
 
 /// What one client did in all rounds.
@@ -60,6 +60,7 @@ impl Report {
         let all = [
             target("hyper: four layers / bare", HYPER, STACK, BARE, 0.95),
             target("reqwest: the bridge / nothing in it", REQWEST, BRIDGE, MIDDLEWARE, 0.95),
+            target("tonic: four layers / bare", TONIC, STACK, BARE, 0.97),
         ];
         all.into_iter().flatten().collect()
     }
