@@ -17,7 +17,7 @@ use tower_service::Service;
 use crate::by_method::Unlisted;
 use crate::call::Known;
 use crate::grpc::{End, Noted};
-use crate::peeked_body::{Look, PeekedBody};
+use crate::peeked_body::{Look, PeekedBody, Time};
 use crate::timeout::{GRPC_TIMEOUT, format_timeout};
 
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -30,8 +30,9 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 /// * **The peek.** A status may come in trailers, after headers that look good. Of a call that may be repeated, and whose
 ///   request has been sent whole and is kept, the first frame of the response is waited for; if that is a message, it is looked
 ///   once whether its trailers are there too. What was looked at is given back as it came. A message is never held up, and
-///   neither is the head of a response for longer than [`peek`](AttemptLayer::peek) says; methods that a
-///   [`ServiceConfig`](crate::ServiceConfig) calls streams are not looked into at all.
+///   neither is the head of a response for longer than [`peek`](AttemptLayer::peek) says. Methods that a
+///   [`ServiceConfig`](crate::ServiceConfig) calls streams are not looked into at all, and of those that it says answer with one
+///   message the status is waited for.
 ///
 /// gRPC (A6) holds a call to be committed as soon as headers have come, since its clients give them to the application at
 /// once. Here nothing is given out during the peek, and the call is committed with the first message that is.
@@ -119,15 +120,21 @@ pub struct Attempt<S> {
 }
 
 impl Settings {
-    /// Writes the headers; what is known of the call, and how long to look into its response, if at all.
-    fn prepare<B>(&self, request: &mut Request<B>) -> (Known, Option<Duration>) {
+    /// Writes the headers; what is known of the call, and how far to look into its response.
+    fn prepare<B>(&self, request: &mut Request<B>) -> (Known, Depth) {
         let known = request.extensions().get::<Known>().copied().unwrap_or_default();
         let (deadline, attempt, repeatable) =
             request.extensions().get::<Carried>().map_or((None, 0, false), |carried| {
                 (carried.deadline, carried.attempt, carried.repeatable || carried.idempotency_key.is_some())
             });
-        let asked = || request.headers().contains_key(GRPC_TIMEOUT) || self.send_deadline && !known.stream;
-        let deadline = known.deadline.or_else(|| deadline.filter(|_| asked()));
+        let told = || {
+            known.unary || request.headers().contains_key(GRPC_TIMEOUT) || self.send_deadline && !known.stream
+        };
+        let deadline = match known.time {
+            // The deadline of an attempt is no limit to a stream.
+            Some((deadline, _)) if !known.unary => Some(deadline),
+            _ => deadline.filter(|_| told()),
+        };
         if let Some(deadline) = deadline {
             let left = format_timeout(deadline.saturating_duration_since(Instant::now()));
             request.headers_mut().insert(GRPC_TIMEOUT, left);
@@ -135,8 +142,23 @@ impl Settings {
         if attempt > 1 {
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
         }
-        (known, self.peek.filter(|_| repeatable && !known.stream))
+        let depth = match self.peek {
+            Some(_) if known.unary => Depth::Whole,
+            Some(wait) if repeatable && !known.stream => Depth::First(wait),
+            _ => Depth::Head,
+        };
+        (known, depth)
     }
+}
+
+/// How far a response is looked into.
+#[derive(Clone, Copy, Debug)]
+enum Depth {
+    Head,
+    /// To its first frame, if that comes in this time.
+    First(Duration),
+    /// To the end of its only message.
+    Whole,
 }
 
 impl<S, B, R> Service<Request<ReplayBody<B>>> for Attempt<S>
@@ -159,17 +181,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
-        let (known, wait) = self.settings.prepare(&mut request);
-        let peek = wait.map(|wait| Peek { wait, sent: request.body().fork() });
-        ResponseFuture { state: State::Head { inner: self.inner.call(request) }, known, peek }
+        let (known, depth) = self.settings.prepare(&mut request);
+        let sent = matches!(depth, Depth::First(_)).then(|| request.body().fork());
+        let time = known.time.map(|(deadline, limit)| {
+            let method = request.uri().path().into();
+            Box::new(Time { deadline, limit, method, timer: Timer::default() })
+        });
+        ResponseFuture { state: State::Head { inner: self.inner.call(request) }, known, depth, sent, time }
     }
-}
-
-/// That a response is to be looked into, and how long.
-struct Peek<B> {
-    wait: Duration,
-    /// Of the request's body; it is asked whether all of it has been sent, and never read.
-    sent: ReplayBody<B>,
 }
 
 pin_project! {
@@ -181,7 +200,10 @@ pin_project! {
         #[pin]
         state: State<F, R>,
         known: Known,
-        peek: Option<Peek<B>>,
+        depth: Depth,
+        // Of the request's body; it is asked whether all of it has been sent, and never read.
+        sent: Option<ReplayBody<B>>,
+        time: Option<Box<Time>>,
     }
 }
 
@@ -192,7 +214,7 @@ pin_project! {
         R: Body,
     {
         Head { #[pin] inner: F },
-        Peek { response: Option<Response<PeekedBody<R>>>, wait: Duration, timer: Option<Timer> },
+        Peek { response: Option<Response<PeekedBody<R>>>, timer: Option<Timer> },
     }
 }
 
@@ -227,27 +249,33 @@ where
                     };
                     let is_open =
                         response.status() == StatusCode::OK && End::of(response.headers()).is_none();
-                    let response = response.map(|body| PeekedBody::new(body, is_open));
+                    let response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));
                     if response.body().is_truncated() {
                         return Poll::Ready(Ok(noted(response, known, Some(End::Truncated))));
                     }
-                    match this.peek.take().filter(|peek| is_open && peek.is_possible()) {
-                        None => return Poll::Ready(Ok(noted(response, known, None))),
-                        Some(Peek { wait, .. }) => {
-                            this.state.set(State::Peek { response: Some(response), wait, timer: None });
-                        }
+                    let sent = this.sent.take();
+                    let look = match this.depth {
+                        Depth::Head => false,
+                        Depth::First(_) => sent.is_some_and(|sent| is_for_a_retry(&sent)),
+                        Depth::Whole => true,
+                    };
+                    if !(is_open && look) {
+                        return Poll::Ready(Ok(noted(response, known, None)));
                     }
+                    this.state.set(State::Peek { response: Some(response), timer: None });
                 }
-                StateProj::Peek { response, wait, timer } => {
-                    let body = response.as_mut().expect("a future is not polled again after it was ready");
-                    let end = match body.body_mut().poll_look(cx) {
+                StateProj::Peek { response, timer } => {
+                    let looked = response.as_mut().expect("a future is not polled again after it was ready");
+                    let whole = matches!(this.depth, Depth::Whole);
+                    let end = match looked.body_mut().poll_look(whole, cx) {
                         Poll::Ready(Look::End(end)) => Some(end),
                         Poll::Ready(Look::Data) => None,
                         Poll::Ready(Look::Failed(error)) => {
                             return Poll::Ready(Err(Unlisted::mark(error, known.codes)));
                         }
                         Poll::Pending => {
-                            ready!(poll_wait(timer, *wait, cx));
+                            let Depth::First(wait) = *this.depth else { return Poll::Pending };
+                            ready!(poll_wait(timer, wait, cx));
                             None
                         }
                     };
@@ -264,16 +292,14 @@ fn poll_wait(timer: &mut Option<Timer>, wait: Duration, cx: &mut Context<'_>) ->
     timer.get_or_insert_with(|| Timer::at(after(Instant::now(), wait)).unwrap_or_default()).poll(cx)
 }
 
-impl<B> Peek<B>
+/// A look is for nothing if the request could not be sent again; and while it is still being sent, the response may be waiting
+/// for it.
+fn is_for_a_retry<B>(sent: &ReplayBody<B>) -> bool
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// A look is for a retry, and so for nothing if the request could not be sent again; and while it is still being sent,
-    /// the response may be waiting for it.
-    fn is_possible(&self) -> bool {
-        self.sent.is_complete() && self.sent.is_replayable()
-    }
+    sent.is_complete() && sent.is_replayable()
 }
 
 /// Notes on a response what its head does not say.

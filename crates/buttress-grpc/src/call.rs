@@ -16,7 +16,7 @@ use crate::timeout::{GRPC_TIMEOUT, parse_timeout};
 /// Says to the layers below what is known of a call's method. Put it above all of them.
 ///
 /// * The call's `grpc-timeout`, or the method's `timeout` if that is shorter, becomes its total time, in place of the total
-///   deadline's own.
+///   deadline's own; as gRPC has it, it bounds the response's body, too.
 /// * The method's retry policy becomes the call's: how often, after what delays, for which codes
 ///   ([`ByMethod`](crate::ByMethod) reads the list).
 /// * A method with a retry policy, or one that [is named](ServiceConfig::repeatable), may be repeated.
@@ -63,8 +63,10 @@ pub(crate) struct Known {
     /// The codes that are retried.
     pub(crate) codes: Option<Codes>,
     pub(crate) stream: bool,
-    /// When the call, its response's body included, has to be over.
-    pub(crate) deadline: Option<Instant>,
+    /// It is answered with one message.
+    pub(crate) unary: bool,
+    /// When the call, its response's body included, has to be over, and how long that was from its beginning.
+    pub(crate) time: Option<(Instant, Duration)>,
 }
 
 impl<S> Call<S> {
@@ -79,7 +81,8 @@ impl<S> Call<S> {
         let known = Known {
             codes: policy.map(|policy| policy.codes),
             stream,
-            deadline: timeout.map(|timeout| after(Instant::now(), timeout)),
+            unary: self.config.is_unary(path),
+            time: timeout.map(|timeout| (after(Instant::now(), timeout), timeout)),
         };
         if known != Known::default() {
             request.extensions_mut().insert(known);
@@ -157,7 +160,7 @@ mod tests {
         assert_eq!((carried.repeatable, carried.max_retries), (true, Some(2)));
         assert_eq!(carried.time_limit, Some(Duration::from_secs(5)));
         let known = request.extensions().get::<Known>().unwrap();
-        assert_eq!(known.deadline, Some(Instant::now() + Duration::from_secs(5)));
+        assert_eq!(known.time, Some((Instant::now() + Duration::from_secs(5), Duration::from_secs(5))));
         assert_eq!(format!("{:?}", known.codes.unwrap()), "{Unavailable}");
     }
 

@@ -24,9 +24,11 @@
 //!
 //! The tables of [`Grpc`] and of [`ServiceConfig`]. In short: a call that may have been applied is sent again only if somebody said
 //! that its method may be repeated, by a retry policy or by name; a call that certainly was not sent is sent again in any case.
-//! Beside gRPC's own clients (A6) there are these differences: a status in trailers is retried, too, as long as nothing has been
-//! given to the application; jitter does not exceed the maximum; and what is retried because it was not sent counts as an
-//! attempt and, if it failed, takes a token.
+//!
+//! What differs from gRPC's own clients (A6): a status in trailers is retried, too, as long as nothing has been given to the
+//! application; jitter does not exceed the maximum; what is retried because it was not sent counts as an attempt and takes a
+//! token; and a call is credited to the throttle once its response has been given out, which is its end only if that was
+//! seen by then.
 //!
 //! # Cancellation and panics
 //!
@@ -51,8 +53,8 @@
 //! use buttress_grpc::{CallLayer, ServiceConfig};
 //!
 //! let config = ServiceConfig::new()
+//!     .unary("billing.Invoices")
 //!     .repeatable("billing.Invoices/Get")
-//!     .repeatable("billing.Catalog")
 //!     .stream("billing.Invoices/Follow");
 //! let layer = CallLayer::new(config);
 //! # tower::ServiceBuilder::new().layer(layer);

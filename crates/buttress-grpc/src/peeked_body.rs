@@ -1,61 +1,52 @@
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use buttress_core::BoxError;
+use buttress_core::{BoxError, Elapsed, Timer};
 use bytes::Buf;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::grpc::{End, error_verdict};
 
 /// A response's body of which the beginning has been looked at, and is given back as it came.
 ///
-/// A body that ends without a status fails with [`Truncated`]: a client such as tonic would take what came for all there is.
+/// * A body that ends without a status fails with [`Truncated`]: a client such as tonic would take what came for all there is.
+/// * A body that has not ended when the time of a call is over that has a `grpc-timeout`, or whose method has a `timeout`, fails
+///   with [`Elapsed`], and what lies below is dropped.
+///
+/// With the feature `tonic` both are the source of a status: `INTERNAL` and `DEADLINE_EXCEEDED`, as gRPC's own clients have it.
 #[derive(Debug)]
 pub struct PeekedBody<B: Body> {
-    body: B,
+    /// Until it has ended.
+    body: Option<B>,
     first: Option<B::Data>,
     second: Option<B::Data>,
-    rest: Rest,
+    last: Option<Last>,
     /// The status is still to come.
     expects_status: bool,
+    /// When it has to be over.
+    time: Option<Box<Time>>,
 }
 
-/// A response ended without a status: its server, or a proxy, broke off, and what came is not all.
-///
-/// With the feature `tonic` it is the source of a status with the code `INTERNAL`, as gRPC's own clients have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Truncated;
-
-impl fmt::Display for Truncated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the response ended without a gRPC status; it may be incomplete")
-    }
-}
-
-impl std::error::Error for Truncated {}
-
-#[cold]
-fn truncated() -> BoxError {
-    #[cfg(feature = "tonic")]
-    {
-        let mut status = tonic::Status::internal(Truncated.to_string());
-        status.set_source(std::sync::Arc::new(Truncated));
-        status.into()
-    }
-    #[cfg(not(feature = "tonic"))]
-    Box::new(Truncated)
-}
-
-/// What follows the data that has been looked at.
+/// What has been looked at of a body's end.
 #[derive(Debug)]
-enum Rest {
-    /// It is not known yet.
-    More,
+enum Last {
     Trailers(HeaderMap),
     Failed(BoxError),
-    Nothing,
+}
+
+/// Until when a call may take, its response's body included.
+#[derive(Debug)]
+pub(crate) struct Time {
+    pub(crate) deadline: Instant,
+    /// How long that was from the call on.
+    pub(crate) limit: Duration,
+    pub(crate) method: Arc<str>,
+    pub(crate) timer: Timer,
 }
 
 /// What a look at the next frame has found.
@@ -67,69 +58,116 @@ pub(crate) enum Look {
     Failed(BoxError),
 }
 
+/// A response ended without a status: its server, or a proxy, broke off, and what came may not be all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+impl fmt::Display for Truncated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response ended without a gRPC status; it may be incomplete")
+    }
+}
+
+impl std::error::Error for Truncated {}
+
+/// An error of ours in a body, as the client above understands it.
+#[cold]
+fn error(error: impl Into<BoxError>) -> BoxError {
+    #[cfg(feature = "tonic")]
+    return crate::to_status(error.into()).into();
+    #[cfg(not(feature = "tonic"))]
+    error.into()
+}
+
 impl<B> PeekedBody<B>
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
     /// `expects_status`: its head has none.
-    pub(crate) fn new(body: B, expects_status: bool) -> Self {
-        Self { body, first: None, second: None, rest: Rest::More, expects_status }
+    pub(crate) fn new(body: B, expects_status: bool, time: Option<Box<Time>>) -> Self {
+        Self { body: Some(body), first: None, second: None, last: None, expects_status, time }
     }
 
     /// Whether it has ended without the status that its head lacks.
     pub(crate) fn is_truncated(&self) -> bool {
-        self.expects_status && self.body.is_end_stream()
+        self.expects_status && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    /// Waits for the first frame; if that is data, looks once whether its end is there too. A second message is looked at
-    /// no further.
-    pub(crate) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Look> {
-        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Err(error)) => {
-                self.rest = Rest::Nothing;
-                return Poll::Ready(Look::Failed(error.into()));
-            }
-            frame => {
-                if let Some(end) = self.take(frame) {
-                    return Poll::Ready(Look::End(end));
+    /// Waits for the first frame; if that is data, looks whether its end is there too: once, without waiting, or for as
+    /// long as it takes if the message is the only one (`whole`). A second piece of data is looked at no further.
+    pub(crate) fn poll_look(&mut self, whole: bool, cx: &mut Context<'_>) -> Poll<Look> {
+        while self.second.is_none() {
+            let flowing = self.first.is_some();
+            match self.poll_body(cx) {
+                Poll::Pending if flowing && !whole => break,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) if !flowing => return Poll::Ready(Look::Failed(error)),
+                Poll::Ready(frame) => {
+                    if let Some(end) = self.keep(frame) {
+                        return Poll::Ready(Look::End(end));
+                    }
                 }
             }
         }
-        // Without waiting: a stream's first message is not held up.
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            return Poll::Ready(Look::Data);
-        };
-        Poll::Ready(self.take(frame).map_or(Look::Data, Look::End))
+        Poll::Ready(Look::Data)
     }
 
     /// Keeps a frame that has been looked at; how the response ended, if it is the last.
-    fn take(&mut self, frame: Option<Result<Frame<B::Data>, B::Error>>) -> Option<End> {
-        match frame {
-            None => {
-                self.rest = Rest::Failed(truncated());
-                Some(End::Truncated)
-            }
+    fn keep(&mut self, frame: Option<Result<Frame<B::Data>, BoxError>>) -> Option<End> {
+        let (last, end) = match frame {
+            None => (Last::Failed(error(Truncated)), End::Truncated),
             Some(Err(error)) => {
-                let error = error.into();
                 let verdict = error_verdict(&*error);
-                self.rest = Rest::Failed(error);
-                Some(End::Failed(verdict))
+                (Last::Failed(error), End::Failed(verdict))
             }
             Some(Ok(frame)) => match frame.into_data() {
+                // HTTP/2 ends many a stream with one.
+                Ok(data) if !data.has_remaining() => return None,
                 Ok(data) => {
                     let slot = if self.first.is_none() { &mut self.first } else { &mut self.second };
                     *slot = Some(data);
-                    None
+                    return None;
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     let end = End::of_trailers(&trailers);
-                    self.rest = Rest::Trailers(trailers);
-                    Some(end)
+                    (Last::Trailers(trailers), end)
                 }
             },
+        };
+        self.last = Some(last);
+        Some(end)
+    }
+
+    /// The next frame of the body itself, which is let go with its last one.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(frame) => frame.map(|frame| frame.map_err(Into::into)),
+            Poll::Pending => match &mut self.time {
+                None => return Poll::Pending,
+                Some(time) => Some(Err(ready!(time.poll(cx)))),
+            },
+        };
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            self.body = None;
         }
+        Poll::Ready(frame)
+    }
+}
+
+impl Time {
+    /// The error of a body that is too late.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
+        if !self.timer.is_set() {
+            match Timer::at(self.deadline) {
+                Ok(timer) => self.timer = timer,
+                Err(no_timer) => return Poll::Ready(error(no_timer)),
+            }
+        }
+        ready!(self.timer.poll(cx));
+        Poll::Ready(error(Elapsed::new(Arc::clone(&self.method), self.limit)))
     }
 }
 
@@ -150,41 +188,28 @@ where
         if let Some(data) = this.first.take().or_else(|| this.second.take()) {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        match std::mem::replace(&mut this.rest, Rest::Nothing) {
-            Rest::More => {
-                this.rest = Rest::More;
-                let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) if frame.is_data() => {}
-                    None if this.expects_status => {
-                        this.rest = Rest::Nothing;
-                        return Poll::Ready(Some(Err(truncated())));
-                    }
-                    _ => this.rest = Rest::Nothing,
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-            Rest::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Rest::Failed(error) => Poll::Ready(Some(Err(error))),
-            Rest::Nothing => Poll::Ready(None),
+        match this.last.take() {
+            Some(Last::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Some(Last::Failed(error)) => return Poll::Ready(Some(Err(error))),
+            None if this.body.is_none() => return Poll::Ready(None),
+            None => {}
         }
+        let frame = ready!(this.poll_body(cx));
+        Poll::Ready(match frame {
+            None if this.expects_status => Some(Err(error(Truncated))),
+            frame => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none()
-            && self.second.is_none()
-            && match &self.rest {
-                Rest::More => !self.expects_status && self.body.is_end_stream(),
-                Rest::Trailers(_) | Rest::Failed(_) => false,
-                Rest::Nothing => true,
-            }
+        let ahead = self.first.is_some() || self.second.is_some() || self.last.is_some();
+        !ahead && self.body.as_ref().is_none_or(|body| !self.expects_status && body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let ahead = [&self.first, &self.second].into_iter().flatten();
         let ahead = ahead.fold(0, |sum: u64, data| sum.saturating_add(data.remaining() as u64));
-        let rest =
-            if matches!(self.rest, Rest::More) { self.body.size_hint() } else { SizeHint::with_exact(0) };
+        let rest = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper.saturating_add(ahead));

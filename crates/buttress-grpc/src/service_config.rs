@@ -7,7 +7,7 @@ use buttress_core::{Backoff, ConfigError, Jitter};
 
 use crate::code::{Code, Codes};
 
-/// What is known of single methods: which may be repeated, which are streams, and how a service config would have them
+/// What is known of single methods: which may be repeated, which answer with a stream or with one message, and how a service config would have them
 /// retried (gRPC A6).
 ///
 /// gRPC cannot tell which of its methods may be applied twice, all of them being POSTs. *Only what is named here is sent
@@ -44,6 +44,7 @@ pub struct ServiceConfig {
     pub(crate) throttle: Option<(u32, f64)>,
     repeatable: HashSet<Box<str>>,
     streams: HashSet<Box<str>>,
+    unary: HashSet<Box<str>>,
 }
 
 /// What a `methodConfig` says.
@@ -139,6 +140,15 @@ impl ServiceConfig {
         self
     }
 
+    /// This method, or all of this service's, answers with one message. Nothing can be done with the head of its response, and so
+    /// none is given out before its status is there: every failure is seen by the retry, and the deadlines of a stack bound
+    /// the response to its end (if the message comes in one piece, as those up to 16 KiB do). Servers are told of them.
+    #[must_use]
+    pub fn unary(mut self, name: &str) -> Self {
+        self.unary.insert(plain(name));
+        self
+    }
+
     /// Retries this method, or all of this service's, in this way.
     #[must_use]
     pub fn retry(mut self, name: &str, policy: RetryPolicy) -> Self {
@@ -167,6 +177,10 @@ impl ServiceConfig {
         is_in(&self.repeatable, path)
     }
 
+    pub(crate) fn is_unary(&self, path: &str) -> bool {
+        is_in(&self.unary, path) && !self.is_stream(path)
+    }
+
     pub(crate) fn is_stream(&self, path: &str) -> bool {
         is_in(&self.streams, path)
     }
@@ -181,6 +195,7 @@ impl fmt::Display for ServiceConfig {
             ("timeout for", named().filter(|method| method.timeout.is_some()).count()),
             ("may be repeated:", self.repeatable.len()),
             ("streams:", self.streams.len()),
+            ("one message:", self.unary.len()),
         ];
         let mut parts = counted.iter().filter(|(_, count)| *count > 0).peekable();
         if parts.peek().is_none() {
@@ -237,6 +252,10 @@ mod tests {
     #[test]
     fn methods_and_whole_services_are_named() {
         let config = ServiceConfig::new().repeatable("/a.B/Get").repeatable("a.Reads").stream("a.B/Watch");
+        let config = config.unary("a.B");
+        assert!(
+            config.is_unary("/a.B/Get") && !config.is_unary("/a.B/Watch") && !config.is_unary("/a.C/Get")
+        );
         assert!(config.is_repeatable("/a.B/Get") && config.is_repeatable("/a.Reads/Any"));
         assert!(!config.is_repeatable("/a.B/Put") && !config.is_repeatable("/a.B"));
         assert!(config.is_stream("/a.B/Watch") && !config.is_stream("/a.B/Get"));

@@ -153,6 +153,9 @@ fn status_of(error: &Arc<dyn Error + Send + Sync>) -> Status {
     if let Some(no_timer) = find::<NoTimer>(&**error) {
         return Status::internal(no_timer.to_string());
     }
+    if let Some(truncated) = find::<crate::Truncated>(&**error) {
+        return Status::internal(truncated.to_string());
+    }
     let own = Status::from_error(Box::new(Shared(Arc::clone(error))));
     let last = exhausted.map_or(&**error, |exhausted| &*exhausted.source);
     let code = code(own.code(), crate::error_verdict(last));

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress_core::{BoxError, Carried, Carry, Classify, Kind, Replay, Verdict, find};
+use buttress_core::{BoxError, Carried, Carry, Classify, Elapsed, Kind, Replay, Verdict, find};
 use buttress_grpc::{
     AttemptLayer, ByMethod, CallLayer, Code, Grpc, PeekedBody, RetryPolicy, ServiceConfig, Truncated,
 };
@@ -113,12 +113,48 @@ async fn a_head_is_held_up_for_so_long_and_no_longer() {
     assert_eq!(rest(answer).await.0, "late");
 }
 
+/// As a [`CallLayer`] with this config hands it on.
+async fn known(config: ServiceConfig, ask: Ask) -> Ask {
+    let as_it_arrives = CallLayer::new(config).layer(service_fn(|ask: Ask| ready(Ok::<_, Infallible>(ask))));
+    as_it_arrives.oneshot(ask).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_of_a_single_message_is_waited_for() {
+    let unary = known(ServiceConfig::new().unary("echo.v1.Echo"), ask(|_| {})).await;
+    let (mut sender, mut calling) = call(AttemptLayer::new(), unary);
+    sender.send_data(Bytes::new()).await.unwrap();
+    sender.send_data(Bytes::from_static(b"one")).await.unwrap();
+    assert!(is_pending(&mut calling).await);
+    advance(Duration::from_secs(60)).await;
+    assert!(is_pending(&mut calling).await, "the deadline of the attempt lies above");
+    sender.send_trailers(status("14")).await.unwrap();
+    let answer = calling.await.unwrap();
+    assert_eq!(verdict(&answer), TRANSIENT);
+    assert_eq!(rest(answer).await, (Bytes::from_static(b"one"), Some(status("14"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_over_when_the_time_of_its_call_is() {
+    let mut timed = ask(|_| {});
+    timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("5S"));
+    let (mut sender, calling) = call(AttemptLayer::new(), known(ServiceConfig::new(), timed).await);
+    let started = Instant::now();
+    let mut body = calling.await.unwrap().into_body();
+    sender.send_data(Bytes::from_static(b"one")).await.unwrap();
+    body.frame().await.unwrap().unwrap();
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(started.elapsed(), Duration::from_secs(5));
+    assert_eq!(find::<Elapsed>(&*error).unwrap().name(), "/echo.v1.Echo/Unary");
+    assert_eq!(Classify::<Answer>::classify(&Grpc::new(), Err(&*error)), Verdict::failure(Kind::Timeout));
+    assert!(sender.send_data(Bytes::new()).await.is_err(), "it is let go");
+    assert!(body.frame().await.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_would_repeat_is_not_looked_into() {
     let layer = AttemptLayer::new();
-    let streams = CallLayer::new(ServiceConfig::new().stream("echo.v1.Echo"));
-    let as_it_arrives = streams.layer(service_fn(|ask: Ask| ready(Ok::<_, Infallible>(ask))));
-    let stream = as_it_arrives.oneshot(repeatable()).await.unwrap();
+    let stream = known(ServiceConfig::new().stream("echo.v1.Echo"), repeatable()).await;
     for (what, layer, ask) in [
         ("not repeatable", layer, ask(|carried| carried.max_retries = Some(3))),
         ("no peek", layer.peek(None), repeatable()),

@@ -117,6 +117,12 @@ impl GrpcBuilder {
         Self { methods: self.methods.stream(name), ..self }
     }
 
+    /// This method, or all of this service's, answers with one message; see [`ServiceConfig::unary`].
+    #[must_use]
+    pub fn unary(self, name: &str) -> Self {
+        Self { methods: self.methods.unary(name), ..self }
+    }
+
     /// Judges this code in this way; see [`Grpc::code`].
     #[must_use]
     pub fn code(self, code: Code, verdict: Verdict) -> Self {

@@ -1,7 +1,11 @@
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -16,7 +20,8 @@ use crate::script::{Do, Script, Seen};
 /// A tonic server that serves until it is dropped, and then breaks off as one that was killed does.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    /// Another one after each revival: nobody can keep a port for it.
+    address: Arc<Mutex<SocketAddr>>,
     script: Script,
     /// Of its own, so that it can end with all its connections.
     runtime: Option<Runtime>,
@@ -31,8 +36,8 @@ impl Server {
     /// Follows the script, and does this with what comes after it.
     pub async fn start_then(script: impl IntoIterator<Item = Do>, then: Do) -> Self {
         let script = Script::new(script, then);
-        let (address, runtime) = serve(([127, 0, 0, 1], 0).into(), script.clone()).await;
-        Self { address, script, runtime: Some(runtime) }
+        let (address, runtime) = serve(script.clone()).await;
+        Self { address: Arc::new(Mutex::new(address)), script, runtime: Some(runtime) }
     }
 
     /// Ends it, with all its connections.
@@ -42,9 +47,10 @@ impl Server {
         }
     }
 
-    /// Starts it again, at the same address.
+    /// Starts it again, and leads the channels that there are to it.
     pub async fn revive(&mut self) {
-        let (_, runtime) = serve(self.address, self.script.clone()).await;
+        let (address, runtime) = serve(self.script.clone()).await;
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
         self.runtime = Some(runtime);
     }
 
@@ -53,14 +59,14 @@ impl Server {
         self.script.set(script, then);
     }
 
-    /// What a client of tonic's connects to, when it is first needed.
-    pub fn endpoint(&self) -> Endpoint {
-        Endpoint::from_shared(format!("http://{}", self.address)).expect("a URL")
-    }
-
-    /// A channel to it.
+    /// A channel of tonic's to it, which connects when it is first needed.
     pub fn channel(&self) -> Channel {
-        self.endpoint().connect_lazy()
+        let address = Arc::clone(&self.address);
+        let connect = tower::service_fn(move |_| {
+            let address = *address.lock().unwrap_or_else(PoisonError::into_inner);
+            async move { Ok::<_, io::Error>(TokioIo::new(TcpStream::connect(address).await?)) }
+        });
+        Endpoint::from_static("http://echo").connect_with_connector_lazy(connect)
     }
 
     /// The calls so far.
@@ -80,19 +86,16 @@ impl Drop for Server {
     }
 }
 
-async fn serve(address: SocketAddr, script: Script) -> (SocketAddr, Runtime) {
+async fn serve(script: Script) -> (SocketAddr, Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("an option of sockets");
-    socket.bind(address).expect("a loopback interface");
-    let listener = socket.listen(64).expect("it is bound");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback interface");
+    listener.set_nonblocking(true).expect("an option of sockets");
     let address = listener.local_addr().expect("it is bound");
-    let listener = listener.into_std().expect("a listener");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("echo.v1.Echo", ServingStatus::Serving).await;
     runtime.spawn(async move {
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        let listener = TcpListener::from_std(listener).expect("a listener");
         let mut server = tonic::transport::Server::builder().layer(script);
         let server = server.add_service(EchoServer::new(Echoing)).add_service(health_service);
         // Keeps what it reports.

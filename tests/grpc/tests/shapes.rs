@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use buttress::circuit_breaker::CircuitState;
 use buttress::core::observe::CallResult::{Failure, Success};
-use buttress::grpc::{AttemptLayer, CallExt, Truncated, attempts};
+use buttress::grpc::{AttemptLayer, CallExt, Truncated, attempts, parse_timeout};
 use buttress::{Exhausted, Refused, find};
 use common::{ask, asks, client, heard, stack};
 use grpc_tests::echo::Ask;
@@ -54,6 +54,51 @@ async fn a_failed_attempt_is_retried_whatever_its_shape() {
         assert_eq!((answer.get_ref().text.as_str(), attempts(&answer)), ("hello", 3), "{shape}");
         assert_eq!(server.calls(), 3, "{shape}");
     }
+}
+
+/// Of a method that answers with one message, the status is waited for: nothing of it could be used before.
+#[tokio::test]
+async fn every_failure_of_a_unary_method_is_retried() {
+    let later = ("a message and trailers", Do::MessageThenTrailers(Code::Unavailable));
+    let slow = ("a message and a late reset", Do::Reset(SECOND / 5));
+    for (shape, failure) in failures().into_iter().chain([later, slow]) {
+        let server = Server::start([failure.clone(), failure]).await;
+        let (layer, heard) = heard(|builder| builder.unary("echo.v1.Echo/Unary"));
+        let answer =
+            ask(&mut client(&layer, &server)).await.unwrap_or_else(|status| panic!("{shape}: {status}"));
+        assert_eq!((answer.get_ref().text.as_str(), attempts(&answer)), ("hello", 3), "{shape}");
+        assert_eq!((heard.count(Failure), heard.count(Success)), (2, 1), "{shape}");
+    }
+}
+
+#[tokio::test]
+async fn a_unary_answer_that_never_ends_is_given_up_in_time_and_the_server_is_told_of_it() {
+    let server = Server::start([Do::HeadersThenWait(SECOND * 600)]).await;
+    let unary = |builder: buttress::GrpcBuilder| builder.unary("echo.v1.Echo/Unary").attempt(SECOND / 2);
+    let answer = ask(&mut client(&stack(unary), &server)).await.unwrap();
+    assert_eq!(attempts(&answer), 2);
+    for seen in server.seen() {
+        assert!(parse_timeout(&seen.headers["grpc-timeout"]).unwrap() <= SECOND / 2);
+    }
+}
+
+/// tonic's own time-outs end with the head.
+#[tokio::test]
+async fn a_calls_own_time_ends_its_stream_too() {
+    let server = Server::start([]).await;
+    let (layer, heard) = heard(|builder| builder);
+    let mut request = Request::new(Ask { text: "a".repeat(1200) });
+    request.set_timeout(SECOND / 2);
+    let mut letters = client(&layer, &server).expand(request).await.unwrap().into_inner();
+    let status = loop {
+        match letters.next().await.expect("a minute of letters") {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((status.code(), server.calls()), (Code::DeadlineExceeded, 1));
+    assert!(find::<buttress::Elapsed>(&status).unwrap().name().ends_with("/Expand"), "{status:?}");
+    assert_eq!((heard.count(Failure), heard.count(Success)), (1, 0));
 }
 
 /// What follows a message may come too late to be looked at; the breaker hears of it all the same.

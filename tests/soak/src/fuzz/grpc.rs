@@ -5,7 +5,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use buttress::core::{Carried, Classify, Hint, Replay};
-use buttress::grpc::{AttemptLayer, Grpc, ServiceConfig, Truncated, format_timeout, parse_timeout};
+use buttress::grpc::{
+    AttemptLayer, CallLayer, Grpc, ServiceConfig, Truncated, format_timeout, parse_timeout,
+};
 use buttress::http::{HttpReplay, ReplayBody};
 use buttress::{Verdict, find};
 use http::{HeaderValue, Request, Response};
@@ -103,7 +105,10 @@ pub(super) fn peeks(draw: &mut Draw) {
     let answer = tower::service_fn(move |_: Request<ReplayBody<Full<bytes::Bytes>>>| {
         ready(Ok::<_, Infallible>(response.take().expect("called once")))
     });
-    let mut future = pin!(AttemptLayer::new().layer(answer).call(request));
+    let methods = ServiceConfig::new();
+    let methods = if draw.one_in(3) { methods.unary("a.B") } else { methods };
+    let mut service = CallLayer::new(methods).layer(AttemptLayer::new().layer(answer));
+    let mut future = pin!(service.call(request));
     let outcome =
         (0..100).find_map(|_| match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => Some(outcome),
