@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use crate::by_method::Unlisted;
 use crate::call::Known;
+use crate::code::Code;
 use crate::grpc::{End, Noted};
 use crate::peeked_body::{Look, PeekedBody, Time};
 use crate::timeout::{GRPC_TIMEOUT, format_timeout};
@@ -120,8 +121,8 @@ pub struct Attempt<S> {
 }
 
 impl Settings {
-    /// Writes the headers; what is known of the call, and how far to look into its response.
-    fn prepare<B>(&self, request: &mut Request<B>) -> (Known, Depth) {
+    /// Writes the headers; what is known of the call, how far to look into its response, and the deadline that the server knows.
+    fn prepare<B>(&self, request: &mut Request<B>) -> (Known, Depth, Option<Instant>) {
         let known = request.extensions().get::<Known>().copied().unwrap_or_default();
         let (deadline, attempt, repeatable) =
             request.extensions().get::<Carried>().map_or((None, 0, false), |carried| {
@@ -131,9 +132,10 @@ impl Settings {
             known.unary || request.headers().contains_key(GRPC_TIMEOUT) || self.send_deadline && !known.stream
         };
         let deadline = match known.time {
+            Some((time, _)) if known.unary => Some(deadline.map_or(time, |deadline| deadline.min(time))),
             // The deadline of an attempt is no limit to a stream.
-            Some((deadline, _)) if !known.unary => Some(deadline),
-            _ => deadline.filter(|_| told()),
+            Some((time, _)) => Some(time),
+            None => deadline.filter(|_| told()),
         };
         if let Some(deadline) = deadline {
             let left = format_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -147,7 +149,7 @@ impl Settings {
             Some(wait) if repeatable && !known.stream => Depth::First(wait),
             _ => Depth::Head,
         };
-        (known, depth)
+        (known, depth, deadline)
     }
 }
 
@@ -181,13 +183,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
-        let (known, depth) = self.settings.prepare(&mut request);
+        let (known, depth, told) = self.settings.prepare(&mut request);
         let sent = matches!(depth, Depth::First(_)).then(|| request.body().fork());
         let time = known.time.map(|(deadline, limit)| {
             let method = request.uri().path().into();
             Box::new(Time { deadline, limit, method, timer: Timer::default() })
         });
-        ResponseFuture { state: State::Head { inner: self.inner.call(request) }, known, depth, sent, time }
+        ResponseFuture {
+            state: State::Head { inner: self.inner.call(request) },
+            known,
+            depth,
+            told,
+            sent,
+            time,
+        }
     }
 }
 
@@ -201,6 +210,8 @@ pin_project! {
         state: State<F, R>,
         known: Known,
         depth: Depth,
+        // The deadline that the server knows.
+        told: Option<Instant>,
         // Of the request's body; it is asked whether all of it has been sent, and never read.
         sent: Option<ReplayBody<B>>,
         time: Option<Box<Time>>,
@@ -239,7 +250,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let known = *this.known;
+        let (known, told) = (*this.known, *this.told);
         loop {
             match this.state.as_mut().project() {
                 StateProj::Head { inner } => {
@@ -251,7 +262,7 @@ where
                         response.status() == StatusCode::OK && End::of(response.headers()).is_none();
                     let response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));
                     if response.body().is_truncated() {
-                        return Poll::Ready(Ok(noted(response, known, Some(End::Truncated))));
+                        return Poll::Ready(Ok(noted(response, known, told, Some(End::Truncated))));
                     }
                     let sent = this.sent.take();
                     let look = match this.depth {
@@ -260,7 +271,7 @@ where
                         Depth::Whole => true,
                     };
                     if !(is_open && look) {
-                        return Poll::Ready(Ok(noted(response, known, None)));
+                        return Poll::Ready(Ok(noted(response, known, told, None)));
                     }
                     this.state.set(State::Peek { response: Some(response), timer: None });
                 }
@@ -280,7 +291,7 @@ where
                         }
                     };
                     let response = response.take().expect("it was there");
-                    return Poll::Ready(Ok(noted(response, known, end)));
+                    return Poll::Ready(Ok(noted(response, known, told, end)));
                 }
             }
         }
@@ -302,21 +313,33 @@ where
     sent.is_complete() && sent.is_replayable()
 }
 
-/// Notes on a response what its head does not say.
+/// Notes on a response how it ended, as far as that is known; nothing on one that is good.
 fn noted<R: Body>(
     mut response: Response<PeekedBody<R>>,
-    known: Known,
+    Known { codes, stream, .. }: Known,
+    told: Option<Instant>,
     end: Option<End>,
 ) -> Response<PeekedBody<R>> {
-    let good = matches!(end, None | Some(End::Status { code: crate::Code::Ok, .. }));
-    let in_head = || {
-        let of_head = End::of(response.headers());
-        response.status() != StatusCode::OK
-            || of_head.is_some_and(|end| !matches!(end, End::Status { code: crate::Code::Ok, .. }))
+    let end = end.or_else(|| End::of(response.headers())).map(|end| in_time(end, told));
+    let good = match end {
+        None => response.status() == StatusCode::OK,
+        Some(end) => matches!(end, End::Status { code: Code::Ok, .. }),
     };
-    if known.stream || !good || known.codes.is_some() && in_head() {
-        let Known { codes, stream, .. } = known;
+    if stream || !good {
         response.extensions_mut().insert(Noted { codes, stream, end });
     }
     response
+}
+
+/// A server that is told of a deadline may be the first to end the call, and some (tonic's) call that cancelled: it has
+/// failed all the same.
+fn in_time(end: End, told: Option<Instant>) -> End {
+    match (end, told) {
+        (End::Status { code: Code::Cancelled, hint }, Some(deadline))
+            if Instant::now() + Duration::from_millis(10) >= deadline =>
+        {
+            End::Status { code: Code::DeadlineExceeded, hint }
+        }
+        (end, _) => end,
+    }
 }

@@ -174,15 +174,18 @@ impl ServiceConfig {
     }
 
     pub(crate) fn is_repeatable(&self, path: &str) -> bool {
-        is_in(&self.repeatable, path)
-    }
-
-    pub(crate) fn is_unary(&self, path: &str) -> bool {
-        is_in(&self.unary, path) && !self.is_stream(path)
+        let (method, service) = names(path);
+        has(&self.repeatable, method) || has(&self.repeatable, service)
     }
 
     pub(crate) fn is_stream(&self, path: &str) -> bool {
-        is_in(&self.streams, path)
+        let (method, service) = names(path);
+        has(&self.streams, method) || has(&self.streams, service) && !has(&self.unary, method)
+    }
+
+    pub(crate) fn is_unary(&self, path: &str) -> bool {
+        let (method, service) = names(path);
+        (has(&self.unary, method) || has(&self.unary, service)) && !self.is_stream(path)
     }
 }
 
@@ -209,9 +212,9 @@ impl fmt::Display for ServiceConfig {
     }
 }
 
-fn is_in(set: &HashSet<Box<str>>, path: &str) -> bool {
-    let (method, service) = names(path);
-    !set.is_empty() && (set.contains(method) || set.contains(service))
+/// Most sets are empty, and not worth a hash.
+fn has(set: &HashSet<Box<str>>, name: &str) -> bool {
+    !set.is_empty() && set.contains(name)
 }
 
 /// The method's name and its service's: the last two parts of the path, since there may be a prefix before them.
@@ -255,6 +258,12 @@ mod tests {
         let config = config.unary("a.B");
         assert!(
             config.is_unary("/a.B/Get") && !config.is_unary("/a.B/Watch") && !config.is_unary("/a.C/Get")
+        );
+        let config = config.stream("a.Feeds").unary("a.Feeds/One");
+        assert!(config.is_stream("/a.Feeds/All") && !config.is_unary("/a.Feeds/All"));
+        assert!(
+            config.is_unary("/a.Feeds/One") && !config.is_stream("/a.Feeds/One"),
+            "a method's own name counts"
         );
         assert!(config.is_repeatable("/a.B/Get") && config.is_repeatable("/a.Reads/Any"));
         assert!(!config.is_repeatable("/a.B/Put") && !config.is_repeatable("/a.B"));

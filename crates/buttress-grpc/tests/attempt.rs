@@ -113,6 +113,34 @@ async fn a_head_is_held_up_for_so_long_and_no_longer() {
     assert_eq!(rest(answer).await.0, "late");
 }
 
+/// tonic's servers say so when the time is over that they were told of.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_cancelled_at_its_deadline_has_timed_out() {
+    for (waits, expected) in [(4000, Verdict::Ignored), (5000, Verdict::failure(Kind::Timeout))] {
+        for in_head in [true, false] {
+            let mut timed = repeatable();
+            timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("5S"));
+            let service = AttemptLayer::new().layer(service_fn(|_: Ask| async move {
+                tokio::time::sleep(Duration::from_millis(waits)).await;
+                let (mut sender, body) = Channel::<Bytes, BoxError>::new(8);
+                let mut response = Response::new(body);
+                if in_head {
+                    response.headers_mut().extend(status("1"));
+                } else {
+                    sender.send_trailers(status("1")).await.unwrap();
+                }
+                Ok::<_, Infallible>(response)
+            }));
+            let answer = service.oneshot(known(ServiceConfig::new(), timed).await).await.unwrap();
+            assert_eq!(verdict(&answer), expected, "{waits} {in_head}");
+            let trailers = answer.headers().get("grpc-status").cloned();
+            let told =
+                trailers.or(rest(answer).await.1.and_then(|trailers| trailers.get("grpc-status").cloned()));
+            assert_eq!(told.unwrap(), "1", "the caller hears what the server says");
+        }
+    }
+}
+
 /// As a [`CallLayer`] with this config hands it on.
 async fn known(config: ServiceConfig, ask: Ask) -> Ask {
     let as_it_arrives = CallLayer::new(config).layer(service_fn(|ask: Ask| ready(Ok::<_, Infallible>(ask))));

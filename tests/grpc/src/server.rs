@@ -40,11 +40,20 @@ impl Server {
         Self { address: Arc::new(Mutex::new(address)), script, runtime: Some(runtime) }
     }
 
-    /// Ends it, with all its connections.
+    /// Ends it, with all its connections, and returns when they are gone.
+    ///
+    /// # Panics
+    ///
+    /// If that takes longer than a minute.
     pub fn kill(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        let Some(runtime) = self.runtime.take() else { return };
+        // A runtime must not be waited for inside of another one.
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            let _ = ended.send(());
+        });
+        end.recv_timeout(Duration::from_secs(60)).expect("a server that ends");
     }
 
     /// Starts it again, and leads the channels that there are to it.

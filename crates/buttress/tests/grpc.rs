@@ -1,0 +1,136 @@
+//! The facade's stack for gRPC, over a transport that is no more than a function.
+#![cfg(feature = "grpc")]
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress::circuit_breaker::{CircuitState, Config};
+use buttress::grpc::ServiceConfig;
+use buttress::http::ReplayBody;
+use buttress::{BoxError, GrpcBuilder, Mode, Refused, ResponseExt, find};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::Instant;
+use tower::util::BoxCloneService;
+use tower::{Layer, ServiceExt};
+
+type Ask = Request<ReplayBody<Full<Bytes>>>;
+type Transport = BoxCloneService<Ask, Response<Full<Bytes>>, Infallible>;
+
+/// Answers with these codes in turn, the last of them for ever; and how often it was asked.
+fn transport(codes: &'static [u16]) -> (Transport, Arc<Mutex<usize>>) {
+    let calls = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&calls);
+    let transport = tower::service_fn(move |_: Ask| {
+        let mut calls = counted.lock().unwrap();
+        let code = codes[(*calls).min(codes.len() - 1)];
+        *calls += 1;
+        ready(Ok(Response::builder().header("grpc-status", code).body(Full::default()).unwrap()))
+    });
+    (BoxCloneService::new(transport), calls)
+}
+
+/// One call through this stack: its code and its attempts, or the error; and how often the transport was asked.
+async fn call(
+    builder: GrpcBuilder,
+    codes: &'static [u16],
+    path: &str,
+) -> (Result<(String, u32), BoxError>, usize) {
+    let (transport, calls) = transport(codes);
+    let service = builder.build().unwrap().layer(transport);
+    let request = Request::post(format!("http://greeter{path}")).body(Full::<Bytes>::from("ask")).unwrap();
+    let outcome = service.oneshot(request).await.map(|response| {
+        (response.headers()["grpc-status"].to_str().unwrap().to_owned(), response.attempts())
+    });
+    let calls = *calls.lock().unwrap();
+    (outcome, calls)
+}
+
+const HELLO: &str = "/helloworld.Greeter/SayHello";
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_named_is_repeated() {
+    let named = || buttress::grpc("greeter").repeatable("helloworld.Greeter/SayHello");
+    let (outcome, calls) = call(named(), &[14, 0], HELLO).await;
+    assert_eq!((outcome.unwrap(), calls), (("0".into(), 2), 2));
+    let (outcome, calls) = call(named(), &[14, 0], "/helloworld.Greeter/Order").await;
+    assert_eq!((outcome.unwrap(), calls), (("14".into(), 1), 1));
+    let (outcome, calls) = call(named(), &[3, 0], HELLO).await;
+    assert_eq!((outcome.unwrap(), calls), (("3".into(), 1), 1), "the caller's fault");
+}
+
+#[test]
+fn a_stack_says_what_it_does_in_its_order() {
+    let layer = buttress::grpc("greeter").repeatable("helloworld.Greeter").build().unwrap();
+    let layers: Vec<_> = layer.explain().layers().iter().map(|(name, _)| *name).collect();
+    let order = ["call", "deadline (total)", "retry", "circuit breaker", "deadline (attempt)", "attempt"];
+    assert_eq!((layers, layer.explain().warnings()), (order.to_vec(), &[][..]));
+    let text = layer.explain().to_string();
+    assert!(
+        text.contains("may be repeated: 1 name") && text.contains("exactly when the server asks"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_config_brings_its_policies_and_its_throttle() {
+    let config = ServiceConfig::from_json(
+        r#"{ "methodConfig": [{ "name": [{ "service": "helloworld.Greeter" }], "retryPolicy": {
+                "maxAttempts": 5, "initialBackoff": "1s", "maxBackoff": "4s", "backoffMultiplier": 2,
+                "retryableStatusCodes": ["ABORTED"] } }],
+             "retryThrottling": { "maxTokens": 100, "tokenRatio": 0.1 } }"#,
+    );
+    let builder =
+        || buttress::grpc("greeter").service_config(config.clone().unwrap()).total(Duration::from_secs(60));
+    assert_eq!(builder().build().unwrap().retry().budget().tokens(), 100.0);
+    let started = Instant::now();
+    let (outcome, calls) = call(builder(), &[10], HELLO).await;
+    assert_eq!((outcome.unwrap(), calls), (("10".into(), 5), 5));
+    // 1 + 2 + 4 + 4 s, ± 20 %.
+    let took = started.elapsed().as_secs_f64();
+    assert!((11.0 * 0.8..11.0 * 1.2).contains(&took), "{took}");
+    assert_eq!(call(builder(), &[14], HELLO).await.1, 1, "not on the list");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_background_an_open_circuit_is_waited_for() {
+    for background in [true, false] {
+        let builder = buttress::grpc("greeter").repeatable("helloworld.Greeter");
+        let builder = if background { builder.background() } else { builder.user_facing() };
+        let builder = builder.circuit_breaker(Config::standard().open_for(Duration::from_secs(1)));
+        let layer = builder.build().unwrap();
+        let handle = layer.circuit_breaker().handle();
+        handle.open_for(Duration::from_secs(1));
+        let (transport, calls) = transport(&[0]);
+        let request = Request::post(format!("http://greeter{HELLO}")).body(Full::<Bytes>::default()).unwrap();
+        let outcome = layer.layer(transport).oneshot(request).await;
+        if background {
+            assert_eq!((outcome.unwrap().attempts() > 1, *calls.lock().unwrap()), (true, 1));
+        } else {
+            assert!(find::<Refused>(&*outcome.unwrap_err()).is_some());
+            assert_eq!((*calls.lock().unwrap(), handle.state()), (0, CircuitState::Open));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_mode_is_that_of_all_its_layers() {
+    let layer = buttress::grpc("greeter").repeatable("helloworld.Greeter").build().unwrap();
+    layer.set_mode(Mode::Observe);
+    let (transport, calls) = transport(&[14]);
+    for _ in 0..20 {
+        let request = Request::post(format!("http://greeter{HELLO}")).body(Full::<Bytes>::default()).unwrap();
+        layer.layer(transport.clone()).oneshot(request).await.unwrap();
+    }
+    assert_eq!(*calls.lock().unwrap(), 20, "neither retried nor refused");
+}
+
+#[test]
+fn what_is_wrong_is_an_error_when_it_is_built() {
+    assert_eq!(buttress::grpc("").build().unwrap_err().field(), "name");
+    assert_eq!(buttress::grpc("x").total(Duration::ZERO).build().unwrap_err().field(), "limit");
+    assert_eq!(buttress::grpc("x").attempt(Duration::ZERO).build().unwrap_err().field(), "limit");
+}
