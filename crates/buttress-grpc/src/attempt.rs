@@ -121,24 +121,24 @@ pub struct Attempt<S> {
 }
 
 impl Settings {
-    /// Writes the headers; what is known of the call, how far to look into its response, and the deadline that the server knows.
-    fn prepare<B>(&self, request: &mut Request<B>) -> (Known, Depth, Option<Instant>) {
+    /// Writes the headers, and says what is to be done with the response.
+    fn prepare<B>(&self, request: &mut Request<B>) -> Plan {
         let known = request.extensions().get::<Known>().copied().unwrap_or_default();
         let (deadline, attempt, repeatable) =
             request.extensions().get::<Carried>().map_or((None, 0, false), |carried| {
                 (carried.deadline, carried.attempt, carried.repeatable || carried.idempotency_key.is_some())
             });
-        let told = || {
+        let is_told = || {
             known.unary || request.headers().contains_key(GRPC_TIMEOUT) || self.send_deadline && !known.stream
         };
-        let deadline = match known.time {
+        let told = match known.time {
             Some((time, _)) if known.unary => Some(deadline.map_or(time, |deadline| deadline.min(time))),
             // The deadline of an attempt is no limit to a stream.
             Some((time, _)) => Some(time),
-            None => deadline.filter(|_| told()),
+            None => deadline.filter(|_| is_told()),
         };
-        if let Some(deadline) = deadline {
-            let left = format_timeout(deadline.saturating_duration_since(Instant::now()));
+        if let Some(told) = told {
+            let left = format_timeout(told.saturating_duration_since(Instant::now()));
             request.headers_mut().insert(GRPC_TIMEOUT, left);
         }
         if attempt > 1 {
@@ -149,8 +149,19 @@ impl Settings {
             Some(wait) if repeatable && !known.stream => Depth::First(wait),
             _ => Depth::Head,
         };
-        (known, depth, deadline)
+        Plan { known, depth, told, deadline }
     }
+}
+
+/// What is known of a call, and what is to be done with its response.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    known: Known,
+    depth: Depth,
+    /// The deadline that the server knows.
+    told: Option<Instant>,
+    /// The deadline of the layers above, for the response's head.
+    deadline: Option<Instant>,
 }
 
 /// How far a response is looked into.
@@ -183,20 +194,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
-        let (known, depth, told) = self.settings.prepare(&mut request);
-        let sent = matches!(depth, Depth::First(_)).then(|| request.body().fork());
-        let time = known.time.map(|(deadline, limit)| {
+        let plan = self.settings.prepare(&mut request);
+        let sent = matches!(plan.depth, Depth::First(_)).then(|| request.body().fork());
+        let time = plan.known.time.map(|(deadline, limit)| {
             let method = request.uri().path().into();
             Box::new(Time { deadline, limit, method, timer: Timer::default() })
         });
-        ResponseFuture {
-            state: State::Head { inner: self.inner.call(request) },
-            known,
-            depth,
-            told,
-            sent,
-            time,
-        }
+        ResponseFuture { state: State::Head { inner: self.inner.call(request) }, plan, sent, time }
     }
 }
 
@@ -208,10 +212,7 @@ pin_project! {
     {
         #[pin]
         state: State<F, R>,
-        known: Known,
-        depth: Depth,
-        // The deadline that the server knows.
-        told: Option<Instant>,
+        plan: Plan,
         // Of the request's body; it is asked whether all of it has been sent, and never read.
         sent: Option<ReplayBody<B>>,
         time: Option<Box<Time>>,
@@ -250,57 +251,66 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (known, told) = (*this.known, *this.told);
+        let plan = *this.plan;
         loop {
             match this.state.as_mut().project() {
                 StateProj::Head { inner } => {
                     let response = match ready!(inner.poll(cx)) {
                         Ok(response) => response,
-                        Err(error) => return Poll::Ready(Err(Unlisted::mark(error.into(), known.codes))),
+                        Err(error) => {
+                            return Poll::Ready(Err(Unlisted::mark(error.into(), plan.known.codes)));
+                        }
                     };
                     let is_open =
                         response.status() == StatusCode::OK && End::of(response.headers()).is_none();
                     let response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));
                     if response.body().is_truncated() {
-                        return Poll::Ready(Ok(noted(response, known, told, Some(End::Truncated))));
+                        return Poll::Ready(Ok(noted(response, plan, Some(End::Truncated))));
                     }
                     let sent = this.sent.take();
-                    let look = match this.depth {
+                    let look = match plan.depth {
                         Depth::Head => false,
                         Depth::First(_) => sent.is_some_and(|sent| is_for_a_retry(&sent)),
                         Depth::Whole => true,
                     };
                     if !(is_open && look) {
-                        return Poll::Ready(Ok(noted(response, known, told, None)));
+                        return Poll::Ready(Ok(noted(response, plan, None)));
                     }
                     this.state.set(State::Peek { response: Some(response), timer: None });
                 }
                 StateProj::Peek { response, timer } => {
                     let looked = response.as_mut().expect("a future is not polled again after it was ready");
-                    let whole = matches!(this.depth, Depth::Whole);
+                    let whole = matches!(plan.depth, Depth::Whole);
                     let end = match looked.body_mut().poll_look(whole, cx) {
                         Poll::Ready(Look::End(end)) => Some(end),
                         Poll::Ready(Look::Data) => None,
                         Poll::Ready(Look::Failed(error)) => {
-                            return Poll::Ready(Err(Unlisted::mark(error, known.codes)));
+                            return Poll::Ready(Err(Unlisted::mark(error, plan.known.codes)));
                         }
                         Poll::Pending => {
-                            let Depth::First(wait) = *this.depth else { return Poll::Pending };
-                            ready!(poll_wait(timer, wait, cx));
+                            ready!(plan.poll_wait(timer, cx));
                             None
                         }
                     };
                     let response = response.take().expect("it was there");
-                    return Poll::Ready(Ok(noted(response, known, told, end)));
+                    return Poll::Ready(Ok(noted(response, plan, end)));
                 }
             }
         }
     }
 }
 
-/// Ready when there is no more waiting for a first frame; at once where there is no timer.
-fn poll_wait(timer: &mut Option<Timer>, wait: Duration, cx: &mut Context<'_>) -> Poll<()> {
-    timer.get_or_insert_with(|| Timer::at(after(Instant::now(), wait)).unwrap_or_default()).poll(cx)
+impl Plan {
+    /// Ready when the head is to be given out although nothing has followed it: early enough for the layers above.
+    fn poll_wait(&self, timer: &mut Option<Timer>, cx: &mut Context<'_>) -> Poll<()> {
+        let Depth::First(wait) = self.depth else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| {
+            let until = after(Instant::now(), wait);
+            // Without a timer there is no waiting.
+            Timer::at(self.deadline.map_or(until, |deadline| deadline.min(until))).unwrap_or_default()
+        });
+        timer.poll(cx)
+    }
 }
 
 /// A look is for nothing if the request could not be sent again; and while it is still being sent, the response may be waiting
@@ -316,15 +326,15 @@ where
 /// Notes on a response how it ended, as far as that is known; nothing on one that is good.
 fn noted<R: Body>(
     mut response: Response<PeekedBody<R>>,
-    Known { codes, stream, .. }: Known,
-    told: Option<Instant>,
+    plan: Plan,
     end: Option<End>,
 ) -> Response<PeekedBody<R>> {
-    let end = end.or_else(|| End::of(response.headers())).map(|end| in_time(end, told));
+    let end = end.or_else(|| End::of(response.headers())).map(|end| in_time(end, plan.told));
     let good = match end {
         None => response.status() == StatusCode::OK,
         Some(end) => matches!(end, End::Status { code: Code::Ok, .. }),
     };
+    let Known { codes, stream, .. } = plan.known;
     if stream || !good {
         response.extensions_mut().insert(Noted { codes, stream, end });
     }

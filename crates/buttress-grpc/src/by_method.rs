@@ -15,6 +15,10 @@ use crate::grpc::{Grpc, Judged, Noted, error_verdict};
 ///
 /// What is on the list is a failure; what is not is one that is not retried. A breaker keeps to the table: a method's
 /// wish to have `ABORTED` retried does not make a conflict an illness.
+///
+/// An error of the transport counts as `UNAVAILABLE`, a time-out of its own as `DEADLINE_EXCEEDED`. An attempt that was cut off by the
+/// stack's own attempt deadline, of which a service config knows nothing, is retried whatever the list says; so is what was
+/// certainly not sent.
 #[derive(Clone, Debug, Default)]
 pub struct ByMethod(Grpc);
 

@@ -111,6 +111,13 @@ async fn a_head_is_held_up_for_so_long_and_no_longer() {
     sender.send_data(Bytes::from_static(b"late")).await.unwrap();
     sender.send_trailers(status("0")).await.unwrap();
     assert_eq!(rest(answer).await.0, "late");
+
+    // Nor does the look make a head late that came in time.
+    let soon = Instant::now() + Duration::from_millis(100);
+    let (_sender, calling) =
+        call(layer, ask(|carried| (carried.repeatable, carried.deadline) = (true, Some(soon))));
+    calling.await.unwrap();
+    assert_eq!(Instant::now(), soon);
 }
 
 /// tonic's servers say so when the time is over that they were told of.
