@@ -255,12 +255,18 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Head { inner } => {
-                    let response = match ready!(inner.poll(cx)) {
+                    #[cfg_attr(
+                        not(feature = "tonic"),
+                        expect(unused_mut, reason = "only tonic is protected")
+                    )]
+                    let mut response = match ready!(inner.poll(cx)) {
                         Ok(response) => response,
                         Err(error) => {
                             return Poll::Ready(Err(Unlisted::mark(error.into(), plan.known.codes)));
                         }
                     };
+                    #[cfg(feature = "tonic")]
+                    crate::status::without_broken_details(response.headers_mut());
                     let is_open =
                         response.status() == StatusCode::OK && End::of(response.headers()).is_none();
                     let response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));

@@ -44,7 +44,8 @@ const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 /// | other transport errors | transient |
 ///
 /// `grpc-retry-pushback-ms` (gRPC A6) becomes the failure's hint, from headers and trailers alike: that many milliseconds, or,
-/// if it is negative, no number, or there are several, not at all. `Retry-After` counts in an HTTP error of a proxy.
+/// if it is negative, no number, or there are several, not at all. `Retry-After` counts in an HTTP error of a proxy, and with the
+/// feature `tonic` `google.rpc.RetryInfo` in the details of a status.
 ///
 /// A status in trailers is seen by a retry if [`AttemptLayer`](crate::AttemptLayer) stands below it, and by a breaker if it
 /// has a [`GrpcWatch`](crate::GrpcWatch).
@@ -106,6 +107,10 @@ impl End {
 fn pushback(headers: &HeaderMap) -> Hint {
     let mut values = headers.get_all(PUSHBACK).iter();
     match (values.next(), values.next()) {
+        #[cfg(feature = "tonic")]
+        (None, _) => crate::status::retry_info(headers)
+            .map_or(Hint::None, |wait| Hint::RetryAfter(wait.min(LONGEST_HINT))),
+        #[cfg(not(feature = "tonic"))]
         (None, _) => Hint::None,
         (Some(value), None) => grpc_pushback(value, LONGEST_HINT),
         (Some(_), Some(_)) => Hint::DoNotRetry,

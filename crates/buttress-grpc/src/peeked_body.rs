@@ -150,11 +150,22 @@ where
                 Some(time) => Some(Err(ready!(time.poll(cx)))),
             },
         };
+        #[cfg(feature = "tonic")]
+        let frame = frame.map(|frame| frame.map(protected));
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
             self.body = None;
         }
         Poll::Ready(frame)
     }
+}
+
+/// A frame of which tonic makes what can be made of it.
+#[cfg(feature = "tonic")]
+fn protected<D>(mut frame: Frame<D>) -> Frame<D> {
+    if let Some(trailers) = frame.trailers_mut() {
+        crate::status::without_broken_details(trailers);
+    }
+    frame
 }
 
 impl Time {

@@ -4,12 +4,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use buttress_core::{
     BoxError, Effect, Elapsed, ErrorRef, Exhausted, Kind, NoTimer, Reason, Refused, Verdict, chain, find,
     own_verdict,
 };
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pin_project_lite::pin_project;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower_layer::Layer;
@@ -188,7 +192,7 @@ fn code(own: Code, verdict: Verdict) -> Code {
     }
 }
 
-fn with_retry_info(code: Code, message: String, retry_after: Option<std::time::Duration>) -> Status {
+fn with_retry_info(code: Code, message: String, retry_after: Option<Duration>) -> Status {
     match retry_after {
         None => Status::new(code, message),
         after => Status::with_error_details(code, message, ErrorDetails::with_retry_info(after)),
@@ -209,6 +213,26 @@ impl Error for Shared {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.0)
     }
+}
+
+const DETAILS: &str = "grpc-status-details-bin";
+
+/// What the details of a status say about when to come back (`google.rpc.RetryInfo`).
+pub(crate) fn retry_info(headers: &HeaderMap) -> Option<Duration> {
+    let details = decoded(headers.get(DETAILS)?)?;
+    Status::with_details(Code::Unknown, "", details).get_details_retry_info()?.retry_delay
+}
+
+/// Takes details away that cannot be decoded: tonic panics when it finds them.
+pub(crate) fn without_broken_details(headers: &mut HeaderMap) {
+    if headers.get(DETAILS).is_some_and(|details| decoded(details).is_none()) {
+        headers.remove(DETAILS);
+    }
+}
+
+fn decoded(details: &HeaderValue) -> Option<Bytes> {
+    let details = HeaderMap::from_iter([(HeaderName::from_static(DETAILS), details.clone())]);
+    MetadataMap::from_headers(details).get_bin(DETAILS)?.to_bytes().ok()
 }
 
 /// What is tonic's own among the errors of a transport. A status that stands alone says what it means; one that has a
@@ -233,10 +257,9 @@ pub(crate) fn error_verdict(error: ErrorRef<'_>) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use buttress_core::Stop;
+    use buttress_core::{Classify, Hint, Stop};
     use std::future::{poll_fn, ready};
     use std::io;
-    use std::time::Duration;
     use tokio::time::Instant;
 
     fn refused(reason: Reason) -> Refused {
@@ -316,6 +339,36 @@ mod tests {
             "the error counts, not the code"
         );
         assert_eq!(verdict(refused(Reason::CircuitOpen).into()), Verdict::failure(Kind::Refused));
+    }
+
+    #[test]
+    fn details_say_when_to_come_back_and_broken_ones_are_taken_away() {
+        let details = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DETAILS, HeaderValue::from_static(value));
+            headers
+        };
+        let delay = Some(Duration::from_millis(1500));
+        let status = Status::with_error_details(Code::Unavailable, "x", ErrorDetails::with_retry_info(delay));
+        let mut headers = HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        assert_eq!(retry_info(&headers), delay);
+        let mut response = http::Response::new(());
+        *response.headers_mut() = headers.clone();
+        let verdict = Classify::classify(&crate::Grpc::new(), Ok(&response));
+        assert_eq!(verdict.hint(), Hint::RetryAfter(Duration::from_millis(1500)));
+        response.headers_mut().insert("grpc-retry-pushback-ms", HeaderValue::from_static("-1"));
+        let verdict = Classify::classify(&crate::Grpc::new(), Ok(&response));
+        assert_eq!(verdict.hint(), Hint::DoNotRetry, "A6 comes first");
+        without_broken_details(&mut headers);
+        assert!(headers.contains_key(DETAILS));
+        // Base64, but nothing that protobuf would know.
+        assert_eq!((retry_info(&details("AAAA")), retry_info(&details("%%%"))), (None, None));
+        for broken in ["%%%", "A", "AAA=A"] {
+            let mut headers = details(broken);
+            without_broken_details(&mut headers);
+            assert!(headers.is_empty(), "{broken}");
+        }
     }
 
     /// Bridges: an error from `poll_ready` is always UNKNOWN to a generated client, even if it is a status.

@@ -143,6 +143,20 @@ async fn an_answer_without_a_status_is_an_error_and_not_half_an_answer() {
     assert_eq!(alone.unary(Ask { text: "hello".into() }).await.unwrap().into_inner().text, "half");
 }
 
+/// tonic alone panics.
+#[tokio::test]
+async fn details_that_cannot_be_decoded_do_no_harm() {
+    const BROKEN: &[(&str, &str)] = &[("grpc-status-details-bin", "%%%")];
+    for failure in [Do::TrailersOnly(Code::NotFound, BROKEN), Do::Trailers(Code::NotFound, BROKEN)] {
+        let server = Server::start_then([], failure).await;
+        let status = ask(&mut client(&stack(|builder| builder), &server)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "as scripted"));
+        let mut alone = grpc_tests::echo::echo_client::EchoClient::new(server.channel());
+        let alone = tokio::spawn(async move { alone.unary(Ask::default()).await });
+        assert!(alone.await.unwrap_err().is_panic(), "when this fails, tonic has learnt it");
+    }
+}
+
 #[tokio::test]
 async fn five_failures_of_any_shape_open_the_circuit() {
     for (shape, failure) in failures() {
