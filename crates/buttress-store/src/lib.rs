@@ -1,0 +1,23 @@
+//! Where Buttress keeps claims and journals: in memory, in SQLite, in PostgreSQL or in Redis.
+
+mod claim;
+mod claim_row;
+mod error;
+mod journal;
+mod key;
+mod limits;
+#[cfg(feature = "memory")]
+mod memory;
+mod run_row;
+mod time;
+mod waiters;
+
+pub use claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
+pub use error::{Fault, StoreError};
+pub use journal::{
+    Acquired, Appended, Command, Created, Cursor, Entry, Flow, Hold, JournalStore, NewEntry, NewRun, Next, Page,
+    Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
+};
+pub use key::{Fingerprint, MAX_NAME, Owner, RunId, ScopedKey};
+#[cfg(feature = "memory")]
+pub use memory::Memory;

@@ -1,0 +1,49 @@
+//! What a store refuses before it sends or writes anything.
+
+use crate::claim::Record;
+use crate::error::{Fault, StoreError};
+use crate::journal::{NewEntry, NewRun};
+use crate::key::MAX_NAME;
+
+/// The largest record, input or entry by default: 16 MiB.
+pub(crate) const MAX_VALUE: usize = 16 << 20;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) store: &'static str,
+    pub(crate) value: usize,
+}
+
+impl Limits {
+    pub(crate) const fn new(store: &'static str) -> Self {
+        Self { store, value: MAX_VALUE }
+    }
+
+    pub(crate) fn record(&self, record: &Record) -> Result<(), StoreError> {
+        match record {
+            Record::Value(value) => self.check("complete", value.len(), self.value),
+            Record::TooLarge | Record::Unknown => Ok(()),
+        }
+    }
+
+    pub(crate) fn run(&self, run: &NewRun) -> Result<(), StoreError> {
+        self.check("create", run.input.len(), self.value)?;
+        self.check("create", run.name.len().max(run.worker.len()), MAX_NAME)
+    }
+
+    pub(crate) fn entries(&self, entries: &[NewEntry]) -> Result<(), StoreError> {
+        for entry in entries {
+            self.check("append", entry.payload.len(), self.value)?;
+            self.check("append", entry.name.len(), MAX_NAME)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, verb: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {
+        if bytes <= limit {
+            return Ok(());
+        }
+        let error = StoreError::new(self.store, verb, Fault::TooLarge);
+        Err(error.detail(format!("{bytes} bytes, and the bound is {limit}")))
+    }
+}

@@ -1,0 +1,126 @@
+//! Who waits for which key in this process.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use buttress_core::clock;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::claim::Waited;
+use crate::error::StoreError;
+use crate::key::ScopedKey;
+
+/// The first pause between two looks at a store that others write to, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// Wakes those who wait for a key when this process changes it. For a store that other processes write to as well, one of
+/// those who wait looks now and then, on behalf of all.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters(Mutex<HashMap<ScopedKey, Arc<Spot>>>);
+
+#[derive(Debug, Default)]
+struct Spot {
+    changed: Notify,
+    /// Held by the one who looks.
+    looks: tokio::sync::Mutex<()>,
+}
+
+struct Waiting<'a> {
+    waiters: &'a Waiters,
+    key: &'a ScopedKey,
+    spot: Option<Arc<Spot>>,
+}
+
+impl Waiters {
+    /// The key may be free now, or done.
+    pub(crate) fn wake(&self, key: &ScopedKey) {
+        let spot = self.lock().get(key).cloned();
+        if let Some(spot) = spot {
+            spot.changed.notify_waiters();
+        }
+    }
+
+    /// Looks until the key is no longer in flight, for `max` at most.
+    pub(crate) async fn wait<Looking>(
+        &self,
+        key: &ScopedKey,
+        max: Duration,
+        shared: bool,
+        look: impl Fn() -> Looking,
+    ) -> Result<Waited, StoreError>
+    where
+        Looking: Future<Output = Result<Waited, StoreError>>,
+    {
+        if max.is_zero() {
+            return look().await;
+        }
+        let deadline = clock::after(Instant::now(), max);
+        let waiting = self.join(key);
+        let mut pause = PAUSES.0;
+        loop {
+            let mut changed = pin!(waiting.spot().changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let found = look().await?;
+            let Waited::InFlight { remaining } = found else {
+                // Others need not find out by themselves.
+                waiting.spot().changed.notify_waiters();
+                return Ok(found);
+            };
+            if Instant::now() >= deadline {
+                return Ok(found);
+            }
+            let over = clock::after(Instant::now(), remaining.max(Duration::from_millis(1))).min(deadline);
+            if !shared {
+                let _ = timeout_at(over, changed).await;
+                continue;
+            }
+            let mut turn = pin!(waiting.spot().looks.lock());
+            let mut turned = None;
+            let either = poll_fn(|cx| {
+                if changed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                turn.as_mut().poll(cx).map(|guard| turned = Some(guard))
+            });
+            let _ = timeout_at(over, either).await;
+            if let Some(_turn) = turned {
+                // Kept until the next look is over, or this future is dropped: then another one takes the turn.
+                let next = clock::after(Instant::now(), pause).min(over);
+                let _ = timeout_at(next, changed).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+    }
+
+    fn join<'a>(&'a self, key: &'a ScopedKey) -> Waiting<'a> {
+        let spot = self.lock().entry(key.clone()).or_default().clone();
+        Waiting { waiters: self, key, spot: Some(spot) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ScopedKey, Arc<Spot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting<'_> {
+    fn spot(&self) -> &Spot {
+        self.spot.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut spots = self.waiters.lock();
+        drop(self.spot.take());
+        // The last one to leave: the map's is the only one left. Nobody joins while the lock is held.
+        if spots.get(self.key).is_some_and(|spot| Arc::strong_count(spot) == 1) {
+            spots.remove(self.key);
+        }
+    }
+}
