@@ -18,7 +18,9 @@ pub(crate) struct ClaimRow {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    Claimed { lease_until: i64 },
+    Claimed {
+        lease_until: i64,
+    },
     /// Given up, and kept for the sake of earlier owners that were left unfinished.
     Released,
     Done(Record),

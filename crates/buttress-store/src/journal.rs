@@ -58,11 +58,8 @@ pub trait JournalStore: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// If the store fails: the lease ends when it would have ended.
-    fn renew(
-        &self,
-        hold: &Hold,
-        lease: Duration,
-    ) -> impl Future<Output = Result<Renewed, StoreError>> + Send;
+    fn renew(&self, hold: &Hold, lease: Duration)
+    -> impl Future<Output = Result<Renewed, StoreError>> + Send;
 
     /// A run with its input and all its entries, as they were at one moment; `None` if there is no such run.
     ///

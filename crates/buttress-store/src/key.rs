@@ -86,7 +86,11 @@ fn within(field: &'static str, bytes: usize, least: usize) -> Result<(), ConfigE
         return Ok(());
     }
     // The length, and not the value: it may be a secret.
-    Err(ConfigError::new(field, format_args!("{bytes} bytes"), format!("must have {least} to {MAX_NAME} bytes")))
+    Err(ConfigError::new(
+        field,
+        format_args!("{bytes} bytes"),
+        format!("must have {least} to {MAX_NAME} bytes"),
+    ))
 }
 
 /// A hash of what must not change between two uses of one key: the same key with another fingerprint is an error.

@@ -2,6 +2,8 @@
 
 mod claim;
 mod claim_row;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod journal;
 mod key;
@@ -15,8 +17,8 @@ mod waiters;
 pub use claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 pub use error::{Fault, StoreError};
 pub use journal::{
-    Acquired, Appended, Command, Created, Cursor, Entry, Flow, Hold, JournalStore, NewEntry, NewRun, Next, Page,
-    Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
+    Acquired, Appended, Command, Created, Cursor, Entry, Flow, Hold, JournalStore, NewEntry, NewRun, Next,
+    Page, Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
 };
 pub use key::{Fingerprint, MAX_NAME, Owner, RunId, ScopedKey};
 #[cfg(feature = "memory")]

@@ -6,8 +6,8 @@ mod runs;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use buttress_core::clock::{self, Clock};
 use buttress_core::ConfigError;
+use buttress_core::clock::{self, Clock};
 
 use crate::limits::Limits;
 use crate::time;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::journal::{
-    Appended, Command, Created, Entry, Flow, Hold, NewEntry, NewRun, Next, Renewed, RunInfo, Status, StatusKind,
-    Wanted,
+    Appended, Command, Created, Entry, Flow, Hold, NewEntry, NewRun, Next, Renewed, RunInfo, Status,
+    StatusKind, Wanted,
 };
 use crate::key::{Fingerprint, Owner, RunId};
 use crate::time;
@@ -254,7 +254,8 @@ impl RunRow {
 
 /// What an append came to that may have been done already: it was if the last entries of the journal are the same.
 pub(crate) fn repeated(row: &RunRow, stored: &[Entry], entries: &[NewEntry]) -> Appended {
-    let same = stored.len() == entries.len() && stored.iter().zip(entries).all(|(stored, new)| stored.entry == *new);
+    let same =
+        stored.len() == entries.len() && stored.iter().zip(entries).all(|(stored, new)| stored.entry == *new);
     if same {
         let at = stored.last().map_or_else(|| time::to_system(row.changed), |last| last.at);
         Appended::Applied { next: row.entries, at, cancel_requested: row.cancel }

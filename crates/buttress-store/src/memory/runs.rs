@@ -6,8 +6,8 @@ use bytes::Bytes;
 use super::Memory;
 use crate::error::{Fault, StoreError};
 use crate::journal::{
-    Acquired, Appended, Command, Created, Cursor, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
-    Renewed, Run, RunInfo, Wanted,
+    Acquired, Appended, Command, Created, Cursor, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page,
+    Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
 use crate::run_row::{self, Append, RunRow};
@@ -136,20 +136,19 @@ impl JournalStore for Memory {
         self.inner.limits.entries(entries)?;
         let now = self.now();
         let mut runs = self.lock_runs();
-        let appended = runs.change(&hold.id, |row, stored| match row.check_append(hold, seq, entries, next) {
-            Append::Fenced => Appended::Fenced,
-            Append::Conflict => Appended::Conflict { next: row.entries },
-            Append::Compare => {
-                run_row::repeated(row, &stored[stored.len() - entries.len()..], entries)
-            }
-            Append::Add => {
-                let at = time::to_system(now);
-                let numbered = (seq..).zip(entries);
-                stored.extend(numbered.map(|(seq, entry)| Entry { seq, at, entry: entry.clone() }));
-                row.appended(entries, next, now);
-                Appended::Applied { next: row.entries, at, cancel_requested: row.cancel }
-            }
-        });
+        let appended =
+            runs.change(&hold.id, |row, stored| match row.check_append(hold, seq, entries, next) {
+                Append::Fenced => Appended::Fenced,
+                Append::Conflict => Appended::Conflict { next: row.entries },
+                Append::Compare => run_row::repeated(row, &stored[stored.len() - entries.len()..], entries),
+                Append::Add => {
+                    let at = time::to_system(now);
+                    let numbered = (seq..).zip(entries);
+                    stored.extend(numbered.map(|(seq, entry)| Entry { seq, at, entry: entry.clone() }));
+                    row.appended(entries, next, now);
+                    Appended::Applied { next: row.entries, at, cancel_requested: row.cancel }
+                }
+            });
         Ok(appended.unwrap_or(Appended::Fenced))
     }
 
@@ -173,7 +172,8 @@ impl JournalStore for Memory {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let now = self.now();
         let runs = self.lock_runs();
-        let from = query.after.as_ref().map(|Cursor { created, id }| (time::from_system(*created), id.clone()));
+        let from =
+            query.after.as_ref().map(|Cursor { created, id }| (time::from_system(*created), id.clone()));
         let older = match from {
             Some(from) => runs.created.range(..from),
             None => runs.created.range(..),
