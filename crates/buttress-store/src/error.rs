@@ -24,6 +24,8 @@ pub enum Fault {
     Version,
     /// What was to be written is larger than the store takes. Nothing was changed. Store less, or raise the bound.
     TooLarge,
+    /// What was to be written cannot be stored. Nothing was changed. Write something else.
+    Invalid,
     /// The store was shut down.
     Closed,
     /// The store is set up in a way that would lose what is written.
@@ -43,6 +45,7 @@ impl Fault {
             Self::Corrupt => "what is stored is damaged",
             Self::Version => "it was written by a newer release",
             Self::TooLarge => "the value is too large",
+            Self::Invalid => "the value cannot be stored",
             Self::Closed => "the store was shut down",
             Self::Misconfigured => "the store's set-up would lose what is written",
             Self::Internal => "the store failed in an unexpected way",
@@ -57,6 +60,7 @@ impl Fault {
             Self::Corrupt => "the row is left as it is; look at it, or restore it",
             Self::Version => "upgrade this process",
             Self::TooLarge => "store less, or raise the store's bound",
+            Self::Invalid => "write something else",
             Self::Closed => "open it again",
             Self::Misconfigured => "change the set-up",
             Self::Internal => "see what caused it",

@@ -56,10 +56,13 @@ impl RunId {
     ///
     /// # Errors
     ///
-    /// If it is empty or longer than [`MAX_NAME`].
+    /// If it is empty, longer than [`MAX_NAME`], or has control characters.
     pub fn try_new(id: impl Into<Arc<str>>) -> Result<Self, ConfigError> {
         let id = id.into();
         within("run id", id.len(), 1)?;
+        if id.contains(char::is_control) {
+            return Err(ConfigError::new("run id", id, "must have no control characters"));
+        }
         Ok(Self(id))
     }
 
@@ -167,6 +170,7 @@ mod tests {
     fn an_empty_key_and_an_empty_run_id_are_refused() {
         assert_eq!(ScopedKey::try_new("", "").unwrap_err().field(), "key");
         assert_eq!(RunId::try_new("").unwrap_err().field(), "run id");
+        assert_eq!(RunId::try_new("a\nb").unwrap_err().field(), "run id");
     }
 
     #[test]

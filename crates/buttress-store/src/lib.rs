@@ -11,6 +11,8 @@ mod limits;
 #[cfg(feature = "memory")]
 mod memory;
 mod run_row;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod time;
 mod waiters;
 
@@ -23,3 +25,5 @@ pub use journal::{
 pub use key::{Fingerprint, MAX_NAME, Owner, RunId, ScopedKey};
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Sqlite, SqliteOptions, SqliteStatistics};

@@ -2,7 +2,7 @@
 
 use crate::claim::Record;
 use crate::error::{Fault, StoreError};
-use crate::journal::{NewEntry, NewRun};
+use crate::journal::{NewEntry, NewRun, Next, Wanted};
 use crate::key::MAX_NAME;
 
 /// The largest record, input or entry by default: 16 MiB.
@@ -28,15 +28,33 @@ impl Limits {
 
     pub(crate) fn run(&self, run: &NewRun) -> Result<(), StoreError> {
         self.check("create", run.input.len(), self.value)?;
-        self.check("create", run.name.len().max(run.worker.len()), MAX_NAME)
+        self.name("create", &run.name)?;
+        self.name("create", &run.worker)
     }
 
-    pub(crate) fn entries(&self, entries: &[NewEntry]) -> Result<(), StoreError> {
+    pub(crate) fn wanted(&self, wanted: &Wanted) -> Result<(), StoreError> {
+        self.name("acquire", &wanted.worker)
+    }
+
+    pub(crate) fn append(&self, entries: &[NewEntry], next: &Next) -> Result<(), StoreError> {
         for entry in entries {
             self.check("append", entry.payload.len(), self.value)?;
-            self.check("append", entry.name.len(), MAX_NAME)?;
+            self.name("append", &entry.name)?;
         }
-        Ok(())
+        match next {
+            Next::Pause(reason) | Next::Park(reason) => self.name("append", reason),
+            _ => Ok(()),
+        }
+    }
+
+    fn name(&self, verb: &'static str, name: &str) -> Result<(), StoreError> {
+        self.check(verb, name.len(), MAX_NAME)?;
+        if !name.contains('\0') {
+            return Ok(());
+        }
+        // PostgreSQL has no such text, and what one store takes all must take.
+        Err(StoreError::new(self.store, verb, Fault::Invalid)
+            .detail("a name or reason holds a NUL character"))
     }
 
     fn check(&self, verb: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {

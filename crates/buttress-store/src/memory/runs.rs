@@ -112,6 +112,7 @@ impl JournalStore for Memory {
     }
 
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
+        self.inner.limits.wanted(wanted)?;
         let now = self.now();
         let mut runs = self.lock_runs();
         let due = runs.due.iter().take_while(|(due, _)| *due <= now);
@@ -133,7 +134,7 @@ impl JournalStore for Memory {
         entries: &[NewEntry],
         next: &Next,
     ) -> Result<Appended, StoreError> {
-        self.inner.limits.entries(entries)?;
+        self.inner.limits.append(entries, next)?;
         let now = self.now();
         let mut runs = self.lock_runs();
         let appended =

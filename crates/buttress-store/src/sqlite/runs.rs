@@ -1,0 +1,301 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Params, params};
+
+use super::Sqlite;
+use super::fault::Failure;
+use super::row::{self, select_runs};
+use crate::error::StoreError;
+use crate::journal::{
+    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
+    Renewed, Run, RunInfo, Wanted,
+};
+use crate::key::RunId;
+use crate::run_row::{self, Append, RunRow};
+use crate::time;
+
+impl JournalStore for Sqlite {
+    async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
+        self.inner.limits.run(run)?;
+        let (bytes, input_sum, run) = (run.input.len(), row::body_sum(&run.input), run.clone());
+        let work = move |connection: &Connection, now| {
+            if let Some((_, existing)) = find(connection, &run.id)? {
+                return Ok(existing.exists(&run, lease, now));
+            }
+            let new = RunRow::new(&run, lease, now);
+            let number = insert(connection, &new)?;
+            let sql = "INSERT INTO inputs (run, input, sum) VALUES (?1, ?2, ?3)";
+            connection.prepare_cached(sql)?.execute(params![number, &run.input[..], input_sum])?;
+            Ok(if lease.is_some() { Created::Held(new.hold()) } else { Created::Queued })
+        };
+        self.write("create", bytes, work).await
+    }
+
+    async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
+        self.inner.limits.wanted(wanted)?;
+        let wanted = wanted.clone();
+        let work = move |connection: &Connection, now| {
+            let mut acquired = Vec::new();
+            for (number, mut run) in due(connection, &wanted, now)? {
+                run.acquire(&wanted, now);
+                update(connection, number, &run)?;
+                acquired.push(Acquired { hold: run.hold(), info: run.info(now) });
+            }
+            Ok(acquired)
+        };
+        self.write("acquire", 0, work).await
+    }
+
+    async fn append(
+        &self,
+        hold: &Hold,
+        seq: u64,
+        entries: &[NewEntry],
+        next: &Next,
+    ) -> Result<Appended, StoreError> {
+        self.inner.limits.append(entries, next)?;
+        let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+        let sums: Vec<i64> =
+            (seq..).zip(entries).map(|(seq, entry)| row::entry_sum(&hold.id, seq, entry)).collect();
+        let (hold, entries, next) = (hold.clone(), entries.to_vec(), next.clone());
+        let work = move |connection: &Connection, now| {
+            let Some((number, mut run)) = find(connection, &hold.id)? else { return Ok(Appended::Fenced) };
+            match run.check_append(&hold, seq, &entries, &next) {
+                Append::Fenced => Ok(Appended::Fenced),
+                Append::Conflict => Ok(Appended::Conflict { next: run.entries }),
+                Append::Compare => {
+                    let stored = read_entries(connection, number, &hold.id, seq)?;
+                    Ok(run_row::repeated(&run, &stored, &entries))
+                }
+                Append::Add => {
+                    add_entries(connection, number, now, seq, &entries, &sums)?;
+                    run.appended(&entries, &next, now);
+                    update(connection, number, &run)?;
+                    let at = time::to_system(now);
+                    Ok(Appended::Applied { next: run.entries, at, cancel_requested: run.cancel })
+                }
+            }
+        };
+        self.write("append", bytes, work).await
+    }
+
+    async fn renew(&self, hold: &Hold, lease: Duration) -> Result<Renewed, StoreError> {
+        let hold = hold.clone();
+        let work = move |connection: &Connection, now| {
+            let Some((number, mut run)) = find(connection, &hold.id)? else { return Ok(Renewed::Fenced) };
+            let renewed = run.renew(&hold, lease, now);
+            if renewed != Renewed::Fenced {
+                update(connection, number, &run)?;
+            }
+            Ok(renewed)
+        };
+        self.write("renew", 0, work).await
+    }
+
+    async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
+        let id = id.clone();
+        let work = move |connection: &Connection, now| {
+            let Some((number, run)) = find(connection, &id)? else { return Ok(None) };
+            let sql = "SELECT input, sum FROM inputs WHERE run = ?1";
+            let mut select = connection.prepare_cached(sql)?;
+            let input = select.query_row([number], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)));
+            let (input, sum) = input.optional()?.ok_or_else(|| Failure::damaged("the run's input"))?;
+            if row::body_sum(&input) != sum {
+                return Err(Failure::damaged("the run's input"));
+            }
+            let entries = read_entries(connection, number, &id, 0)?;
+            if !entries.iter().map(|entry| entry.seq).eq(0..run.entries) {
+                return Err(Failure::damaged("the journal"));
+            }
+            Ok(Some(Run { info: run.info(now), input: Bytes::from(input), entries }))
+        };
+        self.read("load", work).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let query = query.clone();
+        let work = move |connection: &Connection, now| {
+            let statuses = query.statuses.iter().fold(0_i64, |mask, kind| mask | 1 << (*kind as u8));
+            let parent = query.parent.as_ref().map(RunId::as_str);
+            let (created, id) = match &query.after {
+                Some(cursor) => (time::from_system(cursor.created), cursor.id.as_str()),
+                None => (i64::MAX, ""),
+            };
+            let sql = select_runs!(
+                "WHERE (created, id) < (?1, ?2) AND (?3 = 0 OR ?3 >> status & 1) \
+                 AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR parent = ?5) \
+                 ORDER BY created DESC, id DESC LIMIT ?6"
+            );
+            let limit = query.page_size() as i64 + 1;
+            let name = query.name.as_deref();
+            let runs = select(connection, sql, params![created, id, statuses, name, parent, limit])?;
+            Ok(Page::of(runs.iter().map(|(_, run)| run.info(now)).collect(), &query))
+        };
+        self.read("list", work).await
+    }
+
+    async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
+        let id = id.clone();
+        let work = move |connection: &Connection, now| {
+            let Some((number, mut run)) = find(connection, &id)? else { return Ok(None) };
+            if run.control(command, now) {
+                update(connection, number, &run)?;
+            }
+            Ok(Some(run.info(now)))
+        };
+        self.write("control", 0, work).await
+    }
+
+    async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
+        let work = move |connection: &Connection, now: i64| {
+            let sql = "SELECT number FROM runs AS run WHERE status >= 4 AND changed <= ?1 AND NOT EXISTS \
+                       (SELECT 1 FROM runs AS child WHERE child.parent = run.id AND child.status < 4) \
+                       ORDER BY changed LIMIT ?2";
+            let mut old = connection.prepare_cached(sql)?;
+            let before = now.saturating_sub(time::micros(age));
+            let old: Vec<i64> =
+                old.query_map(params![before, max], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            for number in &old {
+                for sql in [
+                    "DELETE FROM entries WHERE run = ?1",
+                    "DELETE FROM inputs WHERE run = ?1",
+                    "DELETE FROM runs WHERE number = ?1",
+                ] {
+                    connection.prepare_cached(sql)?.execute([number])?;
+                }
+            }
+            Ok(old.len() as u64)
+        };
+        self.write("prune", 0, work).await
+    }
+}
+
+/// The runs that are due, the longest due first.
+fn due(connection: &Connection, wanted: &Wanted, now: i64) -> Result<Vec<(i64, RunRow)>, Failure> {
+    if let Some(id) = &wanted.id {
+        let run = find(connection, id)?.filter(|(_, run)| run.is_wanted(wanted, now));
+        return Ok(run.filter(|_| wanted.max > 0).into_iter().collect());
+    }
+    let mut due = BTreeMap::new();
+    for flow in &wanted.flows {
+        let sql =
+            select_runs!("WHERE name = ?1 AND due <= ?2 AND version BETWEEN ?3 AND ?4 ORDER BY due LIMIT ?5");
+        let (first, last) = (flow.versions.start(), flow.versions.end());
+        for (number, run) in select(connection, sql, params![&*flow.name, now, first, last, wanted.max])? {
+            due.insert((run.due, number), run);
+        }
+    }
+    let due = due.into_iter().take(wanted.max as usize);
+    Ok(due.map(|((_, number), run)| (number, run)).collect())
+}
+
+fn find(connection: &Connection, id: &RunId) -> Result<Option<(i64, RunRow)>, Failure> {
+    Ok(select(connection, select_runs!("WHERE id = ?1"), [id.as_str()])?.pop())
+}
+
+fn select(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl Params,
+) -> Result<Vec<(i64, RunRow)>, Failure> {
+    let mut select = connection.prepare_cached(sql)?;
+    let mut rows = select.query(parameters)?;
+    let mut runs = Vec::new();
+    while let Some(row) = rows.next()? {
+        runs.push(row::run(row)?);
+    }
+    Ok(runs)
+}
+
+fn insert(connection: &Connection, run: &RunRow) -> Result<i64, Failure> {
+    let sql = "INSERT INTO runs (id, name, version, fingerprint, parent, status, reason, cancel, epoch, owner, \
+               worker, lease_until, due, recoveries, entries, created, changed, sum) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+    connection.prepare_cached(sql)?.execute(params![
+        run.id.as_str(),
+        &*run.name,
+        run.version,
+        run.fingerprint.as_bytes(),
+        run.parent.as_ref().map(RunId::as_str),
+        run.kind as u8,
+        &*run.reason,
+        run.cancel,
+        run.epoch as i64,
+        row::owner(run.owner),
+        &*run.worker,
+        run.lease_until,
+        run.due,
+        run.recoveries,
+        run.entries as i64,
+        run.created,
+        run.changed,
+        row::run_sum(run),
+    ])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// Writes what can change of a run.
+fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
+    let sql = "UPDATE runs SET status = ?2, reason = ?3, cancel = ?4, epoch = ?5, owner = ?6, worker = ?7, \
+               lease_until = ?8, due = ?9, recoveries = ?10, entries = ?11, changed = ?12, sum = ?13 \
+               WHERE number = ?1";
+    connection.prepare_cached(sql)?.execute(params![
+        number,
+        run.kind as u8,
+        &*run.reason,
+        run.cancel,
+        run.epoch as i64,
+        row::owner(run.owner),
+        &*run.worker,
+        run.lease_until,
+        run.due,
+        run.recoveries,
+        run.entries as i64,
+        run.changed,
+        row::run_sum(run),
+    ])?;
+    Ok(())
+}
+
+fn add_entries(
+    connection: &Connection,
+    number: i64,
+    now: i64,
+    seq: u64,
+    entries: &[NewEntry],
+    sums: &[i64],
+) -> Result<(), Failure> {
+    let sql = "INSERT INTO entries (run, seq, at, kind, format, name, occurrence, payload, sum) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let mut insert = connection.prepare_cached(sql)?;
+    for ((seq, entry), sum) in (seq..).zip(entries).zip(sums) {
+        let NewEntry { kind, format, name, occurrence, payload } = entry;
+        insert.execute(params![
+            number,
+            seq as i64,
+            now,
+            kind,
+            format,
+            &**name,
+            occurrence,
+            &payload[..],
+            sum
+        ])?;
+    }
+    Ok(())
+}
+
+/// The entries from `seq` on.
+fn read_entries(connection: &Connection, number: i64, id: &RunId, seq: u64) -> Result<Vec<Entry>, Failure> {
+    let sql = "SELECT seq, at, kind, format, name, occurrence, payload, sum FROM entries \
+               WHERE run = ?1 AND seq >= ?2 ORDER BY seq";
+    let mut select = connection.prepare_cached(sql)?;
+    let mut rows = select.query(params![number, seq as i64])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(row::entry(id, row)?);
+    }
+    Ok(entries)
+}

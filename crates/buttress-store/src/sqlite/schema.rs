@@ -1,0 +1,162 @@
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::fault::Failure;
+use crate::error::Fault;
+
+/// Of the tables below; a file with a higher one is not touched.
+const VERSION: i64 = 1;
+
+/// "Btrs", so that the file is known for what it is.
+const APPLICATION: i64 = 0x4274_7273;
+
+/// `state`: 0 claimed, 1 released, 2 to 4 done. `status`: as `StatusKind`; from 4 on it is over.
+const TABLES: &str = "
+CREATE TABLE claims (
+    key BLOB NOT NULL PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    owner BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    unfinished INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    lease_until INTEGER,
+    expires INTEGER NOT NULL,
+    body BLOB,
+    sum INTEGER NOT NULL
+);
+CREATE INDEX claims_expires ON claims (expires);
+
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL,
+    parent TEXT,
+    status INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    cancel INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    owner BLOB NOT NULL,
+    worker TEXT NOT NULL,
+    lease_until INTEGER,
+    due INTEGER,
+    recoveries INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    sum INTEGER NOT NULL
+);
+CREATE INDEX runs_due ON runs (name, due) WHERE due IS NOT NULL;
+CREATE INDEX runs_created ON runs (created, id);
+CREATE INDEX runs_over ON runs (changed) WHERE status >= 4;
+CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
+
+CREATE TABLE inputs (
+    run INTEGER PRIMARY KEY,
+    input BLOB NOT NULL,
+    sum INTEGER NOT NULL
+);
+
+CREATE TABLE entries (
+    run INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    format INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    occurrence INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    sum INTEGER NOT NULL,
+    PRIMARY KEY (run, seq)
+) WITHOUT ROWID;
+";
+
+/// The connection that writes, to a file that is sound and up to date.
+pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Failure> {
+    let mut connection = connect(path, busy_timeout, OpenFlags::SQLITE_OPEN_CREATE)?;
+    expect_ours(&connection)?;
+    let journal = write_ahead(&connection)?;
+    if journal != "wal" {
+        let detail = format!("no write-ahead log is possible here, the journal mode is {journal}");
+        return Err(Failure::new(Fault::Misconfigured, detail));
+    }
+    // macOS' fsync leaves data in the disk's cache.
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;",
+    )?;
+    let synchronous = pragma(&connection, "synchronous")?;
+    if synchronous != 2 {
+        let detail = format!("synchronous is {synchronous}, and not 2 (FULL)");
+        return Err(Failure::new(Fault::Misconfigured, detail));
+    }
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if check != "ok" {
+        return Err(Failure::new(Fault::Corrupt, check));
+    }
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Turns the write-ahead log on. While another process does the same, SQLite does not wait for it.
+fn write_ahead(connection: &Connection) -> Result<String, Failure> {
+    let mut tries = 0;
+    loop {
+        let journal = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
+        match journal.map_err(Failure::from) {
+            Err(failure) if failure.fault == Fault::Busy && tries < 100 => {
+                tries += 1;
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            journal => return journal,
+        }
+    }
+}
+
+/// A connection that can only read.
+pub(super) fn open_reader(path: &Path, busy_timeout: Duration) -> Result<Connection, Failure> {
+    let connection = connect(path, busy_timeout, OpenFlags::empty())?;
+    connection.execute_batch("PRAGMA query_only = ON")?;
+    Ok(connection)
+}
+
+fn connect(path: &Path, busy_timeout: Duration, create: OpenFlags) -> Result<Connection, Failure> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Refuses a file that is a newer release's, or something else's, before anything in it is changed.
+fn expect_ours(connection: &Connection) -> Result<(), Failure> {
+    let version = pragma(connection, "user_version")?;
+    let application = pragma(connection, "application_id")?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application == APPLICATION && version > VERSION {
+        let detail = format!("its schema has version {version}, this release knows {VERSION}");
+        return Err(Failure::new(Fault::Version, detail));
+    }
+    if application != APPLICATION && (application != 0 || tables != 0) {
+        return Err(Failure::new(Fault::Misconfigured, "the file is a database of something else"));
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), Failure> {
+    // Another process may do the same at this moment.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    expect_ours(&transaction)?;
+    if pragma(&transaction, "user_version")? == 0 {
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+    }
+    transaction.commit().map_err(Failure::of_commit)
+}
+
+fn pragma(connection: &Connection, name: &str) -> Result<i64, Failure> {
+    Ok(connection.pragma_query_value(None, name, |row| row.get(0))?)
+}

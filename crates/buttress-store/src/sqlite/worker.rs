@@ -1,0 +1,252 @@
+//! The threads that talk to SQLite, which blocks.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::Connection;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::SqliteStatistics;
+use super::clock::StoreClock;
+use super::fault::Failure;
+use crate::error::{Fault, StoreError};
+
+/// Commands that share one commit: so many, and so many bytes, at most.
+const GROUP: (usize, usize) = (256, 4 << 20);
+
+pub(super) enum Message {
+    Job(Box<dyn Job>),
+    /// Nothing is taken in after this; the sender is dropped once the connection is closed.
+    Stop(oneshot::Sender<()>),
+}
+
+/// A command, and whoever waits for its answer.
+pub(super) trait Job: Send {
+    fn bytes(&self) -> usize;
+    /// Carries it out within a transaction, and keeps the answer.
+    fn run(&mut self, connection: &Connection, now: i64) -> Result<(), Failure>;
+    /// Gives the answer, or says why the transaction failed.
+    fn finish(self: Box<Self>, transaction: Result<(), Failure>);
+}
+
+pub(super) struct Pending<T, F> {
+    verb: &'static str,
+    bytes: usize,
+    work: Option<F>,
+    result: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
+
+impl<T, F> Pending<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
+{
+    pub(super) fn job(verb: &'static str, bytes: usize, work: F) -> (Box<dyn Job>, Answer<T>) {
+        let (answer, answered) = oneshot::channel();
+        (Box::new(Self { verb, bytes, work: Some(work), result: None, answer }), answered)
+    }
+}
+
+impl<T, F> Job for Pending<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection, i64) -> Result<T, Failure> + Send,
+{
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn run(&mut self, connection: &Connection, now: i64) -> Result<(), Failure> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        // The transaction is rolled back to where it was before, and nothing else is shared.
+        let result = catch_unwind(AssertUnwindSafe(|| work(connection, now)));
+        self.result = Some(result.unwrap_or_else(|_| Err(Failure::new(Fault::Internal, "a panic")))?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, transaction: Result<(), Failure>) {
+        let result = match (transaction, self.result) {
+            (Ok(()), Some(result)) => Ok(result),
+            (Ok(()), None) => Err(Failure::new(Fault::Internal, "a command without an answer")),
+            (Err(failure), _) => Err(failure),
+        };
+        // Whoever asked may have gone.
+        let _ = self.answer.send(result.map_err(|failure| failure.into_error(self.verb)));
+    }
+}
+
+/// What one thread does with its commands.
+pub(super) trait Serve: Send + 'static {
+    fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>);
+}
+
+/// Starts a thread that opens a connection and serves it until it is stopped, or nobody can send any more.
+pub(super) async fn spawn(
+    name: &str,
+    queue: usize,
+    open: impl FnOnce() -> Result<Connection, Failure> + Send + 'static,
+    serve: impl Serve,
+) -> Result<mpsc::Sender<Message>, StoreError> {
+    let (sender, mut receiver) = mpsc::channel(queue);
+    let (opened, opening) = oneshot::channel();
+    let failed = |detail: String| StoreError::new("sqlite", "open", Fault::Internal).detail(detail);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || match open() {
+        Ok(connection) => {
+            if opened.send(Ok(())).is_ok() {
+                run(connection, &mut receiver, &serve);
+            }
+        }
+        Err(failure) => drop(opened.send(Err(failure))),
+    });
+    thread.map_err(|error| failed(format!("no thread: {error}")))?;
+    match opening.await {
+        Ok(Ok(())) => Ok(sender),
+        Ok(Err(failure)) => Err(failure.into_error("open")),
+        Err(_) => Err(failed("the thread panicked".to_owned())),
+    }
+}
+
+fn run(connection: Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
+    let mut jobs: VecDeque<Box<dyn Job>> = VecDeque::new();
+    let mut stopping = Vec::new();
+    let mut over = false;
+    while !over {
+        let mut next = if jobs.is_empty() { queue.blocking_recv().ok_or(()) } else { Err(()) };
+        over = jobs.is_empty() && next.is_err();
+        let mut bytes = 0;
+        loop {
+            match next {
+                Ok(Message::Job(job)) => {
+                    bytes += job.bytes();
+                    jobs.push_back(job);
+                }
+                Ok(Message::Stop(ended)) => {
+                    // What was sent before is still received.
+                    queue.close();
+                    stopping.push(ended);
+                }
+                Err(()) => {}
+            }
+            if jobs.len() >= GROUP.0 || bytes >= GROUP.1 {
+                break;
+            }
+            next = match queue.try_recv() {
+                Ok(message) => Ok(message),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            };
+        }
+        if !jobs.is_empty() {
+            serve.serve(&connection, &mut jobs);
+        }
+    }
+    drop(connection);
+    drop(stopping);
+}
+
+#[derive(Default)]
+pub(super) struct Statistics {
+    commands: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl Statistics {
+    pub(super) fn read(&self) -> SqliteStatistics {
+        let [commands, commits] =
+            [&self.commands, &self.commits].map(|counter| counter.load(Ordering::Relaxed));
+        SqliteStatistics { commands, commits }
+    }
+}
+
+/// One transaction for all commands that are there.
+pub(super) struct Writes {
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) statistics: Arc<Statistics>,
+}
+
+impl Serve for Writes {
+    fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
+        let (mut done, mut outcome) = (Vec::new(), begin(connection));
+        if outcome.is_err() {
+            done.extend(jobs.drain(..).map(|job| (job, Ok(()))));
+        }
+        // Read once the lock is held: nobody writes with a later time before this commit.
+        let (now, before) = (self.clock.now(), connection.total_changes());
+        while let Some(mut job) = jobs.pop_front() {
+            let result = attempt(connection, &mut *job, now);
+            // Some errors end the transaction of all.
+            let broken = connection.is_autocommit();
+            if broken {
+                let failure = result.as_ref().err().map(Failure::again);
+                outcome = Err(failure.unwrap_or_else(|| Failure::new(Fault::Internal, "no transaction")));
+            }
+            done.push((job, result));
+            if broken {
+                break;
+            }
+        }
+        if outcome.is_ok() {
+            let changed = connection.total_changes() != before;
+            outcome = commit(connection);
+            self.statistics.commits.fetch_add(u64::from(changed && outcome.is_ok()), Ordering::Relaxed);
+        }
+        self.statistics.commands.fetch_add(done.len() as u64, Ordering::Relaxed);
+        for (job, result) in done {
+            let shared = outcome.as_ref().map_or_else(|failure| Err(failure.again()), |()| Ok(()));
+            job.finish(result.and(shared));
+        }
+    }
+}
+
+/// One transaction for each command, which sees the file as it is at one moment.
+pub(super) struct Reads {
+    pub(super) clock: Arc<StoreClock>,
+}
+
+impl Serve for Reads {
+    fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
+        for mut job in jobs.drain(..) {
+            let begun = execute(connection, "BEGIN");
+            let result = begun.and_then(|()| job.run(connection, self.clock.now()));
+            let ended = if connection.is_autocommit() { Ok(()) } else { execute(connection, "ROLLBACK") };
+            job.finish(result.and(ended));
+        }
+    }
+}
+
+fn begin(connection: &Connection) -> Result<(), Failure> {
+    execute(connection, "BEGIN IMMEDIATE")
+}
+
+fn attempt(connection: &Connection, job: &mut dyn Job, now: i64) -> Result<(), Failure> {
+    execute(connection, "SAVEPOINT command")?;
+    let result = job.run(connection, now);
+    if connection.is_autocommit() {
+        return result;
+    }
+    if result.is_err() {
+        execute(connection, "ROLLBACK TO command")?;
+    }
+    execute(connection, "RELEASE command")?;
+    result
+}
+
+fn commit(connection: &Connection) -> Result<(), Failure> {
+    let committed = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+    committed.map(|_| ()).map_err(|error| {
+        if !connection.is_autocommit() {
+            let _ = execute(connection, "ROLLBACK");
+        }
+        Failure::of_commit(error)
+    })
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), Failure> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}

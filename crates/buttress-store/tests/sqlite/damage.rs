@@ -1,0 +1,275 @@
+//! Files that are torn, damaged, full, too new, or something else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use buttress_store::{
+    Appended, ClaimStore, Claimed, Created, Fault, JournalStore, Next, RunId, Sqlite, StoreError, Written,
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::processes::{entry, lines, run, start};
+use super::{HOUR, open, owned, request, value};
+
+fn database(directory: &Path) -> PathBuf {
+    directory.join("store.db")
+}
+
+async fn open_error(directory: &Path) -> StoreError {
+    Sqlite::open(database(directory)).await.unwrap_err()
+}
+
+/// A journal of so many entries, and the two files as a power cut would leave them.
+async fn journal(entries: u64) -> (Vec<u8>, Vec<u8>) {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    let Created::Held(hold) = store.create(&run("run"), Some(HOUR)).await.unwrap() else {
+        panic!("it is new")
+    };
+    for seq in 0..entries {
+        let appended = store.append(&hold, seq, &[entry(seq)], &Next::Go).await.unwrap();
+        assert!(matches!(appended, Appended::Applied { .. }), "{appended:?}");
+    }
+    let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
+    (read("store.db"), read("store.db-wal"))
+}
+
+/// How many entries there are in a store with this log; they must be the first ones.
+async fn entries_with(database: &[u8], log: &[u8]) -> u64 {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("store.db"), database).unwrap();
+    fs::write(directory.path().join("store.db-wal"), log).unwrap();
+    let store = open(directory.path()).await;
+    let Some(run) = store.load(&RunId::try_new("run").unwrap()).await.unwrap() else { return 0 };
+    assert!(run.entries.iter().all(|stored| stored.entry == entry(stored.seq)));
+    run.entries.len() as u64
+}
+
+#[tokio::test]
+async fn a_log_that_was_torn_anywhere_leaves_a_clean_prefix() {
+    let (database, log) = journal(12).await;
+    assert_eq!(entries_with(&database, &log).await, 12);
+    // A header, and frames of a header and a page each.
+    let mut last = 0;
+    for cut in (32..log.len()).step_by(1777).chain([log.len() - 1]) {
+        let entries = entries_with(&database, &log[..cut]).await;
+        assert!(entries >= last, "a longer log has no fewer entries: {cut} gives {entries} after {last}");
+        last = entries;
+    }
+    assert_eq!(last, 11, "of the last entry one byte was missing");
+}
+
+#[tokio::test]
+async fn a_bit_that_flipped_in_the_log_leaves_a_clean_prefix() {
+    let (database, log) = journal(12).await;
+    let frame = 4096 + 24;
+    // The commit of the last entry: the frames after the one that is a commit before it.
+    for back in (1..frame).step_by(401) {
+        for bit in [0, 7] {
+            let mut log = log.clone();
+            let at = log.len() - back;
+            log[at] ^= 1 << bit;
+            assert_eq!(entries_with(&database, &log).await, 11, "bit {bit} at {at}");
+        }
+    }
+    for at in (32..log.len()).step_by(3331) {
+        let mut log = log.clone();
+        log[at] ^= 16;
+        assert!(entries_with(&database, &log).await < 12, "at {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_claim_is_an_error_and_left_as_it_is() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    for name in ["a", "b"] {
+        let claim = owned(&store, name).await;
+        assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+    }
+    let connection = Connection::open(database(directory.path())).unwrap();
+    let damages = [
+        "body = x'616e73776571'",
+        "epoch = epoch + 1",
+        "unfinished = unfinished + 1",
+        "state = 3",
+        "expires = 1",
+        "expires = expires + 1",
+        "owner = zeroblob(16)",
+        "owner = zeroblob(15)",
+        "fingerprint = randomblob(32)",
+        "state = 'x'",
+    ];
+    let key = "key = x'000061'";
+    let row =
+        "SELECT hex(owner) || epoch || state || expires || coalesce(hex(body), '') || sum FROM claims WHERE ";
+    let read = || -> String { connection.query_row(&format!("{row}{key}"), [], |row| row.get(0)).unwrap() };
+    connection.execute_batch("CREATE TEMP TABLE saved AS SELECT * FROM claims").unwrap();
+    for damage in damages {
+        assert_eq!(connection.execute(&format!("UPDATE claims SET {damage} WHERE {key}"), []).unwrap(), 1);
+        let damaged = read();
+        let error = store.claim(&request("a")).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Corrupt, "{damage}");
+        assert_eq!(read(), damaged, "{damage}");
+        assert!(
+            matches!(store.claim(&request("b")).await.unwrap(), Claimed::Done(_)),
+            "{damage}: the rest works"
+        );
+        let restore =
+            format!("DELETE FROM claims WHERE {key}; INSERT INTO claims SELECT * FROM saved WHERE {key}");
+        connection.execute_batch(&restore).unwrap();
+        assert!(matches!(store.claim(&request("a")).await.unwrap(), Claimed::Done(_)), "{damage}: restored");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_read_whole_or_not_at_all() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    let Created::Held(hold) = store.create(&run("run"), Some(HOUR)).await.unwrap() else {
+        panic!("it is new")
+    };
+    let entries = [entry(0), entry(1), entry(2)];
+    let appended = store.append(&hold, 0, &entries, &Next::Go).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { .. }));
+    let connection = Connection::open(database(directory.path())).unwrap();
+    let damages = [
+        "UPDATE entries SET payload = x'39' WHERE seq = 1",
+        "UPDATE entries SET name = 'another' WHERE seq = 1",
+        "UPDATE entries SET kind = 2 WHERE seq = 0",
+        "UPDATE entries SET seq = 7 WHERE seq = 2",
+        "DELETE FROM entries WHERE seq = 1",
+        "DELETE FROM entries WHERE seq = 2",
+        "UPDATE inputs SET input = x'00'",
+        "DELETE FROM inputs",
+        "UPDATE runs SET entries = 2",
+        "UPDATE runs SET name = 'another'",
+        "UPDATE runs SET status = 9",
+    ];
+    let id = RunId::try_new("run").unwrap();
+    for damage in damages {
+        connection.execute_batch(&format!("BEGIN; {damage}; COMMIT")).unwrap();
+        let error = store.load(&id).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Corrupt, "{damage}");
+        restore(&connection, &store, &id).await;
+    }
+}
+
+/// Begins the run and its entries anew.
+async fn restore(connection: &Connection, store: &Sqlite, id: &RunId) {
+    connection.execute_batch("DELETE FROM runs; DELETE FROM inputs; DELETE FROM entries").unwrap();
+    let Created::Held(hold) = store.create(&run("run"), Some(HOUR)).await.unwrap() else {
+        panic!("it is new")
+    };
+    let entries = [entry(0), entry(1), entry(2)];
+    let appended = store.append(&hold, 0, &entries, &Next::Go).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { .. }));
+    assert_eq!(store.load(id).await.unwrap().unwrap().entries.len(), 3);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_not_opened() {
+    let directory = TempDir::new().unwrap();
+    fs::write(
+        database(directory.path()),
+        b"this is a text, and it is longer than the header of a database. ".repeat(100),
+    )
+    .unwrap();
+    assert_eq!(open_error(directory.path()).await.fault(), Fault::Corrupt);
+
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    for index in 0..500 {
+        owned(&store, &index.to_string()).await;
+    }
+    store.shutdown().await;
+    drop(store);
+    let whole = fs::read(database(directory.path())).unwrap();
+    fs::write(database(directory.path()), &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(open_error(directory.path()).await.fault(), Fault::Corrupt);
+    let mut flipped = whole.clone();
+    for page in 2..whole.len() / 4096 {
+        flipped[page * 4096 + 3] ^= 0x55;
+    }
+    fs::write(database(directory.path()), &flipped).unwrap();
+    assert_eq!(open_error(directory.path()).await.fault(), Fault::Corrupt);
+    fs::write(database(directory.path()), &whole).unwrap();
+    let store = open(directory.path()).await;
+    assert!(matches!(store.claim(&request("499")).await.unwrap(), Claimed::InFlight { .. }));
+}
+
+#[tokio::test]
+async fn a_newer_releases_file_and_one_of_something_else_are_refused_and_left_as_they_are() {
+    let directory = TempDir::new().unwrap();
+    open(directory.path()).await.shutdown().await;
+    let connection = Connection::open(database(directory.path())).unwrap();
+    connection.execute_batch("PRAGMA user_version = 7").unwrap();
+    let error = open_error(directory.path()).await;
+    assert_eq!(error.fault(), Fault::Version);
+    assert_eq!(
+        error.to_string(),
+        "`sqlite` failed to open: it was written by a newer release \
+         (its schema has version 7, this release knows 1); upgrade this process"
+    );
+
+    let directory = TempDir::new().unwrap();
+    let connection = Connection::open(database(directory.path())).unwrap();
+    connection.execute_batch("CREATE TABLE claims (mine)").unwrap();
+    assert_eq!(open_error(directory.path()).await.fault(), Fault::Misconfigured);
+    let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(journal, "delete", "it was not touched");
+
+    let nowhere = directory.path().join("no such directory");
+    assert_eq!(open_error(&nowhere).await.fault(), Fault::Unavailable);
+}
+
+/// In a child process, whose directory is small.
+pub(super) async fn fill(store: &Sqlite) {
+    let first = owned(store, "first").await;
+    let mut index = 0;
+    let (error, claim) = loop {
+        assert!(index < 10_000, "it is not full");
+        let claim = match store.claim(&request(&index.to_string())).await {
+            Ok(Claimed::Owned(claim)) => claim,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break (error, None),
+        };
+        if let Err(error) = store.complete(&claim, &value([7; 10_000]), HOUR).await {
+            break (error, Some(claim));
+        }
+        index += 1;
+    };
+    assert_eq!(error.fault(), Fault::Full, "{error}");
+    for earlier in 0..index {
+        let claimed = store.claim(&request(&earlier.to_string())).await.unwrap();
+        assert!(matches!(claimed, Claimed::Done(_)), "{earlier} of {index}: {claimed:?}");
+    }
+    println!("full");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    // Somebody made room.
+    assert_eq!(store.complete(&first, &value("first"), HOUR).await.unwrap(), Written::Applied);
+    if let Some(claim) = claim {
+        assert_eq!(store.complete(&claim, &value([7; 10_000]), HOUR).await.unwrap(), Written::Applied);
+    }
+    println!("going on");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_an_error_that_loses_nothing_and_the_store_goes_on_once_there_is_room() {
+    use std::io::Write;
+
+    let directory = TempDir::new().unwrap();
+    // A small file system of the child's own, in namespaces where it may mount one.
+    let mount = "mount -t tmpfs -o size=2m tmpfs \"$BUTTRESS_STORE_DIRECTORY\" && \
+                 head -c 500000 /dev/zero > \"$BUTTRESS_STORE_DIRECTORY/ballast\" && \
+                 { read -r line; rm \"$BUTTRESS_STORE_DIRECTORY/ballast\"; echo; } | \"$0\" \"$@\"";
+    let mut child =
+        start(&["unshare", "--map-root-user", "--mount", "sh", "-c", mount], "full", directory.path());
+    let mut lines = lines(&mut child);
+    assert_eq!(lines.next().as_deref(), Some("full"));
+    child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    assert_eq!(lines.next().as_deref(), Some("going on"));
+    assert!(child.wait().unwrap().success());
+}
