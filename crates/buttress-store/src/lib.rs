@@ -10,9 +10,13 @@ mod key;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod run_row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod stored;
 mod time;
 mod waiters;
 
@@ -25,5 +29,7 @@ pub use journal::{
 pub use key::{Fingerprint, MAX_NAME, Owner, RunId, ScopedKey};
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "postgres")]
+pub use postgres::{Postgres, PostgresOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteOptions, SqliteStatistics};

@@ -352,9 +352,9 @@ pub async fn waiting_ends_with_the_release<H: Harness<Store: ClaimStore>>(harnes
 pub async fn waiting_ends_when_the_lease_is_over<H: Harness<Store: ClaimStore>>(harness: &H) {
     let store = harness.store().await;
     owned(&store, &request(harness.short())).await;
-    let (key, waiter) = (key("key"), store.clone());
-    let waited = tokio::join!(waiter.wait(&key, &ONE, LONG), harness.pass(harness.short())).0;
-    let waited = waited.expect("the store works");
+    let waiter = tokio::spawn(async move { store.wait(&key("key"), &ONE, LONG).await });
+    harness.pass(harness.short()).await;
+    let waited = waiter.await.expect("no panic").expect("the store works");
     assert!(matches!(waited, Waited::Free), "{waited:?}");
 }
 

@@ -8,10 +8,11 @@ use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Wri
 use crate::claim_row::{self, Change, ClaimRow};
 use crate::error::StoreError;
 use crate::key::{Fingerprint, ScopedKey};
+use crate::stored;
 
 impl ClaimStore for Sqlite {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
-        let (key, request) = (row::key(request.key()), request.clone());
+        let (key, request) = (stored::key(request.key()), request.clone());
         let work = move |connection: &Connection, now| {
             let (claimed, change) = claim_row::claim(read(connection, &key)?, &request, now);
             apply(connection, &key, change, 0)?;
@@ -28,7 +29,7 @@ impl ClaimStore for Sqlite {
     async fn complete(&self, claim: &Claim, record: &Record, ttl: Duration) -> Result<Written, StoreError> {
         self.inner.limits.record(record)?;
         let (bytes, sum) = match record {
-            Record::Value(value) => (value.len(), row::body_sum(value)),
+            Record::Value(value) => (value.len(), stored::body_sum(value)),
             Record::TooLarge | Record::Unknown => (0, 0),
         };
         let record = record.clone();
@@ -51,7 +52,7 @@ impl ClaimStore for Sqlite {
         max: Duration,
     ) -> Result<Waited, StoreError> {
         let look = || {
-            let (key, fingerprint) = (row::key(key), *fingerprint);
+            let (key, fingerprint) = (stored::key(key), *fingerprint);
             let work = move |connection: &Connection, now| {
                 Ok(claim_row::look(read(connection, &key)?, &fingerprint, now))
             };
@@ -80,7 +81,7 @@ impl Sqlite {
         sum: i64,
         decide: impl FnOnce(Option<ClaimRow>, &Claim, i64) -> (Written, Change) + Send + 'static,
     ) -> Result<Written, StoreError> {
-        let (key, claim) = (row::key(claim.key()), claim.clone());
+        let (key, claim) = (stored::key(claim.key()), claim.clone());
         let work = move |connection: &Connection, now| {
             let (written, change) = decide(read(connection, &key)?, &claim, now);
             apply(connection, &key, change, sum)?;
@@ -112,11 +113,11 @@ fn apply(connection: &Connection, key: &[u8], change: Change, body_sum: i64) -> 
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
                ON CONFLICT (key) DO UPDATE SET fingerprint = ?2, owner = ?3, epoch = ?4, unfinished = ?5, \
                state = ?6, lease_until = ?7, expires = ?8, body = ?9, sum = ?10";
-    let (state, lease_until, body) = row::state(&row.state);
+    let (state, lease_until, body) = stored::state(&row.state);
     connection.prepare_cached(sql)?.execute(params![
         key,
         row.fingerprint.as_bytes(),
-        row::owner(row.owner),
+        stored::owner(row.owner),
         row.epoch as i64,
         row.unfinished,
         state,

@@ -1,74 +1,26 @@
 //! Rows as SQLite keeps them, each with a checksum over the whole.
 
 use bytes::Bytes;
-use crc32fast::Hasher;
 use rusqlite::Row;
 
 use super::fault::Failure;
-use crate::claim::Record;
-use crate::claim_row::{ClaimRow, State};
+use crate::claim_row::ClaimRow;
 use crate::journal::{Entry, NewEntry, StatusKind};
-use crate::key::{Fingerprint, Owner, RunId, ScopedKey};
+use crate::key::{Fingerprint, Owner, RunId};
 use crate::run_row::RunRow;
+use crate::stored::{self, Sum, body_sum, entry_sum, owner};
 use crate::time;
 
-/// Of fields, and of where each of them ends.
-#[derive(Default)]
-struct Sum(Hasher);
-
-impl Sum {
-    fn int(mut self, value: i64) -> Self {
-        self.0.update(&value.to_le_bytes());
-        self
-    }
-
-    fn optional(self, value: Option<i64>) -> Self {
-        self.int(i64::from(value.is_some())).int(value.unwrap_or(0))
-    }
-
-    fn bytes(self, value: &[u8]) -> Self {
-        let mut sum = self.int(value.len() as i64);
-        sum.0.update(value);
-        sum
-    }
-
-    fn get(self) -> i64 {
-        self.0.finalize().into()
-    }
-}
-
-/// A scope and a key as one value that no other pair has.
-pub(super) fn key(key: &ScopedKey) -> Vec<u8> {
-    let scope = key.scope().as_bytes();
-    let length = u16::try_from(scope.len()).expect("a scope is shorter than that");
-    [&length.to_be_bytes(), scope, key.key().as_bytes()].concat()
-}
-
-pub(super) fn owner(owner: Owner) -> [u8; 16] {
-    owner.as_u128().to_be_bytes()
-}
-
-/// The columns that depend on the state: its number, the end of the lease, the body.
-pub(super) fn state(state: &State) -> (i64, Option<i64>, Option<&[u8]>) {
-    match state {
-        State::Claimed { lease_until } => (0, Some(*lease_until), None),
-        State::Released => (1, None, None),
-        State::Done(Record::Value(value)) => (2, None, Some(value)),
-        State::Done(Record::TooLarge) => (3, None, None),
-        State::Done(Record::Unknown) => (4, None, None),
-    }
-}
-
-/// Of the body alone: it is long, and computed before the writer has to do with it.
-pub(super) fn body_sum(body: &[u8]) -> i64 {
-    Sum::default().bytes(body).get()
+fn optional(sum: Sum, value: Option<i64>) -> Sum {
+    sum.int(i64::from(value.is_some())).int(value.unwrap_or(0))
 }
 
 pub(super) fn claim_sum(key: &[u8], row: &ClaimRow, body_sum: i64) -> i64 {
-    let (number, lease_until, body) = state(&row.state);
+    let (number, lease_until, body) = stored::state(&row.state);
     let sum = Sum::default().bytes(key).bytes(row.fingerprint.as_bytes()).bytes(&owner(row.owner));
-    let sum = sum.int(row.epoch as i64).int(row.unfinished.into()).int(number);
-    sum.optional(lease_until).int(row.expires).optional(body.map(|_| body_sum)).get()
+    let sum = sum.int(row.epoch as i64).int(row.unfinished.into()).int(number.into());
+    let sum = optional(sum, lease_until).int(row.expires);
+    optional(sum, body.map(|_| body_sum)).get()
 }
 
 /// Of the columns `fingerprint, owner, epoch, unfinished, state, lease_until, expires, body, sum`.
@@ -76,14 +28,8 @@ pub(super) fn claim(key: &[u8], row: &Row<'_>) -> Result<ClaimRow, Failure> {
     let body: Option<Vec<u8>> = row.get(7)?;
     let body_sum = body.as_deref().map_or(0, body_sum);
     let lease_until: Option<i64> = row.get(5)?;
-    let state = match (row.get(4)?, lease_until, body) {
-        (0, Some(lease_until), None) => State::Claimed { lease_until },
-        (1, None, None) => State::Released,
-        (2, None, Some(body)) => State::Done(Record::Value(body.into())),
-        (3, None, None) => State::Done(Record::TooLarge),
-        (4, None, None) => State::Done(Record::Unknown),
-        (_, _, _) => return Err(Failure::damaged("the claim")),
-    };
+    let state = stored::read_state(row.get(4)?, lease_until, body);
+    let state = state.ok_or_else(|| Failure::damaged("the claim"))?;
     let claim = ClaimRow {
         fingerprint: Fingerprint::new(row.get(0)?),
         owner: read_owner(row, 1)?,
@@ -121,7 +67,7 @@ pub(super) fn run_sum(row: &RunRow) -> i64 {
     let parent = row.parent.as_ref().map_or(&[][..], |parent| parent.as_str().as_bytes());
     let sum = sum.bytes(parent).int(row.kind as i64).bytes(row.reason.as_bytes());
     let sum = sum.int(row.cancel.into()).int(row.epoch as i64).bytes(&owner(row.owner));
-    let sum = sum.bytes(row.worker.as_bytes()).optional(row.lease_until).optional(row.due);
+    let sum = optional(optional(sum.bytes(row.worker.as_bytes()), row.lease_until), row.due);
     let sum = sum.int(row.recoveries.into()).int(row.entries as i64);
     sum.int(row.created).int(row.changed).get()
 }
@@ -157,13 +103,6 @@ pub(super) fn run(row: &Row<'_>) -> Result<(i64, RunRow), Failure> {
         return Err(damaged("the run"));
     }
     Ok((row.get(0)?, run))
-}
-
-/// Without the time, which only the writer knows.
-pub(super) fn entry_sum(id: &RunId, seq: u64, entry: &NewEntry) -> i64 {
-    let sum = Sum::default().bytes(id.as_str().as_bytes()).int(seq as i64);
-    let sum = sum.int(entry.kind.into()).int(entry.format.into()).bytes(entry.name.as_bytes());
-    sum.int(entry.occurrence.into()).bytes(&entry.payload).get()
 }
 
 /// Of the columns `seq, at, kind, format, name, occurrence, payload, sum`.

@@ -14,12 +14,13 @@ use crate::journal::{
 };
 use crate::key::RunId;
 use crate::run_row::{self, Append, RunRow};
+use crate::stored;
 use crate::time;
 
 impl JournalStore for Sqlite {
     async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
         self.inner.limits.run(run)?;
-        let (bytes, input_sum, run) = (run.input.len(), row::body_sum(&run.input), run.clone());
+        let (bytes, input_sum, run) = (run.input.len(), stored::body_sum(&run.input), run.clone());
         let work = move |connection: &Connection, now| {
             if let Some((_, existing)) = find(connection, &run.id)? {
                 return Ok(existing.exists(&run, lease, now));
@@ -58,7 +59,7 @@ impl JournalStore for Sqlite {
         self.inner.limits.append(entries, next)?;
         let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
         let sums: Vec<i64> =
-            (seq..).zip(entries).map(|(seq, entry)| row::entry_sum(&hold.id, seq, entry)).collect();
+            (seq..).zip(entries).map(|(seq, entry)| stored::entry_sum(&hold.id, seq, entry)).collect();
         let (hold, entries, next) = (hold.clone(), entries.to_vec(), next.clone());
         let work = move |connection: &Connection, now| {
             let Some((number, mut run)) = find(connection, &hold.id)? else { return Ok(Appended::Fenced) };
@@ -102,7 +103,7 @@ impl JournalStore for Sqlite {
             let mut select = connection.prepare_cached(sql)?;
             let input = select.query_row([number], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)));
             let (input, sum) = input.optional()?.ok_or_else(|| Failure::damaged("the run's input"))?;
-            if row::body_sum(&input) != sum {
+            if stored::body_sum(&input) != sum {
                 return Err(Failure::damaged("the run's input"));
             }
             let entries = read_entries(connection, number, &id, 0)?;
@@ -223,7 +224,7 @@ fn insert(connection: &Connection, run: &RunRow) -> Result<i64, Failure> {
         &*run.reason,
         run.cancel,
         run.epoch as i64,
-        row::owner(run.owner),
+        stored::owner(run.owner),
         &*run.worker,
         run.lease_until,
         run.due,
@@ -247,7 +248,7 @@ fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Fail
         &*run.reason,
         run.cancel,
         run.epoch as i64,
-        row::owner(run.owner),
+        stored::owner(run.owner),
         &*run.worker,
         run.lease_until,
         run.due,

@@ -1,0 +1,242 @@
+use std::time::Duration;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Transaction};
+
+use super::fault::Failure;
+use super::row::{self, claim_columns};
+use super::{Postgres, TRIES};
+use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
+use crate::claim_row::{self, Change, ClaimRow};
+use crate::error::{Fault, StoreError};
+use crate::key::{Fingerprint, ScopedKey};
+use crate::stored;
+use crate::time;
+
+/// Takes the key if it may be had; gives the claim, or what kept it from being had.
+const CLAIM: &str = concat!(
+    "WITH attempt AS (
+        INSERT INTO buttress_claims AS c (key, fingerprint, owner, epoch, unfinished, state, lease_until, expires)
+        VALUES ($1, $2, $3, 1, 0, 0, buttress_now() + $4, buttress_now() + $4 + $5)
+        ON CONFLICT (key) DO UPDATE SET
+            fingerprint = excluded.fingerprint,
+            owner = excluded.owner,
+            epoch = CASE
+                WHEN c.expires <= buttress_now() THEN 1
+                WHEN c.state = 0 AND c.owner = excluded.owner THEN c.epoch
+                ELSE c.epoch + 1 END,
+            unfinished = CASE
+                WHEN c.expires <= buttress_now() THEN 0
+                WHEN c.state = 0 AND c.owner <> excluded.owner THEN c.unfinished + 1
+                ELSE c.unfinished END,
+            state = 0,
+            lease_until = excluded.lease_until,
+            expires = excluded.expires,
+            body = NULL,
+            sum = NULL
+        WHERE c.expires <= buttress_now() OR c.fingerprint = excluded.fingerprint AND (
+            c.state = 1 OR c.state = 0 AND (c.owner = excluded.owner OR c.lease_until <= buttress_now()))
+        RETURNING *
+    )
+    SELECT true AS won, buttress_now() AS now, ",
+    claim_columns!(),
+    " FROM attempt AS c
+    UNION ALL
+    SELECT false, buttress_now(), ",
+    claim_columns!(),
+    " FROM buttress_claims AS c WHERE c.key = $1 AND NOT EXISTS (SELECT FROM attempt)"
+);
+
+/// What each write ends with: whether it was made, and the row as it was before.
+macro_rules! outcome {
+    ($attempt:literal) => {
+        concat!(
+            $attempt,
+            " SELECT EXISTS (SELECT FROM attempt) AS won, buttress_now() AS now, ",
+            claim_columns!(),
+            " FROM (SELECT 1) AS one LEFT JOIN buttress_claims AS c ON c.key = $1"
+        )
+    };
+}
+
+const RENEW: &str = outcome!(
+    "WITH attempt AS (
+        UPDATE buttress_claims SET lease_until = buttress_now() + $4, expires = buttress_now() + $4 + $5
+        WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND expires > buttress_now()
+        RETURNING 1
+    )"
+);
+
+const COMPLETE: &str = outcome!(
+    "WITH attempt AS (
+        UPDATE buttress_claims
+        SET state = $4, body = $5, sum = $6, lease_until = NULL, expires = buttress_now() + $7
+        WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND expires > buttress_now()
+        RETURNING 1
+    )"
+);
+
+const RELEASE: &str = outcome!(
+    "WITH gone AS (
+        DELETE FROM buttress_claims
+        WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND unfinished = 0
+        AND expires > buttress_now()
+        RETURNING 1
+    ), kept AS (
+        UPDATE buttress_claims SET state = 1, lease_until = NULL
+        WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND unfinished > 0
+        AND expires > buttress_now()
+        RETURNING 1
+    ), attempt AS (SELECT * FROM gone UNION ALL SELECT * FROM kept)"
+);
+
+const LOOK: &str = outcome!("WITH attempt AS (SELECT WHERE false)");
+
+const SWEEP: &str = "DELETE FROM buttress_claims WHERE key = ANY (ARRAY(
+        SELECT key FROM buttress_claims WHERE expires <= buttress_now() ORDER BY expires LIMIT $1
+        FOR UPDATE SKIP LOCKED
+    )) RETURNING 1";
+
+impl ClaimStore for Postgres {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+        let key = stored::key(request.key());
+        let (fingerprint, owner) = (&request.fingerprint().as_bytes()[..], &stored::owner(request.owner())[..]);
+        let (lease, keep) = (time::micros(request.lease()), time::micros(request.kept_for()));
+        for _ in 0..TRIES {
+            let rows = self.query("claim", CLAIM, &[&key, &fingerprint, &owner, &lease, &keep]).await?;
+            // Committed by others after this statement began, and so not to be seen by it: ask again.
+            let Some(row) = rows.first() else { continue };
+            let (won, now, row) = read(row).map_err(|failure| failure.into_error("claim"))?;
+            match (won, row) {
+                (true, Some(row)) => return Ok(Claimed::Owned(request.granted(row.epoch, row.unfinished))),
+                (_, row) => {
+                    if let (claimed, Change::None) = claim_row::claim(row, request, now) {
+                        return Ok(claimed);
+                    }
+                }
+            }
+        }
+        Err(restless("claim"))
+    }
+
+    async fn renew(&self, claim: &Claim, lease: Duration) -> Result<Written, StoreError> {
+        let (micros, keep) = (time::micros(lease), time::micros(claim.kept_for()));
+        let decide = |row, now| claim_row::renew(row, claim, lease, now);
+        self.change("renew", None, claim, RENEW, &[&micros, &keep], decide).await
+    }
+
+    async fn complete(&self, claim: &Claim, record: &Record, ttl: Duration) -> Result<Written, StoreError> {
+        let written = self.completed(None, claim, record, ttl).await?;
+        self.inner.waiters.wake(claim.key());
+        Ok(written)
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Written, StoreError> {
+        let decide = |row, now| claim_row::release(row, claim, now);
+        let written = self.change("release", None, claim, RELEASE, &[], decide).await?;
+        self.inner.waiters.wake(claim.key());
+        Ok(written)
+    }
+
+    async fn wait(
+        &self,
+        key: &ScopedKey,
+        fingerprint: &Fingerprint,
+        max: Duration,
+    ) -> Result<Waited, StoreError> {
+        let look = || async {
+            let rows = self.query("wait", LOOK, &[&stored::key(key)]).await?;
+            let (_, now, row) = first(&rows).map_err(|failure| failure.into_error("wait"))?;
+            Ok(claim_row::look(row, fingerprint, now))
+        };
+        self.inner.waiters.wait(key, max, true, look).await
+    }
+
+    async fn sweep(&self, max: u32) -> Result<u64, StoreError> {
+        Ok(self.query("sweep", SWEEP, &[&i64::from(max)]).await?.len() as u64)
+    }
+}
+
+impl Postgres {
+    /// Completes a claim in the caller's own transaction: what that writes and the record become durable together, or not
+    /// at all, and so exactly once.
+    ///
+    /// On [`Written::Fenced`] somebody else has the claim: roll back. Others who ask for the key wait until the transaction
+    /// ends, so complete last. Waiters learn of it when they next look, not at once.
+    ///
+    /// # Errors
+    ///
+    /// If the statement fails, or the record is [too large](Fault::TooLarge): the transaction has to be rolled back.
+    /// Nothing is tried again, since that would need a new transaction.
+    pub async fn complete_in(
+        &self,
+        transaction: &Transaction<'_>,
+        claim: &Claim,
+        record: &Record,
+        ttl: Duration,
+    ) -> Result<Written, StoreError> {
+        self.completed(Some(transaction), claim, record, ttl).await
+    }
+
+    async fn completed(
+        &self,
+        transaction: Option<&Transaction<'_>>,
+        claim: &Claim,
+        record: &Record,
+        ttl: Duration,
+    ) -> Result<Written, StoreError> {
+        self.inner.limits.record(record)?;
+        let (state, body) = stored::done(record);
+        let (sum, micros) = (body.map(stored::body_sum), time::micros(ttl));
+        let decide = |row, now| claim_row::complete(row, claim, record, ttl, now);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&state, &body, &sum, &micros];
+        self.change("complete", transaction, claim, COMPLETE, &parameters, decide).await
+    }
+
+    /// A write for a claim: with what the statement says was there before, `decide` says what it came to if it was not made.
+    async fn change(
+        &self,
+        verb: &'static str,
+        transaction: Option<&Transaction<'_>>,
+        claim: &Claim,
+        sql: &str,
+        more: &[&(dyn ToSql + Sync)],
+        decide: impl Fn(Option<ClaimRow>, i64) -> (Written, Change) + Send,
+    ) -> Result<Written, StoreError> {
+        let (key, owner) = (stored::key(claim.key()), &stored::owner(claim.owner())[..]);
+        let epoch = claim.epoch() as i64;
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&key, &owner, &epoch];
+        parameters.extend(more);
+        for _ in 0..TRIES {
+            let rows = match transaction {
+                None => self.query(verb, sql, &parameters).await?,
+                Some(transaction) => {
+                    let rows = transaction.query(sql, &parameters).await;
+                    rows.map_err(|error| Failure::before(error).into_error(verb))?
+                }
+            };
+            let (won, now, row) = first(&rows).map_err(|failure| failure.into_error(verb))?;
+            if won {
+                return Ok(Written::Applied);
+            }
+            if let (written, Change::None) = decide(row, now) {
+                return Ok(written);
+            }
+        }
+        Err(restless(verb))
+    }
+}
+
+/// What is read was changed by others before it could be written, again and again.
+fn restless(verb: &'static str) -> StoreError {
+    StoreError::new("postgres", verb, Fault::Busy).detail("others change the key all the time")
+}
+
+fn first(rows: &[Row]) -> Result<(bool, i64, Option<ClaimRow>), Failure> {
+    read(rows.first().ok_or_else(|| Failure::new(Fault::Internal, "no row"))?)
+}
+
+/// Whether the write was made, the server's time, and the row.
+fn read(row: &Row) -> Result<(bool, i64, Option<ClaimRow>), Failure> {
+    Ok((row::get(row, "won")?, row::get(row, "now")?, row::claim(row)?))
+}

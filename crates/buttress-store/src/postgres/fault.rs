@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use buttress_core::{BoxError, Effect};
+use deadpool_postgres::{HookError, PoolError};
+use tokio_postgres::Error;
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::error::{Fault, StoreError};
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    fault: Fault,
+    effect: Effect,
+    detail: Option<String>,
+    source: Option<BoxError>,
+}
+
+/// Verbs that write nothing.
+const READS: [&str; 3] = ["wait", "load", "list"];
+
+impl Failure {
+    pub(super) fn new(fault: Fault, detail: impl Into<String>) -> Self {
+        Self { fault, effect: Effect::NotSent, detail: Some(detail.into()), source: None }
+    }
+
+    pub(super) fn damaged(what: &str) -> Self {
+        Self::new(Fault::Corrupt, format!("{what} has another checksum than it was written with"))
+    }
+
+    pub(super) fn late(limit: Duration, sent: bool) -> Self {
+        let effect = if sent { Effect::Unknown } else { Effect::NotSent };
+        Self { effect, ..Self::new(Fault::Timeout, format!("the limit is {limit:?}")) }
+    }
+
+    /// Before anything was sent that could have an effect.
+    pub(super) fn before(error: Error) -> Self {
+        Self { effect: Effect::NotSent, ..Self::from(error) }
+    }
+
+    pub(super) fn of_pool(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => Self::before(error),
+            PoolError::Closed => Self { fault: Fault::Closed, effect: Effect::NotSent, detail: None, source: None },
+            other => Self { source: Some(other.into()), ..Self::new(Fault::Internal, "the pool") },
+        }
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    pub(super) fn into_error(self, verb: &'static str) -> StoreError {
+        let mut error = StoreError::new("postgres", verb, self.fault);
+        if self.effect == Effect::Unknown && !READS.contains(&verb) {
+            error = error.may_have_been_applied();
+        }
+        if let Some(detail) = self.detail {
+            error = error.detail(detail);
+        }
+        match self.source {
+            Some(source) => error.caused_by(source),
+            None => error,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let Some(refusal) = error.as_db_error() else {
+            // The connection, or what came over it.
+            return Self { fault: Fault::Unavailable, effect: Effect::Unknown, detail: None, source: Some(error.into()) };
+        };
+        let fault = fault(refusal);
+        // What a server that ends was about to commit may be committed.
+        let effect = if fault == Fault::Unavailable { Effect::Unknown } else { Effect::NotSent };
+        // Its details and hints may quote values.
+        let detail = format!("{}: {}", refusal.code().code(), refusal.message());
+        Self { fault, effect, detail: Some(detail), source: None }
+    }
+}
+
+fn fault(refusal: &DbError) -> Fault {
+    let code = refusal.code();
+    match code.code() {
+        "40001" | "40P01" | "55P03" => Fault::Busy,
+        "53100" | "53200" | "53400" => Fault::Full,
+        "57014" => Fault::Timeout,
+        "XX001" | "XX002" => Fault::Corrupt,
+        // A replica: the primary is elsewhere by now.
+        "25006" => Fault::Unavailable,
+        _ if *code == SqlState::TOO_MANY_CONNECTIONS => Fault::Unavailable,
+        text if text.starts_with("08") || text.starts_with("57P") => Fault::Unavailable,
+        text if text.starts_with("28") || text.starts_with("3D") || text == "42501" || text == "3F000" => {
+            Fault::Misconfigured
+        }
+        _ => Fault::Internal,
+    }
+}

@@ -1,0 +1,375 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use deadpool_postgres::Object;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{GenericClient, IsolationLevel};
+
+use super::fault::Failure;
+use super::row::{self, run_columns};
+use super::{Postgres, TRIES};
+use crate::error::{Fault, StoreError};
+use crate::journal::{
+    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query, Renewed,
+    Run, RunInfo, Wanted,
+};
+use crate::key::RunId;
+use crate::run_row::{self, Append, RunRow};
+use crate::stored;
+use crate::time;
+
+const CREATE: &str = concat!(
+    "WITH attempt AS (
+        INSERT INTO buttress_runs (id, name, version, fingerprint, parent, status, reason, cancel, epoch, owner,
+            worker, lease_until, due, recoveries, entries, created, changed, input, sum)
+        VALUES ($1, $2, $3, $4, $5, 0, '', false, CASE WHEN $6::bigint IS NULL THEN 0 ELSE 1 END, $7, $8,
+            buttress_now() + $6, buttress_now() + coalesce($6, 0), 0, 0, buttress_now(), buttress_now(), $9, $10)
+        ON CONFLICT (id) DO NOTHING
+        RETURNING *
+    )
+    SELECT buttress_now() AS now, ",
+    run_columns!(),
+    " FROM attempt AS r UNION ALL SELECT buttress_now(), ",
+    run_columns!(),
+    " FROM buttress_runs AS r WHERE r.id = $1 AND NOT EXISTS (SELECT FROM attempt)"
+);
+
+const ACQUIRE: &str = concat!(
+    "WITH due AS (
+        SELECT r.number
+        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS flow (name, first, last)
+        JOIN buttress_runs AS r ON r.name = flow.name AND r.version BETWEEN flow.first AND flow.last
+        WHERE r.due <= buttress_now() AND ($4::text IS NULL OR r.id = $4)
+        ORDER BY r.due, r.number LIMIT $5
+        FOR UPDATE OF r SKIP LOCKED
+    )
+    UPDATE buttress_runs AS r SET
+        recoveries = r.recoveries + CASE WHEN r.lease_until IS NULL THEN 0 ELSE 1 END,
+        status = 0, epoch = r.epoch + 1, owner = $6, worker = $7, changed = buttress_now(),
+        lease_until = buttress_now() + $8, due = buttress_now() + $8
+    FROM due WHERE r.number = due.number
+    RETURNING buttress_now() AS now, ",
+    run_columns!()
+);
+
+/// `$4` is the sequence number, `$5` how many entries there are, `$6` what becomes of the run (see `next`), `$7` the reason,
+/// `$8` for how long or until when it sleeps.
+const APPEND: &str = "
+    WITH held AS (
+        UPDATE buttress_runs SET
+            entries = entries + $5,
+            changed = CASE WHEN $5 = 0 AND $6 = 0 THEN changed ELSE buttress_now() END,
+            status = CASE
+                WHEN $6 = 0 THEN status
+                WHEN $6 = 1 OR $6 IN (2, 3) AND cancel THEN 0
+                WHEN $6 IN (2, 3) THEN 1
+                WHEN $6 IN (4, 5) AND cancel THEN 6
+                ELSE $6 - 2 END,
+            reason = CASE WHEN $6 IN (4, 5) AND NOT cancel THEN $7 ELSE reason END,
+            lease_until = CASE WHEN $6 = 0 THEN lease_until END,
+            due = CASE
+                WHEN $6 = 0 THEN due
+                WHEN $6 = 1 OR $6 IN (2, 3) AND cancel THEN buttress_now()
+                WHEN $6 = 2 THEN buttress_now() + $8
+                WHEN $6 = 3 THEN $8 END
+        WHERE id = $1 AND owner = $2 AND epoch = $3 AND lease_until IS NOT NULL AND entries = $4
+        RETURNING number, cancel
+    ), added AS (
+        INSERT INTO buttress_entries (run, seq, at, kind, format, name, occurrence, payload, sum)
+        SELECT held.number, $4 + entry.place - 1, buttress_now(), entry.kind, entry.format, entry.name,
+            entry.occurrence, entry.payload, entry.sum
+        FROM held, unnest($9::integer[], $10::integer[], $11::text[], $12::bigint[], $13::bytea[], $14::bigint[])
+            WITH ORDINALITY AS entry (kind, format, name, occurrence, payload, sum, place)
+    )
+    SELECT cancel, buttress_now() AS now FROM held";
+
+const RENEW: &str = "UPDATE buttress_runs SET lease_until = buttress_now() + $4, due = buttress_now() + $4
+    WHERE id = $1 AND owner = $2 AND epoch = $3 AND lease_until IS NOT NULL RETURNING cancel";
+
+const FIND: &str =
+    concat!("SELECT buttress_now() AS now, ", run_columns!(), " FROM buttress_runs AS r WHERE r.id = $1");
+
+const FIND_FOR_UPDATE: &str = concat!(
+    "SELECT buttress_now() AS now, ",
+    run_columns!(),
+    " FROM buttress_runs AS r WHERE r.id = $1 FOR UPDATE"
+);
+
+const CONTROL: &str = "UPDATE buttress_runs SET status = $2, reason = $3, cancel = $4, lease_until = $5, due = $6,
+    recoveries = $7, changed = $8 WHERE id = $1";
+
+const ENTRIES: &str = "SELECT e.seq, e.at, e.kind, e.format, e.name, e.occurrence, e.payload, e.sum
+    FROM buttress_entries AS e WHERE e.run = $1 AND e.seq >= $2 ORDER BY e.seq";
+
+const LIST: &str = concat!(
+    "SELECT buttress_now() AS now, ",
+    run_columns!(),
+    " FROM buttress_runs AS r
+    WHERE (r.created, r.id) < ($1, $2) AND ($3 = 0 OR ($3::integer >> r.status) & 1 = 1)
+    AND ($4::text IS NULL OR r.name = $4) AND ($5::text IS NULL OR r.parent = $5)
+    ORDER BY r.created DESC, r.id DESC LIMIT $6"
+);
+
+const PRUNE: &str = "
+    WITH old AS (
+        SELECT number FROM buttress_runs AS r
+        WHERE status >= 4 AND changed <= buttress_now() - $1 AND NOT EXISTS (
+            SELECT FROM buttress_runs AS child WHERE child.parent = r.id AND child.status < 4)
+        ORDER BY changed LIMIT $2
+        FOR UPDATE SKIP LOCKED
+    ), entries AS (
+        DELETE FROM buttress_entries WHERE run IN (SELECT number FROM old)
+    )
+    DELETE FROM buttress_runs WHERE number IN (SELECT number FROM old) RETURNING 1";
+
+impl JournalStore for Postgres {
+    async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
+        self.inner.limits.run(run)?;
+        let fingerprint = &run.fingerprint.as_bytes()[..];
+        let (owner, micros) = (&stored::owner(run.owner)[..], lease.map(time::micros));
+        let (version, parent) = (i64::from(run.version), run.parent.as_ref().map(RunId::as_str));
+        let (input, sum) = (&run.input[..], stored::body_sum(&run.input));
+        for _ in 0..TRIES {
+            let parameters: [&(dyn ToSql + Sync); 10] = [
+                &run.id.as_str(),
+                &&*run.name,
+                &version,
+                &fingerprint,
+                &parent,
+                &micros,
+                &owner,
+                &&*run.worker,
+                &input,
+                &sum,
+            ];
+            let rows = self.query("create", CREATE, &parameters).await?;
+            // Committed by others after this statement began, or pruned: ask again.
+            let Some(row) = rows.first() else { continue };
+            let (row, now) = row::run_now(row).map_err(|failure| failure.into_error("create"))?;
+            return Ok(row.exists(run, lease, now));
+        }
+        Err(StoreError::new("postgres", "create", Fault::Busy))
+    }
+
+    async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
+        self.inner.limits.wanted(wanted)?;
+        let names: Vec<&str> = wanted.flows.iter().map(|flow| &*flow.name).collect();
+        let bound = |of: fn(&crate::journal::Flow) -> u32| -> Vec<i64> {
+            wanted.flows.iter().map(|flow| of(flow).into()).collect()
+        };
+        let (first, last) = (bound(|flow| *flow.versions.start()), bound(|flow| *flow.versions.end()));
+        let (id, max) = (wanted.id.as_ref().map(RunId::as_str), i64::from(wanted.max));
+        let (owner, lease) = (&stored::owner(wanted.owner)[..], time::micros(wanted.lease));
+        let parameters: [&(dyn ToSql + Sync); 8] =
+            [&names, &first, &last, &id, &max, &owner, &&*wanted.worker, &lease];
+        let rows = self.query("acquire", ACQUIRE, &parameters).await?;
+        let mut acquired = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (run, now) = row::run_now(row).map_err(|failure| failure.into_error("acquire"))?;
+            acquired.push(Acquired { hold: run.hold(), info: run.info(now) });
+        }
+        Ok(acquired)
+    }
+
+    async fn append(
+        &self,
+        hold: &Hold,
+        seq: u64,
+        entries: &[NewEntry],
+        next: &Next,
+    ) -> Result<Appended, StoreError> {
+        self.inner.limits.append(entries, next)?;
+        let owner = &stored::owner(hold.owner)[..];
+        let (epoch, first, count) = (hold.epoch as i64, seq as i64, entries.len() as i64);
+        let (code, reason, sleep) = next_columns(next);
+        let columns = Columns::of(hold, seq, entries);
+        for _ in 0..TRIES {
+            let parameters: [&(dyn ToSql + Sync); 14] = [
+                &hold.id.as_str(),
+                &owner,
+                &epoch,
+                &first,
+                &count,
+                &code,
+                &reason,
+                &sleep,
+                &columns.kinds,
+                &columns.formats,
+                &columns.names,
+                &columns.occurrences,
+                &columns.payloads,
+                &columns.sums,
+            ];
+            let rows = self.query("append", APPEND, &parameters).await?;
+            let failed = |failure: Failure| failure.into_error("append");
+            if let Some(row) = rows.first() {
+                let at = time::to_system(row::get(row, "now").map_err(failed)?);
+                let cancel_requested = row::get(row, "cancel").map_err(failed)?;
+                return Ok(Appended::Applied { next: seq + entries.len() as u64, at, cancel_requested });
+            }
+            if let Some(appended) = self.not_appended(hold, seq, entries, next).await? {
+                return Ok(appended);
+            }
+        }
+        Err(StoreError::new("postgres", "append", Fault::Busy))
+    }
+
+    async fn renew(&self, hold: &Hold, lease: Duration) -> Result<Renewed, StoreError> {
+        let owner = &stored::owner(hold.owner)[..];
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&hold.id.as_str(), &owner, &(hold.epoch as i64), &time::micros(lease)];
+        let rows = self.query("renew", RENEW, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(Renewed::Fenced) };
+        let cancel_requested = row::get(row, "cancel").map_err(|failure| failure.into_error("renew"))?;
+        Ok(Renewed::Held { cancel_requested })
+    }
+
+    async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
+        self.within("load", async |client| load(client, id).await).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let statuses = query.statuses.iter().fold(0_i32, |mask, kind| mask | 1 << (*kind as u8));
+        let (created, id) = match &query.after {
+            Some(cursor) => (time::from_system(cursor.created), cursor.id.as_str()),
+            None => (i64::MAX, ""),
+        };
+        let parent = query.parent.as_ref().map(RunId::as_str);
+        let limit = query.page_size() as i64 + 1;
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&created, &id, &statuses, &query.name.as_deref(), &parent, &limit];
+        let rows = self.query("list", LIST, &parameters).await?;
+        let infos = rows.iter().map(|row| row::run_now(row).map(|(run, now)| run.info(now)));
+        let infos: Result<Vec<RunInfo>, Failure> = infos.collect();
+        Ok(Page::of(infos.map_err(|failure| failure.into_error("list"))?, query))
+    }
+
+    async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
+        self.within("control", async |client| control(client, id, command).await).await
+    }
+
+    async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
+        let rows = self.query("prune", PRUNE, &[&time::micros(age), &i64::from(max)]).await?;
+        Ok(rows.len() as u64)
+    }
+}
+
+impl Postgres {
+    /// Why nothing was appended; `None` if nothing speaks against it any more.
+    async fn not_appended(
+        &self,
+        hold: &Hold,
+        seq: u64,
+        entries: &[NewEntry],
+        next: &Next,
+    ) -> Result<Option<Appended>, StoreError> {
+        self.within("append", async |client| {
+            let rows = client.query(FIND, &[&hold.id.as_str()]).await.map_err(Failure::before)?;
+            let Some(row) = rows.first() else { return Ok(Some(Appended::Fenced)) };
+            let (number, run) = row::run(row)?;
+            Ok(match run.check_append(hold, seq, entries, next) {
+                Append::Add => None,
+                Append::Fenced => Some(Appended::Fenced),
+                Append::Conflict => Some(Appended::Conflict { next: run.entries }),
+                Append::Compare => {
+                    let stored = read_entries(&***client, number, &hold.id, seq).await?;
+                    Some(run_row::repeated(&run, &stored, entries))
+                }
+            })
+        })
+        .await
+    }
+}
+
+/// What becomes of the run as a number, the reason, and for how long or until when it sleeps.
+fn next_columns(next: &Next) -> (i16, &str, i64) {
+    match next {
+        Next::Go => (0, "", 0),
+        Next::Yield => (1, "", 0),
+        Next::Sleep(duration) => (2, "", time::micros(*duration)),
+        Next::SleepUntil(until) => (3, "", time::from_system(*until)),
+        Next::Pause(reason) => (4, reason, 0),
+        Next::Park(reason) => (5, reason, 0),
+        Next::Done => (6, "", 0),
+        Next::Fail => (7, "", 0),
+        Next::Cancel => (8, "", 0),
+    }
+}
+
+/// Entries, column by column.
+struct Columns<'a> {
+    kinds: Vec<i32>,
+    formats: Vec<i32>,
+    names: Vec<&'a str>,
+    occurrences: Vec<i64>,
+    payloads: Vec<&'a [u8]>,
+    sums: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(hold: &Hold, seq: u64, entries: &'a [NewEntry]) -> Self {
+        Self {
+            kinds: entries.iter().map(|entry| entry.kind.into()).collect(),
+            formats: entries.iter().map(|entry| entry.format.into()).collect(),
+            names: entries.iter().map(|entry| &*entry.name).collect(),
+            occurrences: entries.iter().map(|entry| entry.occurrence.into()).collect(),
+            payloads: entries.iter().map(|entry| &entry.payload[..]).collect(),
+            sums: (seq..).zip(entries).map(|(seq, entry)| stored::entry_sum(&hold.id, seq, entry)).collect(),
+        }
+    }
+}
+
+/// All of one moment.
+async fn load(client: &mut Object, id: &RunId) -> Result<Option<Run>, Failure> {
+    let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let transaction = snapshot.start().await?;
+    let rows = transaction.query(FIND, &[&id.as_str()]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let (number, run) = row::run(row)?;
+    let now = row::get(row, "now")?;
+    let sql = "SELECT input, sum FROM buttress_runs WHERE number = $1";
+    let row = transaction.query_one(sql, &[&number]).await?;
+    let input: Vec<u8> = row::get(&row, "input")?;
+    if stored::body_sum(&input) != row::get::<i64>(&row, "sum")? {
+        return Err(Failure::damaged("the run's input"));
+    }
+    let entries = read_entries(&*transaction, number, id, 0).await?;
+    if !entries.iter().map(|entry| entry.seq).eq(0..run.entries) {
+        return Err(Failure::damaged("the journal"));
+    }
+    transaction.commit().await?;
+    Ok(Some(Run { info: run.info(now), input: Bytes::from(input), entries }))
+}
+
+async fn read_entries(
+    client: &impl GenericClient,
+    number: i64,
+    id: &RunId,
+    seq: u64,
+) -> Result<Vec<Entry>, Failure> {
+    let rows = client.query(ENTRIES, &[&number, &(seq as i64)]).await.map_err(Failure::before)?;
+    rows.iter().map(|row| row::entry(id, row)).collect()
+}
+
+async fn control(client: &mut Object, id: &RunId, command: Command) -> Result<Option<RunInfo>, Failure> {
+    let transaction = client.transaction().await?;
+    let rows = transaction.query(FIND_FOR_UPDATE, &[&id.as_str()]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let (mut run, now): (RunRow, i64) = row::run_now(row)?;
+    if run.control(command, now) {
+        let (status, recoveries) = (run.kind as i16, i64::from(run.recoveries));
+        let parameters: [&(dyn ToSql + Sync); 8] = [
+            &id.as_str(),
+            &status,
+            &&*run.reason,
+            &run.cancel,
+            &run.lease_until,
+            &run.due,
+            &recoveries,
+            &run.changed,
+        ];
+        transaction.execute(CONTROL, &parameters).await?;
+    }
+    transaction.commit().await?;
+    Ok(Some(run.info(now)))
+}

@@ -1,0 +1,107 @@
+use deadpool_postgres::Object;
+
+use super::fault::Failure;
+use crate::error::Fault;
+
+/// Of the tables below; those of a higher one are not touched.
+const VERSION: i32 = 1;
+
+/// Held while tables are made, so that one process does it: "Btrs".
+const LOCK: i64 = 0x4274_7273;
+
+/// What a new connection begins with: an acknowledged commit is on the disk, unless more than that is asked for already.
+pub(super) const SESSION: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+     WHERE current_setting('synchronous_commit') = 'off'";
+
+/// `state`: 0 claimed, 1 released, 2 to 4 done. `status`: as `StatusKind`; from 4 on it is over. Times are microseconds since
+/// 1970. The function is one expression, which the planner puts in its place.
+const TABLES: &str = r#"
+CREATE FUNCTION buttress_now() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS
+    $$ SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint $$;
+
+CREATE TABLE buttress_claims (
+    key bytea PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    owner bytea NOT NULL,
+    epoch bigint NOT NULL,
+    unfinished bigint NOT NULL,
+    state smallint NOT NULL,
+    lease_until bigint,
+    expires bigint NOT NULL,
+    body bytea,
+    sum bigint
+);
+CREATE INDEX buttress_claims_expires ON buttress_claims (expires);
+
+CREATE TABLE buttress_runs (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    name text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    fingerprint bytea NOT NULL,
+    parent text COLLATE "C",
+    status smallint NOT NULL,
+    reason text NOT NULL,
+    cancel boolean NOT NULL,
+    epoch bigint NOT NULL,
+    owner bytea NOT NULL,
+    worker text NOT NULL,
+    lease_until bigint,
+    due bigint,
+    recoveries bigint NOT NULL,
+    entries bigint NOT NULL,
+    created bigint NOT NULL,
+    changed bigint NOT NULL,
+    input bytea NOT NULL,
+    sum bigint NOT NULL
+);
+CREATE INDEX buttress_runs_due ON buttress_runs (name, due) WHERE due IS NOT NULL;
+CREATE INDEX buttress_runs_created ON buttress_runs (created, id);
+CREATE INDEX buttress_runs_over ON buttress_runs (changed) WHERE status >= 4;
+CREATE INDEX buttress_runs_parent ON buttress_runs (parent) WHERE parent IS NOT NULL;
+
+CREATE TABLE buttress_entries (
+    run bigint NOT NULL,
+    seq bigint NOT NULL,
+    at bigint NOT NULL,
+    kind integer NOT NULL,
+    format integer NOT NULL,
+    name text NOT NULL,
+    occurrence bigint NOT NULL,
+    payload bytea NOT NULL,
+    sum bigint NOT NULL,
+    PRIMARY KEY (run, seq)
+);
+
+CREATE TABLE buttress_schema (version integer NOT NULL);
+INSERT INTO buttress_schema VALUES (1);
+"#;
+
+/// Brings the tables up to date, and says what of the server's set-up would lose what it acknowledged.
+pub(super) async fn open(client: &mut Object) -> Result<Vec<String>, Failure> {
+    let transaction = client.transaction().await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    let exists = "SELECT to_regclass('buttress_schema') IS NOT NULL";
+    if transaction.query_one(exists, &[]).await?.try_get(0)? {
+        let version: i32 = transaction.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?;
+        if version > VERSION {
+            let detail = format!("its tables have version {version}, this release knows {VERSION}");
+            return Err(Failure::new(Fault::Version, detail));
+        }
+    } else {
+        transaction.batch_execute(TABLES).await?;
+    }
+    transaction.commit().await?;
+
+    let mut warnings = Vec::new();
+    for (setting, loss) in [
+        ("fsync", "a loss of power loses what was acknowledged, or all"),
+        ("full_page_writes", "a loss of power may leave pages half written"),
+    ] {
+        let row = client.query_one("SELECT current_setting($1)", &[&setting]).await?;
+        if row.try_get::<_, &str>(0)? == "off" {
+            warnings.push(format!("PostgreSQL's {setting} is off: {loss}"));
+        }
+    }
+    Ok(warnings)
+}

@@ -1,0 +1,84 @@
+//! What the backends with rows have in common: columns, and checksums.
+
+use crc32fast::Hasher;
+
+use crate::claim::Record;
+use crate::claim_row::State;
+use crate::journal::NewEntry;
+use crate::key::{Owner, RunId, ScopedKey};
+
+/// Of fields, and of where each of them ends.
+#[derive(Default)]
+pub(crate) struct Sum(Hasher);
+
+impl Sum {
+    pub(crate) fn int(mut self, value: i64) -> Self {
+        self.0.update(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn bytes(self, value: &[u8]) -> Self {
+        let mut sum = self.int(value.len() as i64);
+        sum.0.update(value);
+        sum
+    }
+
+    pub(crate) fn get(self) -> i64 {
+        self.0.finalize().into()
+    }
+}
+
+/// Of a record or an input.
+pub(crate) fn body_sum(body: &[u8]) -> i64 {
+    Sum::default().bytes(body).get()
+}
+
+/// Without the time, which only the store knows.
+pub(crate) fn entry_sum(id: &RunId, seq: u64, entry: &NewEntry) -> i64 {
+    let sum = Sum::default().bytes(id.as_str().as_bytes()).int(seq as i64);
+    let sum = sum.int(entry.kind.into()).int(entry.format.into()).bytes(entry.name.as_bytes());
+    sum.int(entry.occurrence.into()).bytes(&entry.payload).get()
+}
+
+/// A scope and a key as one value that no other pair has.
+pub(crate) fn key(key: &ScopedKey) -> Vec<u8> {
+    let scope = key.scope().as_bytes();
+    let length = u16::try_from(scope.len()).expect("a scope is shorter than that");
+    [&length.to_be_bytes(), scope, key.key().as_bytes()].concat()
+}
+
+pub(crate) fn owner(owner: Owner) -> [u8; 16] {
+    owner.as_u128().to_be_bytes()
+}
+
+/// The columns that depend on the state of a claim: its number, the end of the lease, the body.
+pub(crate) fn state(state: &State) -> (i16, Option<i64>, Option<&[u8]>) {
+    match state {
+        State::Claimed { lease_until } => (0, Some(*lease_until), None),
+        State::Released => (1, None, None),
+        State::Done(record) => {
+            let (number, body) = done(record);
+            (number, None, body)
+        }
+    }
+}
+
+pub(crate) fn done(record: &Record) -> (i16, Option<&[u8]>) {
+    match record {
+        Record::Value(value) => (2, Some(value)),
+        Record::TooLarge => (3, None),
+        Record::Unknown => (4, None),
+    }
+}
+
+/// The state that these columns stand for, if they stand for one.
+pub(crate) fn read_state(number: i16, lease_until: Option<i64>, body: Option<Vec<u8>>) -> Option<State> {
+    match (number, lease_until, body) {
+        (0, Some(lease_until), None) => Some(State::Claimed { lease_until }),
+        (1, None, None) => Some(State::Released),
+        (2, None, Some(body)) => Some(State::Done(Record::Value(body.into()))),
+        (3, None, None) => Some(State::Done(Record::TooLarge)),
+        (4, None, None) => Some(State::Done(Record::Unknown)),
+        (_, _, _) => None,
+    }
+}

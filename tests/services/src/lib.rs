@@ -1,0 +1,24 @@
+//! Private PostgreSQL and Redis servers, for tests of real stores.
+//!
+//! Each runs on a port of its own, in a folder of its own, from the programs that are installed, with no rights but those to
+//! start them: PostgreSQL refuses to run as root, so root starts it as another user. A server ends with the value that started
+//! it, or with the process, however that ends.
+
+mod postgres;
+mod redis;
+mod server;
+
+pub use postgres::Postgres;
+pub use redis::Redis;
+
+/// Which of the programs are missing, each with the Debian package that has it.
+pub fn missing() -> Vec<(&'static str, &'static str)> {
+    let mut missing = Vec::new();
+    if postgres::binaries().is_none() {
+        missing.push(("PostgreSQL (initdb, postgres)", "postgresql"));
+    }
+    if redis::binary().is_none() {
+        missing.push(("Redis or Valkey (redis-server)", "redis-server"));
+    }
+    missing
+}

@@ -1,0 +1,1 @@
+//! What the tests of stores against real servers share.
