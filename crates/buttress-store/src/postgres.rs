@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use buttress_core::{ConfigError, Rng};
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row, Socket};
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
 use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
@@ -132,7 +132,10 @@ impl Postgres {
         let result = limited.await;
         match result {
             Ok(result) => result.map_err(|failure| failure.into_error(verb)),
-            Err(_) => Err(Failure::late(self.inner.timeout, connection.map(Object::take).is_some()).into_error(verb)),
+            Err(_) => {
+                Err(Failure::late(self.inner.timeout, connection.map(Object::take).is_some())
+                    .into_error(verb))
+            }
         }
     }
 }
@@ -184,7 +187,9 @@ impl PostgresOptions {
             .max_size(self.connections)
             .runtime(Runtime::Tokio1)
             .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(schema::SESSION).await.map_err(HookError::Backend) })
+                Box::pin(
+                    async move { client.batch_execute(schema::SESSION).await.map_err(HookError::Backend) },
+                )
             }))
             .build()
             .map_err(|error| StoreError::new("postgres", "open", Fault::Internal).caused_by(error))?;

@@ -95,7 +95,8 @@ impl Postgres {
         self.server = Some(Server::start(&command, &log));
         let pid = self.data().join("postmaster.pid");
         wait_until("postgres", &log, || {
-            fs::read_to_string(&pid).is_ok_and(|pid| pid.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
+            fs::read_to_string(&pid)
+                .is_ok_and(|pid| pid.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
         });
     }
 
@@ -160,7 +161,17 @@ fn template() -> PathBuf {
             run(&words(&[&"chown", &uid, &making]));
         }
         let mut command = as_user();
-        command.extend(words(&[&initdb, &"-D", &making, &"-U", &"buttress", &"-A", &"trust", &"-E", &"UTF8"]));
+        command.extend(words(&[
+            &initdb,
+            &"-D",
+            &making,
+            &"-U",
+            &"buttress",
+            &"-A",
+            &"trust",
+            &"-E",
+            &"UTF8",
+        ]));
         command.extend(["--locale=C", "--no-sync"].map(str::to_owned));
         run(&command);
         fs::rename(&making, &template).expect("it stays on the file system");

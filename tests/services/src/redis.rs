@@ -26,7 +26,11 @@ impl Redis {
     ///
     /// If it is not installed, or does not start.
     pub fn start() -> Self {
-        Self::start_with(&[("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")])
+        Self::start_with(&[
+            ("appendonly", "yes"),
+            ("appendfsync", "always"),
+            ("maxmemory-policy", "noeviction"),
+        ])
     }
 
     /// Starts a server that is empty, with these settings.
@@ -65,8 +69,17 @@ impl Redis {
     pub fn restart(&mut self) {
         let binary = binary().expect("redis-server is not installed: `cargo xtask test` says how");
         let port = self.port.to_string();
-        let mut command =
-            words(&[&binary, &"--port", &port, &"--bind", &"127.0.0.1", &"--dir", &self.folder.path(), &"--save", &""]);
+        let mut command = words(&[
+            &binary,
+            &"--port",
+            &port,
+            &"--bind",
+            &"127.0.0.1",
+            &"--dir",
+            &self.folder.path(),
+            &"--save",
+            &"",
+        ]);
         command.extend(self.arguments.iter().cloned());
         let log = self.folder.path().join("log");
         self.server = Some(Server::start(&command, &log));

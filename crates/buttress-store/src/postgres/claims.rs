@@ -100,7 +100,8 @@ const SWEEP: &str = "DELETE FROM buttress_claims WHERE key = ANY (ARRAY(
 impl ClaimStore for Postgres {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         let key = stored::key(request.key());
-        let (fingerprint, owner) = (&request.fingerprint().as_bytes()[..], &stored::owner(request.owner())[..]);
+        let (fingerprint, owner) =
+            (&request.fingerprint().as_bytes()[..], &stored::owner(request.owner())[..]);
         let (lease, keep) = (time::micros(request.lease()), time::micros(request.kept_for()));
         for _ in 0..TRIES {
             let rows = self.query("claim", CLAIM, &[&key, &fingerprint, &owner, &lease, &keep]).await?;

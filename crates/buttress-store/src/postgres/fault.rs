@@ -1,9 +1,11 @@
+use std::error::Error as _;
 use std::time::Duration;
 
 use buttress_core::{BoxError, Effect};
 use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::types::WrongType;
 
 use crate::error::{Fault, StoreError};
 
@@ -40,8 +42,12 @@ impl Failure {
 
     pub(super) fn of_pool(error: PoolError) -> Self {
         match error {
-            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => Self::before(error),
-            PoolError::Closed => Self { fault: Fault::Closed, effect: Effect::NotSent, detail: None, source: None },
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+                Self::before(error)
+            }
+            PoolError::Closed => {
+                Self { fault: Fault::Closed, effect: Effect::NotSent, detail: None, source: None }
+            }
             other => Self { source: Some(other.into()), ..Self::new(Fault::Internal, "the pool") },
         }
     }
@@ -68,8 +74,11 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let Some(refusal) = error.as_db_error() else {
-            // The connection, or what came over it.
-            return Self { fault: Fault::Unavailable, effect: Effect::Unknown, detail: None, source: Some(error.into()) };
+            let ours = error.source().is_some_and(|source| source.is::<WrongType>());
+            // Else it is the connection, or what came over it.
+            let fault = if ours { Fault::Internal } else { Fault::Unavailable };
+            return Self { fault, effect: Effect::Unknown, detail: None, source: Some(error.into()) };
+        };
         };
         let fault = fault(refusal);
         // What a server that ends was about to commit may be committed.

@@ -10,8 +10,8 @@ use super::row::{self, run_columns};
 use super::{Postgres, TRIES};
 use crate::error::{Fault, StoreError};
 use crate::journal::{
-    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query, Renewed,
-    Run, RunInfo, Wanted,
+    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
+    Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
 use crate::run_row::{self, Append, RunRow};
@@ -95,7 +95,8 @@ const FIND_FOR_UPDATE: &str = concat!(
     " FROM buttress_runs AS r WHERE r.id = $1 FOR UPDATE"
 );
 
-const CONTROL: &str = "UPDATE buttress_runs SET status = $2, reason = $3, cancel = $4, lease_until = $5, due = $6,
+const CONTROL: &str =
+    "UPDATE buttress_runs SET status = $2, reason = $3, cancel = $4, lease_until = $5, due = $6,
     recoveries = $7, changed = $8 WHERE id = $1";
 
 const ENTRIES: &str = "SELECT e.seq, e.at, e.kind, e.format, e.name, e.occurrence, e.payload, e.sum
@@ -282,7 +283,7 @@ impl Postgres {
 }
 
 /// What becomes of the run as a number, the reason, and for how long or until when it sleeps.
-fn next_columns(next: &Next) -> (i16, &str, i64) {
+fn next_columns(next: &Next) -> (i32, &str, i64) {
     match next {
         Next::Go => (0, "", 0),
         Next::Yield => (1, "", 0),

@@ -83,7 +83,8 @@ pub(super) async fn open(client: &mut Object) -> Result<Vec<String>, Failure> {
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let exists = "SELECT to_regclass('buttress_schema') IS NOT NULL";
     if transaction.query_one(exists, &[]).await?.try_get(0)? {
-        let version: i32 = transaction.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?;
+        let version: i32 =
+            transaction.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?;
         if version > VERSION {
             let detail = format!("its tables have version {version}, this release knows {VERSION}");
             return Err(Failure::new(Fault::Version, detail));

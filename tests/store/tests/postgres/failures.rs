@@ -1,0 +1,215 @@
+//! A server that is down, hangs, is cut off, is set up badly, or holds damaged or newer rows.
+
+use std::time::Duration;
+
+use buttress_store::{
+    Appended, ClaimStore, Claimed, Created, Fault, JournalStore, Next, Postgres, RunId, StoreError, Written,
+};
+use store_tests::{Answers, HOUR, Proxy, entry, owned, request, run, value};
+use tokio_postgres::NoTls;
+
+use super::{connect, open};
+
+fn may_have_been_applied(error: &StoreError) -> bool {
+    error.to_string().contains("it may have been applied")
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_is_unavailable_and_forgets_nothing_it_acknowledged() {
+    let mut server = services::Postgres::start();
+    let store = open(&server.config()).await;
+    let (done, open) = (owned(&store, "done").await, owned(&store, "open").await);
+    assert_eq!(store.complete(&done, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+
+    server.kill();
+    for _ in 0..3 {
+        let error = store.claim(&request("another")).await.unwrap_err();
+        assert_eq!((error.fault(), error.is_transient()), (Fault::Unavailable, true), "{error}");
+    }
+    let error = store.complete(&open, &value("late"), HOUR).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Unavailable, "{error}");
+
+    server.restart();
+    assert!(
+        matches!(store.claim(&request("done")).await.unwrap(), Claimed::Done(_)),
+        "new connections are made"
+    );
+    assert_eq!(store.complete(&open, &value("late"), HOUR).await.unwrap(), Written::Applied);
+}
+
+#[tokio::test]
+async fn a_server_that_never_was_there_is_unavailable_when_the_store_is_opened() {
+    let config = "host=127.0.0.1 port=1 user=nobody".parse().unwrap();
+    let error = Postgres::open(config).await.unwrap_err();
+    assert_eq!((error.fault(), may_have_been_applied(&error)), (Fault::Unavailable, false), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_within_the_limit_and_its_connection_is_not_used_again() {
+    let server = services::Postgres::start();
+    let proxy = Proxy::start(server.port()).await;
+    let config = server.config_by(proxy.port()).parse().unwrap();
+    let limit = Duration::from_millis(500);
+    let store =
+        Postgres::at(config).timeout(Duration::from_secs(60)).connections(1).open(NoTls).await.unwrap();
+    let patient = owned(&store, "warm").await;
+    drop(patient);
+    drop(store);
+    let config = server.config_by(proxy.port()).parse().unwrap();
+    let store = Postgres::at(config).timeout(limit).connections(1).open(NoTls).await;
+    // A slow machine may need longer than that to open it.
+    let Ok(store) = store else { return };
+    proxy.set(Answers::Hold);
+    let start = tokio::time::Instant::now();
+    let error = store.claim(&request("a")).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Timeout, "{error}");
+    assert!(start.elapsed() < 20 * limit, "{:?}", start.elapsed());
+    proxy.set(Answers::Pass);
+    let mut tries = 0;
+    while let Err(error) = store.claim(&request("b")).await {
+        assert_eq!(error.fault(), Fault::Timeout, "{error}");
+        tries += 1;
+        assert!(tries < 20, "it does not recover");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_after_the_commit_is_had_by_asking_again() {
+    let server = services::Postgres::start();
+    let proxy = Proxy::start(server.port()).await;
+    let store = open(&server.config_by(proxy.port())).await;
+    owned(&store, "warm").await;
+
+    let lost = request("a");
+    proxy.set(Answers::Cut);
+    let error = store.claim(&lost).await.unwrap_err();
+    assert_eq!((error.fault(), may_have_been_applied(&error)), (Fault::Unavailable, true), "{error}");
+    proxy.set(Answers::Pass);
+    assert!(
+        matches!(store.claim(&request("a")).await.unwrap(), Claimed::InFlight { .. }),
+        "it was committed"
+    );
+    let Claimed::Owned(claim) = store.claim(&lost).await.unwrap() else { panic!("it is the same owner") };
+    assert_eq!((claim.epoch(), claim.unfinished()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_completion_or_an_append_whose_answer_was_lost_can_be_repeated() {
+    let server = services::Postgres::start();
+    let proxy = Proxy::start(server.port()).await;
+    let store = open(&server.config_by(proxy.port())).await;
+    // So that the statements are known to the connection, and only their own answers are lost.
+    let warm = owned(&store, "warm").await;
+    assert_eq!(store.complete(&warm, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+    let claim = owned(&store, "a").await;
+    proxy.set(Answers::Cut);
+    let error = store.complete(&claim, &value("answer"), HOUR).await.unwrap_err();
+    assert!(may_have_been_applied(&error), "{error}");
+    proxy.set(Answers::Pass);
+    assert!(matches!(store.claim(&request("a")).await.unwrap(), Claimed::Done(_)), "it was committed");
+    assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+
+    let Created::Held(hold) = store.create(&run("run"), Some(HOUR)).await.unwrap() else {
+        panic!("it is new")
+    };
+    let appended = store.append(&hold, 0, &[entry(0)], &Next::Go).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { .. }), "{appended:?}");
+    proxy.set(Answers::Cut);
+    let error = store.append(&hold, 1, &[entry(1)], &Next::Done).await.unwrap_err();
+    assert!(may_have_been_applied(&error), "{error}");
+    proxy.set(Answers::Pass);
+    let appended = store.append(&hold, 1, &[entry(1)], &Next::Done).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { next: 2, .. }), "{appended:?}");
+    assert_eq!(store.load(&hold.id).await.unwrap().unwrap().entries.len(), 2);
+}
+
+#[tokio::test]
+async fn a_damaged_record_or_entry_is_an_error_and_left_as_it_is() {
+    let server = services::Postgres::start();
+    let (store, client) = (open(&server.config()).await, connect(&server).await);
+    let claim = owned(&store, "a").await;
+    assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+    let Created::Held(hold) = store.create(&run("run"), Some(HOUR)).await.unwrap() else {
+        panic!("it is new")
+    };
+    let appended = store.append(&hold, 0, &[entry(0), entry(1)], &Next::Go).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { .. }), "{appended:?}");
+
+    client.batch_execute("UPDATE buttress_claims SET body = 'answes'").await.unwrap();
+    assert_eq!(store.claim(&request("a")).await.unwrap_err().fault(), Fault::Corrupt);
+    client.batch_execute("UPDATE buttress_claims SET body = 'answer', state = 9").await.unwrap();
+    assert_eq!(store.claim(&request("a")).await.unwrap_err().fault(), Fault::Corrupt);
+    client.batch_execute("UPDATE buttress_claims SET state = 2").await.unwrap();
+    assert!(matches!(store.claim(&request("a")).await.unwrap(), Claimed::Done(_)));
+
+    for damage in [
+        "UPDATE buttress_entries SET payload = 'x' WHERE seq = 1",
+        "UPDATE buttress_entries SET name = 'x' WHERE seq = 0",
+        "DELETE FROM buttress_entries WHERE seq = 0",
+        "UPDATE buttress_runs SET input = 'x'",
+    ] {
+        client.batch_execute(&format!("CREATE TABLE e AS TABLE buttress_entries; {damage}")).await.unwrap();
+        let error = store.load(&hold.id).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Corrupt, "{damage}");
+        let restore = "TRUNCATE buttress_entries; INSERT INTO buttress_entries TABLE e; DROP TABLE e; \
+                       UPDATE buttress_runs SET input = 'input'";
+        client.batch_execute(restore).await.unwrap();
+    }
+    assert_eq!(store.load(&hold.id).await.unwrap().unwrap().entries.len(), 2);
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_release_are_refused_and_left_as_they_are() {
+    let server = services::Postgres::start();
+    open(&server.config()).await;
+    open(&server.config()).await;
+    let client = connect(&server).await;
+    client.batch_execute("UPDATE buttress_schema SET version = 9").await.unwrap();
+    let error = Postgres::open(server.config().parse().unwrap()).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Version);
+    assert!(error.to_string().contains("its tables have version 9, this release knows 1"), "{error}");
+}
+
+#[tokio::test]
+async fn commits_are_synchronous_whatever_the_roles_default_is_and_what_else_loses_data_is_a_warning() {
+    let server = services::Postgres::start();
+    let client = connect(&server).await;
+    client.batch_execute("ALTER ROLE buttress SET synchronous_commit = off").await.unwrap();
+    let store = open(&server.config()).await;
+    let spy = "CREATE TABLE seen (setting text);
+        CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO seen VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END';
+        CREATE TRIGGER spy BEFORE INSERT ON buttress_claims FOR EACH ROW EXECUTE FUNCTION spy()";
+    client.batch_execute(spy).await.unwrap();
+    owned(&store, "a").await;
+    let seen: String = client.query_one("SELECT setting FROM seen", &[]).await.unwrap().get(0);
+    assert_eq!(seen, "on");
+    assert_eq!(store.warnings().len(), 1, "{:?}", store.warnings());
+    assert!(store.warnings()[0].contains("fsync is off"), "{:?}", store.warnings());
+}
+
+#[tokio::test]
+async fn who_may_not_make_tables_is_told_so() {
+    let server = services::Postgres::start();
+    let client = connect(&server).await;
+    client
+        .batch_execute("CREATE ROLE guest LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        .await
+        .unwrap();
+    let config = server.config().replace("user=buttress", "user=guest").parse().unwrap();
+    let error = Postgres::open(config).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Misconfigured, "{error}");
+    let error = Postgres::open(server.config().replace("user=buttress", "user=x").parse().unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault(), Fault::Misconfigured, "{error}");
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_everything() {
+    let server = services::Postgres::start();
+    let store = open(&server.config()).await;
+    store.close();
+    assert_eq!(store.clone().claim(&request("a")).await.unwrap_err().fault(), Fault::Closed);
+    assert_eq!(store.load(&RunId::try_new("a").unwrap()).await.unwrap_err().fault(), Fault::Closed);
+}
