@@ -79,7 +79,6 @@ impl From<Error> for Failure {
             let fault = if ours { Fault::Internal } else { Fault::Unavailable };
             return Self { fault, effect: Effect::Unknown, detail: None, source: Some(error.into()) };
         };
-        };
         let fault = fault(refusal);
         // What a server that ends was about to commit may be committed.
         let effect = if fault == Fault::Unavailable { Effect::Unknown } else { Effect::NotSent };
