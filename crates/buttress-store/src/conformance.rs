@@ -54,6 +54,11 @@ pub trait Harness: Send + Sync {
         Duration::from_millis(50)
     }
 
+    /// Whether what is of no use any more goes by itself, so that nothing is ever swept.
+    fn expires_by_itself(&self) -> bool {
+        false
+    }
+
     /// The runtime in which a case runs; one with a paused clock, say, where the store follows it.
     fn runtime(&self) -> Runtime {
         Builder::new_current_thread().enable_all().build().expect("a runtime can be built")

@@ -12,10 +12,12 @@ mod limits;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 mod run_row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod stored;
 mod time;
 mod waiters;
@@ -31,5 +33,7 @@ pub use key::{Fingerprint, MAX_NAME, Owner, RunId, ScopedKey};
 pub use memory::Memory;
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresOptions};
+#[cfg(feature = "redis")]
+pub use redis::{Redis, RedisOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteOptions, SqliteStatistics};

@@ -101,6 +101,6 @@ impl Redis {
             stream.read_exact(&mut answer)?;
             Ok(answer)
         };
-        ping().is_ok_and(|answer| &answer == b"+PONG")
+        ping().is_ok_and(|answer| &answer == b"+PONG" || &answer == b"-NOAU")
     }
 }

@@ -441,8 +441,10 @@ pub async fn sweeping_is_bounded_and_takes_only_what_is_over<H: Harness<Store: C
     harness.pass(short).await;
 
     let sweep = async |max| store.sweep(max).await.expect("the store works");
-    assert_eq!(sweep(4).await, 4, "no more than it was told to");
-    assert_eq!(sweep(100).await, 6);
+    if !harness.expires_by_itself() {
+        assert_eq!(sweep(4).await, 4, "no more than it was told to");
+        assert_eq!(sweep(100).await, 6);
+    }
     assert_eq!(sweep(100).await, 0);
     assert_eq!(complete(&store, &live, &value("alive")).await, APPLIED);
     let next = owned(&store, &ClaimRequest::new(key("remembered"), ONE, LONG)).await;

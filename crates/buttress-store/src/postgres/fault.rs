@@ -74,7 +74,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let Some(refusal) = error.as_db_error() else {
-            let ours = error.source().is_some_and(|source| source.is::<WrongType>());
+            let ours = error.source().is_some_and(<dyn std::error::Error>::is::<WrongType>);
             // Else it is the connection, or what came over it.
             let fault = if ours { Fault::Internal } else { Fault::Unavailable };
             return Self { fault, effect: Effect::Unknown, detail: None, source: Some(error.into()) };

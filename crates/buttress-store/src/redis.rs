@@ -1,0 +1,167 @@
+//! Claims and journals in Redis or Valkey.
+
+mod claims;
+mod codec;
+mod fault;
+mod runs;
+mod scripts;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::ConfigError;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, IntoConnectionInfo, RedisResult, ScriptInvocation};
+
+use crate::error::{Fault, StoreError};
+use crate::limits::{Limits, MAX_VALUE};
+use crate::waiters::Waiters;
+use fault::Failure;
+use scripts::Scripts;
+
+/// A store in Redis 6.2 or newer, or Valkey, for many machines.
+///
+/// Each verb is one script, which the server runs as a whole. What was answered with success survives as much as the server
+/// is set up for: with `appendonly yes` and `appendfsync always` all of it survives a crash, with `everysec` the last second
+/// may be lost, and without an append-only file everything since the last snapshot. It must not evict: `maxmemory-policy
+/// noeviction`. [`warnings`](Redis::warnings) says which of these it is not. A failover to a replica loses what that had
+/// not received yet, always: a claim may then be had twice, and its effect run twice. Where that must not happen, take
+/// PostgreSQL; journals above all.
+///
+/// A key is one hash, under a name with a hash tag of its own, so that claims spread over a cluster's slots behind a proxy
+/// that speaks for it; journals share one tag. What is of no use any more expires by itself: there is nothing to
+/// [sweep](crate::ClaimStore::sweep).
+///
+/// # Clock
+///
+/// The server's, read in the script that uses it. For journals it is read when the run is, and one round trip old when it is
+/// written: leases end so much earlier.
+///
+/// # Time-outs, dropped futures
+///
+/// Each verb has a [limit](RedisOptions::timeout). What it then had sent may still be applied, as it may when the future is
+/// dropped: repeat it with the same owner. A connection that broke is made anew in the background.
+#[derive(Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connection: ConnectionManager,
+    prefix: String,
+    timeout: Duration,
+    limits: Limits,
+    waiters: Waiters,
+    scripts: Scripts,
+    warnings: Vec<String>,
+}
+
+/// How a server is reached; [`Redis::at`] begins.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RedisOptions {
+    client: Client,
+    prefix: String,
+    timeout: Duration,
+    max_value: usize,
+}
+
+/// How often a write is tried that others were faster with.
+const TRIES: u32 = 32;
+
+impl Redis {
+    /// A server, such as `redis://host:6379/`.
+    ///
+    /// # Errors
+    ///
+    /// If that is no address.
+    pub fn at(server: impl IntoConnectionInfo) -> Result<RedisOptions, ConfigError> {
+        let client = Client::open(server);
+        // It may hold a password.
+        let wrong =
+            |_| ConfigError::new("server", format_args!("an address"), "must be one of a Redis server");
+        let client = client.map_err(wrong)?;
+        let prefix = "buttress".to_owned();
+        Ok(RedisOptions { client, prefix, timeout: Duration::from_secs(5), max_value: MAX_VALUE })
+    }
+
+    /// What in the server's set-up would lose what it acknowledged; empty if nothing would.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    async fn invoke(
+        &self,
+        verb: &'static str,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let mut connection = self.inner.connection.clone();
+        let limited = tokio::time::timeout(self.inner.timeout, script.invoke_async(&mut connection)).await;
+        let result: RedisResult<_> =
+            limited.map_err(|_| Failure::late(self.inner.timeout).into_error(verb))?;
+        result.map_err(|error| Failure::from(error).into_error(verb))
+    }
+}
+
+impl RedisOptions {
+    /// What all keys begin with: `buttress` by default. Stores with different prefixes have nothing in common.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The limit of each verb, connecting anew included: 5 seconds by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The largest record, input or entry in bytes: 16 MiB by default, and never more than Redis' 512 MiB.
+    pub fn max_value(mut self, bytes: usize) -> Self {
+        self.max_value = bytes.min(512 << 20);
+        self
+    }
+
+    /// Connects, and looks how the server is set up.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`] if the server cannot be reached, [`Fault::Misconfigured`] if it lets this user not in or the
+    /// prefix has a brace, [`Fault::Version`] if what it holds is a newer release's.
+    pub async fn open(self) -> Result<Redis, StoreError> {
+        if self.prefix.contains(['{', '}']) {
+            let wrong =
+                StoreError::new("redis", "open", Fault::Misconfigured).detail("the options break a rule");
+            return Err(wrong.caused_by(ConfigError::new("prefix", self.prefix, "must have no braces")));
+        }
+        let failed = |failure: Failure| failure.into_error("open");
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout))
+            .set_number_of_retries(2);
+        let connecting = ConnectionManager::new_with_config(self.client, config);
+        let connection = tokio::time::timeout(self.timeout * 2, connecting).await;
+        let connection = connection.map_err(|_| failed(Failure::late(self.timeout * 2)))?;
+        let mut connection = connection.map_err(|error| failed(Failure::before(error)))?;
+        fault::expect_version(&mut connection, &self.prefix).await.map_err(failed)?;
+        let warnings = fault::warnings(&mut connection).await.map_err(failed)?;
+        let limits = Limits { store: "redis", value: self.max_value };
+        let inner = Inner {
+            connection,
+            prefix: self.prefix,
+            timeout: self.timeout,
+            limits,
+            waiters: Waiters::default(),
+            scripts: Scripts::new(),
+            warnings,
+        };
+        Ok(Redis { inner: Arc::new(inner) })
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.inner.prefix).finish_non_exhaustive()
+    }
+}

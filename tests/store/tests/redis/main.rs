@@ -1,0 +1,102 @@
+//! The store in Redis, against a real server.
+
+mod failures;
+
+use std::time::Duration;
+
+use buttress_store::conformance::Harness;
+use buttress_store::{ClaimStore, Claimed, Redis, Written};
+use store_tests::{HOUR, request, value};
+use tokio::task::JoinSet;
+
+/// A server of its own for each case.
+struct Server(services::Redis);
+
+impl Server {
+    fn start() -> Self {
+        Self(services::Redis::start())
+    }
+}
+
+impl Harness for Server {
+    type Store = Redis;
+
+    async fn store(&self) -> Redis {
+        open(&self.0).await
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    fn expires_by_itself(&self) -> bool {
+        true
+    }
+}
+
+mod claims {
+    buttress_store::claim_conformance!(super::Server::start());
+}
+
+mod journals {
+    buttress_store::journal_conformance!(super::Server::start());
+}
+
+async fn open(server: &services::Redis) -> Redis {
+    Redis::at(server.url()).unwrap().timeout(Duration::from_secs(60)).open().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_race_for_a_thousand_keys_and_each_key_has_one_winner() {
+    let server = services::Redis::start();
+    let mut racers = JoinSet::new();
+    for racer in 0..2 {
+        // What two processes have: connections of their own, and nothing in common.
+        let store = open(&server).await;
+        racers.spawn(async move {
+            let mut won = 0;
+            for index in 0..1000 {
+                if let Claimed::Owned(claim) = store.claim(&request(&index.to_string())).await.unwrap() {
+                    let written = store.complete(&claim, &value(racer.to_string()), HOUR).await.unwrap();
+                    assert_eq!(written, Written::Applied);
+                    won += 1;
+                }
+            }
+            won
+        });
+    }
+    let won: Vec<u32> = racers.join_all().await;
+    assert_eq!(won.iter().sum::<u32>(), 1000, "{won:?}");
+}
+
+#[tokio::test]
+async fn stores_with_different_prefixes_have_nothing_in_common() {
+    let server = services::Redis::start();
+    let one = Redis::at(server.url()).unwrap().prefix("one").open().await.unwrap();
+    let other = Redis::at(server.url()).unwrap().prefix("other").open().await.unwrap();
+    for store in [one, other] {
+        assert!(matches!(store.claim(&request("a")).await.unwrap(), Claimed::Owned(_)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_of_no_use_any_more_is_gone_from_the_server() {
+    let server = services::Redis::start();
+    let store = open(&server).await;
+    let short = Duration::from_millis(20);
+    for index in 0..50 {
+        let claimed = store.claim(&request(&index.to_string())).await.unwrap();
+        let Claimed::Owned(claim) = claimed else { panic!("{claimed:?}") };
+        assert_eq!(store.complete(&claim, &value("answer"), short).await.unwrap(), Written::Applied);
+    }
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    // The server looks for them ten times a second.
+    loop {
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+        if keys == ["buttress:version"] {
+            return;
+        }
+        tokio::time::sleep(short).await;
+    }
+}
