@@ -4,6 +4,7 @@ mod bench;
 mod layering;
 mod loom;
 mod run;
+mod services;
 mod tools;
 
 use std::process::ExitCode;
@@ -14,7 +15,9 @@ use tools::{DENY, HACK};
 const HELP: &str = "\
 cargo xtask <command>
 
-  test    runs all tests: unit, integration, documentation, README
+  test [--without-services]
+          runs all tests: unit, integration, documentation, README; PostgreSQL and Redis, which some need, are installed
+          where they are missing and root may do so, or else the run fails, unless it is to go without
   check   formatting, lints, documentation, each feature alone, the layering rule, licences and bans, warnings denied
   loom    tries what threads share under their interleavings: the circuit, its windows, observers' queue, budgets
           (a minute or two the first time; LOOM_MAX_PREEMPTIONS says how thoroughly, default 3)
@@ -26,12 +29,13 @@ cargo xtask <command>
           a million random inputs for each reader of bytes from outside, then a server that fails in every way under the
           whole stack for so many minutes (default 10), with nothing left behind; with --fuzz only the inputs
 
-All set up what they need and need nothing but a Rust toolchain with its linker.";
+All set up what they need and need nothing but a Rust toolchain with its linker, and a C compiler for SQLite.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["test"] => test(),
+        ["test"] => test(true),
+        ["test", "--without-services"] => test(false),
         ["check"] => check(),
         ["loom"] => loom::run(),
         ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
@@ -62,8 +66,13 @@ fn main() -> ExitCode {
 }
 
 /// Everything that can fail, with nextest where it is installed, and one line that counts it.
-fn test() -> Result<(), Failure> {
-    let all = ["--workspace", "--all-features", "--locked"];
+fn test(with_services: bool) -> Result<(), Failure> {
+    if with_services {
+        services::ensure()?;
+    }
+    let excluded = if with_services { &[] } else { services::PACKAGES };
+    let excluded = excluded.iter().flat_map(|package| ["--exclude", *package]);
+    let all: Vec<&str> = ["--workspace", "--all-features", "--locked"].into_iter().chain(excluded).collect();
     let nextest = cargo(["nextest", "--version"]).quiet().run().is_ok();
     let runner: &[&str] = if nextest {
         &["nextest", "run", "--no-fail-fast"]
@@ -74,8 +83,10 @@ fn test() -> Result<(), Failure> {
     let documented = cargo(["test", "--doc"].into_iter().chain(all)).run_counted();
     let (passed, doc_passed) = (tests.passed, documented.passed);
     let (failed, outcome) = (tests.failed + documented.failed, tests.outcome.and(documented.outcome));
+    let left_out = if with_services { String::new() } else { format!("; not run: {}", services::LEFT_OUT) };
     println!(
-        "{} tests passed, {failed} failed: {passed} unit and integration tests, {doc_passed} documentation and README examples",
+        "{} tests passed, {failed} failed: {passed} unit and integration tests, {doc_passed} documentation and README \
+         examples{left_out}",
         passed + doc_passed,
     );
     outcome

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use buttress_store::conformance::Harness;
 use buttress_store::{
-    ClaimRequest, ClaimStore, Claimed, Fault, Fingerprint, Memory, Record, ScopedKey, Written,
+    ClaimRequest, ClaimStore, Claimed, Fault, Fingerprint, Memory, Record, ScopedKey, Sweeper,
+    SweeperOptions, Written,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -73,4 +74,30 @@ async fn a_value_beyond_the_bound_is_refused_and_the_claim_unharmed() {
     let error = store.complete(&claim, &large, HOUR).await.unwrap_err();
     assert_eq!(error.fault(), Fault::TooLarge);
     assert_eq!(store.complete(&claim, &Record::TooLarge, HOUR).await.unwrap(), Written::Applied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweeper_deletes_what_has_expired_batch_by_batch_and_ends_when_it_is_told_to() {
+    let store = Memory::new();
+    let sweeper = Sweeper::claims(store.clone(), SweeperOptions::new().batch(10).unwrap()).unwrap();
+    for index in 0..95 {
+        let claimed = store.claim(&request(&index.to_string())).await.unwrap();
+        let Claimed::Owned(claim) = claimed else { panic!("{claimed:?}") };
+        let ttl = if index < 90 { HOUR } else { 3 * HOUR };
+        assert_eq!(store.complete(&claim, &Record::TooLarge, ttl).await.unwrap(), Written::Applied);
+    }
+    tokio::time::sleep(HOUR - Duration::from_secs(1)).await;
+    assert_eq!((sweeper.swept(), store.claims()), (0, 95));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((sweeper.swept(), sweeper.failures(), store.claims()), (90, 0, 5));
+    sweeper.shutdown(HOUR).await;
+    tokio::time::sleep(3 * HOUR).await;
+    assert_eq!(store.claims(), 5, "nobody sweeps any more");
+}
+
+#[test]
+fn without_a_runtime_a_sweeper_is_a_typed_error() {
+    assert!(Sweeper::claims(Memory::new(), SweeperOptions::new()).is_err());
+    assert_eq!(SweeperOptions::new().batch(0).unwrap_err().field(), "batch");
+    assert_eq!(SweeperOptions::new().every(Duration::ZERO).unwrap_err().field(), "every");
 }

@@ -10,6 +10,9 @@ use crate::error::StoreError;
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
 
+pub(super) const SWEEP: &str = "DELETE FROM claims WHERE rowid IN \
+     (SELECT rowid FROM claims WHERE expires <= ?1 ORDER BY expires LIMIT ?2)";
+
 impl ClaimStore for Sqlite {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         let (key, request) = (stored::key(request.key()), request.clone());
@@ -62,10 +65,8 @@ impl ClaimStore for Sqlite {
     }
 
     async fn sweep(&self, max: u32) -> Result<u64, StoreError> {
-        let sql = "DELETE FROM claims WHERE rowid IN \
-                   (SELECT rowid FROM claims WHERE expires <= ?1 ORDER BY expires LIMIT ?2)";
         let work = move |connection: &Connection, now: i64| {
-            Ok(connection.prepare_cached(sql)?.execute(params![now, max])? as u64)
+            Ok(connection.prepare_cached(SWEEP)?.execute(params![now, max])? as u64)
         };
         self.write("sweep", 0, work).await
     }

@@ -17,6 +17,17 @@ use crate::run_row::{self, Append, RunRow};
 use crate::stored;
 use crate::time;
 
+const DUE: &str =
+    select_runs!("WHERE name = ?1 AND due <= ?2 AND version BETWEEN ?3 AND ?4 ORDER BY due LIMIT ?5");
+
+const LIST: &str = select_runs!(
+    "WHERE (created, id) < (?1, ?2) AND (?3 = 0 OR ?3 >> status & 1) AND (?4 IS NULL OR name = ?4) \
+     AND (?5 IS NULL OR parent = ?5) ORDER BY created DESC, id DESC LIMIT ?6"
+);
+
+const OLD: &str = "SELECT number FROM runs AS run WHERE status >= 4 AND changed <= ?1 AND NOT EXISTS \
+     (SELECT 1 FROM runs AS child WHERE child.parent = run.id AND child.status < 4) ORDER BY changed LIMIT ?2";
+
 impl JournalStore for Sqlite {
     async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
         self.inner.limits.run(run)?;
@@ -124,14 +135,9 @@ impl JournalStore for Sqlite {
                 Some(cursor) => (time::from_system(cursor.created), cursor.id.as_str()),
                 None => (i64::MAX, ""),
             };
-            let sql = select_runs!(
-                "WHERE (created, id) < (?1, ?2) AND (?3 = 0 OR ?3 >> status & 1) \
-                 AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR parent = ?5) \
-                 ORDER BY created DESC, id DESC LIMIT ?6"
-            );
             let limit = query.page_size() as i64 + 1;
             let name = query.name.as_deref();
-            let runs = select(connection, sql, params![created, id, statuses, name, parent, limit])?;
+            let runs = select(connection, LIST, params![created, id, statuses, name, parent, limit])?;
             Ok(Page::of(runs.iter().map(|(_, run)| run.info(now)).collect(), &query))
         };
         self.read("list", work).await
@@ -151,10 +157,7 @@ impl JournalStore for Sqlite {
 
     async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
         let work = move |connection: &Connection, now: i64| {
-            let sql = "SELECT number FROM runs AS run WHERE status >= 4 AND changed <= ?1 AND NOT EXISTS \
-                       (SELECT 1 FROM runs AS child WHERE child.parent = run.id AND child.status < 4) \
-                       ORDER BY changed LIMIT ?2";
-            let mut old = connection.prepare_cached(sql)?;
+            let mut old = connection.prepare_cached(OLD)?;
             let before = now.saturating_sub(time::micros(age));
             let old: Vec<i64> =
                 old.query_map(params![before, max], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -181,10 +184,8 @@ fn due(connection: &Connection, wanted: &Wanted, now: i64) -> Result<Vec<(i64, R
     }
     let mut due = BTreeMap::new();
     for flow in &wanted.flows {
-        let sql =
-            select_runs!("WHERE name = ?1 AND due <= ?2 AND version BETWEEN ?3 AND ?4 ORDER BY due LIMIT ?5");
         let (first, last) = (flow.versions.start(), flow.versions.end());
-        for (number, run) in select(connection, sql, params![&*flow.name, now, first, last, wanted.max])? {
+        for (number, run) in select(connection, DUE, params![&*flow.name, now, first, last, wanted.max])? {
             due.insert((run.due, number), run);
         }
     }
@@ -299,4 +300,38 @@ fn read_entries(connection: &Connection, number: i64, id: &RunId, seq: u64) -> R
         entries.push(row::entry(id, row)?);
     }
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::{claims, schema};
+
+    #[test]
+    fn what_is_looked_for_is_found_by_an_index_and_in_its_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = schema::open(&directory.path().join("store.db"), Duration::ZERO).unwrap();
+        for (sql, index) in [
+            (DUE, "SEARCH runs USING INDEX runs_due (name=? AND due<?)"),
+            (LIST, "SEARCH runs USING INDEX runs_created ((created,id)<(?,?))"),
+            (OLD, "SEARCH run USING INDEX runs_over (changed<?)"),
+            (OLD, "SEARCH child USING INDEX runs_parent (parent=?)"),
+            (claims::SWEEP, "SEARCH claims USING INDEX claims_expires (expires<?)"),
+        ] {
+            let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            for parameter in 1..=explain.parameter_count() {
+                explain.raw_bind_parameter(parameter, 1).unwrap();
+            }
+            let mut rows = explain.raw_query();
+            let mut plan = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                plan.push(row.get::<_, String>(3).unwrap().replace("COVERING INDEX", "INDEX"));
+            }
+            assert!(plan.iter().any(|step| step == index), "{sql}\n{plan:#?}");
+            assert!(
+                !plan.iter().any(|step| step.starts_with("SCAN") || step.contains("B-TREE")),
+                "{plan:#?}"
+            );
+        }
+    }
 }

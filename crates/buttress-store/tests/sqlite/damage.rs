@@ -9,7 +9,7 @@ use buttress_store::{
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::processes::{entry, lines, run, start};
+use super::processes::{entry, run};
 use super::{HOUR, open, owned, request, value};
 
 fn database(directory: &Path) -> PathBuf {
@@ -222,54 +222,4 @@ async fn a_newer_releases_file_and_one_of_something_else_are_refused_and_left_as
 
     let nowhere = directory.path().join("no such directory");
     assert_eq!(open_error(&nowhere).await.fault(), Fault::Unavailable);
-}
-
-/// In a child process, whose directory is small.
-pub(super) async fn fill(store: &Sqlite) {
-    let first = owned(store, "first").await;
-    let mut index = 0;
-    let (error, claim) = loop {
-        assert!(index < 10_000, "it is not full");
-        let claim = match store.claim(&request(&index.to_string())).await {
-            Ok(Claimed::Owned(claim)) => claim,
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => break (error, None),
-        };
-        if let Err(error) = store.complete(&claim, &value([7; 10_000]), HOUR).await {
-            break (error, Some(claim));
-        }
-        index += 1;
-    };
-    assert_eq!(error.fault(), Fault::Full, "{error}");
-    for earlier in 0..index {
-        let claimed = store.claim(&request(&earlier.to_string())).await.unwrap();
-        assert!(matches!(claimed, Claimed::Done(_)), "{earlier} of {index}: {claimed:?}");
-    }
-    println!("full");
-    std::io::stdin().read_line(&mut String::new()).unwrap();
-    // Somebody made room.
-    assert_eq!(store.complete(&first, &value("first"), HOUR).await.unwrap(), Written::Applied);
-    if let Some(claim) = claim {
-        assert_eq!(store.complete(&claim, &value([7; 10_000]), HOUR).await.unwrap(), Written::Applied);
-    }
-    println!("going on");
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_an_error_that_loses_nothing_and_the_store_goes_on_once_there_is_room() {
-    use std::io::Write;
-
-    let directory = TempDir::new().unwrap();
-    // A small file system of the child's own, in namespaces where it may mount one.
-    let mount = "mount -t tmpfs -o size=2m tmpfs \"$BUTTRESS_STORE_DIRECTORY\" && \
-                 head -c 500000 /dev/zero > \"$BUTTRESS_STORE_DIRECTORY/ballast\" && \
-                 { read -r line; rm \"$BUTTRESS_STORE_DIRECTORY/ballast\"; echo; } | \"$0\" \"$@\"";
-    let mut child =
-        start(&["unshare", "--map-root-user", "--mount", "sh", "-c", mount], "full", directory.path());
-    let mut lines = lines(&mut child);
-    assert_eq!(lines.next().as_deref(), Some("full"));
-    child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
-    assert_eq!(lines.next().as_deref(), Some("going on"));
-    assert!(child.wait().unwrap().success());
 }

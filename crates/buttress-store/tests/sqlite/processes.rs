@@ -26,23 +26,20 @@ async fn child() {
     match &*role {
         "race" => race(&store).await,
         "write" => write(&store).await,
-        "full" => super::damage::fill(&store).await,
         other => panic!("there is no role {other}"),
     }
 }
 
-/// A command line that starts this program in a role; wrapped in what comes before, if anything does.
-pub(super) fn start(wrapper: &[&str], role: &str, directory: &Path) -> Child {
-    let program = std::env::current_exe().unwrap();
-    let mut words = wrapper.iter().map(|word| (*word).into()).chain([program.into_os_string()]);
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words).args(["processes::child", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+/// This program, started again in a role.
+fn start(role: &str, directory: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["processes::child", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
     command.env(ROLE, role).env(DIRECTORY, directory);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 /// The lines that a child prints, from "ready" on, as far as they are its own and not the test runner's.
-pub(super) fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let mut lines = lines.skip_while(|line| !line.ends_with("ready"));
     assert!(lines.next().is_some(), "the child did not get ready");
@@ -73,7 +70,7 @@ async fn race(store: &Sqlite) {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_race_for_a_thousand_keys_and_each_key_has_one_winner() {
     let directory = TempDir::new().unwrap();
-    let mut children: Vec<Child> = (0..2).map(|_| start(&[], "race", directory.path())).collect();
+    let mut children: Vec<Child> = (0..2).map(|_| start("race", directory.path())).collect();
     let outputs: Vec<_> = children.iter_mut().map(lines).collect();
     for child in &mut children {
         child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
@@ -134,7 +131,7 @@ async fn write(store: &Sqlite) {
 async fn what_was_acknowledged_is_there_after_kill_9() {
     for kill_after in [1, 7, 50, 400] {
         let directory = TempDir::new().unwrap();
-        let mut child = start(&[], "write", directory.path());
+        let mut child = start("write", directory.path());
         let mut acknowledged: Vec<String> = lines(&mut child).take(kill_after).collect();
         child.kill().unwrap();
         child.wait().unwrap();
