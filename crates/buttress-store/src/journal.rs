@@ -34,6 +34,9 @@ pub trait JournalStore: Clone + Send + Sync + 'static {
     /// Takes hold of runs that are due: begun and not yet taken, abandoned by an owner whose lease is over, or asleep until
     /// a time that has come. The longest due come first. Never gives a run to two owners.
     ///
+    /// The one verb that repeating does not give again: what was acquired while the answer was lost is due once its lease is
+    /// over, and counts as recovered then.
+    ///
     /// # Errors
     ///
     /// If the store fails.

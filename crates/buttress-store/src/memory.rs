@@ -60,7 +60,7 @@ impl Memory {
             limits,
             claims: Mutex::new(Claims::new(max)),
             runs: Mutex::new(Runs::new(max)),
-            waiters: Waiters::default(),
+            waiters: Waiters::new("memory"),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -194,8 +194,13 @@ impl PostgresOptions {
             .build()
             .map_err(|error| StoreError::new("postgres", "open", Fault::Internal).caused_by(error))?;
         let limits = Limits { store: "postgres", value: self.max_value };
-        let inner =
-            Inner { pool, timeout: self.timeout, limits, waiters: Waiters::default(), warnings: Vec::new() };
+        let inner = Inner {
+            pool,
+            timeout: self.timeout,
+            limits,
+            waiters: Waiters::new("postgres"),
+            warnings: Vec::new(),
+        };
         let mut store = Postgres { inner: Arc::new(inner) };
         let warnings = store.within("open", schema::open).await?;
         Arc::get_mut(&mut store.inner).expect("nobody else has it yet").warnings = warnings;

@@ -152,7 +152,7 @@ impl RedisOptions {
             prefix: self.prefix,
             timeout: self.timeout,
             limits,
-            waiters: Waiters::default(),
+            waiters: Waiters::new("redis"),
             scripts: Scripts::new(),
             warnings,
         };

@@ -180,7 +180,7 @@ impl SqliteOptions {
         let reader =
             worker::spawn("sqlite-reader", QUEUE, move || schema::open_reader(&path, timeout), reads).await?;
         let limits = Limits { store: "sqlite", value: self.max_value };
-        let (path, waiters) = (self.path, Waiters::default());
+        let (path, waiters) = (self.path, Waiters::new("sqlite"));
         Ok(Sqlite { inner: Arc::new(Inner { path, writer, reader, limits, waiters, statistics }) })
     }
 }

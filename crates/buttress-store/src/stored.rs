@@ -34,7 +34,6 @@ pub(crate) fn body_sum(body: &[u8]) -> i64 {
 }
 
 /// Without the time, which only the store knows.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn entry_sum(id: &RunId, seq: u64, entry: &NewEntry) -> i64 {
     let sum = Sum::default().bytes(id.as_str().as_bytes()).int(seq as i64);
     let sum = sum.int(entry.kind.into()).int(entry.format.into()).bytes(entry.name.as_bytes());
@@ -53,7 +52,6 @@ pub(crate) fn owner(owner: Owner) -> [u8; 16] {
 }
 
 /// The columns that depend on the state of a claim: its number, the end of the lease, the body.
-#[cfg(feature = "sqlite")]
 pub(crate) fn state(state: &State) -> (i16, Option<i64>, Option<&[u8]>) {
     match state {
         State::Claimed { lease_until } => (0, Some(*lease_until), None),

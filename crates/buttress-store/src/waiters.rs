@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress_core::clock;
+use buttress_core::{Timer, clock};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::claim::Waited;
-use crate::error::StoreError;
+use crate::error::{Fault, StoreError};
 use crate::key::ScopedKey;
 
 /// The first pause between two looks at a store that others write to, and the longest.
@@ -20,8 +20,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 
 /// Wakes those who wait for a key when this process changes it. For a store that other processes write to as well, one of
 /// those who wait looks now and then, on behalf of all.
-#[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<HashMap<ScopedKey, Arc<Spot>>>);
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    store: &'static str,
+    spots: Mutex<HashMap<ScopedKey, Arc<Spot>>>,
+}
 
 #[derive(Debug, Default)]
 struct Spot {
@@ -37,6 +40,10 @@ struct Waiting<'a> {
 }
 
 impl Waiters {
+    pub(crate) fn new(store: &'static str) -> Self {
+        Self { store, spots: Mutex::default() }
+    }
+
     /// The key may be free now, or done.
     pub(crate) fn wake(&self, key: &ScopedKey) {
         let spot = self.lock().get(key).cloned();
@@ -59,6 +66,8 @@ impl Waiters {
         if max.is_zero() {
             return look().await;
         }
+        let no_timer = |error| StoreError::new(self.store, "wait", Fault::Misconfigured).caused_by(error);
+        Timer::at(Instant::now()).map_err(no_timer)?;
         let deadline = clock::after(Instant::now(), max);
         let waiting = self.join(key);
         let mut pause = PAUSES.0;
@@ -104,7 +113,7 @@ impl Waiters {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ScopedKey, Arc<Spot>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

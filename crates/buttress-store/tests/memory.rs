@@ -96,6 +96,18 @@ async fn a_sweeper_deletes_what_has_expired_batch_by_batch_and_ends_when_it_is_t
 }
 
 #[test]
+fn without_a_timer_waiting_is_a_typed_error_and_the_rest_works() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let store = Memory::new();
+        assert!(matches!(store.claim(&request("a")).await.unwrap(), Claimed::Owned(_)));
+        let request = request("a");
+        let error = store.wait(request.key(), request.fingerprint(), HOUR).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Misconfigured);
+    });
+}
+
+#[test]
 fn without_a_runtime_a_sweeper_is_a_typed_error() {
     assert!(Sweeper::claims(Memory::new(), SweeperOptions::new()).is_err());
     assert_eq!(SweeperOptions::new().batch(0).unwrap_err().field(), "batch");

@@ -70,9 +70,13 @@ impl JournalStore for Redis {
                 break;
             }
             row.acquire(wanted, now);
-            // Others may have been faster.
-            if self.write_run("acquire", &row, &revision, More::default()).await? {
-                acquired.push(Acquired { hold: row.hold(), info: row.info(now) });
+            match self.write_run("acquire", &row, &revision, More::default()).await {
+                Ok(true) => acquired.push(Acquired { hold: row.hold(), info: row.info(now) }),
+                // Others were faster.
+                Ok(false) => {}
+                Err(error) if acquired.is_empty() => return Err(error),
+                // Those that are held already are not to wait for their leases.
+                Err(_) => break,
             }
         }
         Ok(acquired)
