@@ -71,7 +71,8 @@ pub struct RedisOptions {
 const TRIES: u32 = 32;
 
 impl Redis {
-    /// A server, such as `redis://host:6379/`.
+    /// A server, such as `redis://host:6379/`; with TLS, `rediss://host:6379/`, for which a feature of the `redis` crate has to
+    /// be chosen, such as `tokio-rustls-comp`.
     ///
     /// # Errors
     ///

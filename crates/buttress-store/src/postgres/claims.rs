@@ -162,6 +162,22 @@ impl Postgres {
     /// Completes a claim in the caller's own transaction: what that writes and the record become durable together, or not
     /// at all, and so exactly once.
     ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use buttress_store::{Claim, Postgres, Record, Written};
+    /// # async fn pay(store: Postgres, client: &mut tokio_postgres::Client, claim: Claim)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let transaction = client.transaction().await?;
+    /// transaction.execute("UPDATE accounts SET balance = balance - 7 WHERE id = 1", &[]).await?;
+    /// let record = Record::Value("paid".into());
+    /// match store.complete_in(&transaction, &claim, &record, Duration::from_secs(86_400)).await? {
+    ///     Written::Applied => transaction.commit().await?,
+    ///     Written::Fenced { .. } => transaction.rollback().await?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// On [`Written::Fenced`] somebody else has the claim: roll back. Others who ask for the key wait until the transaction
     /// ends, so complete last. Waiters learn of it when they next look, not at once.
     ///

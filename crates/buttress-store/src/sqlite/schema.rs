@@ -77,7 +77,10 @@ CREATE TABLE entries (
 /// The connection that writes, to a file that is sound and up to date.
 pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Failure> {
     let mut connection = connect(path, busy_timeout, OpenFlags::SQLITE_OPEN_CREATE)?;
-    expect_ours(&connection)?;
+    // Of one moment: another process may be making the tables.
+    let snapshot = connection.transaction()?;
+    expect_ours(&snapshot)?;
+    snapshot.finish()?;
     let journal = write_ahead(&connection)?;
     if journal != "wal" {
         let detail = format!("no write-ahead log is possible here, the journal mode is {journal}");

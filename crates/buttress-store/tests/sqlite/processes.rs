@@ -10,7 +10,7 @@ use buttress_store::{
 };
 use tempfile::TempDir;
 
-use super::{HOUR, open, request, value};
+use super::{HOUR, open, owned, request, value};
 
 const ROLE: &str = "BUTTRESS_STORE_ROLE";
 const DIRECTORY: &str = "BUTTRESS_STORE_DIRECTORY";
@@ -145,5 +145,18 @@ async fn what_was_acknowledged_is_there_after_kill_9() {
         let run = store.load(&RunId::try_new("run").unwrap()).await.unwrap().unwrap();
         assert!(run.entries.len() as u64 > last, "{} of {last}", run.entries.len());
         assert!(run.entries.iter().all(|stored| stored.entry == entry(stored.seq)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_open_a_file_that_is_not_there_yet_at_the_same_time() {
+    for _ in 0..5 {
+        let directory = TempDir::new().unwrap();
+        let mut opening = tokio::task::JoinSet::new();
+        for index in 0..16 {
+            let path = directory.path().to_owned();
+            opening.spawn(async move { owned(&open(&path).await, &index.to_string()).await });
+        }
+        assert_eq!(opening.join_all().await.len(), 16);
     }
 }

@@ -49,21 +49,14 @@ async fn a_server_that_hangs_is_given_up_within_the_limit_and_its_connection_is_
     let server = services::Postgres::start();
     let proxy = Proxy::start(server.port()).await;
     let config = server.config_by(proxy.port()).parse().unwrap();
-    let limit = Duration::from_millis(500);
-    let store =
-        Postgres::at(config).timeout(Duration::from_secs(60)).connections(1).open(NoTls).await.unwrap();
-    let patient = owned(&store, "warm").await;
-    drop(patient);
-    drop(store);
-    let config = server.config_by(proxy.port()).parse().unwrap();
-    let store = Postgres::at(config).timeout(limit).connections(1).open(NoTls).await;
-    // A slow machine may need longer than that to open it.
-    let Ok(store) = store else { return };
+    // Enough to open it on any machine.
+    let limit = Duration::from_secs(3);
+    let store = Postgres::at(config).timeout(limit).connections(1).open(NoTls).await.unwrap();
     proxy.set(Answers::Hold);
     let start = tokio::time::Instant::now();
     let error = store.claim(&request("a")).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Timeout, "{error}");
-    assert!(start.elapsed() < 20 * limit, "{:?}", start.elapsed());
+    assert!(start.elapsed() < 10 * limit, "{:?}", start.elapsed());
     proxy.set(Answers::Pass);
     let mut tries = 0;
     while let Err(error) = store.claim(&request("b")).await {
