@@ -69,7 +69,7 @@ impl Postgres {
         if let Some(mut server) = self.server.take() {
             server.signal("QUIT");
             let pid = self.data().join("postmaster.pid");
-            wait_until("the end of postgres", &self.folder.path().join("log"), || !pid.exists());
+            wait_until("the end of postgres", self.folder.path(), || !pid.exists());
         }
     }
 
@@ -91,10 +91,9 @@ impl Postgres {
         let mut command = as_user();
         command.extend(words(&[&binary, &"-D", &self.data(), &"-p", &port]));
         command.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
-        let log = self.folder.path().join("log");
-        self.server = Some(Server::start(&command, &log));
+        self.server = Some(Server::start(&command, self.folder.path()));
         let pid = self.data().join("postmaster.pid");
-        wait_until("postgres", &log, || {
+        wait_until("postgres", self.folder.path(), || {
             fs::read_to_string(&pid)
                 .is_ok_and(|pid| pid.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
         });

@@ -81,9 +81,8 @@ impl Redis {
             &"",
         ]);
         command.extend(self.arguments.iter().cloned());
-        let log = self.folder.path().join("log");
-        self.server = Some(Server::start(&command, &log));
-        wait_until("redis-server", &log, || self.answers());
+        self.server = Some(Server::start(&command, self.folder.path()));
+        wait_until("redis-server", self.folder.path(), || self.answers());
     }
 
     /// Stops the server where it is, so that it is there and does not answer, or lets it go on.

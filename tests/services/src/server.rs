@@ -1,4 +1,4 @@
-use std::io;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,20 +11,27 @@ pub(crate) struct Server {
     keeper: Child,
 }
 
-/// Reads a line that never comes, and then ends the server: at once if this process is gone.
+/// Passes signals on, and at the end of its input ends the server: at once if this process is gone, and then with the folder,
+/// which nobody else removes.
 const KEEPER: &str = r#"
+folder=$1; shift
 "$@" & server=$!
-while read -r signal; do kill "-$signal" "$server" 2>/dev/null; done
+while read -r line; do
+  case $line in keep) keep=yes ;; *) kill "-$line" "$server" 2>/dev/null ;; esac
+done
 kill -KILL "$server" 2>/dev/null
 wait "$server" 2>/dev/null
+[ -n "$keep" ] || rm -rf "$folder"
 "#;
 
 impl Server {
-    pub(crate) fn start(command: &[String], log: &Path) -> Self {
-        let output = std::fs::File::create(log).expect("the folder is there");
+    /// A server whose files are in this folder, with its log.
+    pub(crate) fn start(command: &[String], folder: &Path) -> Self {
+        let output = std::fs::File::create(folder.join("log")).expect("the folder is there");
         let errors = output.try_clone().expect("a file has two handles");
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
+            .arg(folder)
             .args(command)
             .stdin(Stdio::piped())
             .stdout(output)
@@ -36,14 +43,15 @@ impl Server {
 
     /// Sends a signal to the server.
     pub(crate) fn signal(&mut self, name: &str) {
-        use io::Write;
-        let stdin = self.keeper.stdin.as_mut().expect("open until the end");
-        // A server that is gone needs no signal.
-        let _ = writeln!(stdin, "{name}");
+        if let Some(stdin) = &mut self.keeper.stdin {
+            // A server that is gone needs no signal.
+            let _ = writeln!(stdin, "{name}");
+        }
     }
 
     /// Ends the server at once, and returns when it is gone.
     pub(crate) fn end(&mut self) {
+        self.signal("keep");
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
     }
@@ -56,14 +64,14 @@ impl Drop for Server {
 }
 
 /// Waits until something is so, for a minute at most: a machine may be busy.
-pub(crate) fn wait_until(what: &str, log: &Path, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, folder: &Path, mut is_so: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if is_so() {
             return;
         }
         std::thread::park_timeout(Duration::from_millis(10));
     }
-    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
     panic!("waited for {what} in vain; its log says:\n{log}");
 }
 
