@@ -123,6 +123,10 @@ fn check() -> Result<(), Failure> {
     let doc = cargo(["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
     layering::check()?;
+    // It is built by hand, so its lock file is all that shows whether it still can be.
+    let datadog =
+        ["metadata", "--locked", "--format-version", "1", "--manifest-path", "tests/datadog/Cargo.toml"];
+    cargo(datadog).quiet().run()?;
     // What is only compared with, or tested with, is not shipped.
     let excluded = [
         "buttress-bench",
