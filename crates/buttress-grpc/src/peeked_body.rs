@@ -143,13 +143,17 @@ where
     /// The next frame of the body itself, which is let go with its last one.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(frame) => frame.map(|frame| frame.map_err(Into::into)),
-            Poll::Pending => match &mut self.time {
-                None => return Poll::Pending,
-                Some(time) => Some(Err(ready!(time.poll(cx)))),
-            },
+        let frame = match (Pin::new(body).poll_frame(cx), &mut self.time) {
+            // A slow reader of a fast stream never waits.
+            (Poll::Ready(Some(Ok(frame))), Some(time)) if frame.is_data() && time.is_over() => {
+                Some(Err(time.error()))
+            }
+            (Poll::Ready(frame), _) => frame.map(|frame| frame.map_err(Into::into)),
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(time)) => Some(Err(ready!(time.poll(cx)))),
         };
+        // Trailers without a status are an end without one, whatever else they say.
+        let frame = frame.filter(|frame| !(self.expects_status && lacks_status(frame)));
         #[cfg(feature = "tonic")]
         let frame = frame.map(|frame| frame.map(protected));
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
@@ -157,6 +161,12 @@ where
         }
         Poll::Ready(frame)
     }
+}
+
+/// Whether these are trailers, but not gRPC's.
+fn lacks_status<D>(frame: &Result<Frame<D>, BoxError>) -> bool {
+    let trailers = frame.as_ref().ok().and_then(Frame::trailers_ref);
+    trailers.is_some_and(|trailers| End::of_trailers(trailers) == End::Truncated)
 }
 
 /// A frame of which tonic makes what can be made of it.
@@ -178,7 +188,15 @@ impl Time {
             }
         }
         ready!(self.timer.poll(cx));
-        Poll::Ready(error(Elapsed::new(Arc::clone(&self.method), self.limit)))
+        Poll::Ready(self.error())
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline <= Instant::now()
+    }
+
+    fn error(&self) -> BoxError {
+        error(Elapsed::new(Arc::clone(&self.method), self.limit))
     }
 }
 

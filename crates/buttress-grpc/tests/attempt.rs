@@ -186,6 +186,27 @@ async fn a_body_is_over_when_the_time_of_its_call_is() {
     assert!(body.frame().await.is_none());
 }
 
+/// A slow reader of a fast stream never has to wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_lets_its_reader_wait_is_over_in_time_too() {
+    let mut timed = ask(|_| {});
+    timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("5S"));
+    let (mut sender, calling) = call(AttemptLayer::new(), known(ServiceConfig::new(), timed).await);
+    let started = Instant::now();
+    let mut body = calling.await.unwrap().into_body();
+    let error = loop {
+        sender.send_data(Bytes::from_static(b"one")).await.unwrap();
+        match body.frame().await.unwrap() {
+            Ok(_) => advance(Duration::from_secs(1)).await,
+            Err(error) => break error,
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "it goes on for ever");
+    };
+    assert_eq!(started.elapsed(), Duration::from_secs(5));
+    assert!(find::<Elapsed>(&*error).is_some(), "{error:?}");
+    assert!(body.frame().await.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_would_repeat_is_not_looked_into() {
     let layer = AttemptLayer::new();
@@ -242,6 +263,32 @@ async fn a_body_that_ends_without_a_status_fails() {
     let error = body.frame().await.unwrap().unwrap_err();
     assert!(find::<Truncated>(&*error).is_some(), "{error:?}");
     assert!(body.frame().await.is_none() && body.is_end_stream());
+}
+
+/// tonic takes a response whose trailers have no status for a good one.
+#[tokio::test(start_paused = true)]
+async fn trailers_without_a_status_are_no_end() {
+    let odd =
+        HeaderMap::from_iter([(http::HeaderName::from_static("x-checksum"), HeaderValue::from_static("7"))]);
+    for peek in [None, Some(Duration::from_millis(500))] {
+        for pieces in [&[][..], &["half"]] {
+            let (mut sender, calling) = call(AttemptLayer::new().peek(peek), repeatable());
+            for piece in pieces {
+                sender.send_data(Bytes::from_static(piece.as_bytes())).await.unwrap();
+            }
+            sender.send_trailers(odd.clone()).await.unwrap();
+            let answer = calling.await.unwrap();
+            let seen = if peek.is_some() { TRANSIENT } else { Verdict::Success };
+            assert_eq!(verdict(&answer), seen, "{peek:?} {pieces:?}");
+            let mut body = answer.into_body();
+            for piece in pieces {
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), *piece);
+            }
+            let error = body.frame().await.unwrap().unwrap_err();
+            assert!(find::<Truncated>(&*error).is_some(), "{error:?}");
+            assert!(body.frame().await.is_none() && body.is_end_stream());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
