@@ -3,6 +3,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Settle, Verdict, Watch};
+use bytes::Buf;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -96,8 +97,9 @@ where
             Some(Ok(frame)) => match frame.trailers_ref() {
                 Some(trailers) => Some(this.grpc.end_verdict(End::of_trailers(trailers))),
                 None => {
-                    *this.flowing = true;
-                    this.stream.then_some(Verdict::Success)
+                    // An empty frame is no message.
+                    *this.flowing |= frame.data_ref().is_some_and(Buf::has_remaining);
+                    (*this.stream && *this.flowing).then_some(Verdict::Success)
                 }
             },
             Some(Err(error)) => Some(error_verdict(&**error)),

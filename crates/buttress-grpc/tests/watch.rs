@@ -131,3 +131,14 @@ async fn a_body_that_is_dropped_is_abandoned_before_its_first_message_and_neutra
     drop(body);
     assert_eq!(log.take(), [Some(Verdict::Ignored)], "an hour of messages is no failure");
 }
+
+/// HTTP/2 ends many a stream with an empty frame, and a proxy that breaks off may send no more than that.
+#[tokio::test]
+async fn an_empty_frame_is_no_message() {
+    let log = Log::default();
+    let (mut sender, mut body) = log.watch(Response::builder());
+    sender.send_data(Bytes::new()).await.unwrap();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    assert_eq!(log.take(), [None], "nothing has flowed");
+}
