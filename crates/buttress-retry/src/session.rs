@@ -124,7 +124,8 @@ impl Session {
             Kind::Refused => config.retry_refused,
             Kind::Permanent => false,
         };
-        if (hint == Hint::DoNotRetry || retryable) && !rehearse {
+        // What a layer of ours refused says nothing of the dependency.
+        if (hint == Hint::DoNotRetry || retryable) && kind != Kind::Refused && !rehearse {
             config.budget.failure();
         }
         if hint == Hint::DoNotRetry {
@@ -391,5 +392,16 @@ mod tests {
             ));
         }
         assert_eq!(config.budget.tokens(), 1.0);
+        // Nor does it count among the failures that gRPC's throttle hears of.
+        let config = config.max_retries(5).budget(Budget::grpc_throttle(4, 0.1).unwrap());
+        for _ in 0..5 {
+            next(
+                &mut Session::new(&config, None, Instant::now()),
+                &config,
+                Verdict::failure(Kind::Refused),
+                FACTS,
+            );
+        }
+        assert_eq!(config.budget.tokens(), 4.0);
     }
 }
