@@ -11,7 +11,10 @@ use crate::window::Window;
 
 /// A time: text such as `1.5s` or `250ms`, or a number of milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "it must be a time such as \"1.5s\" or \"250ms\", or a whole number of milliseconds"
+)]
 pub(crate) enum Time {
     Millis(u64),
     Text(String),

@@ -156,6 +156,8 @@ fn a_mistake_is_named_with_its_line_and_its_field() {
         ("version = 1\nlayer = 3", Some(2), "unknown field `layer`"),
         ("version = 1\n[[layers.a]]\nfault = \"hang\"\nrat = 1", Some(4), "unknown field `rat`"),
         ("version = 1\n[[layers.a]]\nfault = \"hang\"\nrate = \"x\"", Some(4), "invalid type: string \"x\""),
+        ("version = 1\n[[layers.a]]\nfault = \"hang\"\nfrom = 1.5", Some(4), "a time such as"),
+        ("version = 1\n[[layers.a]]\nfault = \"hang\"\nfrom = -1", Some(4), "a time such as"),
         ("version = 1\nseed = ", Some(2), ""),
         (
             "version = 1\n\n[[layers.a]]\nfault = \"hang\"\nrate = 1.5",
