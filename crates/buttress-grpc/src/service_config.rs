@@ -149,7 +149,8 @@ impl ServiceConfig {
         self
     }
 
-    /// Retries this method, or all of this service's, in this way.
+    /// Retries this method, or all of this service's, in this way. As gRPC has it, only the most specific name counts: a method
+    /// that is named beside its service has nothing of what is said of the service, its `timeout` included.
     #[must_use]
     pub fn retry(mut self, name: &str, policy: RetryPolicy) -> Self {
         self.methods.entry(plain(name)).or_default().retry = Some(policy);

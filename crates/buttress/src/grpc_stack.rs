@@ -30,7 +30,8 @@ use crate::stack::{check_name, observer};
 /// # }
 /// ```
 ///
-/// What is set explicitly counts, whichever comes first.
+/// What is set explicitly counts, whichever comes first; only a [`service_config`](GrpcBuilder::service_config) takes the place
+/// of what was said of methods before it.
 #[derive(Clone)]
 pub struct GrpcBuilder {
     name: Arc<str>,
