@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::{BoxError, Elapsed, Timer};
+use buttress_core::{BoxError, Elapsed, Judged, Timer, Verdict};
 use bytes::Buf;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -16,7 +16,8 @@ use crate::grpc::{End, error_verdict};
 ///
 /// * A body that ends without a status fails with [`Truncated`]: a client such as tonic would take what came for all there is.
 /// * A body that has not ended when the time of a call is over that has a `grpc-timeout`, or whose method has a `timeout`, fails
-///   with [`Elapsed`], and what lies below is dropped.
+///   with [`Elapsed`], and what lies below is dropped. To a breaker that is a time-out of the server's, or neutral if its reader
+///   comes too late for what is there.
 ///
 /// With the feature `tonic` both are the source of a status: `INTERNAL` and `DEADLINE_EXCEEDED`, as gRPC's own clients have it.
 #[derive(Debug)]
@@ -144,9 +145,9 @@ where
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = match (Pin::new(body).poll_frame(cx), &mut self.time) {
-            // A slow reader of a fast stream never waits.
+            // A slow reader of a fast stream never waits; that it is late is no fault of the server's.
             (Poll::Ready(Some(Ok(frame))), Some(time)) if frame.is_data() && time.is_over() => {
-                Some(Err(time.error()))
+                Some(Err(error(Judged::new(Verdict::Ignored, time.elapsed()))))
             }
             (Poll::Ready(frame), _) => frame.map(|frame| frame.map_err(Into::into)),
             (Poll::Pending, None) => return Poll::Pending,
@@ -188,15 +189,15 @@ impl Time {
             }
         }
         ready!(self.timer.poll(cx));
-        Poll::Ready(self.error())
+        Poll::Ready(error(self.elapsed()))
     }
 
     fn is_over(&self) -> bool {
         self.deadline <= Instant::now()
     }
 
-    fn error(&self) -> BoxError {
-        error(Elapsed::new(Arc::clone(&self.method), self.limit))
+    fn elapsed(&self) -> Elapsed {
+        Elapsed::new(Arc::clone(&self.method), self.limit)
     }
 }
 

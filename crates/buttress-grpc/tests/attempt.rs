@@ -204,6 +204,8 @@ async fn a_body_that_never_lets_its_reader_wait_is_over_in_time_too() {
     };
     assert_eq!(started.elapsed(), Duration::from_secs(5));
     assert!(find::<Elapsed>(&*error).is_some(), "{error:?}");
+    let verdict = Classify::<Answer>::classify(&Grpc::new(), Err(&*error));
+    assert_eq!(verdict, Verdict::Ignored, "it is the reader that was slow");
     assert!(body.frame().await.is_none());
 }
 
