@@ -8,7 +8,7 @@ use buttress_core::{
 use http::Response;
 
 use crate::code::{Code, Codes};
-use crate::grpc::{Grpc, Judged, Noted, error_verdict};
+use crate::grpc::{Grpc, Judged, Noted, error_code, error_verdict};
 
 /// As [`Grpc`], for a retry that stands under a [`CallLayer`](crate::CallLayer): where a method has a policy of its own, its
 /// list of codes decides what is retried, whatever the table says.
@@ -117,11 +117,9 @@ pub(crate) struct Unlisted {
 impl Unlisted {
     /// The error as it came, if these codes are the only ones that are retried and its own is not among them.
     pub(crate) fn mark(error: BoxError, codes: Option<Codes>) -> BoxError {
-        let (code, _) = Grpc::judge_error(&*error);
-        match codes {
-            Some(codes) if !codes.contains(code) => Box::new(Self { code, source: error }),
-            _ => error,
-        }
+        let Some(codes) = codes else { return error };
+        let code = error_code(error_verdict(&*error));
+        if codes.contains(code) { error } else { Box::new(Self { code, source: error }) }
     }
 }
 
@@ -144,10 +142,13 @@ mod tests {
     use std::io;
 
     fn verdict(code: Code, hint: Hint, codes: Option<&[Code]>) -> Verdict {
+        verdict_on(End::Status { code, hint }, codes)
+    }
+
+    fn verdict_on(end: End, codes: Option<&[Code]>) -> Verdict {
         let codes = codes.map(|codes| codes.iter().copied().collect());
         let mut response = Response::new(());
-        let end = Some(End::Status { code, hint });
-        response.extensions_mut().insert(Noted { codes, end, stream: false });
+        response.extensions_mut().insert(Noted { codes, end: Some(end), stream: false });
         ByMethod::default().classify(Ok(&response))
     }
 
@@ -177,6 +178,19 @@ mod tests {
                     "{code} {codes:?}"
                 );
             }
+        }
+    }
+
+    /// As one that comes before it.
+    #[test]
+    fn an_error_that_comes_after_the_message_has_the_code_that_is_listed_for_it() {
+        for (kind, code, other) in [
+            (Kind::Timeout, Code::DeadlineExceeded, Code::Unavailable),
+            (Kind::Transient, Code::Unavailable, Code::DeadlineExceeded),
+        ] {
+            let failed = End::Failed(Verdict::failure(kind));
+            assert_eq!(verdict_on(failed, Some(&[code])), Verdict::failure(kind), "{kind:?}");
+            assert_eq!(verdict_on(failed, Some(&[other])), Verdict::failure(Kind::Permanent), "{kind:?}");
         }
     }
 

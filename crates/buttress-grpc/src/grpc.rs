@@ -152,7 +152,7 @@ impl Grpc {
         match noted.or_else(|| End::of(headers)) {
             Some(end @ End::Status { code, hint }) => Judged { code, verdict: self.end_verdict(end), hint },
             Some(End::Truncated) => Judged::failed(Code::Internal, self.end_verdict(End::Truncated)),
-            Some(end @ End::Failed(_)) => Judged::failed(Code::Unavailable, self.end_verdict(end)),
+            Some(End::Failed(verdict)) => Judged::failed(error_code(verdict), verdict),
             None if status == StatusCode::OK => {
                 Judged { code: Code::Ok, verdict: Verdict::Success, hint: Hint::None }
             }
@@ -172,15 +172,13 @@ impl Grpc {
         };
         Judged { code, verdict: hinted(verdict, hint), hint }
     }
+}
 
-    /// The code that stands for an error, and what the error means.
-    pub(crate) fn judge_error(error: ErrorRef<'_>) -> (Code, Verdict) {
-        let verdict = error_verdict(error);
-        let code = match verdict {
-            Verdict::Failure { kind: Kind::Timeout, .. } => Code::DeadlineExceeded,
-            _ => Code::Unavailable,
-        };
-        (code, verdict)
+/// The code that stands for an error that is judged like this.
+pub(crate) fn error_code(verdict: Verdict) -> Code {
+    match verdict {
+        Verdict::Failure { kind: Kind::Timeout, .. } => Code::DeadlineExceeded,
+        _ => Code::Unavailable,
     }
 }
 
