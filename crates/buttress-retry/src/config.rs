@@ -52,7 +52,8 @@ pub enum HintRule {
         /// How much longer than computed it may get.
         extra: Duration,
     },
-    /// Exactly the hint, without jitter; the backoff then starts again (gRPC A6). A longer one counts as the cap.
+    /// Exactly the hint, without jitter; the backoff then starts again (gRPC A6). A longer one counts as the cap. What a
+    /// layer of ours asks for, such as an open circuit, gets jitter all the same.
     Exact {
         /// The longest delay.
         cap: Duration,

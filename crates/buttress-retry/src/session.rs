@@ -203,8 +203,13 @@ impl Session {
             HintRule::Clamp { extra } => {
                 Ok((asked.min(computed.saturating_add(extra)).max(computed), Some(asked)))
             }
+            // No server asked for this, and all who wait for one circuit would come back at the same moment.
+            HintRule::Exact { cap } if kind == Kind::Refused => {
+                Ok((self.above(config, facts, now, asked.min(cap)).max(computed), Some(asked)))
+            }
             HintRule::Exact { cap } => {
                 self.delays.restart();
+                self.throttled.iter_mut().for_each(Delays::restart);
                 Ok((asked.min(cap), Some(asked)))
             }
         }
@@ -301,6 +306,28 @@ mod tests {
         assert_eq!(delays, [1, 2, 5, 1, 2, 0, 1, 300]);
         let stop = transient.with_hint(Hint::DoNotRetry);
         assert_eq!(next(&mut session, &config, stop, FACTS), Next::Stop(Stop::DoNotRetry));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pushback_starts_the_schedule_of_throttling_again_too() {
+        let slow = Backoff::exponential(secs(10), 2.0, secs(1000)).unwrap().jitter(Jitter::None);
+        let config = config().hints(HintRule::Exact { cap: secs(300) }).throttled_backoff(slow);
+        let throttled = Verdict::failure(Kind::Throttled);
+        let mut session = Session::new(&config, None, Instant::now());
+        let delays = [throttled, throttled, hinted(5), throttled];
+        let delays = delays.map(|verdict| delay(next(&mut session, &config, verdict, FACTS)).as_secs());
+        assert_eq!(delays, [10, 20, 5, 10]);
+    }
+
+    /// Ten thousand that wait for one circuit would come back in one moment, and all but a few be refused again.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_layer_of_ours_asks_for_is_no_pushback() {
+        let config = config().retry_refused(true).hints(HintRule::Exact { cap: secs(300) });
+        let refused = Verdict::failure(Kind::Refused).with_hint(Hint::RetryAfter(secs(30)));
+        let delay = || delay(next(&mut Session::new(&config, None, Instant::now()), &config, refused, FACTS));
+        let delays: Vec<_> = (0..100).map(|_| delay()).collect();
+        assert!(delays.iter().all(|delay| (secs(30)..=secs(45)).contains(delay)), "{delays:?}");
+        assert!(delays.iter().any(|delay| *delay > secs(36)), "{delays:?}");
     }
 
     #[tokio::test(start_paused = true)]
