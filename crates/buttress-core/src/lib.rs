@@ -68,11 +68,11 @@ pub use clock::{Clock, NoTimer};
 pub use error::{BoxError, ConfigError, Elapsed, Exhausted, Judged, Stop, chain, find, own_verdict};
 pub use jitter::Jitter;
 pub use mode::{Mode, ModeCell};
-pub use observe::{Event, Observe, Observer, observe_fn};
+pub use observe::{Event, IdempotencyResult, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};
 pub use rng::Rng;
 pub use strategy::{
-    Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Replay, Seal,
+    CallKey, Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Replay, Seal,
     key_by,
 };
 pub use timer::{Countdown, Timer};

@@ -4,10 +4,9 @@
 //! own. [`Plain`] and [`CloneReplay`] serve any type; `buttress-http` has those for HTTP.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, Ready, ready};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -122,6 +121,20 @@ pub struct Carried {
     pub attempt_limit: Option<Duration>,
 }
 
+/// The idempotency key of one logical call, shared by all its attempts.
+///
+/// A retry puts an empty one beside a request that has no key, so that a layer *inside* it that makes a key for the first
+/// attempt finds the same key at every other one. In the extensions of HTTP requests.
+#[derive(Clone, Debug, Default)]
+pub struct CallKey(Arc<OnceLock<Arc<str>>>);
+
+impl CallKey {
+    /// The key of the call; made now if there is none yet.
+    pub fn get_or_make(&self, make: impl FnOnce() -> Arc<str>) -> Arc<str> {
+        Arc::clone(self.0.get_or_init(make))
+    }
+}
+
 /// Carries nothing.
 impl<M> Carry<M> for () {
     const ACTIVE: bool = false;
@@ -180,11 +193,11 @@ pub struct Captured<R> {
 
 /// Withholds the end of a live response; released when dropped.
 #[derive(Debug, Default)]
-pub struct Seal(Option<tokio::sync::oneshot::Sender<Infallible>>);
+pub struct Seal(Option<tokio::sync::oneshot::Sender<crate::BoxError>>);
 
 impl Seal {
-    /// A seal, and what resolves (to an error) once it is released.
-    pub fn new() -> (Self, tokio::sync::oneshot::Receiver<Infallible>) {
+    /// A seal, and what resolves once it is broken: to the error of [`fail`](Seal::fail), or closed once it is released.
+    pub fn new() -> (Self, tokio::sync::oneshot::Receiver<crate::BoxError>) {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         (Self(Some(sender)), receiver)
     }
@@ -192,6 +205,14 @@ impl Seal {
     /// Lets the live response end.
     pub fn release(self) {
         drop(self.0);
+    }
+
+    /// Lets the live response fail in place of its end: what was recorded is not the answer of this call.
+    pub fn fail(self, error: impl Into<crate::BoxError>) {
+        if let Some(sender) = self.0 {
+            // Nobody may be reading any more.
+            let _ = sender.send(error.into());
+        }
     }
 }
 
@@ -353,5 +374,19 @@ mod tests {
         let (seal, released) = Seal::new();
         drop(seal);
         assert!(released.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_seal_can_end_a_response_with_an_error() {
+        let (seal, released) = Seal::new();
+        seal.fail("lost");
+        assert_eq!(released.await.unwrap().to_string(), "lost");
+    }
+
+    #[test]
+    fn clones_of_a_call_share_its_key() {
+        let call = CallKey::default();
+        assert_eq!(&*call.clone().get_or_make(|| "a".into()), "a");
+        assert_eq!(&*call.get_or_make(|| "b".into()), "a");
     }
 }

@@ -1,4 +1,3 @@
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -6,17 +5,18 @@ use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Capture, Captured, Seal};
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use http::{HeaderName, Response, header};
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 
 use crate::replay_body::concat;
+use crate::stored::StoredResponse;
 
 /// Stores HTTP responses: status, headers (but hop-by-hop ones and `Date`), the body up to a cap, and trailers.
 ///
 /// The caller gets the body as it streams; its end is withheld until the record is durable. A body over the cap is
-/// delivered all the same, and its record is marked as incomplete.
+/// delivered all the same, and its record is marked as incomplete. A caller that drops the response before its end does not
+/// stop the recording: the rest is read for it.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpCapture {
     cap: usize,
@@ -33,31 +33,6 @@ impl Default for HttpCapture {
     /// 1 MiB.
     fn default() -> Self {
         Self::up_to(1024 * 1024)
-    }
-}
-
-/// A response as it is stored.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoredResponse {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers that are replayed.
-    pub headers: HeaderMap,
-    /// The body; `None` if it was larger than the cap.
-    pub body: Option<Bytes>,
-    /// What came after the body.
-    pub trailers: Option<HeaderMap>,
-}
-
-impl fmt::Debug for StoredResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers and bodies hold secrets.
-        let length = self.body.as_ref().map(Bytes::len);
-        f.debug_struct("StoredResponse")
-            .field("status", &self.status)
-            .field("length", &length)
-            .finish_non_exhaustive()
     }
 }
 
@@ -105,9 +80,9 @@ where
 {
     type Response = Response<Answer<B>>;
     type Record = StoredResponse;
-    type Recording = Recording;
+    type Recording = Recording<B>;
 
-    fn capture(&self, response: Response<B>) -> (Response<Answer<B>>, Recording) {
+    fn capture(&self, response: Response<B>) -> (Response<Answer<B>>, Recording<B>) {
         let (parts, body) = response.into_parts();
         let mut headers = parts.headers.clone();
         let named: Vec<HeaderName> = headers
@@ -122,86 +97,150 @@ where
         }
         let record = StoredResponse { status: parts.status, headers, body: None, trailers: None };
         let (done, recording) = oneshot::channel();
-        let mut tape = Tape {
-            done: Some(done),
-            record: Some(record),
-            data: Vec::new(),
-            left: Some(self.cap),
-            held: [None, None],
-            sealed: None,
-        };
+        let tape = Tape { record, data: Vec::new(), left: Some(self.cap), held: [None, None] };
+        let ended = body.is_end_stream();
+        let mut live = Live { reel: Some(Reel { body: Box::pin(body), tape }), done: Some(done), sealed: None };
         // Nobody reads a body that has nothing to read.
-        if body.is_end_stream() {
-            tape.finish();
+        if ended {
+            live.finish();
         }
-        (Response::from_parts(parts, Answer { from: From::Service { body, tape } }), Recording { recording })
+        let answer = Answer { from: From::Service(live) };
+        (Response::from_parts(parts, answer), Recording { state: Recorder::Listening(recording) })
     }
 
     fn restore(&self, record: &StoredResponse) -> Result<Response<Answer<B>>, BoxError> {
         let body = record.body.clone().ok_or(Incomplete)?;
         let data = Some(body).filter(|data| !data.is_empty()).map(Frame::data);
         let frames = [data, record.trailers.clone().map(Frame::trailers)];
-        let mut response = Response::new(Answer { from: From::Store { frames } });
+        let mut response = Response::new(Answer { from: From::Store(frames) });
         *response.status_mut() = record.status;
         *response.headers_mut() = record.headers.clone();
         Ok(response)
     }
 }
 
-/// Resolves to the record when the body has been read to its end.
-#[derive(Debug)]
-pub struct Recording {
-    recording: oneshot::Receiver<Captured<StoredResponse>>,
+/// Resolves to the record when the body has been read to its end. Where the response is dropped before that, this reads the
+/// rest of it, as far as the cap.
+pub struct Recording<B> {
+    state: Recorder<B>,
 }
 
-impl Future for Recording {
+enum Recorder<B> {
+    Listening(oneshot::Receiver<Told<B>>),
+    Reading(Reel<B>),
+}
+
+/// What the live response says in the end.
+enum Told<B> {
+    Whole(Captured<StoredResponse>),
+    /// It was dropped, and this is left.
+    Rest(Reel<B>),
+}
+
+impl<B> fmt::Debug for Recording<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recording")
+    }
+}
+
+impl<B> Future for Recording<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
     type Output = Result<Captured<StoredResponse>, BoxError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.recording).poll(cx).map_err(|_| CutShort.into())
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.state {
+                Recorder::Listening(told) => match ready!(Pin::new(told).poll(cx)) {
+                    Ok(Told::Whole(captured)) => return Poll::Ready(Ok(captured)),
+                    Ok(Told::Rest(reel)) => this.state = Recorder::Reading(reel),
+                    Err(_) => return Poll::Ready(Err(CutShort.into())),
+                },
+                Recorder::Reading(reel) => {
+                    if reel.tape.left.is_some() {
+                        if let Some(frame) = ready!(reel.poll_frame(cx)) {
+                            frame?;
+                            continue;
+                        }
+                    }
+                    let record = reel.tape.finish();
+                    return Poll::Ready(Ok(Captured { record, seal: Seal::default() }));
+                }
+            }
+        }
     }
 }
 
-pin_project! {
-    /// A body that comes from the service or from a store.
-    #[derive(Debug)]
-    pub struct Answer<B> {
-        #[pin]
-        from: From<B>,
-    }
+/// A body that comes from the service or from a store.
+pub struct Answer<B> {
+    from: From<B>,
 }
 
-pin_project! {
-    #[project = FromProj]
-    #[derive(Debug)]
-    enum From<B> {
-        Service { #[pin] body: B, tape: Tape },
-        Store { frames: Frames },
-    }
+enum From<B> {
+    Service(Live<B>),
+    Store(Frames),
 }
 
 impl<B> Answer<B> {
     /// Whether it was stored, and does not come from the service.
     pub fn is_stored(&self) -> bool {
-        matches!(self.from, From::Store { .. })
+        matches!(self.from, From::Store(_))
     }
+}
+
+impl<B> fmt::Debug for Answer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_stored() { "Answer(stored)" } else { "Answer(live)" })
+    }
+}
+
+/// A body that is told while it is recorded.
+struct Live<B> {
+    /// Until the response is dropped.
+    reel: Option<Reel<B>>,
+    done: Option<oneshot::Sender<Told<B>>>,
+    /// Resolves when the record is durable, to an error if it is not the answer.
+    sealed: Option<oneshot::Receiver<BoxError>>,
+}
+
+impl<B> Live<B> {
+    /// Hands over the record.
+    fn finish(&mut self) {
+        let (Some(done), Some(reel)) = (self.done.take(), &mut self.reel) else { return };
+        let (seal, sealed) = Seal::new();
+        // Nobody may be waiting for the record; the seal is then released at once.
+        let _ = done.send(Told::Whole(Captured { record: reel.tape.finish(), seal }));
+        self.sealed = Some(sealed);
+    }
+}
+
+impl<B> Drop for Live<B> {
+    fn drop(&mut self) {
+        if let (Some(done), Some(reel)) = (self.done.take(), self.reel.take()) {
+            let _ = done.send(Told::Rest(reel));
+        }
+    }
+}
+
+struct Reel<B> {
+    body: Pin<Box<B>>,
+    tape: Tape,
 }
 
 /// Data and trailers that are still to be told.
 type Frames = [Option<Frame<Bytes>>; 2];
 
 /// A recording in progress.
-#[derive(Debug)]
 struct Tape {
-    done: Option<oneshot::Sender<Captured<StoredResponse>>>,
-    record: Option<StoredResponse>,
+    record: StoredResponse,
     data: Vec<Bytes>,
     /// What is left of the cap; `None` once the body has exceeded it.
     left: Option<usize>,
     /// The end, as far as it has been seen: it is told when the record is durable.
     held: Frames,
-    /// Resolves when that is so.
-    sealed: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl Tape {
@@ -213,15 +252,48 @@ impl Tape {
         }
     }
 
-    /// Hands over the record.
-    fn finish(&mut self) {
-        let (Some(done), Some(mut record)) = (self.done.take(), self.record.take()) else { return };
+    /// What is to be stored.
+    fn finish(&mut self) -> StoredResponse {
+        let mut record = self.record.clone();
         record.body = self.left.map(|_| concat(&std::mem::take(&mut self.data)));
         record.trailers = self.held[1].as_ref().and_then(Frame::trailers_ref).cloned();
-        let (seal, sealed) = Seal::new();
-        // Nobody may be waiting for the record; the seal is then released at once.
-        let _ = done.send(Captured { record, seal });
-        self.sealed = Some(sealed);
+        record
+    }
+}
+
+impl<B> Reel<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// The next frame that may be told before the record is durable; `None` at the end.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => frame.map_data(|mut data| data.copy_to_bytes(data.remaining())),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(None),
+            };
+            let Some(data) = frame.data_ref() else {
+                self.tape.held[1] = Some(frame);
+                continue;
+            };
+            if data.is_empty() {
+                continue;
+            }
+            self.tape.record(data);
+            // Whoever knows the length takes the last of it for the end: that is withheld, too.
+            let last = self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
+            let told = if last || self.tape.held[0].is_some() {
+                // What was taken for the last before was not.
+                self.tape.held[0].replace(frame)
+            } else {
+                Some(frame)
+            };
+            if let Some(told) = told {
+                return Poll::Ready(Some(Ok(told)));
+            }
+        }
     }
 }
 
@@ -245,67 +317,50 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let (mut body, tape) = match self.project().from.project() {
-            FromProj::Store { frames } => return Poll::Ready(next(frames)),
-            FromProj::Service { body, tape } => (body, tape),
+        let live = match &mut self.get_mut().from {
+            From::Store(frames) => return Poll::Ready(next(frames)),
+            From::Service(live) => live,
         };
         loop {
-            if let Some(sealed) = &mut tape.sealed {
+            let Some(reel) = &mut live.reel else { return Poll::Ready(None) };
+            if let Some(sealed) = &mut live.sealed {
                 if !sealed.is_terminated() {
-                    let _ = ready!(Pin::new(sealed).poll(cx));
+                    if let Ok(error) = ready!(Pin::new(sealed).poll(cx)) {
+                        reel.tape.held = [None, None];
+                        return Poll::Ready(Some(Err(error)));
+                    }
                 }
-                return Poll::Ready(next(&mut tape.held));
+                return Poll::Ready(next(&mut reel.tape.held));
             }
-            let frame = match ready!(body.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => frame.map_data(|mut data| data.copy_to_bytes(data.remaining())),
+            match ready!(reel.poll_frame(cx)) {
+                Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Some(Err(error)) => {
-                    tape.done = None;
-                    return Poll::Ready(Some(Err(error.into())));
+                    live.done = None;
+                    return Poll::Ready(Some(Err(error)));
                 }
-                None => {
-                    tape.finish();
-                    continue;
-                }
-            };
-            let Some(data) = frame.data_ref() else {
-                tape.held[1] = Some(frame);
-                continue;
-            };
-            if data.is_empty() {
-                continue;
-            }
-            tape.record(data);
-            // Whoever knows the length takes the last of it for the end: that is withheld, too.
-            let last = body.is_end_stream() || body.size_hint().exact() == Some(0);
-            let told = if last || tape.held[0].is_some() {
-                // What was taken for the last before was not.
-                tape.held[0].replace(frame)
-            } else {
-                Some(frame)
-            };
-            if let Some(told) = told {
-                return Poll::Ready(Some(Ok(told)));
+                None => live.finish(),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Store { frames } => frames.iter().all(Option::is_none),
-            From::Service { tape, .. } => {
-                let told = tape.held.iter().all(Option::is_none);
-                told && tape.sealed.as_ref().is_some_and(oneshot::Receiver::is_terminated)
+            From::Store(frames) => frames.iter().all(Option::is_none),
+            From::Service(live) => {
+                let told = live.reel.as_ref().is_none_or(|reel| reel.tape.held.iter().all(Option::is_none));
+                told && live.sealed.as_ref().is_some_and(oneshot::Receiver::is_terminated)
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Store { frames } => SizeHint::with_exact(data_left(frames)),
-            From::Service { body, tape } => {
+            From::Store(frames) => SizeHint::with_exact(data_left(frames)),
+            From::Service(Live { reel: None, .. }) => SizeHint::with_exact(0),
+            From::Service(Live { reel: Some(reel), sealed, .. }) => {
                 // What is withheld has left the body, but not yet arrived.
-                let held = data_left(&tape.held);
-                let rest = if tape.sealed.is_some() { SizeHint::with_exact(0) } else { body.size_hint() };
+                let held = data_left(&reel.tape.held);
+                let rest = if sealed.is_some() { SizeHint::with_exact(0) } else { reel.body.size_hint() };
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower() + held);
                 if let Some(upper) = rest.upper() {

@@ -74,6 +74,17 @@ impl Problem {
         Self { status, detail, retry_after }
     }
 
+    /// A problem of the server's own.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), retry_after: None }
+    }
+
+    /// The same problem, to be tried again after this time.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
+    }
+
     /// The same problem with this status.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {

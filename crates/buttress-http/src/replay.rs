@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use buttress_core::{BoxError, Carried, Replay};
+use buttress_core::{BoxError, CallKey, Carried, Replay};
 use http::{HeaderName, Method, Request};
 use http_body::Body;
 
@@ -121,7 +121,11 @@ where
         request.map(ReplayBody::unrecorded)
     }
 
-    fn save(&self, request: Request<B>) -> (Self::Request, Saved<B>) {
+    fn save(&self, mut request: Request<B>) -> (Self::Request, Saved<B>) {
+        // A layer inside this retry may make a key: the next attempt has to find it.
+        if !self.is_repeatable(&request) {
+            request.extensions_mut().get_or_insert_default::<CallKey>();
+        }
         let (parts, body) = request.into_parts();
         let body = ReplayBody::new(body, self.per_request, &self.pool);
         let saved = Saved(Request::from_parts(parts.clone(), body.fork()));

@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{CallResult, CircuitState, Event, Observe};
+use super::{CallResult, CircuitState, Event, IdempotencyResult, Observe};
 use crate::verdict::Verdict;
 
 /// Counts the events of one service through the `metrics` crate.
@@ -15,6 +15,7 @@ use crate::verdict::Verdict;
 /// | `retry_budget_tokens` (gauge) | `service` |
 /// | `retry_attempt_seconds`, `retry_backoff_seconds` (histograms) | `service` |
 /// | `deadline_elapsed_total` | `service` |
+/// | `idempotency_outcomes_total` | `service`, `outcome` |
 ///
 /// The handles are registered once, at the first event, so that a recorder installed after the stack was built still
 /// gets them; they are never looked up per call. A keyed breaker moves the gauge of its service with each of its keys.
@@ -35,6 +36,8 @@ struct Handles {
     backoff_seconds: Histogram,
     budget_tokens: Gauge,
     elapsed: Counter,
+    /// In the order of [`IdempotencyResult::ALL`].
+    idempotency: [Counter; IdempotencyResult::ALL.len()],
 }
 
 impl Metrics {
@@ -73,6 +76,9 @@ impl Handles {
             backoff_seconds: histogram!("retry_backoff_seconds", "service" => service()),
             budget_tokens: gauge!("retry_budget_tokens", "service" => service()),
             elapsed: counter!("deadline_elapsed_total", "service" => service()),
+            idempotency: IdempotencyResult::ALL.map(|outcome| {
+                counter!("idempotency_outcomes_total", "service" => service(), "outcome" => outcome.as_str())
+            }),
         }
     }
 }
@@ -95,6 +101,7 @@ impl Observe for Metrics {
             Event::Backoff { delay, .. } => handles.backoff_seconds.record(delay.as_secs_f64()),
             Event::Budget { tokens } => handles.budget_tokens.set(*tokens),
             Event::Elapsed { .. } => handles.elapsed.increment(1),
+            Event::Idempotency(outcome) => handles.idempotency[*outcome as usize].increment(1),
             _ => {}
         }
     }
@@ -110,6 +117,7 @@ mod tests {
     #[test]
     fn each_result_has_a_counter_of_its_own() {
         assert!(CALLS.iter().enumerate().all(|(at, result)| place(*result) == at));
+        assert!(IdempotencyResult::ALL.iter().enumerate().all(|(at, outcome)| *outcome as usize == at));
     }
 
     #[test]
@@ -121,6 +129,7 @@ mod tests {
             observer.event("datadog", &Event::Call(CallResult::Success));
             observer.event("datadog", &Event::Call(CallResult::Refused));
             observer.event("datadog", &Event::Call(CallResult::Refused));
+            observer.event("datadog", &Event::Idempotency(IdempotencyResult::Replayed));
             observer.event("datadog", &Event::Budget { tokens: 4.5 });
             let (from, to) = (CircuitState::HalfOpen, CircuitState::Isolated);
             observer.event(

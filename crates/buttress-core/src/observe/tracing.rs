@@ -1,6 +1,6 @@
 use tracing::{debug, error, info, warn};
 
-use super::{CircuitState, Event, Observe, Severity};
+use super::{CircuitState, Event, IdempotencyResult, Observe, Severity};
 
 /// Reports each event through `tracing`, target `buttress`, field `service`.
 ///
@@ -57,6 +57,17 @@ impl Observe for Tracing {
             Event::Injected { fault, enforced } => {
                 warn!(target: "buttress", service, fault, enforced, "chaos")
             }
+            Event::Idempotency(outcome) => match outcome {
+                IdempotencyResult::Unknown
+                | IdempotencyResult::Lost
+                | IdempotencyResult::TooLarge
+                | IdempotencyResult::Unavailable
+                | IdempotencyResult::Unprotected
+                | IdempotencyResult::Unrecorded => {
+                    warn!(target: "buttress", service, outcome = outcome.as_str(), "idempotency")
+                }
+                _ => debug!(target: "buttress", service, outcome = outcome.as_str(), "idempotency"),
+            },
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }
     }

@@ -1,5 +1,6 @@
 use super::*;
 use buttress_testkit::clock::poll_once;
+use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Channel, Full};
 
 type Live = Answer<Channel<Bytes, BoxError>>;
@@ -120,15 +121,45 @@ async fn a_body_over_the_cap_is_delivered_and_marked() {
 }
 
 #[tokio::test]
-async fn a_body_that_fails_or_is_dropped_leaves_no_record() {
+async fn a_body_that_fails_leaves_no_record() {
     let (sender, body) = Channel::<Bytes, BoxError>::new(1);
     let (live, recording) = HttpCapture::default().capture(Response::new(body));
     sender.abort("reset".into());
     live.into_body().collect().await.unwrap_err();
     assert!(recording.await.is_err());
-    let (live, recording) = HttpCapture::default().capture(Response::new(Full::<Bytes>::from("x")));
+}
+
+/// IA-21: the answer is what the next attempt needs.
+#[tokio::test]
+async fn what_a_dropped_body_had_left_is_read_for_the_record() {
+    let (mut sender, body) = Channel::<Bytes, BoxError>::new(4);
+    let (live, recording) = HttpCapture::default().capture(Response::new(body));
+    let mut body: Live = live.into_body();
+    sender.send_data(Bytes::from_static(b"first ")).await.unwrap();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    sender.send_data(Bytes::from_static(b"second")).await.unwrap();
+    drop(sender);
+    assert_eq!(recording.await.unwrap().record.body.unwrap(), "first second");
+}
+
+#[tokio::test]
+async fn a_dropped_body_is_read_no_further_than_the_cap() {
+    let (mut sender, body) = Channel::<Bytes, BoxError>::new(4);
+    let (live, recording) = HttpCapture::up_to(3).capture(Response::new(body));
     drop(live);
-    assert!(recording.await.is_err());
+    sender.send_data(Bytes::from_static(b"four")).await.unwrap();
+    assert_eq!(recording.await.unwrap().record.body, None, "although there is no end");
+    drop(sender);
+}
+
+/// IA-10
+#[tokio::test]
+async fn a_seal_that_fails_ends_the_body_with_its_error() {
+    let (live, recording) = HttpCapture::default().capture(Response::new(Full::<Bytes>::from("mine")));
+    recording.await.unwrap().seal.fail("somebody else's call counts");
+    let error = live.into_body().collect().await.unwrap_err();
+    assert_eq!(error.to_string(), "somebody else's call counts");
 }
 
 #[tokio::test]

@@ -1,0 +1,155 @@
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll};
+
+use buttress_core::{BoxError, Captured, IdempotencyResult, Mode};
+use buttress_store::{ClaimStore, Record};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use crate::engine::{Decision, result_of};
+use crate::error::Error;
+use crate::future::{Detachable, ResponseFuture};
+use crate::handle::Idempotency;
+use crate::protocol::{Identify, Protocol};
+
+/// Carries out each call once; made by [`IdempotencyLayer`](crate::IdempotencyLayer).
+pub struct Idempotent<S, P, St> {
+    inner: S,
+    protocol: P,
+    idempotency: Idempotency<St>,
+}
+
+impl<S, P, St> Idempotent<S, P, St> {
+    pub(crate) fn new(inner: S, protocol: P, idempotency: Idempotency<St>) -> Self {
+        Self { inner, protocol, idempotency }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, P: Clone, St> Clone for Idempotent<S, P, St> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.protocol.clone(), self.idempotency.clone())
+    }
+}
+
+impl<S: fmt::Debug, P: fmt::Debug, St> fmt::Debug for Idempotent<S, P, St> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotent")
+            .field("inner", &self.inner)
+            .field("protocol", &self.protocol)
+            .field("idempotency", &self.idempotency)
+            .finish()
+    }
+}
+
+impl<S, P, St, Req> Service<Req> for Idempotent<S, P, St>
+where
+    S: Service<<P as Identify<Req>>::Request> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+    P: Identify<Req> + Protocol<S::Response, S::Error>,
+    P: Clone + Send + Sync + 'static,
+    <P as Identify<Req>>::Request: Send + 'static,
+    P::Response: Send + 'static,
+    P::Error: Send + 'static,
+    P::Recording: Future<Output = Result<Captured<Record>, BoxError>> + Send + 'static,
+    St: ClaimStore,
+    Req: Send + 'static,
+{
+    type Response = P::Response;
+    type Error = P::Error;
+    type Future = ResponseFuture<S::Future, P, Result<P::Response, P::Error>>;
+
+    /// That of the service inside.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), P::Error>> {
+        self.inner.poll_ready(cx).map_err(|error| self.protocol.fail(error))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let protocol = self.protocol.clone();
+        let engine = &self.idempotency.engine;
+        if engine.mode.get() == Mode::Off || !protocol.is_guarded(&request) {
+            return ResponseFuture::passing(self.inner.call(protocol.pass(request)), protocol);
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return ResponseFuture::refused(Error::NoRuntime, protocol);
+        };
+        // The instance that was made ready is the one that is called.
+        let unready = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, unready);
+        let (reply, answer) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let call = Call { inner, protocol, idempotency: self.idempotency.clone() };
+        let work = Box::pin(call.carry_out(request, runtime.clone(), Arc::clone(&begun), reply));
+        let (tasks, limit) = (Arc::clone(&engine.tasks), engine.config.ceiling);
+        ResponseFuture::guarded(Detachable::new(work, answer, begun, tasks, (runtime, limit)))
+    }
+}
+
+struct Call<S, P, St> {
+    inner: S,
+    protocol: P,
+    idempotency: Idempotency<St>,
+}
+
+impl<S, P, St> Call<S, P, St> {
+    async fn carry_out<Req>(
+        mut self,
+        request: Req,
+        runtime: Handle,
+        begun: Arc<AtomicBool>,
+        reply: oneshot::Sender<Result<P::Response, P::Error>>,
+    ) where
+        S: Service<<P as Identify<Req>>::Request>,
+        P: Identify<Req> + Protocol<S::Response, S::Error>,
+        St: ClaimStore,
+    {
+        let (protocol, engine) = (&self.protocol, &self.idempotency.engine);
+        let (mut request, identified) = protocol.identify(request).await;
+        let decision = match identified {
+            Ok((key, fingerprint)) => engine.decide(&runtime, &key, fingerprint).await,
+            Err(_) if engine.mode.get() == Mode::Observe => {
+                engine.report(IdempotencyResult::WouldRefuse);
+                Decision::Unprotected
+            }
+            Err(error) => {
+                engine.report(result_of(&error));
+                Decision::Refuse(error)
+            }
+        };
+        let answer = match decision {
+            Decision::Run(held) => {
+                let inner = &mut self.inner;
+                let effect = |claim| {
+                    protocol.attach(&mut request, claim);
+                    inner.call(request)
+                };
+                return held.drive(begun, protocol, effect, reply).await;
+            }
+            Decision::Replay(record) => {
+                protocol.restore(&record).or_else(|error| protocol.refuse(error))
+            }
+            Decision::Refuse(error) => protocol.refuse(error),
+            Decision::Unprotected => {
+                let enforced = engine.mode.get() == Mode::Enforce;
+                let (_, answer) = protocol.judge(self.inner.call(request).await);
+                answer.map(|response| protocol.unstored(response, enforced))
+            }
+        };
+        let _ = reply.send(answer);
+    }
+}

@@ -1,0 +1,150 @@
+//! What goes on in the background, and how it ends.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use buttress_core::Timer;
+use buttress_core::clock::after;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    /// Claims that are held, and tasks.
+    running: AtomicUsize,
+    detached: AtomicUsize,
+    closed: AtomicBool,
+    killed: AtomicBool,
+    idle: Notify,
+    kill: Notify,
+}
+
+impl Tasks {
+    pub(crate) fn begin(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Running(Arc::clone(self))
+    }
+
+    pub(crate) fn detached(&self) -> usize {
+        self.detached.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Goes on with something that nobody waits for, until it ends, for `limit` at most, or until [`Tasks::shutdown`] has had
+    /// enough.
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        limit: Duration,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let running = self.begin();
+        runtime.spawn(async move {
+            let tasks = &running.0;
+            let mut killed = pin!(tasks.kill.notified());
+            killed.as_mut().enable();
+            if tasks.killed.load(Ordering::Acquire) {
+                return;
+            }
+            let killed = async { killed.await };
+            let _ = within(limit, race(work, killed)).await;
+        });
+    }
+
+    /// The same for an effect whose caller went away.
+    pub(crate) fn detach(self: &Arc<Self>, runtime: &Handle, limit: Duration, work: BoxFuture<()>) {
+        self.detached.fetch_add(1, Ordering::Relaxed);
+        let detached = Detached(Arc::clone(self));
+        self.spawn(runtime, limit, async move {
+            let _detached = detached;
+            work.await;
+        });
+    }
+
+    /// Lets nothing begin any more and waits for what has begun; says how much was left, and is now dropped.
+    pub(crate) async fn shutdown(&self, bound: Duration) -> usize {
+        self.closed.store(true, Ordering::Release);
+        let all = async {
+            loop {
+                let mut idle = pin!(self.idle.notified());
+                idle.as_mut().enable();
+                if self.running.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        if within(bound, all).await.is_some() {
+            return 0;
+        }
+        self.killed.store(true, Ordering::Release);
+        self.kill.notify_waiters();
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+/// Something that a shutdown waits for.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Tasks>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+struct Detached(Arc<Tasks>);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        self.0.detached.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a future gives within a time, or `None`. A future that is ready at once sets no timer; without tokio's timer the
+/// time is over at once.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut timer = Timer::default();
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        if !timer.is_set() {
+            match Timer::at(after(Instant::now(), limit)) {
+                Ok(set) => timer = set,
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+        timer.poll(cx).map(|()| None)
+    })
+    .await
+}
+
+/// Ends with the first of the two, and looks at `work` first.
+pub(crate) async fn race<T>(work: impl Future<Output = T>, other: impl Future<Output = ()>) -> Option<T> {
+    let (mut work, mut other) = (pin!(work), pin!(other));
+    let mut ended = false;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        if !ended {
+            ended = other.as_mut().poll(cx).is_ready();
+        }
+        if ended { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
+}
