@@ -1,5 +1,6 @@
 //! Carries out each call once.
 
+mod client;
 mod config;
 mod engine;
 mod error;
@@ -17,12 +18,13 @@ mod service;
 mod tasks;
 mod value;
 
+pub use client::{IdempotencyKey, IdempotencyKeyLayer, KeyFuture, KeyTooOld, Stamp, StampFn, stamp_fn};
 pub use config::{Config, InFlight};
 pub use error::{Error, InvalidKey, RunError};
 pub use future::ResponseFuture;
 pub use handle::Idempotency;
 #[cfg(feature = "http")]
-pub use http::{HttpKeys, Recording, RequestBody};
+pub use http::{HeaderKey, HttpKeys, Recording, RequestBody};
 pub use key::{Claim, Hash, MAX_KEY, new_key, parse_key};
 pub use layer::IdempotencyLayer;
 pub use outcome::{OnPanic, OnUnknown, Outcome, Reconciled};
