@@ -90,6 +90,11 @@ impl<St> Idempotency<St> {
         self
     }
 
+    /// Where claims and answers are kept.
+    pub fn store(&self) -> &St {
+        &self.engine.store
+    }
+
     /// The mode that calls obey.
     pub fn mode(&self) -> Mode {
         self.engine.mode.get()
