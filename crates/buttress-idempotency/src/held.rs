@@ -169,9 +169,10 @@ impl<St: ClaimStore> Held<St> {
         let recorded = match poll_fn(|cx| Poll::Ready(recording.as_mut().poll(cx))).await {
             Poll::Ready(recorded) => Some(recorded),
             Poll::Pending => {
-                // It streams from here on. A body that nobody ends is recorded until the ceiling.
+                // It streams from here on. A body that nobody ends is recorded until the ceiling, or for a lease if that has passed.
                 give(&mut waiting);
-                within(self.ceiling.saturating_duration_since(Instant::now()), recording).await
+                let left = self.ceiling.saturating_duration_since(Instant::now());
+                within(left.max(self.engine.config.lease), recording).await
             }
         };
         let Some(Ok(Captured { record, seal })) = recorded else {

@@ -99,7 +99,7 @@ async fn a_callers_own_key_is_left_alone() {
     own.headers_mut().insert("idempotency-key", "mine".parse().unwrap());
     stack.clone().oneshot(own).await.unwrap();
     stack.clone().oneshot(post().with_idempotency_key("in the body")).await.unwrap();
-    stack.clone().oneshot(Request::get("/").body(Full::default()).unwrap()).await.unwrap();
+    stack.clone().oneshot(Request::get("/").body(Full::<Bytes>::default()).unwrap()).await.unwrap();
     assert_eq!(server.keys(), [Some("mine".to_owned()), None, None]);
 }
 
