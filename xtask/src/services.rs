@@ -3,10 +3,10 @@
 use crate::run::{Failure, Step};
 
 /// What cannot be tested without them.
-pub(crate) const PACKAGES: &[&str] = &["services", "store-tests"];
+pub(crate) const PACKAGES: &[&str] = &["idempotency-tests", "services", "store-tests"];
 
 /// What is said of a run that went without them.
-pub(crate) const LEFT_OUT: &str = "the stores against PostgreSQL, Redis and a full disk (--without-services)";
+pub(crate) const LEFT_OUT: &str = "the stores and idempotency against PostgreSQL and Redis, a full disk (--without-services)";
 
 /// Makes sure that PostgreSQL and Redis are installed; the tests start servers of their own.
 pub(crate) fn ensure() -> Result<(), Failure> {

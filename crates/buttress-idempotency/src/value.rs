@@ -255,7 +255,13 @@ where
     }
 }
 
-/// What cannot be written is unknown to whoever asks again: the effect is done, and must not be repeated.
+/// An answer as [`Keyed`] and [`Idempotency::run`](crate::Idempotency::run) store it.
+///
+/// What cannot be written as JSON is unknown to whoever asks again: the effect is done, and must not be repeated.
+pub fn record_of<T: Serialize>(answer: &T) -> Record {
+    encode(answer)
+}
+
 fn encode<T: Serialize>(value: &T) -> Record {
     serde_json::to_vec(value).map_or(Record::Unknown, |json| Record::Value(json.into()))
 }
