@@ -72,8 +72,8 @@ pub use observe::{Event, IdempotencyResult, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};
 pub use rng::Rng;
 pub use strategy::{
-    CallKey, Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Replay, Seal,
-    key_by,
+    CallKey, Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain,
+    Replay, Seal, key_by,
 };
 pub use timer::{Countdown, Timer};
 pub use verdict::{Effect, Hint, Kind, Verdict};

@@ -99,7 +99,8 @@ where
         let (done, recording) = oneshot::channel();
         let tape = Tape { record, data: Vec::new(), left: Some(self.cap), held: [None, None] };
         let ended = body.is_end_stream();
-        let mut live = Live { reel: Some(Reel { body: Box::pin(body), tape }), done: Some(done), sealed: None };
+        let mut live =
+            Live { reel: Some(Reel { body: Box::pin(body), tape }), done: Some(done), sealed: None };
         // Nobody reads a body that has nothing to read.
         if ended {
             live.finish();
@@ -127,14 +128,14 @@ pub struct Recording<B> {
 
 enum Recorder<B> {
     Listening(oneshot::Receiver<Told<B>>),
-    Reading(Reel<B>),
+    Reading(Box<Reel<B>>),
 }
 
 /// What the live response says in the end.
 enum Told<B> {
     Whole(Captured<StoredResponse>),
     /// It was dropped, and this is left.
-    Rest(Reel<B>),
+    Rest(Box<Reel<B>>),
 }
 
 impl<B> fmt::Debug for Recording<B> {
@@ -179,6 +180,7 @@ pub struct Answer<B> {
     from: From<B>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a live body is the common case")]
 enum From<B> {
     Service(Live<B>),
     Store(Frames),
@@ -220,7 +222,7 @@ impl<B> Live<B> {
 impl<B> Drop for Live<B> {
     fn drop(&mut self) {
         if let (Some(done), Some(reel)) = (self.done.take(), self.reel.take()) {
-            let _ = done.send(Told::Rest(reel));
+            let _ = done.send(Told::Rest(Box::new(reel)));
         }
     }
 }

@@ -29,7 +29,10 @@ pub(crate) struct Engine<St> {
 
 impl<St> fmt::Debug for Engine<St> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("name", &self.name)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,7 +131,15 @@ impl<St: ClaimStore> Engine<St> {
             match claimed {
                 Claimed::Owned(claim) => {
                     let (engine, runtime) = (Arc::clone(self), runtime.clone());
-                    return Decision::Run(Held::new(engine, runtime, claim, fingerprint, lead, running, began));
+                    return Decision::Run(Held::new(
+                        engine,
+                        runtime,
+                        claim,
+                        fingerprint,
+                        lead,
+                        running,
+                        began,
+                    ));
                 }
                 Claimed::Done(record) => {
                     lead.land(&record);

@@ -117,7 +117,9 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Store(error) => Some(error),
-            Self::RequestFailed(error) | Self::Unreadable(error) | Self::Unreconciled(error) => Some(&**error),
+            Self::RequestFailed(error) | Self::Unreadable(error) | Self::Unreconciled(error) => {
+                Some(&**error)
+            }
             _ => None,
         }
     }

@@ -64,7 +64,12 @@ enum Kept {
     Failed,
 }
 
-type Reply<P, Res, E> = oneshot::Sender<Result<<P as Protocol<Res, E>>::Response, <P as Protocol<Res, E>>::Error>>;
+type Reply<P, Res, E> =
+    oneshot::Sender<Result<<P as Protocol<Res, E>>::Response, <P as Protocol<Res, E>>::Error>>;
+
+/// An answer that is not given yet.
+type Waiting<P, Res, E> =
+    Option<(Reply<P, Res, E>, Result<<P as Protocol<Res, E>>::Response, <P as Protocol<Res, E>>::Error>)>;
 
 impl<St: ClaimStore> Held<St> {
     pub(crate) fn new(
@@ -97,12 +102,14 @@ impl<St: ClaimStore> Held<St> {
         let held = &self;
         let work = async move {
             let claim = Claim { claim: held.claim.clone() };
-            if held.claim.unfinished() > 0 {
-                if let Some(answer) = held.look_first(protocol, &claim).await {
-                    let answer = answer.and_then(|record| protocol.restore(&record));
-                    let _ = reply.send(answer.or_else(|error| protocol.refuse(error)));
-                    return;
-                }
+            let known = match held.claim.unfinished() {
+                0 => None,
+                _ => held.look_first(protocol, &claim).await,
+            };
+            if let Some(answer) = known {
+                let answer = answer.and_then(|record| protocol.restore(&record));
+                let _ = reply.send(answer.or_else(|error| protocol.refuse(error)));
+                return;
             }
             held.begun.store(true, Ordering::Release);
             let answer = effect(claim).await;
@@ -160,7 +167,7 @@ impl<St: ClaimStore> Held<St> {
             }
         };
         if let Some(taken) = self.taken_over().await {
-            let _ = reply.send(self.answer_of(protocol, taken));
+            let _ = reply.send(self.answer_of(protocol, taken.as_ref()));
             return;
         }
         let (live, recording) = protocol.capture(response);
@@ -203,14 +210,14 @@ impl<St: ClaimStore> Held<St> {
         &self,
         protocol: &P,
         winner: Option<Record>,
-        waiting: Option<(Reply<P, Res, E>, Result<P::Response, P::Error>)>,
+        waiting: Waiting<P, Res, E>,
         seal: Seal,
     ) where
         P: Protocol<Res, E>,
     {
         match waiting {
             Some((reply, _)) => {
-                let _ = reply.send(self.answer_of(protocol, winner));
+                let _ = reply.send(self.answer_of(protocol, winner.as_ref()));
             }
             None => {
                 self.engine.report(IdempotencyResult::Lost);
@@ -220,12 +227,12 @@ impl<St: ClaimStore> Held<St> {
         }
     }
 
-    fn answer_of<P, Res, E>(&self, protocol: &P, winner: Option<Record>) -> Result<P::Response, P::Error>
+    fn answer_of<P, Res, E>(&self, protocol: &P, winner: Option<&Record>) -> Result<P::Response, P::Error>
     where
         P: Protocol<Res, E>,
     {
         self.engine.report(IdempotencyResult::Lost);
-        let answer = match &winner {
+        let answer = match winner {
             Some(record) => {
                 self.land(record);
                 protocol.restore(record)

@@ -163,6 +163,25 @@ impl Claim {
         Self { claim: request.granted(0, 0) }
     }
 
+    /// Completes the claim in the effect's own transaction, so that what that writes and the answer become durable together,
+    /// or not at all: exactly once within one PostgreSQL. Complete last, and roll back on
+    /// [`Fenced`](buttress_store::Written::Fenced). The effect then returns the same answer, which is stored already;
+    /// [`record_of`](crate::record_of) makes its record.
+    ///
+    /// # Errors
+    ///
+    /// If the statement fails: the transaction has to be rolled back.
+    #[cfg(feature = "postgres")]
+    pub async fn complete_in(
+        &self,
+        store: &buttress_store::Postgres,
+        transaction: &tokio_postgres::Transaction<'_>,
+        record: &buttress_store::Record,
+        ttl: std::time::Duration,
+    ) -> Result<buttress_store::Written, buttress_store::StoreError> {
+        store.complete_in(transaction, &self.claim, record, ttl).await
+    }
+
     /// The claim as the store knows it.
     pub fn stored(&self) -> &buttress_store::Claim {
         &self.claim

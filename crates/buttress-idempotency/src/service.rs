@@ -140,9 +140,7 @@ impl<S, P, St> Call<S, P, St> {
                 };
                 return held.drive(begun, protocol, effect, reply).await;
             }
-            Decision::Replay(record) => {
-                protocol.restore(&record).or_else(|error| protocol.refuse(error))
-            }
+            Decision::Replay(record) => protocol.restore(&record).or_else(|error| protocol.refuse(error)),
             Decision::Refuse(error) => protocol.refuse(error),
             Decision::Unprotected => {
                 let enforced = engine.mode.get() == Mode::Enforce;

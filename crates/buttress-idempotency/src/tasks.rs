@@ -56,7 +56,6 @@ impl Tasks {
             if tasks.killed.load(Ordering::Acquire) {
                 return;
             }
-            let killed = async { killed.await };
             let _ = within(limit, race(work, killed)).await;
         });
     }

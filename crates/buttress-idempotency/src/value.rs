@@ -181,7 +181,7 @@ impl<Req: Send, Res> Identify<Req> for Keyed<Req, Res> {
     ) -> impl Future<Output = (Req, Result<(ScopedKey, Fingerprint), Error>)> + Send {
         let shared = &self.shared;
         let identified = match (shared.key)(&request) {
-            Some(key) => scoped((shared.scope)(&request), key)
+            Some(key) => scoped((shared.scope)(&request), &key)
                 .map(|key| (key, (shared.fingerprint)(&request, Hash::new()).fingerprint())),
             None => Err(Error::KeyMissing),
         };
@@ -195,16 +195,15 @@ impl<Req: Send, Res> Identify<Req> for Keyed<Req, Res> {
     }
 }
 
-pub(crate) fn scoped(scope: Cow<'_, str>, key: Cow<'_, str>) -> Result<ScopedKey, Error> {
+pub(crate) fn scoped(scope: Cow<'_, str>, key: &str) -> Result<ScopedKey, Error> {
     // A scope that is too long is hashed: it only has to be different from others.
     let scope = if scope.len() > buttress_store::MAX_NAME {
         format!("blake3:{}", blake3::hash(scope.as_bytes()).to_hex()).into()
     } else {
         scope
     };
-    let why =
-        if key.is_empty() { crate::InvalidKey::Empty } else { crate::InvalidKey::TooLong };
-    ScopedKey::try_new(&*scope, &*key).map_err(|_| Error::KeyInvalid(why))
+    let why = if key.is_empty() { crate::InvalidKey::Empty } else { crate::InvalidKey::TooLong };
+    ScopedKey::try_new(&*scope, key).map_err(|_| Error::KeyInvalid(why))
 }
 
 impl<Req, Res, E> Protocol<Res, E> for Keyed<Req, Res>

@@ -48,7 +48,9 @@ impl<B> Service<Request<B>> for Server {
 }
 
 fn retry() -> RetryLayer<Http, HttpReplay> {
-    let config = Config::background().backoff(Backoff::constant(Duration::from_millis(10))).budget(Budget::unlimited());
+    let config = Config::background()
+        .backoff(Backoff::constant(Duration::from_millis(10)))
+        .budget(Budget::unlimited());
     RetryLayer::new("api", config).unwrap().policy(Http::new()).replay(HttpReplay::new())
 }
 
@@ -82,7 +84,8 @@ async fn without_a_key_a_post_is_not_sent_again() {
 async fn inside_of_a_retry_the_key_of_the_first_attempt_is_found_again() {
     let server = Server::failing(2);
     let every = retry().replay(HttpReplay::new().every_method());
-    let stack = ServiceBuilder::new().layer(retry()).layer(IdempotencyKeyLayer::http()).service(server.clone());
+    let stack =
+        ServiceBuilder::new().layer(retry()).layer(IdempotencyKeyLayer::http()).service(server.clone());
     // Nothing outside of it knows of the key, so that the retry has to be told.
     stack.oneshot(post().repeatable()).await.unwrap();
     let told = server.keys().len();
@@ -159,7 +162,9 @@ async fn a_key_that_the_receiver_may_have_forgotten_is_not_sent() {
         let made = now - Duration::from_secs(ago);
         let time = uuid::Timestamp::from_unix(uuid::NoContext, made.as_secs(), made.subsec_nanos());
         let mut request = post();
-        request.headers_mut().insert("idempotency-key", uuid::Uuid::new_v7(time).to_string().parse().unwrap());
+        request
+            .headers_mut()
+            .insert("idempotency-key", uuid::Uuid::new_v7(time).to_string().parse().unwrap());
         request
     };
     let error = stack.clone().oneshot(made(86_500)).await.unwrap_err();

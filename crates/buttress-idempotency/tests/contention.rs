@@ -37,10 +37,12 @@ async fn a_duplicate_of_a_call_under_way_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_hundred_duplicates_wait_for_one_run_and_ask_the_store_once() {
     let rig = shut(waiting());
-    let calls: Vec<_> = (0..100).map(|_| {
-        let call = rig.start(post("k1", "100"));
-        tokio::spawn(async move { Got::of(call.await.unwrap()).await })
-    }).collect();
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let call = rig.start(post("k1", "100"));
+            tokio::spawn(async move { Got::of(call.await.unwrap()).await })
+        })
+        .collect();
     settle().await;
     let dropped = tokio::spawn(rig.start(post("k1", "100")));
     settle().await;
@@ -121,7 +123,8 @@ async fn a_zombie_is_fenced_and_its_caller_gets_the_answer_of_the_new_owner() {
     let first = first.await.unwrap();
     assert_eq!((first.seen(), &first.body[..]), ((201, true), &b"answer 1"[..]));
     assert_eq!(zombie.log.take(), [Is::Lost]);
-    let claims = (zombie.handler.claims.lock().unwrap()[0].epoch(), other.handler.claims.lock().unwrap()[0].epoch());
+    let claims =
+        (zombie.handler.claims.lock().unwrap()[0].epoch(), other.handler.claims.lock().unwrap()[0].epoch());
     assert_eq!(claims, (1, 2), "the fencing token grows");
 }
 

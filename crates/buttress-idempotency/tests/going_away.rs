@@ -109,7 +109,10 @@ async fn without_the_store_nothing_is_done_unless_it_is_to_fail_open() {
     let open = Rig::new(Faulty::default(), Config::new().fail_open(), HttpKeys::default(), Handler::open());
     open.idempotency.store().switch.claims_fail.store(true, SeqCst);
     let answer = open.post("k1", "100").await;
-    assert_eq!((answer.seen(), &answer.headers["idempotent-unprotected"]), ((201, false), &"true".parse().unwrap()));
+    assert_eq!(
+        (answer.seen(), &answer.headers["idempotent-unprotected"]),
+        ((201, false), &"true".parse().unwrap())
+    );
     assert_eq!(open.log.take(), [Is::Unprotected]);
 }
 

@@ -115,7 +115,10 @@ async fn what_is_no_key_is_refused_and_a_missing_one_only_where_it_is_required()
     assert_eq!(rig.send(keyless()).await.seen(), (201, false));
     assert_eq!(rig.send(keyless()).await.seen(), (201, false));
     let required = Rig::new(Memory::new(), Config::new(), HttpKeys::default().required(), Handler::open());
-    assert_eq!((required.send(keyless()).await.status, required.handler.calls()), (StatusCode::BAD_REQUEST, 0));
+    assert_eq!(
+        (required.send(keyless()).await.status, required.handler.calls()),
+        (StatusCode::BAD_REQUEST, 0)
+    );
     let get = Request::get("/charges").body(Full::default()).unwrap();
     assert_eq!(required.send(get).await.status, 201, "what is idempotent by itself is not guarded");
 }
@@ -128,7 +131,8 @@ async fn headers_are_replayed_but_for_those_of_the_connection_and_the_date() {
         rig.layer.layer(service_fn(|_: Request<_>| async {
             let latin = http::HeaderValue::from_bytes(b"caf\xe9").unwrap();
             let response = Response::builder().header("set-cookie", "a").header("set-cookie", "b");
-            let response = response.header("x-latin", latin).header("date", "now").header("connection", "close");
+            let response =
+                response.header("x-latin", latin).header("date", "now").header("connection", "close");
             Ok::<_, std::convert::Infallible>(response.body(Full::<Bytes>::from("x")).unwrap())
         }))
     };
@@ -167,16 +171,35 @@ async fn each_preset_stores_what_its_table_says() {
     const KEPT: (usize, bool) = (1, true);
     const FREE: (usize, bool) = (2, false);
     const HELD: (usize, bool) = (1, false);
-    let presets: [(fn() -> HttpKeys, &[(u16, (usize, bool))]); 3] = [
+    type Table = &'static [(u16, (usize, bool))];
+    let presets: [(fn() -> HttpKeys, Table); 3] = [
         (
             HttpKeys::http_default,
             &[
-                (200, KEPT), (302, KEPT), (400, KEPT), (402, KEPT), (404, KEPT), (408, FREE), (409, FREE),
-                (425, FREE), (429, FREE), (500, KEPT), (501, KEPT), (502, HELD), (503, HELD), (504, HELD),
+                (200, KEPT),
+                (302, KEPT),
+                (400, KEPT),
+                (402, KEPT),
+                (404, KEPT),
+                (408, FREE),
+                (409, FREE),
+                (425, FREE),
+                (429, FREE),
+                (500, KEPT),
+                (501, KEPT),
+                (502, HELD),
+                (503, HELD),
+                (504, HELD),
             ],
         ),
-        (HttpKeys::stripe_v1, &[(201, KEPT), (402, KEPT), (409, KEPT), (429, KEPT), (500, KEPT), (503, KEPT)]),
-        (HttpKeys::success_only, &[(201, KEPT), (302, KEPT), (402, FREE), (409, FREE), (500, FREE), (503, FREE)]),
+        (
+            HttpKeys::stripe_v1,
+            &[(201, KEPT), (402, KEPT), (409, KEPT), (429, KEPT), (500, KEPT), (503, KEPT)],
+        ),
+        (
+            HttpKeys::success_only,
+            &[(201, KEPT), (302, KEPT), (402, FREE), (409, FREE), (500, FREE), (503, FREE)],
+        ),
     ];
     for (preset, table) in presets {
         for (status, expected) in table {

@@ -32,7 +32,8 @@ async fn book(State(bank): State<Bank>, headers: HeaderMap, Json(charge): Json<V
     let known = booked.contains_key(&key);
     let number = booked.len() + 1;
     let booking = booked.entry(key.clone()).or_insert_with(|| json!({ "booking": number, "charge": charge }));
-    let entry = json!({ "entry": if known { "repeated" } else { "booked" }, "key": key, "amount": charge["amount"] });
+    let entry =
+        json!({ "entry": if known { "repeated" } else { "booked" }, "key": key, "amount": charge["amount"] });
     let ledger = std::fs::OpenOptions::new().create(true).append(true).open(&bank.ledger);
     let written = ledger.and_then(|mut ledger| writeln!(ledger, "{entry}"));
     written.expect("the ledger can be written to");

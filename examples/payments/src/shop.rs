@@ -36,7 +36,11 @@ pub(crate) async fn serve(port: &str, store: &str, bank: &str, pause: u64) -> Re
     Ok(())
 }
 
-async fn charge(State(shop): State<Shop>, Extension(claim): Extension<Claim>, Json(order): Json<Value>) -> Response {
+async fn charge(
+    State(shop): State<Shop>,
+    Extension(claim): Extension<Claim>,
+    Json(order): Json<Value>,
+) -> Response {
     // The bank's key follows from the customer's: whoever takes over after a crash asks the bank with the same one.
     match book(&shop, &claim.derive("booking"), &order).await {
         Ok(booking) => {

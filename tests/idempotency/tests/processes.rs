@@ -126,15 +126,17 @@ async fn work<St: ClaimStore>(idempotency: Idempotency<St>, effects: String, fir
             }
         })
     });
-    for worker in workers.collect::<Vec<_>>() {
-        worker.await.unwrap();
-    }
+    let workers: Vec<_> = workers.collect();
+    std::future::pending::<()>().await;
+    drop(workers);
 }
 
 async fn answer<St: ClaimStore>(idempotency: &Idempotency<St>, name: String) {
     let effect = async move |_| {
         println!("running");
-        tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await.unwrap()?;
+        tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()))
+            .await
+            .unwrap()?;
         Ok::<_, std::io::Error>(name)
     };
     let ran = idempotency.run(key(0), Hash::new().fingerprint(), effect).await.unwrap();
@@ -195,7 +197,8 @@ fn assert_one_effect_each(effects: &Effects) {
 }
 
 fn killed_at_each_point(backend: &Backend) {
-    for (point, requests) in [("before-claim", 1), ("after-claim", 1), ("after-effect", 2), ("after-complete", 1)]
+    for (point, requests) in
+        [("before-claim", 1), ("after-claim", 1), ("after-effect", 2), ("after-complete", 1)]
     {
         let effects = Effects::start();
         let role = format!("fault {point}");
@@ -217,6 +220,8 @@ fn killed_at_random(backend: &Backend) {
     let mut first = 0;
     for _ in 0..kills() {
         let player = Player::start(&format!("work {first}"), backend, &effects);
+        // It is the child's clock that runs.
+        #[allow(clippy::disallowed_methods, reason = "a real process is killed after a real time")]
         std::thread::sleep(Duration::from_millis(rng.random_range(1..60)));
         for line in player.kill() {
             let Some((_, said)) = line.split_once("answered ") else { continue };

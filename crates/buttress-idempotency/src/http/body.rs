@@ -98,7 +98,8 @@ where
         let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
         Pin::new(rest).poll_frame(cx).map(|frame| {
             frame.map(|frame| {
-                let copy = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+                let copy =
+                    |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
                 frame.map(copy).map_err(Into::into)
             })
         })

@@ -211,7 +211,7 @@ impl HttpKeys {
         }
         let key = parse_key(key.as_bytes()).map_err(Error::KeyInvalid)?;
         let scope = self.shared.scope.as_ref().map_or(Cow::Borrowed(""), |scope| scope(parts));
-        scoped(scope, key.into())
+        scoped(scope, &key)
     }
 
     fn hash<B>(&self, parts: &Parts, body: &RequestBody<B>) -> Fingerprint {
@@ -266,7 +266,8 @@ where
         let mut body = RequestBody::passing(body);
         let limit = self.shared.request_cap;
         let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let too_large = declared.and_then(|length| length.parse().ok()).is_some_and(|length: usize| length > limit);
+        let too_large =
+            declared.and_then(|length| length.parse().ok()).is_some_and(|length: usize| length > limit);
         let identified = match self.key(&parts) {
             Err(error) => Err(error),
             // Before a byte of it is read.

@@ -1,5 +1,10 @@
 //! A handler that is counted and can be made to wait, a store that can be made to fail, and an observer that remembers.
-#![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test file uses a part of it"
+)]
 
 use std::convert::Infallible;
 use std::future::Future;
