@@ -20,6 +20,12 @@ fn timed(package: &str, command: &str, arguments: &[&str]) -> Result<(), Failure
     cargo(run.into_iter().chain(arguments.iter().copied())).run()
 }
 
+/// Claims and completions over each store; the servers that it needs are started for it.
+pub(crate) fn idempotency() -> Result<(), Failure> {
+    crate::services::ensure()?;
+    cargo(["run", "--profile", "bench", "--locked", "--package", "idempotency-tests"]).run()
+}
+
 /// Counts instructions under valgrind: they do not depend on what else the machine does.
 pub(crate) fn instructions() -> Result<(), Failure> {
     const CALLS: u64 = 20_000;

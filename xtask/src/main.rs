@@ -23,11 +23,14 @@ cargo xtask <command>
           (a minute or two the first time; LOOM_MAX_PREEMPTIONS says how thoroughly, default 3)
   bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind;
           http [--json FILE]: requests per second of real clients, bare and under stacks; http-instructions
+          idempotency: claims and completions over each store, beside its raw writes or round trips
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
   soak [--minutes N] [--fuzz]
           a million random inputs for each reader of bytes from outside, then a server that fails in every way under the
           whole stack for so many minutes (default 10), with nothing left behind; with --fuzz only the inputs
+  soak --kills N
+          kills a process at random so often over each store, and counts the effects of its calls
 
 All set up what they need and need nothing but a Rust toolchain with its linker, and a C compiler for SQLite.";
 
@@ -42,11 +45,13 @@ fn main() -> ExitCode {
         ["bench", "instructions"] => bench::instructions(),
         ["bench", "http", ref arguments @ ..] => bench::http(arguments),
         ["bench", "http-instructions"] => bench::http_instructions(),
+        ["bench", "idempotency"] => bench::idempotency(),
         ["storm"] => storm(None),
         ["storm", "--svg", directory] => storm(Some(directory)),
         ["soak"] => soak(Some("10")),
         ["soak", "--fuzz"] => soak(None),
         ["soak", "--minutes", minutes] => soak(Some(minutes)),
+        ["soak", "--kills", kills] => soak_kills(kills),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -108,6 +113,14 @@ fn soak(minutes: Option<&str>) -> Result<(), Failure> {
     cargo(run.into_iter().chain(["fuzz"])).run()?;
     let stack = minutes.map(|minutes| cargo(run.into_iter().chain(["stack", "--minutes", minutes])));
     stack.map_or(Ok(()), Step::run)
+}
+
+/// Random kills over each store; the tests of every day have a hundred.
+fn soak_kills(kills: &str) -> Result<(), Failure> {
+    services::ensure()?;
+    let test =
+        ["test", "--locked", "--profile", "soak", "--package", "idempotency-tests", "--test", "processes"];
+    cargo(test.into_iter().chain(["--", "killed_at_random"])).env("BUTTRESS_KILLS", kills).run()
 }
 
 /// What a reviewer would otherwise have to look for.

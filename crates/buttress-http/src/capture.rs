@@ -132,6 +132,7 @@ enum Recorder<B> {
 }
 
 /// What the live response says in the end.
+#[allow(clippy::large_enum_variant, reason = "a whole record is the common case")]
 enum Told<B> {
     Whole(Captured<StoredResponse>),
     /// It was dropped, and this is left.

@@ -1,6 +1,11 @@
 //! What the tests of idempotency across processes share: stores that a child can be told to open, and a server that counts
 //! effects.
 
+/// The page on idempotency; its examples are compiled.
+#[doc = include_str!("../../../docs/idempotency.md")]
+#[cfg(doctest)]
+pub struct Page;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
