@@ -23,6 +23,9 @@ const CHUNK: u32 = 16 << 10;
 const LEAST: usize = 2 << 10;
 /// So many pieces at most, however small.
 const PIECES: usize = 1024;
+/// At a bandwidth: the longest time that a piece takes.
+const QUANTUM: Duration = Duration::from_millis(20);
+const QUANTA_A_SECOND: u64 = 50;
 /// How long a connection that is closed waits for its peers to notice.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -220,7 +223,7 @@ impl<'a> Ill<'a> {
                 length = length.min(self.victim.slice(slicer, self.written));
             }
             if let Some(rate) = rate {
-                length = length.min((rate / 50).max(1));
+                length = length.min((rate / QUANTA_A_SECOND).max(1));
                 self.occupy(length, rate).await;
             }
             let (piece, rest) = data.split_at(length as usize);
@@ -240,11 +243,17 @@ impl<'a> Ill<'a> {
 
     /// Waits for as long as the line is busy with so many bytes.
     async fn occupy(&mut self, length: u64, rate: u64) {
-        let now = Instant::now();
         let time = Duration::from_nanos(length.saturating_mul(1_000_000_000) / rate);
-        self.free_at = after(self.free_at.max(now), time);
+        self.free_at = free_again(self.free_at, Instant::now(), time);
         sleep_until(self.free_at).await;
     }
+}
+
+/// When a line that was free at a moment is free again, after this time. A timer that fired a little late has not cost the
+/// line anything: else small pieces would make it many times narrower.
+fn free_again(free_at: Instant, now: Instant, time: Duration) -> Instant {
+    let idle = now.saturating_duration_since(free_at);
+    after(if idle > QUANTUM { now } else { free_at }, time)
 }
 
 /// A connection that is counted as open while this lives.
@@ -260,5 +269,24 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.counters.open.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn late_timers_make_a_line_no_narrower_and_idleness_no_wider() {
+        let (start, time) = (Instant::now(), Duration::from_micros(100));
+        let mut free_at = start;
+        for _ in 0..1000 {
+            // Each timer fires a millisecond late at the worst.
+            let now = free_at + Duration::from_millis(1);
+            free_at = free_again(free_at, now, time);
+        }
+        assert_eq!(free_at, start + 1000 * time);
+        let later = free_at + Duration::from_secs(1);
+        assert_eq!(free_again(free_at, later, time), later + time);
     }
 }
