@@ -9,7 +9,7 @@ use crate::time;
 /// Wall time that never runs backwards, or a test's.
 pub(super) struct StoreClock {
     given: Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
-    /// What was read last, and when.
+    /// What the wall clock read when it was last not behind, and when that was: it goes on from there at its own pace.
     last: Mutex<(i64, Instant)>,
 }
 
@@ -20,17 +20,19 @@ impl StoreClock {
 
     pub(super) fn now(&self) -> i64 {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = match &self.given {
-            Some(given) => time::from_system(given()).max(last.0),
-            None => {
-                let instant = Instant::now();
-                let at_least = time::after(last.0, instant.saturating_duration_since(last.1));
-                last.1 = instant;
-                time::from_system(clock::wall()).max(at_least)
-            }
-        };
-        last.0 = now;
-        now
+        if let Some(given) = &self.given {
+            last.0 = time::from_system(given()).max(last.0);
+            return last.0;
+        }
+        // In this order: what comes between makes its own pace late, and never runs ahead for good.
+        let (wall, instant) = (time::from_system(clock::wall()), Instant::now());
+        let elapsed = instant.saturating_duration_since(last.1).as_micros();
+        let own = last.0.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX));
+        if wall < own {
+            return own;
+        }
+        *last = (wall, instant);
+        wall
     }
 }
 
@@ -53,6 +55,16 @@ mod tests {
         assert_eq!(clock.now(), 100_000_000);
         seconds.store(101, Ordering::Relaxed);
         assert_eq!(clock.now(), 101_000_000);
+    }
+
+    #[test]
+    fn however_often_it_is_read_it_keeps_the_pace_of_the_wall_clock() {
+        let clock = StoreClock::new(None);
+        for _ in 0..300_000 {
+            clock.now();
+        }
+        let ahead = clock.now() - time::from_system(buttress_core::clock::wall());
+        assert!(ahead < 10_000, "{ahead} microseconds ahead");
     }
 
     #[test]
