@@ -229,8 +229,12 @@ fn attempt(connection: &Connection, job: &mut dyn Job, now: i64) -> Result<(), F
     if connection.is_autocommit() {
         return result;
     }
-    if result.is_err() {
-        execute(connection, "ROLLBACK TO command")?;
+    if result.is_err()
+        && let Err(failure) = execute(connection, "ROLLBACK TO command")
+    {
+        // What it has begun must not be committed with what others did.
+        let _ = execute(connection, "ROLLBACK");
+        return Err(failure);
     }
     execute(connection, "RELEASE command")?;
     result
@@ -249,4 +253,38 @@ fn commit(connection: &Connection) -> Result<(), Failure> {
 fn execute(connection: &Connection, sql: &str) -> Result<(), Failure> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_command_that_failed_and_cannot_be_undone_alone_nothing_is_committed() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (x)").unwrap();
+        let add = |x: i64, fails: bool| {
+            Pending::job("test", 0, move |connection: &Connection, _| {
+                connection.execute("INSERT INTO t VALUES (?1)", [x])?;
+                if fails {
+                    // Without its savepoint it cannot be rolled back by itself.
+                    connection.execute_batch("RELEASE command")?;
+                    return Err(Failure::new(Fault::Internal, "it fails"));
+                }
+                Ok(())
+            })
+        };
+        let (failing, mut failed) = add(1, true);
+        let (working, mut worked) = add(2, false);
+        let mut jobs = VecDeque::from([failing, working]);
+        let writes =
+            Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::new(Statistics::default()) };
+        while !jobs.is_empty() {
+            writes.serve(&connection, &mut jobs);
+        }
+        assert!(failed.try_recv().unwrap().is_err());
+        assert!(worked.try_recv().unwrap().is_ok());
+        let sum: i64 = connection.query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, 2);
+    }
 }
