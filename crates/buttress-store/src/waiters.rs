@@ -29,8 +29,8 @@ pub(crate) struct Waiters {
 #[derive(Debug, Default)]
 struct Spot {
     changed: Notify,
-    /// Held by the one who looks.
-    looks: tokio::sync::Mutex<()>,
+    /// The last pause; held during one by whoever looks after it.
+    looks: tokio::sync::Mutex<Duration>,
 }
 
 struct Waiting<'a> {
@@ -70,15 +70,16 @@ impl Waiters {
         Timer::at(Instant::now()).map_err(no_timer)?;
         let deadline = clock::after(Instant::now(), max);
         let waiting = self.join(key);
-        let mut pause = PAUSES.0;
         loop {
             let mut changed = pin!(waiting.spot().changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
             let found = look().await?;
             let Waited::InFlight { remaining } = found else {
-                // Others need not find out by themselves.
-                waiting.spot().changed.notify_waiters();
+                // Others need not find out by themselves; another fingerprint says nothing to them.
+                if matches!(found, Waited::Done(_) | Waited::Free) {
+                    waiting.spot().changed.notify_waiters();
+                }
                 return Ok(found);
             };
             if Instant::now() >= deadline {
@@ -98,11 +99,11 @@ impl Waiters {
                 turn.as_mut().poll(cx).map(|guard| turned = Some(guard))
             });
             let _ = timeout_at(over, either).await;
-            if let Some(_turn) = turned {
-                // Kept until the next look is over, or this future is dropped: then another one takes the turn.
-                let next = clock::after(Instant::now(), pause).min(over);
+            if let Some(mut pause) = turned {
+                // Kept until it is over, or this future is dropped: then another one takes the turn.
+                *pause = (*pause * 2).clamp(PAUSES.0, PAUSES.1);
+                let next = clock::after(Instant::now(), *pause).min(over);
                 let _ = timeout_at(next, changed).await;
-                pause = (pause * 2).min(PAUSES.1);
             }
         }
     }
@@ -131,5 +132,50 @@ impl Drop for Waiting<'_> {
         if spots.get(self.key).is_some_and(|spot| Arc::strong_count(spot) == 1) {
             spots.remove(self.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Somebody who waits for one key, and counts how often they looked.
+    async fn wait(waiters: Arc<Waiters>, shared: bool, looks: Arc<AtomicU32>, found: Waited) {
+        let key = ScopedKey::try_new("", "key").unwrap();
+        let look = || async {
+            looks.fetch_add(1, Ordering::Relaxed);
+            Ok(found.clone())
+        };
+        waiters.wait(&key, HOUR, shared, look).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_one_key_share_the_looks_at_it_and_the_pauses_between_them() {
+        let (waiters, looks) = (Arc::new(Waiters::new("test")), Arc::new(AtomicU32::new(0)));
+        let mut waiting = JoinSet::new();
+        for _ in 0..100 {
+            waiting.spawn(wait(waiters.clone(), true, looks.clone(), Waited::InFlight { remaining: HOUR }));
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let more = looks.load(Ordering::Relaxed) - 100;
+        assert!((15..40).contains(&more), "{more} looks beside everybody's first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_with_another_fingerprint_wakes_nobody() {
+        let (waiters, looks) = (Arc::new(Waiters::new("test")), Arc::new(AtomicU32::new(0)));
+        let waiting =
+            tokio::spawn(wait(waiters.clone(), false, looks.clone(), Waited::InFlight { remaining: HOUR }));
+        tokio::task::yield_now().await;
+        wait(waiters, false, Arc::default(), Waited::Mismatch).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        waiting.abort();
     }
 }
