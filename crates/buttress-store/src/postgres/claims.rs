@@ -7,7 +7,7 @@ use super::fault::Failure;
 use super::row::{self, claim_columns};
 use super::{Postgres, TRIES};
 use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
-use crate::claim_row::{self, Change, ClaimRow};
+use crate::claim_row::{self, Change, ClaimRow, State};
 use crate::error::{Fault, StoreError};
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
@@ -178,7 +178,9 @@ impl Postgres {
     /// # }
     /// ```
     ///
-    /// On [`Written::Fenced`] somebody else has the claim: roll back. Others who ask for the key wait until the transaction
+    /// On [`Written::Fenced`] somebody else has the claim, or an earlier transaction has completed it: roll back. So where the
+    /// answer to a commit was lost, the whole transaction can be repeated: if it was committed, the second one is fenced, and
+    /// the winner's record is its own. Others who ask for the key wait until the transaction
     /// ends, so complete last. Waiters learn of it when they next look, not at once.
     ///
     /// # Errors
@@ -205,7 +207,19 @@ impl Postgres {
         self.inner.limits.record(record)?;
         let (state, body) = stored::done(record);
         let (sum, micros) = (body.map(stored::body_sum), time::micros(ttl));
-        let decide = |row, now| claim_row::complete(row, claim, record, ttl, now);
+        let decide = |row: Option<ClaimRow>, now| {
+            let stored = row.as_ref().and_then(|row| match &row.state {
+                State::Done(record) => Some(record.clone()),
+                State::Claimed { .. } | State::Released => None,
+            });
+            match claim_row::complete(row, claim, record, ttl, now) {
+                // By an earlier transaction, whose other writes are there too: this one's would be the second.
+                (Written::Applied, Change::None) if transaction.is_some() => {
+                    (Written::Fenced { winner: stored }, Change::None)
+                }
+                outcome => outcome,
+            }
+        };
         let parameters: [&(dyn ToSql + Sync); 4] = [&state, &body, &sum, &micros];
         self.change("complete", transaction, claim, COMPLETE, &parameters, decide).await
     }

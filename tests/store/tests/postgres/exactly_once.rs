@@ -35,6 +35,21 @@ async fn what_the_caller_writes_and_the_record_are_stored_together_or_not_at_all
 }
 
 #[tokio::test]
+async fn a_transaction_that_is_repeated_after_its_commit_is_not_to_be_committed_again() {
+    let server = services::Postgres::start();
+    let (store, mut client) = (open(&server.config()).await, connect(&server).await);
+    let claim = owned(&store, "a").await;
+    for committed in [false, true] {
+        let transaction = client.transaction().await.unwrap();
+        let written = store.complete_in(&transaction, &claim, &value("paid"), HOUR).await.unwrap();
+        let winner = Some(value("paid"));
+        assert_eq!(written, if committed { Written::Fenced { winner } } else { Written::Applied });
+        // As if its answer had been lost.
+        transaction.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn who_lost_the_claim_is_told_so_in_the_transaction_and_gets_the_winners_record() {
     let server = services::Postgres::start();
     let (store, mut client) = (open(&server.config()).await, connect(&server).await);
