@@ -38,7 +38,7 @@ use fault::Failure;
 /// # Time-outs, dropped futures
 ///
 /// Each verb has a [limit](PostgresOptions::timeout). What it then had sent may still be applied, as it may when the future is
-/// dropped: repeat it with the same owner. A statement that failed because of others (serialisation, deadlock) is tried
+/// dropped: repeat it with the same owner. The server gives up what takes longer than the limit. A statement that failed because of others (serialisation, deadlock) is tried
 /// again.
 #[derive(Clone)]
 pub struct Postgres {
@@ -182,14 +182,14 @@ impl PostgresOptions {
         if self.timeout.is_zero() {
             return Err(wrong(ConfigError::new("timeout", self.timeout, "must be more than zero")));
         }
+        let session: Arc<str> = schema::session(self.timeout).into();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let pool = Pool::builder(Manager::from_config(self.config, tls, recycling))
             .max_size(self.connections)
             .runtime(Runtime::Tokio1)
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(
-                    async move { client.batch_execute(schema::SESSION).await.map_err(HookError::Backend) },
-                )
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = session.clone();
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
             }))
             .build()
             .map_err(|error| StoreError::new("postgres", "open", Fault::Internal).caused_by(error))?;

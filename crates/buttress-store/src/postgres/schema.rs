@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use deadpool_postgres::Object;
 
 use super::fault::Failure;
@@ -9,9 +11,16 @@ const VERSION: i32 = 1;
 /// Held while tables are made, so that one process does it: "Btrs".
 const LOCK: i64 = 0x4274_7273;
 
-/// What a new connection begins with: an acknowledged commit is on the disk, unless more than that is asked for already.
-pub(super) const SESSION: &str = "SELECT set_config('synchronous_commit', 'on', false) \
-     WHERE current_setting('synchronous_commit') = 'off'";
+/// What a new connection begins with: an acknowledged commit is on the disk, unless more than that is asked for already, and
+/// no statement outlives the limit of its verb: one that waits for a lock does not notice that nobody waits for it.
+pub(super) fn session(limit: Duration) -> String {
+    let millis = limit.as_millis().clamp(1, i32::MAX as u128);
+    format!(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+        SELECT set_config('statement_timeout', '{millis}', false) FROM pg_settings
+        WHERE name = 'statement_timeout' AND (setting::bigint = 0 OR setting::bigint > {millis})"
+    )
+}
 
 /// `state`: 0 claimed, 1 released, 2 to 4 done. `status`: as `StatusKind`; from 4 on it is over. Times are microseconds since
 /// 1970. The function is one expression, which the planner puts in its place.

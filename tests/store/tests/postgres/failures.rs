@@ -67,6 +67,28 @@ async fn a_server_that_hangs_is_given_up_within_the_limit_and_its_connection_is_
 }
 
 #[tokio::test]
+async fn what_was_given_up_does_not_go_on_waiting_in_the_server() {
+    let server = services::Postgres::start();
+    let (config, limit) = (server.config().parse().unwrap(), Duration::from_secs(3));
+    let store = Postgres::at(config).timeout(limit).connections(2).open(NoTls).await.unwrap();
+    owned(&store, "a").await;
+    let (mut blocker, observer) = (connect(&server).await, connect(&server).await);
+    let lock = blocker.transaction().await.unwrap();
+    lock.execute("SELECT FROM buttress_claims FOR UPDATE", &[]).await.unwrap();
+    for _ in 0..2 {
+        let error = store.claim(&request("a")).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Timeout, "{error}");
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let start = tokio::time::Instant::now();
+    while observer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(start.elapsed() < 10 * limit, "it waits for as long as the lock is held");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    lock.rollback().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_claim_whose_answer_was_lost_after_the_commit_is_had_by_asking_again() {
     let server = services::Postgres::start();
     let proxy = Proxy::start(server.port()).await;
