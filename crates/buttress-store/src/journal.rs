@@ -39,7 +39,7 @@ pub trait JournalStore: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the store fails.
+    /// If the store fails, or what is due is [damaged](crate::Fault::Corrupt) and nothing else is due.
     fn acquire(&self, wanted: &Wanted) -> impl Future<Output = Result<Vec<Acquired>, StoreError>> + Send;
 
     /// Adds entries to a run that the caller holds, the first of them with sequence number `seq`, and says what becomes of

@@ -164,12 +164,18 @@ impl JournalStore for Postgres {
         let parameters: [&(dyn ToSql + Sync); 8] =
             [&names, &first, &last, &id, &max, &owner, &&*wanted.worker, &lease];
         let rows = self.query("acquire", ACQUIRE, &parameters).await?;
-        let mut acquired = Vec::with_capacity(rows.len());
+        let (mut acquired, mut damaged) = (Vec::with_capacity(rows.len()), None);
         for row in &rows {
-            let (run, now) = row::run_now(row).map_err(|failure| failure.into_error("acquire"))?;
-            acquired.push(Acquired { hold: run.hold(), info: run.info(now) });
+            match row::run_now(row) {
+                Ok((run, now)) => acquired.push(Acquired { hold: run.hold(), info: run.info(now) }),
+                Err(failure) => damaged = Some(failure),
+            }
         }
-        Ok(acquired)
+        match damaged {
+            // It is told of as soon as it keeps nobody from what is sound.
+            Some(failure) if acquired.is_empty() => Err(failure.into_error("acquire")),
+            _ => Ok(acquired),
+        }
     }
 
     async fn append(

@@ -51,12 +51,13 @@ impl JournalStore for Redis {
 
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
         self.inner.limits.wanted(wanted)?;
+        let mut damaged = None;
         let mut due = match &wanted.id {
             Some(id) => self.read_run("acquire", id).await?.into_iter().collect(),
             None => {
                 let mut due = Vec::new();
                 for flow in &wanted.flows {
-                    due.extend(self.due(flow, wanted).await?);
+                    due.extend(self.due(flow, wanted, &mut damaged).await?);
                 }
                 due
             }
@@ -79,7 +80,11 @@ impl JournalStore for Redis {
                 Err(_) => break,
             }
         }
-        Ok(acquired)
+        match damaged {
+            // It is told of as soon as it keeps nobody from what is sound.
+            Some(failure) if acquired.is_empty() => Err(failure.into_error("acquire")),
+            _ => Ok(acquired),
+        }
     }
 
     async fn append(
@@ -263,8 +268,13 @@ impl Redis {
         Ok(answer.first().is_some_and(|written| written.as_deref() == Some(b"1")))
     }
 
-    /// The runs of a workflow that are due and wanted, as many as are asked for.
-    async fn due(&self, flow: &Flow, wanted: &Wanted) -> Result<Vec<Read>, StoreError> {
+    /// The runs of a workflow that are due and wanted, as many as are asked for; damaged ones are passed over.
+    async fn due(
+        &self,
+        flow: &Flow,
+        wanted: &Wanted,
+        damaged: &mut Option<Failure>,
+    ) -> Result<Vec<Read>, StoreError> {
         const CHUNK: usize = 100;
         let (mut due, mut seen) = (Vec::new(), 0);
         while due.len() < wanted.max as usize {
@@ -275,9 +285,12 @@ impl Redis {
             let now = number(answer[0].as_deref()).map_err(failed)?;
             for pair in answer[1..].chunks_exact(2) {
                 let [Some(revision), Some(row)] = pair else { continue };
-                let row = codec::read_run(row).map_err(failed)?;
-                if row.is_wanted(wanted, now) {
-                    due.push(Read { row, revision: revision.clone(), now });
+                match codec::read_run(row) {
+                    Ok(row) if row.is_wanted(wanted, now) => {
+                        due.push(Read { row, revision: revision.clone(), now });
+                    }
+                    Ok(_) => {}
+                    Err(failure) => *damaged = Some(failure),
                 }
             }
             seen += CHUNK;

@@ -17,8 +17,7 @@ use crate::run_row::{self, Append, RunRow};
 use crate::stored;
 use crate::time;
 
-const DUE: &str =
-    select_runs!("WHERE name = ?1 AND due <= ?2 AND version BETWEEN ?3 AND ?4 ORDER BY due LIMIT ?5");
+const DUE: &str = select_runs!("WHERE name = ?1 AND due <= ?2 AND version BETWEEN ?3 AND ?4 ORDER BY due");
 
 const LIST: &str = select_runs!(
     "WHERE (created, id) < (?1, ?2) AND (?3 = 0 OR ?3 >> status & 1) AND (?4 IS NULL OR name = ?4) \
@@ -182,12 +181,29 @@ fn due(connection: &Connection, wanted: &Wanted, now: i64) -> Result<Vec<(i64, R
         let run = find(connection, id)?.filter(|(_, run)| run.is_wanted(wanted, now));
         return Ok(run.filter(|_| wanted.max > 0).into_iter().collect());
     }
-    let mut due = BTreeMap::new();
+    let (mut due, mut damaged) = (BTreeMap::new(), None);
     for flow in &wanted.flows {
+        let mut select = connection.prepare_cached(DUE)?;
         let (first, last) = (flow.versions.start(), flow.versions.end());
-        for (number, run) in select(connection, DUE, params![&*flow.name, now, first, last, wanted.max])? {
-            due.insert((run.due, number), run);
+        let mut rows = select.query(params![&*flow.name, now, first, last])?;
+        let mut sound = 0;
+        while sound < wanted.max
+            && let Some(row) = rows.next()?
+        {
+            match row::run(row) {
+                Ok((number, run)) => {
+                    sound += 1;
+                    due.insert((run.due, number), run);
+                }
+                Err(failure) => damaged = Some(failure),
+            }
         }
+    }
+    // It is told of as soon as it keeps nobody from what is sound.
+    if due.is_empty()
+        && let Some(failure) = damaged
+    {
+        return Err(failure);
     }
     let due = due.into_iter().take(wanted.max as usize);
     Ok(due.map(|((_, number), run)| (number, run)).collect())

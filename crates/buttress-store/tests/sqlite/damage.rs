@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Created, Fault, JournalStore, Next, RunId, Sqlite, StoreError, Written,
+    Appended, ClaimStore, Claimed, Created, Fault, Flow, JournalStore, Next, Owner, RunId, Sqlite,
+    StoreError, Wanted, Written,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -154,6 +155,29 @@ async fn a_damaged_journal_is_read_whole_or_not_at_all() {
         assert_eq!(error.fault(), Fault::Corrupt, "{damage}");
         restore(&connection, &store, &id).await;
     }
+}
+
+#[tokio::test]
+async fn a_damaged_run_that_is_due_keeps_no_other_from_being_acquired() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    for id in ["damaged", "sound"] {
+        assert!(matches!(store.create(&run(id), None).await.unwrap(), Created::Queued));
+    }
+    let connection = Connection::open(database(directory.path())).unwrap();
+    connection.execute_batch("UPDATE runs SET recoveries = 7, due = due - 1 WHERE id = 'damaged'").unwrap();
+    let wanted = Wanted {
+        flows: vec![Flow { name: run("sound").name, versions: 0..=9 }],
+        id: None,
+        owner: Owner::random(),
+        worker: "test".into(),
+        lease: HOUR,
+        max: 1,
+    };
+    let acquired = store.acquire(&wanted).await.unwrap();
+    assert_eq!(acquired.iter().map(|run| run.hold.id.as_str()).collect::<Vec<_>>(), ["sound"]);
+    let error = store.acquire(&wanted).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Corrupt, "it is told of once nothing else is due");
 }
 
 /// Begins the run and its entries anew.
