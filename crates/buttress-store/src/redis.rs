@@ -7,12 +7,12 @@ mod runs;
 mod scripts;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use buttress_core::ConfigError;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, IntoConnectionInfo, RedisResult, ScriptInvocation};
+use redis::{Client, IntoConnectionInfo, RedisError, ScriptInvocation};
 
 use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
@@ -41,20 +41,30 @@ use scripts::Scripts;
 /// # Time-outs, dropped futures
 ///
 /// Each verb has a [limit](RedisOptions::timeout). What it then had sent may still be applied, as it may when the future is
-/// dropped: repeat it with the same owner. A connection that broke is made anew in the background.
+/// dropped: repeat it with the same owner. A connection that broke is made anew in the background, and one that
+/// did not answer in time is replaced.
 #[derive(Clone)]
 pub struct Redis {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    connection: ConnectionManager,
+    client: Client,
+    config: ConnectionManagerConfig,
+    connection: Mutex<Connection>,
     prefix: String,
     timeout: Duration,
     limits: Limits,
     waiters: Waiters,
     scripts: Scripts,
     warnings: Vec<String>,
+}
+
+/// What all share, and which one it is.
+#[derive(Clone)]
+struct Connection {
+    manager: ConnectionManager,
+    number: u64,
 }
 
 /// How a server is reached; [`Redis::at`] begins.
@@ -78,11 +88,17 @@ impl Redis {
     ///
     /// If that is no address.
     pub fn at(server: impl IntoConnectionInfo) -> Result<RedisOptions, ConfigError> {
-        let client = Client::open(server);
+        let client = || {
+            let server = server.into_connection_info()?;
+            // Many share the connection: what one sends must not wait until the server has answered another.
+            let settings = server.tcp_settings().clone().set_nodelay(true);
+            Client::open(server.set_tcp_settings(settings))
+        };
         // It may hold a password.
-        let wrong =
-            |_| ConfigError::new("server", format_args!("an address"), "must be one of a Redis server");
-        let client = client.map_err(wrong)?;
+        let wrong = |_: RedisError| {
+            ConfigError::new("server", format_args!("an address"), "must be one of a Redis server")
+        };
+        let client = client().map_err(wrong)?;
         let prefix = "buttress".to_owned();
         Ok(RedisOptions { client, prefix, timeout: Duration::from_secs(5), max_value: MAX_VALUE })
     }
@@ -97,11 +113,34 @@ impl Redis {
         verb: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let mut connection = self.inner.connection.clone();
-        let limited = tokio::time::timeout(self.inner.timeout, script.invoke_async(&mut connection)).await;
-        let result: RedisResult<_> =
-            limited.map_err(|_| Failure::late(self.inner.timeout).into_error(verb))?;
-        result.map_err(|error| Failure::from(error).into_error(verb))
+        let Connection { mut manager, number } = self.connection().clone();
+        let limited = tokio::time::timeout(self.inner.timeout, script.invoke_async(&mut manager)).await;
+        let failure = match limited {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Failure::from(error),
+            Err(_) => Failure::late(self.inner.timeout),
+        };
+        if failure.fault() == Fault::Timeout {
+            self.replace(number);
+        }
+        Err(failure.into_error(verb))
+    }
+
+    /// Makes a new connection the one that all share: the manager replaces one that broke, and not one that is silent, as it
+    /// is for a quarter of an hour when the server's machine is gone. Others may still get their answers from the old one.
+    fn replace(&self, number: u64) {
+        let Inner { client, config, .. } = &*self.inner;
+        let mut connection = self.connection();
+        // If not, others have done so.
+        if connection.number == number
+            && let Ok(manager) = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())
+        {
+            *connection = Connection { manager, number: number + 1 };
+        }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.inner.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,7 +180,7 @@ impl RedisOptions {
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout))
             .set_number_of_retries(2);
-        let connecting = ConnectionManager::new_with_config(self.client, config);
+        let connecting = ConnectionManager::new_with_config(self.client.clone(), config.clone());
         let connection = tokio::time::timeout(self.timeout * 2, connecting).await;
         let connection = connection.map_err(|_| failed(Failure::late(self.timeout * 2)))?;
         let mut connection = connection.map_err(|error| failed(Failure::before(error)))?;
@@ -149,7 +188,9 @@ impl RedisOptions {
         let warnings = fault::warnings(&mut connection).await.map_err(failed)?;
         let limits = Limits { store: "redis", value: self.max_value };
         let inner = Inner {
-            connection,
+            client: self.client,
+            config,
+            connection: Mutex::new(Connection { manager: connection, number: 0 }),
             prefix: self.prefix,
             timeout: self.timeout,
             limits,

@@ -65,6 +65,8 @@ pub enum Answers {
     Cut,
     /// Keeps them until they may pass: the server seems to hang.
     Hold,
+    /// Keeps those of the connection for ever, whatever it is told to do later.
+    Strand,
 }
 
 /// A proxy before a server on loopback.
@@ -121,6 +123,9 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut answers: wa
     while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
         if answers.wait_for(|answers| *answers != Answers::Hold).await.is_err() {
             return;
+        }
+        if *answers.borrow() == Answers::Strand {
+            std::future::pending::<()>().await;
         }
         if *answers.borrow() == Answers::Cut || to.write_all(&buffer[..bytes]).await.is_err() {
             return;

@@ -39,6 +39,10 @@ impl Failure {
         Self { effect: Effect::NotSent, ..Self::from(error) }
     }
 
+    pub(super) fn fault(&self) -> Fault {
+        self.fault
+    }
+
     pub(super) fn into_error(self, verb: &'static str) -> StoreError {
         let mut error = StoreError::new("redis", verb, self.fault);
         if self.effect == Effect::Unknown && !READS.contains(&verb) {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Created, Fault, JournalStore, Next, Redis, StoreError, Written,
+    Appended, ClaimStore, Claimed, Created, Fault, Flow, JournalStore, Next, Owner, Redis, StoreError,
+    Wanted, Written,
 };
 use redis::AsyncTypedCommands;
 use redis::aio::MultiplexedConnection;
@@ -91,6 +92,47 @@ async fn a_server_that_hangs_is_given_up_within_the_limit() {
     server.freeze(false);
     let claimed = once_connected(async || store.claim(&request("b")).await).await;
     assert!(matches!(claimed, Claimed::Owned(_) | Claimed::InFlight { .. }), "{claimed:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_never_answers_again_is_replaced() {
+    let server = services::Redis::start();
+    let proxy = Proxy::start(server.port()).await;
+    let limit = Duration::from_secs(1);
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let store = Redis::at(url).unwrap().timeout(limit).open().await.unwrap();
+    proxy.set(Answers::Strand);
+    let error = store.claim(&request("a")).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Timeout, "{error}");
+    proxy.set(Answers::Pass);
+    let mut tries = 0;
+    while let Err(error) = store.claim(&request("b")).await {
+        assert!(error.is_transient(), "{error}");
+        tries += 1;
+        assert!(tries < 20, "it does not recover");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_run_that_is_due_keeps_no_other_from_being_acquired() {
+    let server = services::Redis::start();
+    let (store, mut connection) = (open(&server).await, connect(&server).await);
+    for id in ["damaged", "sound"] {
+        assert!(matches!(store.create(&run(id), None).await.unwrap(), Created::Queued));
+    }
+    connection.hset("{buttress:runs}:run:damaged", "row", "damaged").await.unwrap();
+    let wanted = Wanted {
+        flows: vec![Flow { name: run("sound").name, versions: 0..=9 }],
+        id: None,
+        owner: Owner::random(),
+        worker: "test".into(),
+        lease: HOUR,
+        max: 1,
+    };
+    let acquired = store.acquire(&wanted).await.unwrap();
+    assert_eq!(acquired.iter().map(|run| run.hold.id.as_str()).collect::<Vec<_>>(), ["sound"]);
+    let error = store.acquire(&wanted).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Corrupt, "it is told of once nothing else is due");
 }
 
 #[tokio::test]
