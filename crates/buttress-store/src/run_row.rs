@@ -177,6 +177,8 @@ impl RunRow {
             Next::Yield => self.kind == StatusKind::Running,
             // An operator may have woken it in between.
             Next::Sleep(_) | Next::SleepUntil(_) => self.kind.is_open(),
+            // What is to be cancelled is not halted.
+            Next::Pause(_) | Next::Park(_) if self.cancel => self.kind == StatusKind::Cancelled,
             Next::Pause(reason) => self.kind == StatusKind::Paused && self.reason == *reason,
             Next::Park(reason) => self.kind == StatusKind::Parked && self.reason == *reason,
             Next::Done => self.kind == StatusKind::Done,

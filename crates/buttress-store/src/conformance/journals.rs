@@ -328,8 +328,13 @@ pub async fn an_ending_can_be_repeated<H: Harness<Store: JournalStore>>(harness:
         Next::Park("it crashes".into()),
         Next::Sleep(LONG),
     ];
-    for (index, next) in ends.into_iter().enumerate() {
+    let cancelled = ends.clone().map(|next| (next, true));
+    for (index, (next, cancelled)) in ends.map(|next| (next, false)).into_iter().chain(cancelled).enumerate()
+    {
         let hold = held(&store, &index.to_string(), LONG).await;
+        if cancelled {
+            control(&store, &index.to_string(), Command::Cancel).await;
+        }
         let last = [entry("last", b"output")];
         let first = append(&store, &hold, 0, &last, next.clone()).await;
         assert!(matches!(first, Appended::Applied { next: 1, .. }), "{next:?}: {first:?}");
