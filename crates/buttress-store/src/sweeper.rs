@@ -163,7 +163,7 @@ async fn run<Sweeping>(
                 None
             }
         };
-        let rest = rest.unwrap_or_else(|| options.every / 2 + rng.up_to(options.every));
+        let rest = rest.unwrap_or_else(|| (options.every / 2).saturating_add(rng.up_to(options.every)));
         // An error if the sweeper was dropped, which ends it as well.
         if timeout(rest, &mut stopped).await.is_ok() {
             return;

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use redis::{Script, ScriptInvocation};
@@ -82,9 +83,12 @@ impl ClaimStore for Redis {
 impl Redis {
     /// With a tag of its own: the digits of what is claimed.
     fn claim_key(&self, key: &ScopedKey) -> Vec<u8> {
-        let digits =
-            stored::key(key).iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"));
-        format!("{}:claim:{{{digits}}}", self.inner.prefix).into_bytes()
+        let mut name = format!("{}:claim:{{", self.inner.prefix);
+        for byte in stored::key(key) {
+            let _ = write!(name, "{byte:02x}");
+        }
+        name.push('}');
+        name.into_bytes()
     }
 
     fn write<'a>(&self, script: &'a Script, claim: &Claim) -> ScriptInvocation<'a> {
