@@ -13,6 +13,7 @@ use std::time::Duration;
 use buttress_core::ConfigError;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, IntoConnectionInfo, RedisError, ScriptInvocation};
+use tokio::time::Instant;
 
 use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
@@ -42,7 +43,7 @@ use scripts::Scripts;
 ///
 /// Each verb has a [limit](RedisOptions::timeout). What it then had sent may still be applied, as it may when the future is
 /// dropped: repeat it with the same owner. A connection that broke is made anew in the background, and one that
-/// did not answer in time is replaced.
+/// did not answer in time, or leads to a server that became a replica, is replaced.
 #[derive(Clone)]
 pub struct Redis {
     inner: Arc<Inner>,
@@ -65,6 +66,13 @@ struct Inner {
 struct Connection {
     manager: ConnectionManager,
     number: u64,
+    made: Instant,
+}
+
+impl Connection {
+    fn new(manager: ConnectionManager, number: u64) -> Self {
+        Self { manager, number, made: Instant::now() }
+    }
 }
 
 /// How a server is reached; [`Redis::at`] begins.
@@ -79,6 +87,9 @@ pub struct RedisOptions {
 
 /// How often a write is tried that others were faster with.
 const TRIES: u32 = 32;
+
+/// A connection is replaced once in this time at most.
+const YOUNG: Duration = Duration::from_secs(1);
 
 impl Redis {
     /// A server, such as `redis://host:6379/`; with TLS, `rediss://host:6379/`, for which a feature of the `redis` crate has to
@@ -113,29 +124,30 @@ impl Redis {
         verb: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let Connection { mut manager, number } = self.connection().clone();
+        let Connection { mut manager, number, .. } = self.connection().clone();
         let limited = tokio::time::timeout(self.inner.timeout, script.invoke_async(&mut manager)).await;
         let failure = match limited {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Failure::from(error),
             Err(_) => Failure::late(self.inner.timeout),
         };
-        if failure.fault() == Fault::Timeout {
+        if failure.asks_for_another() {
             self.replace(number);
         }
         Err(failure.into_error(verb))
     }
 
-    /// Makes a new connection the one that all share: the manager replaces one that broke, and not one that is silent, as it
-    /// is for a quarter of an hour when the server's machine is gone. Others may still get their answers from the old one.
+    /// Makes a new connection the one that all share, unless others have done so, or this one is still young. The manager
+    /// replaces one that broke, but neither one that is silent, as it is for a quarter of an hour when the server's machine is
+    /// gone, nor one to a server that became a replica. Others may still get their answers from the old one.
     fn replace(&self, number: u64) {
         let Inner { client, config, .. } = &*self.inner;
         let mut connection = self.connection();
-        // If not, others have done so.
         if connection.number == number
+            && connection.made.elapsed() >= YOUNG
             && let Ok(manager) = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())
         {
-            *connection = Connection { manager, number: number + 1 };
+            *connection = Connection::new(manager, number + 1);
         }
     }
 
@@ -190,7 +202,7 @@ impl RedisOptions {
         let inner = Inner {
             client: self.client,
             config,
-            connection: Mutex::new(Connection { manager: connection, number: 0 }),
+            connection: Mutex::new(Connection::new(connection, 0)),
             prefix: self.prefix,
             timeout: self.timeout,
             limits,

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use buttress_store::{
@@ -73,6 +74,7 @@ pub enum Answers {
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
+    server: Arc<AtomicU16>,
     answers: Arc<watch::Sender<Answers>>,
 }
 
@@ -86,10 +88,11 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has ports");
         let port = listener.local_addr().expect("it is bound").port();
         let answers = Arc::new(watch::Sender::new(Answers::Pass));
-        let sender = answers.clone();
+        let (sender, server) = (answers.clone(), Arc::new(AtomicU16::new(server)));
+        let target = server.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let answers = sender.subscribe();
+                let (answers, server) = (sender.subscribe(), target.load(Ordering::Relaxed));
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else { return };
                     let ((from_client, to_client), (from_server, to_server)) =
@@ -100,7 +103,12 @@ impl Proxy {
                 });
             }
         });
-        Self { port, answers }
+        Self { port, server, answers }
+    }
+
+    /// Connects whoever comes from now on to this port, as when a name gets another address.
+    pub fn redirect(&self, server: u16) {
+        self.server.store(server, Ordering::Relaxed);
     }
 
     /// Where it listens, on loopback.

@@ -39,8 +39,9 @@ impl Failure {
         Self { effect: Effect::NotSent, ..Self::from(error) }
     }
 
-    pub(super) fn fault(&self) -> Fault {
-        self.fault
+    /// Whether another connection may fare better: this one is silent, or leads to who is no longer the primary.
+    pub(super) fn asks_for_another(&self) -> bool {
+        self.fault == Fault::Timeout || matches!(self.detail.as_deref(), Some("READONLY" | "MASTERDOWN"))
     }
 
     pub(super) fn into_error(self, verb: &'static str) -> StoreError {

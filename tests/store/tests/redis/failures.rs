@@ -114,6 +114,26 @@ async fn a_connection_that_never_answers_again_is_replaced() {
 }
 
 #[tokio::test]
+async fn after_a_failover_the_store_finds_the_new_primary_though_the_old_one_lives_on() {
+    let (old, new) = (services::Redis::start(), services::Redis::start());
+    let proxy = Proxy::start(old.port()).await;
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let store = Redis::at(url).unwrap().timeout(Duration::from_secs(60)).open().await.unwrap();
+    owned(&store, "warm").await;
+    let mut demote = redis::cmd("REPLICAOF");
+    demote.arg("127.0.0.1").arg(new.port());
+    let _: String = demote.query_async(&mut connect(&old).await).await.unwrap();
+    proxy.redirect(new.port());
+    let mut tries = 0;
+    while let Err(error) = store.claim(&request("a")).await {
+        assert_eq!((error.fault(), may_have_been_applied(&error)), (Fault::Unavailable, false), "{error}");
+        tries += 1;
+        assert!(tries < 100, "it stays with the old one");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_run_that_is_due_keeps_no_other_from_being_acquired() {
     let server = services::Redis::start();
     let (store, mut connection) = (open(&server).await, connect(&server).await);
