@@ -119,7 +119,8 @@ impl Postgres {
         .await
     }
 
-    /// What a verb does with a connection, within its limit. A connection that did not answer in time is not used again.
+    /// What a verb does with a connection, within its limit. A connection that did not answer in time is not used again,
+    /// and neither is one to a server that only reads.
     async fn within<T, W>(&self, verb: &'static str, work: W) -> Result<T, StoreError>
     where
         W: AsyncFnOnce(&mut Object) -> Result<T, Failure>,
@@ -131,7 +132,12 @@ impl Postgres {
         });
         let result = limited.await;
         match result {
-            Ok(result) => result.map_err(|failure| failure.into_error(verb)),
+            Ok(result) => result.map_err(|failure| {
+                if failure.asks_for_another() {
+                    drop(connection.map(Object::take));
+                }
+                failure.into_error(verb)
+            }),
             Err(_) => {
                 Err(Failure::late(self.inner.timeout, connection.map(Object::take).is_some())
                     .into_error(verb))

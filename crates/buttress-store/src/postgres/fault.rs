@@ -52,6 +52,11 @@ impl Failure {
         }
     }
 
+    /// Whether another connection may fare better: after a failover this one may lead to what is a replica now.
+    pub(super) fn asks_for_another(&self) -> bool {
+        self.fault == Fault::Unavailable
+    }
+
     pub(super) fn fault(&self) -> Fault {
         self.fault
     }
@@ -80,8 +85,9 @@ impl From<Error> for Failure {
             return Self { fault, effect: Effect::Unknown, detail: None, source: Some(error.into()) };
         };
         let fault = fault(refusal);
-        // What a server that ends was about to commit may be committed.
-        let effect = if fault == Fault::Unavailable { Effect::Unknown } else { Effect::NotSent };
+        // What a server that ends was about to commit may be committed; one that only reads has refused it.
+        let ends = fault == Fault::Unavailable && *refusal.code() != SqlState::READ_ONLY_SQL_TRANSACTION;
+        let effect = if ends { Effect::Unknown } else { Effect::NotSent };
         // Its details and hints may quote values.
         let detail = format!("{}: {}", refusal.code().code(), refusal.message());
         Self { fault, effect, detail: Some(detail), source: None }

@@ -89,6 +89,34 @@ async fn what_was_given_up_does_not_go_on_waiting_in_the_server() {
 }
 
 #[tokio::test]
+async fn a_connection_to_a_server_that_only_reads_is_not_used_again() {
+    let server = services::Postgres::start();
+    let config = server.config().parse().unwrap();
+    let limit = Duration::from_secs(60);
+    let store = Postgres::at(config).timeout(limit).connections(1).open(NoTls).await.unwrap();
+    let client = connect(&server).await;
+    // What a connection finds that was made to a replica, as a name may still lead there after a failover.
+    let only_reads = "ALTER ROLE buttress SET default_transaction_read_only = on;
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE usename = 'buttress' AND pid <> pg_backend_pid()";
+    client.batch_execute(only_reads).await.unwrap();
+    let mut tries = 0;
+    loop {
+        let error = store.claim(&request("a")).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Unavailable, "{error}");
+        if error.to_string().contains("25006") {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 20, "{error}");
+    }
+    let writes =
+        "SET default_transaction_read_only = off; ALTER ROLE buttress RESET default_transaction_read_only";
+    client.batch_execute(writes).await.unwrap();
+    owned(&store, "a").await;
+}
+
+#[tokio::test]
 async fn a_claim_whose_answer_was_lost_after_the_commit_is_had_by_asking_again() {
     let server = services::Postgres::start();
     let proxy = Proxy::start(server.port()).await;
