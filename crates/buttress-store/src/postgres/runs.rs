@@ -359,7 +359,9 @@ async fn read_entries(
 }
 
 async fn control(client: &mut Object, id: &RunId, command: Command) -> Result<Option<RunInfo>, Failure> {
-    let transaction = client.transaction().await?;
+    // It waits for others, whatever the role's default is, and does not fail because of them.
+    let transaction =
+        client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     let rows = transaction.query(FIND_FOR_UPDATE, &[&id.as_str()]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let (mut run, now): (RunRow, i64) = row::run_now(row)?;

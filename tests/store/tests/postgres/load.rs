@@ -1,7 +1,7 @@
 //! Many at once, and many rows.
 
-use buttress_store::{ClaimStore, Claimed, Flow, JournalStore, Owner, Wanted, Written};
-use store_tests::{HOUR, request, value};
+use buttress_store::{ClaimStore, Claimed, Command, Created, Flow, JournalStore, Owner, Wanted, Written};
+use store_tests::{HOUR, request, run, value};
 use tokio::task::JoinSet;
 
 use super::{connect, open};
@@ -51,6 +51,26 @@ async fn what_fails_because_of_others_is_tried_again() {
     }
     let won = claims.join_all().await.into_iter().filter(|won| *won).count();
     assert_eq!(won, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_decides_does_not_fail_because_of_others() {
+    let server = services::Postgres::start();
+    let client = connect(&server).await;
+    client
+        .batch_execute("ALTER ROLE buttress SET default_transaction_isolation = 'serializable'")
+        .await
+        .unwrap();
+    let store = open(&server.config()).await;
+    assert!(matches!(store.create(&run("run"), None).await.unwrap(), Created::Queued));
+    let mut deciding = JoinSet::new();
+    for _ in 0..100 {
+        let store = store.clone();
+        deciding.spawn(async move { store.control(&run("run").id, Command::Cancel).await });
+    }
+    for decided in deciding.join_all().await {
+        assert!(decided.unwrap().unwrap().cancel_requested);
+    }
 }
 
 #[tokio::test]
