@@ -200,7 +200,7 @@ impl<St: ClaimStore> Held<St> {
                 seal.release();
                 self.keep_trying(&record).await;
             }
-            Kept::Winner(winner) => self.concede(protocol, Some(winner), waiting, seal),
+            Kept::Winner(winner) => self.concede(protocol, Some(&winner), waiting, seal),
             Kept::Lost => self.concede(protocol, None, waiting, seal),
         }
     }
@@ -209,7 +209,7 @@ impl<St: ClaimStore> Held<St> {
     fn concede<P, Res, E>(
         &self,
         protocol: &P,
-        winner: Option<Record>,
+        winner: Option<&Record>,
         waiting: Waiting<P, Res, E>,
         seal: Seal,
     ) where
@@ -217,7 +217,7 @@ impl<St: ClaimStore> Held<St> {
     {
         match waiting {
             Some((reply, _)) => {
-                let _ = reply.send(self.answer_of(protocol, winner.as_ref()));
+                let _ = reply.send(self.answer_of(protocol, winner));
             }
             None => {
                 self.engine.report(IdempotencyResult::Lost);

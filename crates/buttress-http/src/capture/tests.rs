@@ -157,8 +157,10 @@ async fn a_dropped_body_is_read_no_further_than_the_cap() {
 #[tokio::test]
 async fn a_seal_that_fails_ends_the_body_with_its_error() {
     let (live, recording) = HttpCapture::default().capture(Response::new(Full::<Bytes>::from("mine")));
+    let mut body = live.into_body();
+    assert!(poll_once(&mut Box::pin(body.frame())).is_pending());
     recording.await.unwrap().seal.fail("somebody else's call counts");
-    let error = live.into_body().collect().await.unwrap_err();
+    let error = body.collect().await.unwrap_err();
     assert_eq!(error.to_string(), "somebody else's call counts");
 }
 
