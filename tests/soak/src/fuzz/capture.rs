@@ -32,7 +32,8 @@ pub(super) fn capture(draw: &mut Draw) {
     assert!(record.headers.get_all("x-kept").iter().eq(headers.get_all("x-kept")));
     let named = headers.get_all("connection").iter().any(|value| value.as_bytes().starts_with(b"x-hop"));
     assert_eq!(record.headers.contains_key("x-hop"), headers.contains_key("x-hop") && !named);
-    if facts.conforming {
+    // What is too large is not read to its end if nobody else reads it.
+    if facts.conforming && record.body.is_some() {
         assert_eq!(record.trailers, facts.trailers);
     }
     restore(cap, &record, &facts);
@@ -42,7 +43,7 @@ pub(super) fn capture(draw: &mut Draw) {
 fn watch(
     draw: &mut Draw,
     mut body: Answer<Source>,
-    recording: Recording,
+    recording: Recording<Source>,
     facts: &Facts,
 ) -> Option<StoredResponse> {
     let mut recording = Some(recording);
@@ -114,7 +115,7 @@ fn watch(
 }
 
 fn poll(
-    recording: &mut Option<Recording>,
+    recording: &mut Option<Recording<Source>>,
     record: Option<StoredResponse>,
     seal: Option<Seal>,
 ) -> (Option<StoredResponse>, Option<Seal>) {
