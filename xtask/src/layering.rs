@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "buttress-store",
         ],
     ),
+    ("buttress-cli", &["buttress-checkpoint", "buttress-store"]),
     ("buttress-reqwest", &["buttress"]),
     ("buttress-aws", &["buttress"]),
 ];

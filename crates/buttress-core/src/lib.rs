@@ -55,6 +55,7 @@ mod mode;
 pub mod observe;
 mod refused;
 mod rng;
+mod step_key;
 mod strategy;
 #[doc(hidden)]
 pub mod sync;
@@ -71,6 +72,7 @@ pub use mode::{Mode, ModeCell};
 pub use observe::{Event, IdempotencyResult, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};
 pub use rng::Rng;
+pub use step_key::StepKey;
 pub use strategy::{
     CallKey, Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain,
     Replay, Seal, key_by,

@@ -16,6 +16,7 @@ use crate::verdict::Verdict;
 /// | `retry_attempt_seconds`, `retry_backoff_seconds` (histograms) | `service` |
 /// | `deadline_elapsed_total` | `service` |
 /// | `idempotency_outcomes_total` | `service`, `outcome` |
+/// | `checkpoints_saved_total` | `service` |
 ///
 /// The handles are registered once, at the first event, so that a recorder installed after the stack was built still
 /// gets them; they are never looked up per call. A keyed breaker moves the gauge of its service with each of its keys.
@@ -38,6 +39,7 @@ struct Handles {
     elapsed: Counter,
     /// In the order of [`IdempotencyResult::ALL`].
     idempotency: [Counter; IdempotencyResult::ALL.len()],
+    saved: Counter,
 }
 
 impl Metrics {
@@ -79,6 +81,7 @@ impl Handles {
             idempotency: IdempotencyResult::ALL.map(|outcome| {
                 counter!("idempotency_outcomes_total", "service" => service(), "outcome" => outcome.as_str())
             }),
+            saved: counter!("checkpoints_saved_total", "service" => service()),
         }
     }
 }
@@ -100,6 +103,7 @@ impl Observe for Metrics {
             }
             Event::Backoff { delay, .. } => handles.backoff_seconds.record(delay.as_secs_f64()),
             Event::Budget { tokens } => handles.budget_tokens.set(*tokens),
+            Event::Saved { entries } => handles.saved.increment(*entries as u64),
             Event::Elapsed { .. } => handles.elapsed.increment(1),
             Event::Idempotency(outcome) => handles.idempotency[*outcome as usize].increment(1),
             _ => {}

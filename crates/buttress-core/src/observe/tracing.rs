@@ -1,6 +1,6 @@
 use tracing::{debug, error, info, warn};
 
-use super::{CircuitState, Event, IdempotencyResult, Observe, Severity};
+use super::{CircuitState, Event, IdempotencyResult, Observe, RunChange, Severity};
 
 /// Reports each event through `tracing`, target `buttress`, field `service`.
 ///
@@ -67,6 +67,17 @@ impl Observe for Tracing {
                     warn!(target: "buttress", service, outcome = outcome.as_str(), "idempotency")
                 }
                 _ => debug!(target: "buttress", service, outcome = outcome.as_str(), "idempotency"),
+            },
+            Event::Step { run, step, occurrence, result, elapsed } => {
+                let (run, step, result) = (&**run, &**step, result.as_str());
+                debug!(target: "buttress", service, run, step, occurrence, result, ?elapsed, "step");
+            }
+            Event::Saved { entries } => debug!(target: "buttress", service, entries, "saved"),
+            Event::Run { run, change } => match change {
+                RunChange::Lost | RunChange::Panicked | RunChange::Halted | RunChange::Unknown => {
+                    warn!(target: "buttress", service, run = &**run, change = change.as_str(), "run");
+                }
+                _ => info!(target: "buttress", service, run = &**run, change = change.as_str(), "run"),
             },
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }

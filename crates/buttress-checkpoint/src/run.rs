@@ -1,0 +1,473 @@
+//! What a run's code and its driver share while it runs.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, SystemTime};
+
+use buttress_core::clock::after;
+use buttress_core::observe::StepResult;
+use buttress_core::{Event, Observer};
+use buttress_store::{NewEntry, RunId};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::entry::{self, Body, Kind};
+use crate::error::{Mismatch, StepId, StepKind};
+use crate::key;
+use crate::replay::{Built, Delivery, Patched, Replay};
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+tokio::task_local! {
+    static CURRENT: Arc<Core>;
+}
+
+/// Undoes a step, from the result that is recorded of it.
+pub(crate) type Undo =
+    Box<dyn FnMut(&RawValue) -> Result<BoxFuture<'static, Result<(), String>>, String> + Send>;
+
+/// A step that can be undone.
+pub(crate) struct Compensation {
+    pub(crate) id: StepId,
+    pub(crate) value: Box<RawValue>,
+    pub(crate) undo: Undo,
+}
+
+/// Whether operations begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gate {
+    Open,
+    /// The worker shuts down.
+    Shutdown,
+    /// The run is cancelled, or is being undone.
+    Cancel,
+}
+
+pub(crate) struct Core {
+    pub(crate) id: RunId,
+    pub(crate) name: Arc<str>,
+    /// What the keys of its steps are derived from.
+    root: String,
+    max_value: usize,
+    observer: Arc<Observer>,
+    state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) replay: Replay,
+    slots: HashMap<u32, Slot>,
+    /// Handed over out of turn, to operations that nobody awaited when it was theirs.
+    ready: HashMap<u32, Delivery>,
+    pub(crate) outbox: Vec<Outgoing>,
+    in_flight: Vec<Outgoing>,
+    pub(crate) running: usize,
+    /// The step whose body is being polled.
+    current: Option<u32>,
+    pub(crate) gate: Gate,
+    pub(crate) fault: Option<Mismatch>,
+    /// A moment on the store's clock and on ours.
+    clock: (SystemTime, Instant),
+    nudged: Option<u32>,
+    pub(crate) compensations: Vec<Compensation>,
+    driver: Option<Waker>,
+}
+
+/// An operation that the code holds.
+struct Slot {
+    id: StepId,
+    waker: Option<Waker>,
+    /// When its mark was stored.
+    acked: Option<SystemTime>,
+    sleeping: Option<Instant>,
+}
+
+pub(crate) struct Outgoing {
+    ordinal: u32,
+    delivered: Option<Body>,
+    pub(crate) entry: NewEntry,
+}
+
+/// What the driver does after the code can go no further.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Quiet {
+    /// Something was handed over: poll the code again.
+    Again,
+    /// The code has to be polled no further.
+    Stopped,
+    /// All that it waits for is this moment.
+    Sleeping(Instant),
+    /// It does not get to what is recorded next.
+    Stuck,
+    /// It runs steps, or waits for something else.
+    Busy,
+}
+
+impl Core {
+    pub(crate) fn new(
+        id: RunId,
+        name: Arc<str>,
+        root: String,
+        max_value: usize,
+        observer: Arc<Observer>,
+        replay: Replay,
+        clock: (SystemTime, Instant),
+    ) -> Self {
+        let state = State {
+            replay,
+            slots: HashMap::new(),
+            ready: HashMap::new(),
+            outbox: Vec::new(),
+            in_flight: Vec::new(),
+            running: 0,
+            current: None,
+            gate: Gate::Open,
+            fault: None,
+            clock,
+            nudged: None,
+            compensations: Vec::new(),
+            driver: None,
+        };
+        Self { id, name, root, max_value, observer, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing of a user's runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The run that this task is in, if it is in one.
+    pub(crate) fn here<T>(f: impl FnOnce(&Arc<Self>) -> T) -> Option<T> {
+        CURRENT.try_with(f).ok()
+    }
+
+    /// Polls the run's code.
+    pub(crate) fn scope<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(Arc::clone(self), f)
+    }
+
+    /// Whether an operation of this run may be polled here.
+    pub(crate) fn is_here(self: &Arc<Self>) -> bool {
+        CURRENT.try_with(|current| Arc::ptr_eq(current, self)).unwrap_or(false)
+    }
+
+    /// Whether the body of a step is being polled.
+    pub(crate) fn is_in_step(&self) -> bool {
+        self.lock().current.is_some()
+    }
+
+    /// Polls the body of a step. A step cannot be in another.
+    pub(crate) fn in_step<T>(&self, ordinal: u32, f: impl FnOnce() -> T) -> T {
+        struct Leave<'a>(&'a Core);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.lock().current = None;
+            }
+        }
+        self.lock().current = Some(ordinal);
+        let _leave = Leave(self);
+        f()
+    }
+
+    /// `None` inside of a step: whatever is built there is no operation of the run.
+    pub(crate) fn build(&self, kind: StepKind, name: &Arc<str>) -> Option<Built> {
+        let mut state = self.lock();
+        if state.current.is_some() {
+            return None;
+        }
+        let built = match state.replay.build(kind, name, None) {
+            Ok(built) => built,
+            Err(mismatch) => return Some(state.fail(mismatch, kind, name)),
+        };
+        state.slots.insert(built.id.ordinal, Slot::new(built.id.clone()));
+        Some(built)
+    }
+
+    /// Outer `None` inside of a step.
+    pub(crate) fn patched(&self, name: &Arc<str>) -> Option<Patched> {
+        let mut state = self.lock();
+        if state.current.is_some() {
+            return None;
+        }
+        let patched = match state.replay.patched(name) {
+            Ok(patched) => patched,
+            Err(mismatch) => Patched::New(state.fail(mismatch, StepKind::Patch, name).id),
+        };
+        if let Patched::New(id) = &patched {
+            state.slots.insert(id.ordinal, Slot::new(id.clone()));
+        }
+        Some(patched)
+    }
+
+    pub(crate) fn check_input(&self, id: &StepId, input: &str) {
+        let mut state = self.lock();
+        if let Err(mismatch) = state.replay.check_input(id, Some(input)) {
+            state.fault.get_or_insert(mismatch);
+        }
+    }
+
+    /// What is recorded does not fit: the run stops here.
+    pub(crate) fn mismatch(&self, mismatch: Mismatch) {
+        self.lock().fault.get_or_insert(mismatch);
+    }
+
+    /// The result of an operation, if it is its turn; else whoever polls is woken when it may be.
+    pub(crate) fn take(&self, ordinal: u32, waker: &Waker) -> Option<Delivery> {
+        let mut state = self.lock();
+        let State { replay, slots, ready, fault, .. } = &mut *state;
+        if fault.is_some() {
+            return None;
+        }
+        let was_live = replay.is_live();
+        if let Some(delivery) = ready.remove(&ordinal) {
+            return Some(delivery);
+        }
+        let Some(delivery) = replay.take(ordinal) else {
+            if let Some(slot) = slots.get_mut(&ordinal) {
+                match &mut slot.waker {
+                    Some(old) => old.clone_from(waker),
+                    none => *none = Some(waker.clone()),
+                }
+            }
+            return None;
+        };
+        state.handed_over(was_live);
+        Some(delivery)
+    }
+
+    /// Whether an operation may begin to do something: everything that is recorded was handed over, and nothing stops the run.
+    pub(crate) fn may_start(&self) -> bool {
+        let state = self.lock();
+        state.replay.is_live() && state.gate == Gate::Open && state.fault.is_none()
+    }
+
+    /// The run is cancelled, so that a step that may be dropped is.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.lock().gate == Gate::Cancel
+    }
+
+    pub(crate) fn running(&self, change: isize) {
+        let mut state = self.lock();
+        state.running = state.running.saturating_add_signed(change);
+    }
+
+    pub(crate) fn sleeping(&self, ordinal: u32, until: Option<Instant>) {
+        if let Some(slot) = self.lock().slots.get_mut(&ordinal) {
+            slot.sleeping = until;
+        }
+    }
+
+    /// When the store's clock will read this.
+    pub(crate) fn instant(&self, time: SystemTime) -> Instant {
+        let (at, instant) = self.lock().clock;
+        after(instant, time.duration_since(at).unwrap_or(Duration::ZERO))
+    }
+
+    /// What the store's clock will read then.
+    pub(crate) fn system(&self, time: Instant) -> SystemTime {
+        let (at, instant) = self.lock().clock;
+        at.checked_add(time.saturating_duration_since(instant)).unwrap_or(at)
+    }
+
+    /// Puts an entry on its way to the journal.
+    pub(crate) fn send(&self, kind: Kind, id: &StepId, body: Body) {
+        let entry = entry::write(kind, &id.name, id.occurrence, &body);
+        let delivered = kind.is_delivered().then_some(body);
+        let mut state = self.lock();
+        if let Some(slot) = state.slots.get_mut(&id.ordinal) {
+            slot.acked = None;
+        }
+        state.outbox.push(Outgoing { ordinal: id.ordinal, delivered, entry });
+    }
+
+    /// When the operation's mark was stored, if it was.
+    pub(crate) fn acked(&self, ordinal: u32) -> Option<SystemTime> {
+        self.lock().slots.get(&ordinal)?.acked
+    }
+
+    /// The code no longer holds the operation.
+    pub(crate) fn forget(&self, ordinal: u32) {
+        let mut state = self.lock();
+        state.slots.remove(&ordinal);
+        state.ready.remove(&ordinal);
+    }
+
+    pub(crate) fn compensate(&self, compensation: Compensation) {
+        self.lock().compensations.push(compensation);
+    }
+
+    /// No value may be longer than this when it is encoded.
+    pub(crate) fn max_value(&self) -> usize {
+        self.max_value
+    }
+
+    pub(crate) fn key_of(&self, name: &str, occurrence: u32) -> Arc<str> {
+        key::derive(&self.root, name, occurrence)
+    }
+
+    /// The key of the step of this name that is being run, or else was built last.
+    pub(crate) fn key(&self, name: &str) -> Arc<str> {
+        let state = self.lock();
+        let running = state.current.and_then(|ordinal| state.slots.get(&ordinal));
+        let occurrence = match running.filter(|slot| *slot.id.name == *name) {
+            Some(slot) => slot.id.occurrence,
+            None => state.replay.occurrences(name).saturating_sub(1),
+        };
+        drop(state);
+        self.key_of(name, occurrence)
+    }
+
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        self.observer.emit(&self.name, event);
+    }
+
+    pub(crate) fn emit_step(&self, id: &StepId, result: StepResult, elapsed: Duration) {
+        let run = || self.id.as_str().into();
+        let (step, occurrence) = (&id.name, id.occurrence);
+        self.emit(|| Event::Step { run: run(), step: step.clone(), occurrence, result, elapsed });
+    }
+
+    /// Stops the run from the outside.
+    pub(crate) fn close(&self, gate: Gate) {
+        let mut state = self.lock();
+        if state.gate < gate {
+            state.gate = gate;
+            state.wake_all();
+        }
+        if let Some(driver) = &state.driver {
+            driver.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn driven_by(&self, waker: &Waker) {
+        let mut state = self.lock();
+        match &mut state.driver {
+            Some(old) => old.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// The entries that are to be stored next.
+    pub(crate) fn dispatch(&self) -> Vec<NewEntry> {
+        let mut state = self.lock();
+        let outgoing = std::mem::take(&mut state.outbox);
+        let entries = outgoing.iter().map(|outgoing| outgoing.entry.clone()).collect();
+        state.in_flight = outgoing;
+        entries
+    }
+
+    /// They are stored.
+    pub(crate) fn applied(&self, at: SystemTime) {
+        let mut state = self.lock();
+        state.clock = (at, Instant::now());
+        let stored = std::mem::take(&mut state.in_flight);
+        for Outgoing { ordinal, delivered, .. } in stored {
+            match delivered {
+                Some(body) => state.replay.push(ordinal, body),
+                None => {
+                    if let Some(slot) = state.slots.get_mut(&ordinal) {
+                        slot.acked = Some(at);
+                        slot.wake();
+                    }
+                }
+            }
+        }
+        state.wake_head();
+    }
+
+    /// The code was polled, and waits.
+    pub(crate) fn quiet(&self, in_flight: bool, now: Instant) -> Quiet {
+        let mut state = self.lock();
+        if let Some(head) = state.replay.head().map(|head| head.ordinal) {
+            let was_live = state.replay.is_live();
+            if !state.replay.is_built(head) {
+                return Quiet::Stuck;
+            }
+            if !state.slots.contains_key(&head) {
+                state.replay.pop();
+            } else if state.nudged == Some(head) {
+                // Nobody awaits it now: it is there when somebody does.
+                if let Some(delivery) = state.replay.pop() {
+                    state.ready.insert(head, delivery);
+                }
+            } else {
+                state.nudged = Some(head);
+                state.wake_head();
+                return Quiet::Again;
+            }
+            state.handed_over(was_live);
+            return Quiet::Again;
+        }
+        let idle = state.running == 0 && !in_flight && state.outbox.is_empty();
+        if !idle {
+            return Quiet::Busy;
+        }
+        if state.gate != Gate::Open {
+            return Quiet::Stopped;
+        }
+        state.asleep().filter(|until| *until > now).map_or(Quiet::Busy, Quiet::Sleeping)
+    }
+
+    /// The code does not do what is recorded next.
+    pub(crate) fn stuck(&self) -> Option<Mismatch> {
+        let state = self.lock();
+        let waiting =
+            state.slots.values().filter(|slot| slot.sleeping.is_none() && slot.id.kind != StepKind::Race);
+        let expected = waiting.map(|slot| &slot.id).min_by_key(|id| id.ordinal).cloned();
+        state.replay.stuck(expected)
+    }
+}
+
+impl State {
+    /// Something was handed over, so that it is the turn of the next.
+    fn handed_over(&mut self, was_live: bool) {
+        self.nudged = None;
+        self.wake_head();
+        if !was_live && self.replay.is_live() {
+            self.wake_all();
+        }
+    }
+
+    fn wake_head(&mut self) {
+        let head = self.replay.head().map(|head| head.ordinal);
+        if let Some(slot) = head.and_then(|head| self.slots.get_mut(&head)) {
+            slot.wake();
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.slots.values_mut().for_each(Slot::wake);
+    }
+
+    /// An operation that is never polled to its end, since the run stops.
+    fn fail(&mut self, mismatch: Mismatch, kind: StepKind, name: &Arc<str>) -> Built {
+        self.fault.get_or_insert(mismatch);
+        let id = StepId { kind, name: name.clone(), occurrence: 0, ordinal: u32::MAX };
+        Built { id, marks: crate::replay::Marks::default(), winner: None }
+    }
+
+    /// The earliest moment at which an operation goes on, if all of them sleep.
+    fn asleep(&self) -> Option<Instant> {
+        let mut earliest = None;
+        for slot in self.slots.values().filter(|slot| slot.id.kind != StepKind::Race && slot.waker.is_some())
+        {
+            let until = slot.sleeping?;
+            earliest = Some(earliest.map_or(until, |earliest: Instant| earliest.min(until)));
+        }
+        earliest
+    }
+}
+
+impl Slot {
+    fn new(id: StepId) -> Self {
+        Self { id, waker: None, acked: None, sleeping: None }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
