@@ -46,7 +46,7 @@ impl Cx {
         F: FnMut() -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        Step::new(Arc::clone(&self.core), name.into(), Box::new(move || Box::pin(body())))
+        Step::new(Arc::clone(&self.core), &name.into(), Box::new(move || Box::pin(body())))
     }
 
     /// Sleeps for so long, on the store's clock, from when the sleep was first recorded. A run that sleeps for longer than
@@ -56,7 +56,7 @@ impl Cx {
     ///
     /// [`Misplaced`] if it is awaited in a step, in another workflow or in a spawned task.
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        Sleep::new(&self.core, "sleep".into(), Mark::For(nanos(duration) / 1000))
+        Sleep::new(&self.core, &"sleep".into(), Mark::For(nanos(duration) / 1000))
     }
 
     /// Sleeps until this time on the store's clock; the time that was recorded first counts.
@@ -66,7 +66,7 @@ impl Cx {
     /// See [`sleep`](Cx::sleep).
     pub fn sleep_until(&self, time: SystemTime) -> Sleep {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Sleep::new(&self.core, "sleep".into(), Mark::Until(nanos(since) / 1000))
+        Sleep::new(&self.core, &"sleep".into(), Mark::Until(nanos(since) / 1000))
     }
 
     /// Awaits several futures and gives the first result, with its number; the winner is recorded, so that a replay has the
@@ -76,7 +76,7 @@ impl Cx {
     ///
     /// See [`sleep`](Cx::sleep).
     pub fn race<'a, T>(&self, name: impl Into<Arc<str>>, futures: Vec<BoxFuture<'a, T>>) -> Race<'a, T> {
-        Race::new(&self.core, name.into(), futures)
+        Race::new(&self.core, &name.into(), futures)
     }
 
     /// Whether the code after this point is the one with this change: `true` in runs that come here for the first time, and

@@ -1,10 +1,12 @@
 //! Workflows that survive a crash: each step is journaled, and skipped when its run resumes.
 
+mod checkpoint;
 mod config;
 mod cx;
 mod drive;
 mod entry;
 mod error;
+mod inspect;
 mod key;
 mod lease;
 mod race;
@@ -20,15 +22,23 @@ use std::time::Duration;
 pub use buttress_core::StepKey;
 use buttress_store::{JournalStore, StoreError};
 
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Config, OnMismatch};
 pub use cx::Cx;
-pub use error::{Failure, Mismatch, Misplaced, RunError, StartError, StepError, StepId, StepKind};
+pub use error::{Failure, Misplaced, Mismatch, RunError, StartError, StepError, StepId, StepKind};
+pub use inspect::{ForkError, StepState, StepView, Timeline, retry_from};
 pub use race::Race;
 pub use sleep::Sleep;
 pub use step::{Semantics, Step};
 pub use workflows::{Handle, Versions, Workflow, Workflows};
 
-async fn prune<S: JournalStore>(store: &S, age: Duration) -> Result<u64, StoreError> {
+/// Deletes runs that have been over for longer than `age`, in batches of a hundred, and says how many; see
+/// [`Workflows::prune`].
+///
+/// # Errors
+///
+/// If the store fails; the batches before stay deleted.
+pub async fn prune<S: JournalStore>(store: &S, age: Duration) -> Result<u64, StoreError> {
     const BATCH: u32 = 100;
     let mut all = 0;
     loop {

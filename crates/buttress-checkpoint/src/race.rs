@@ -23,8 +23,8 @@ pub struct Race<'a, T> {
 impl<T> Unpin for Race<'_, T> {}
 
 impl<'a, T> Race<'a, T> {
-    pub(crate) fn new(core: &Arc<Core>, name: Arc<str>, futures: Vec<BoxFuture<'a, T>>) -> Self {
-        let built = core.build(StepKind::Race, &name);
+    pub(crate) fn new(core: &Arc<Core>, name: &Arc<str>, futures: Vec<BoxFuture<'a, T>>) -> Self {
+        let built = core.build(StepKind::Race, name);
         let (id, winner) = built.map_or((None, None), |built| (Some(built.id), built.winner));
         let recorded = winner.map(|winner| winner as usize);
         let futures = futures.into_iter().map(Some).collect();

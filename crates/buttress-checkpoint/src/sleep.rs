@@ -38,8 +38,8 @@ enum Phase {
 }
 
 impl Sleep {
-    pub(crate) fn new(core: &Arc<Core>, name: Arc<str>, mark: Mark) -> Self {
-        let built = core.build(StepKind::Sleep, &name);
+    pub(crate) fn new(core: &Arc<Core>, name: &Arc<str>, mark: Mark) -> Self {
+        let built = core.build(StepKind::Sleep, name);
         let (id, marks) = built.map_or((None, Marks::default()), |built| (Some(built.id), built.marks));
         Self { core: Arc::clone(core), id, marks, mark, phase: Phase::New }
     }

@@ -41,18 +41,23 @@ pub struct Step<'a, T, E> {
     /// `None` inside of another step.
     id: Option<StepId>,
     marks: Marks,
-    body: Box<dyn FnMut() -> BoxFuture<'a, Result<T, E>> + Send + 'a>,
+    body: Entered<'a, T, E>,
     options: Options<'a, T, E>,
     phase: Phase<'a, T, E>,
 }
+
+/// What is called for each attempt.
+type Entered<'a, T, E> = Box<dyn FnMut() -> BoxFuture<'a, Result<T, E>> + Send + 'a>;
+
+type Judge<'a, E> = Box<dyn Fn(&E) -> bool + Send + 'a>;
 
 struct Options<'a, T, E> {
     input: Option<String>,
     semantics: Semantics,
     timeout: Option<Duration>,
     retry: Option<(Backoff, u32)>,
-    retry_if: Option<Box<dyn Fn(&E) -> bool + Send + 'a>>,
-    reconcile: Option<Box<dyn FnMut() -> BoxFuture<'a, Result<Option<T>, E>> + Send + 'a>>,
+    retry_if: Option<Judge<'a, E>>,
+    reconcile: Option<Entered<'a, Option<T>, E>>,
     compensate: Option<Undo>,
     preemptible: bool,
 }
@@ -92,10 +97,10 @@ impl<T, E> Unpin for Step<'_, T, E> {}
 impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
     pub(crate) fn new(
         core: Arc<Core>,
-        name: Arc<str>,
-        body: Box<dyn FnMut() -> BoxFuture<'a, Result<T, E>> + Send + 'a>,
+        name: &Arc<str>,
+        body: Entered<'a, T, E>,
     ) -> Self {
-        let built = core.build(StepKind::Step, &name);
+        let built = core.build(StepKind::Step, name);
         let (id, marks) = built.map_or((None, Marks::default()), |built| (Some(built.id), built.marks));
         let options = Options {
             input: None,

@@ -1,0 +1,111 @@
+use std::time::Duration;
+
+use buttress_store::{
+    Acquired, Appended, Command, Created, Hold, JournalStore, NewEntry, NewRun, Next, Page, Postgres, Query, Redis,
+    Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
+};
+
+use crate::Failure;
+
+/// A store that is named by a URL.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AnyStore {
+    /// `sqlite:PATH`
+    Sqlite(Sqlite),
+    /// `postgres://…`
+    Postgres(Postgres),
+    /// `redis://…`
+    Redis(Redis),
+}
+
+impl AnyStore {
+    /// Opens the store with this URL. A SQLite file must be there already.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is of no known kind, or the store cannot be opened.
+    pub async fn open(url: &str) -> Result<Self, Failure> {
+        match url.strip_prefix("sqlite:") {
+            Some(path) if std::path::Path::new(path).exists() => Self::create(url).await,
+            Some(path) => Err(Failure::new(format!("there is no file `{path}`"))),
+            None => Self::create(url).await,
+        }
+    }
+
+    /// Opens the store with this URL, and creates a SQLite file that is not there.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is of no known kind, or the store cannot be opened.
+    pub async fn create(url: &str) -> Result<Self, Failure> {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "sqlite" => {
+                let path = url.trim_start_matches("sqlite:");
+                Sqlite::open(path).await.map(Self::Sqlite).map_err(|error| Failure::from(&error))
+            }
+            "postgres" | "postgresql" => {
+                // The error may quote the URL, with its password.
+                let config = url.parse().map_err(|_| Failure::usage("that is no URL of PostgreSQL"))?;
+                Postgres::open(config).await.map(Self::Postgres).map_err(|error| Failure::from(&error))
+            }
+            "redis" | "valkey" => {
+                let options = Redis::at(url).map_err(|error| Failure::from(&error))?;
+                options.open().await.map(Self::Redis).map_err(|error| Failure::from(&error))
+            }
+            _ => Err(Failure::usage("a store is `sqlite:PATH`, `postgres://…` or `redis://…`")),
+        }
+    }
+
+    /// Writes what is left to write and closes a SQLite file.
+    pub async fn close(&self) {
+        if let Self::Sqlite(sqlite) = self {
+            sqlite.shutdown().await;
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            AnyStore::Sqlite($store) => $call,
+            AnyStore::Postgres($store) => $call,
+            AnyStore::Redis($store) => $call,
+        }
+    };
+}
+
+impl JournalStore for AnyStore {
+    async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
+        each!(self, store => store.create(run, lease).await)
+    }
+
+    async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
+        each!(self, store => store.acquire(wanted).await)
+    }
+
+    async fn append(&self, hold: &Hold, seq: u64, entries: &[NewEntry], next: &Next) -> Result<Appended, StoreError> {
+        each!(self, store => store.append(hold, seq, entries, next).await)
+    }
+
+    async fn renew(&self, hold: &Hold, lease: Duration) -> Result<Renewed, StoreError> {
+        each!(self, store => store.renew(hold, lease).await)
+    }
+
+    async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
+        each!(self, store => store.load(id).await)
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        each!(self, store => store.list(query).await)
+    }
+
+    async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
+        each!(self, store => store.control(id, command).await)
+    }
+
+    async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
+        each!(self, store => store.prune(age, max).await)
+    }
+}

@@ -1,0 +1,165 @@
+use std::ffi::OsString;
+use std::time::Duration;
+
+use buttress_store::{RunId, StatusKind};
+use lexopt::{Arg, Parser, ValueExt};
+
+use crate::Failure;
+
+pub(crate) const HELP: &str = "\
+buttress [--store URL] [--json] runs <command>
+
+  list [--status S]… [--workflow NAME] [--limit N]
+                     the youngest runs first; S is running, sleeping, paused, parked, done, failed or cancelled
+  show ID            its steps with state, attempts, durations and keys, and where it goes on
+  resume ID          lets a paused or parked run go on, and wakes one that sleeps
+  cancel ID          stops a run before its next step, and undoes what can be undone; nothing if it is over
+  retry-from ID STEP [--occurrence N] [--as NEW-ID] [--fresh-keys]
+                     begins a run that has done what this one had before the step; a halted run is cancelled first
+  prune --older-than AGE
+                     deletes runs that have been over for longer, e.g. 30d, 12h, 90m, 10s
+
+The store is `sqlite:PATH`, `postgres://…` or `redis://…`, or what BUTTRESS_STORE says. The application may run meanwhile.
+With --json each command prints one JSON value.
+";
+
+pub(crate) struct Parsed {
+    pub(crate) store: Option<String>,
+    pub(crate) json: bool,
+    /// `None` for help.
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    List { statuses: Vec<StatusKind>, workflow: Option<String>, limit: usize },
+    Show(RunId),
+    Resume(RunId),
+    Cancel(RunId),
+    RetryFrom { id: RunId, step: String, occurrence: u32, new: Option<RunId>, fresh_keys: bool },
+    Prune(Duration),
+}
+
+#[derive(Default)]
+struct Options {
+    statuses: Vec<StatusKind>,
+    workflow: Option<String>,
+    limit: Option<usize>,
+    occurrence: u32,
+    new: Option<RunId>,
+    fresh_keys: bool,
+    older_than: Option<Duration>,
+}
+
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Failure> {
+    let mut parser = Parser::from_args(arguments);
+    let mut store = std::env::var("BUTTRESS_STORE").ok();
+    let (mut json, mut options, mut words) = (false, Options::default(), Vec::new());
+    let wrong = |error: lexopt::Error| Failure::usage(error.to_string());
+    while let Some(argument) = parser.next().map_err(wrong)? {
+        if let Arg::Value(word) = argument {
+            words.push(word.string().map_err(wrong)?);
+            continue;
+        }
+        let flag = match &argument {
+            Arg::Long(name) => (*name).to_owned(),
+            Arg::Short(name) => name.to_string(),
+            Arg::Value(_) => String::new(),
+        };
+        match flag.as_str() {
+            "json" => json = true,
+            "fresh-keys" => options.fresh_keys = true,
+            "h" | "help" => return Ok(Parsed { store, json, command: None }),
+            "store" | "status" | "workflow" | "limit" | "occurrence" | "as" | "older-than" => {
+                let value = parser.value().and_then(ValueExt::string).map_err(wrong)?;
+                match flag.as_str() {
+                    "store" => store = Some(value),
+                    "status" => options.statuses.push(status(&value)?),
+                    "workflow" => options.workflow = Some(value),
+                    "limit" => options.limit = Some(number("limit", &value)?),
+                    "occurrence" => options.occurrence = number("occurrence", &value)?,
+                    "as" => options.new = Some(id(&value)?),
+                    _ => options.older_than = Some(age(&value)?),
+                }
+            }
+            other => return Err(Failure::usage(format!("there is no option `{other}`; see `buttress --help`"))),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Ok(Parsed { store, json, command: command(&words, options)? })
+}
+
+fn command(words: &[&str], options: Options) -> Result<Option<Command>, Failure> {
+    let Options { statuses, workflow, limit, occurrence, new, fresh_keys, older_than } = options;
+    Ok(Some(match words {
+        [] | ["help"] => return Ok(None),
+        ["runs", "list"] => Command::List { statuses, workflow, limit: limit.unwrap_or(100) },
+        ["runs", "show", run] => Command::Show(id(run)?),
+        ["runs", "resume", run] => Command::Resume(id(run)?),
+        ["runs", "cancel", run] => Command::Cancel(id(run)?),
+        ["runs", "retry-from", run, step] => {
+            Command::RetryFrom { id: id(run)?, step: (*step).to_owned(), occurrence, new, fresh_keys }
+        }
+        ["runs", "prune"] => Command::Prune(older_than.ok_or_else(|| {
+            Failure::usage("prune what? `--older-than 30d` keeps what ended within the last 30 days")
+        })?),
+        _ => return Err(Failure::usage(format!("there is no command `{}`\n\n{HELP}", words.join(" ")))),
+    }))
+}
+
+fn id(text: &str) -> Result<RunId, Failure> {
+    RunId::try_new(text).map_err(|error| Failure::usage(error.to_string()))
+}
+
+fn number<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|_| Failure::usage(format!("`--{what}` takes a number, and not `{text}`")))
+}
+
+pub(crate) const STATUSES: [(&str, StatusKind); 7] = [
+    ("running", StatusKind::Running),
+    ("sleeping", StatusKind::Sleeping),
+    ("paused", StatusKind::Paused),
+    ("parked", StatusKind::Parked),
+    ("done", StatusKind::Done),
+    ("failed", StatusKind::Failed),
+    ("cancelled", StatusKind::Cancelled),
+];
+
+fn status(text: &str) -> Result<StatusKind, Failure> {
+    let known = STATUSES.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
+    known.ok_or_else(|| Failure::usage(format!("there is no status `{text}`")))
+}
+
+fn age(text: &str) -> Result<Duration, Failure> {
+    let wrong = || Failure::usage(format!("`{text}` is no age; 30d, 12h, 90m and 10s are"));
+    let unit = match text.chars().last() {
+        Some('d') => 86_400,
+        Some('h') => 3600,
+        Some('m') => 60,
+        Some('s') => 1,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    count.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Option<Command>, Failure> {
+        parse(line.split_whitespace().map(OsString::from)).map(|parsed| parsed.command)
+    }
+
+    #[test]
+    fn commands_are_read_and_wrong_ones_refused_with_a_hint() {
+        assert_eq!(parsed("runs prune --older-than 2d").unwrap(), Some(Command::Prune(Duration::from_secs(172_800))));
+        let list = parsed("runs list --status done --status failed --limit 5").unwrap();
+        let statuses = vec![StatusKind::Done, StatusKind::Failed];
+        assert_eq!(list, Some(Command::List { statuses, workflow: None, limit: 5 }));
+        assert_eq!(parsed("--help").unwrap(), None);
+        for wrong in ["runs prune", "runs prune --older-than soon", "runs lost", "runs list --status x", "runs show --depth"] {
+            assert!(parsed(wrong).unwrap_err().is_usage(), "{wrong}");
+        }
+    }
+}

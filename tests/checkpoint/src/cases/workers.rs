@@ -1,0 +1,316 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::failing::Failing;
+use crate::{Worker, long, quick, short};
+use buttress_checkpoint::{Cx, Workflow, Workflows, retry_from};
+use buttress_store::Query;
+
+/// A workflow of one step, which hangs while `hangs`.
+fn one<S: JournalStore>(workflows: &Workflows<S>, effects: &Effects, hangs: bool) -> Workflow<S, (), usize, Failure> {
+    let effects = effects.clone();
+    let code = move |cx: Cx, ()| {
+        let effects = effects.clone();
+        async move {
+            let name = cx.run_id().to_string();
+            let body = async || if hangs { effects.hang(&name).await } else { effects.done(&name) };
+            Ok(cx.step("a", body).await?)
+        }
+    };
+    workflows.register("w", 1, code).unwrap()
+}
+
+/// CP-6
+pub async fn each_run_has_one_owner<S: JournalStore>(store: S) {
+    const RUNS: usize = 40;
+    let effects = Effects::default();
+    let owners: Vec<_> = (0..3).map(|_| Workflows::with(store.clone(), long())).collect();
+    let flows: Vec<_> = owners.iter().map(|workflows| one(workflows, &effects, false)).collect();
+    let workers: Vec<_> = owners.iter().map(Worker::start).collect();
+    let mut handles = Vec::new();
+    for run in 0..RUNS {
+        handles.push(flows[run % 3].start(format!("run {run}"), ()).await.unwrap());
+    }
+    for handle in handles {
+        handle.result().await.unwrap();
+        assert_eq!(handle.info().await.unwrap().unwrap().epoch, 1);
+    }
+    assert_eq!(effects.names().len(), RUNS);
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+/// CP-8
+pub async fn a_body_is_dropped_before_its_lease_ends_and_records_nothing<S: JournalStore>(store: S) {
+    struct Dropped(Effects);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.add("dropped");
+        }
+    }
+    let (effects, failing) = (Effects::default(), Failing::new(store.clone()));
+    let workflows = Workflows::with(failing.clone(), quick(Duration::from_secs(2)));
+    let body = effects.clone();
+    let code = move |cx: Cx, ()| {
+        let effects = body.clone();
+        async move {
+            let step = async || {
+                let _dropped = Dropped(effects.clone());
+                effects.hang::<Result<(), Failure>>("a").await
+            };
+            Ok::<_, Failure>(cx.step("a", step).await?)
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&workflows);
+    effects.until("a", 1).await;
+    failing.fail_every(1);
+    effects.until("dropped", 1).await;
+    let run = info(&store, "run").await;
+    // The margin is 400 ms, of which a slow machine may take most.
+    assert!(run.lease.is_some_and(|lease| lease > Duration::ZERO), "{run:?}");
+    assert_eq!((run.status.kind(), run.entries), (StatusKind::Running, 0));
+    worker.crash().await;
+
+    let second = Workflows::with(store, long());
+    let code = async |cx: Cx, ()| Ok::<_, Failure>(cx.step("a", async || Ok::<_, Failure>(())).await?);
+    let flow = second.register::<(), (), _, _, _>("w", 1, code).unwrap();
+    let worker = Worker::start(&second);
+    flow.handle(id("run")).result().await.unwrap();
+    worker.stop().await;
+}
+
+/// CP-9
+pub async fn a_worker_that_drains_strands_nothing<S: JournalStore>(store: S) {
+    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
+    let register = |same: &Workflows<S>| {
+        let (effects, gate) = (effects.clone(), gate.clone());
+        let code = move |cx: Cx, ()| {
+            let (effects, gate) = (effects.clone(), gate.clone());
+            async move {
+                let first = async || {
+                    effects.add("first");
+                    gate.notified().await;
+                    Ok::<_, Failure>(())
+                };
+                cx.step("first", first).await?;
+                Ok::<_, Failure>(cx.step("second", async || effects.done("second")).await?)
+            }
+        };
+        same.register("w", 1, code).unwrap()
+    };
+    let old = Workflows::with(store.clone(), long().worker("same"));
+    let flow = register(&old);
+    flow.start("run", ()).await.unwrap();
+    let draining = Worker::start(&old);
+    effects.until("first", 1).await;
+    let stopped = tokio::spawn(draining.stop());
+    tokio::task::yield_now().await;
+    let new = Workflows::with(store.clone(), long().worker("same"));
+    let flow = register(&new);
+    let worker = Worker::start(&new);
+    gate.notify_one();
+    stopped.await.unwrap();
+    flow.handle(id("run")).result().await.unwrap();
+    assert_eq!(effects.names(), ["first", "second"], "what was under way was ended, and what follows done elsewhere");
+    worker.stop().await;
+}
+
+/// CP-10
+pub async fn a_store_that_fails_in_the_sweep_loses_nothing<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let crashing = Workflows::with(store.clone(), short());
+    let flow = one(&crashing, &effects, true);
+    for run in 0..10 {
+        flow.start(format!("run {run}"), ()).await.unwrap();
+    }
+    let worker = Worker::start(&crashing);
+    for run in 0..10 {
+        effects.until(&format!("run {run}"), 1).await;
+    }
+    worker.crash().await;
+
+    let failing = Failing::new(store.clone());
+    failing.fail_every(3);
+    // Runs that were acquired in a call whose answer was lost are had again when their lease is over.
+    let second = Workflows::with(failing, quick(Duration::from_secs(2)).max_recoveries(100));
+    one(&second, &effects, false);
+    let worker = Worker::start(&second);
+    for run in 0..10 {
+        until(&store, &format!("run {run}"), StatusKind::Done).await;
+    }
+    worker.stop().await;
+}
+
+/// CP-26
+pub async fn a_cancelled_run_stops_before_its_next_step<S: JournalStore>(store: S) {
+    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
+    let workflows = Workflows::with(store.clone(), short());
+    let (body, opened) = (effects.clone(), gate.clone());
+    let code = move |cx: Cx, ()| {
+        let (effects, gate) = (body.clone(), opened.clone());
+        async move {
+            let undone = effects.clone();
+            let undo = move |()| std::future::ready(undone.done("undone").map(drop));
+            let first = async || {
+                effects.add("first");
+                gate.notified().await;
+                Ok::<_, Failure>(())
+            };
+            cx.step("first", first).compensate(undo).await?;
+            Ok::<_, Failure>(cx.step("second", async || effects.done("second")).await?)
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let handle = flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&workflows);
+    effects.until("first", 1).await;
+    handle.cancel().await.unwrap();
+    gate.notify_one();
+    assert!(matches!(handle.result().await, Err(RunError::Cancelled)));
+    assert_eq!(effects.names(), ["first", "undone"]);
+    let run = handle.cancel().await.unwrap().unwrap();
+    assert_eq!(run.status.kind(), StatusKind::Cancelled, "a second time is nothing");
+    worker.stop().await;
+}
+
+/// CP-26
+pub async fn a_preemptible_step_is_dropped_by_a_cancellation<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let workflows = Workflows::with(store.clone(), short());
+    let body = effects.clone();
+    let code = move |cx: Cx, ()| {
+        let effects = body.clone();
+        async move {
+            let hang = async || effects.hang::<Result<(), Failure>>("first").await;
+            Ok::<_, Failure>(cx.step("first", hang).preemptible().await?)
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let handle = flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&workflows);
+    effects.until("first", 1).await;
+    handle.cancel().await.unwrap();
+    assert!(matches!(handle.result().await, Err(RunError::Cancelled)));
+    let entries = store.load(&id("run")).await.unwrap().unwrap().entries;
+    assert_eq!(entries.len(), 1, "nothing of the step: {entries:?}");
+    worker.stop().await;
+}
+
+/// CP-29
+pub async fn a_run_that_always_panics_is_parked_and_harms_no_other<S: JournalStore>(store: S) {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let workflows = Workflows::with(store.clone(), quick(Duration::from_millis(300)).max_recoveries(2));
+    let counted = panics.clone();
+    let code = move |_: Cx, poison: bool| {
+        let panics = counted.clone();
+        async move {
+            if poison {
+                panics.fetch_add(1, Ordering::SeqCst);
+                std::panic::resume_unwind(Box::new("poison"));
+            }
+            Ok::<_, Failure>(())
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let poison = flow.start("poison", true).await.unwrap();
+    let worker = Worker::start(&workflows);
+    for run in 0..5 {
+        flow.start(format!("run {run}"), false).await.unwrap().result().await.unwrap();
+    }
+    until(&store, "poison", StatusKind::Parked).await;
+    assert!(halted(poison.result().await).contains("3 times"));
+    assert_eq!(panics.load(Ordering::SeqCst), 3);
+    let parked = store.list(&Query { statuses: vec![StatusKind::Parked], ..Query::default() }).await.unwrap();
+    assert_eq!(parked.runs.len(), 1);
+    assert_eq!(parked.runs[0].entries, 0, "a panic is not recorded");
+    worker.stop().await;
+}
+
+/// CP-30
+pub async fn a_run_without_code_is_left_alone<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let complete = Workflows::with(store.clone(), long());
+    let gone = complete.register("gone", 1, async |_, ()| Ok::<_, Failure>(())).unwrap();
+    gone.start("without code", ()).await.unwrap();
+    one(&complete, &effects, false).start("run", ()).await.unwrap();
+
+    let warned = Arc::new(AtomicUsize::new(0));
+    let heard = warned.clone();
+    let observer = buttress_core::observe_fn(move |service, event| {
+        let unknown = buttress_core::observe::RunChange::Unknown;
+        if service == "gone" && matches!(event, buttress_core::Event::Run { change, .. } if *change == unknown) {
+            heard.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let partial = Workflows::with(store.clone(), long().observe(observer));
+    let flow = one(&partial, &effects, false);
+    let worker = Worker::start(&partial);
+    flow.handle(id("run")).result().await.unwrap();
+    worker.stop().await;
+    let left = info(&store, "without code").await;
+    assert_eq!((left.status.kind(), left.epoch), (StatusKind::Running, 0));
+    assert_eq!(warned.load(Ordering::SeqCst), 1);
+}
+
+/// CP-36
+pub async fn pruning_takes_what_is_over_and_nothing_else<S: JournalStore>(store: S) {
+    const OVER: u64 = 130;
+    let effects = Effects::default();
+    let workflows = Workflows::with(store.clone(), long());
+    let flow = one(&workflows, &effects, false);
+    let worker = Worker::start(&workflows);
+    let mut handles = Vec::new();
+    for run in 0..OVER {
+        handles.push(flow.start(format!("run {run}"), ()).await.unwrap());
+    }
+    for handle in &handles {
+        handle.result().await.unwrap();
+    }
+    worker.stop().await;
+    flow.start("open", ()).await.unwrap();
+    retry_from(&store, &id("run 0"), ("a", 0), &id("again"), false).await.unwrap();
+    assert_eq!(workflows.prune(Duration::from_secs(3600)).await.unwrap(), 0);
+    // The one that the open one continues stays.
+    assert_eq!(workflows.prune(Duration::ZERO).await.unwrap(), OVER - 1);
+    let left = store.list(&Query::default()).await.unwrap();
+    assert_eq!(left.runs.len(), 3);
+}
+
+/// CP-38, fork
+pub async fn a_retry_from_a_step_does_the_rest_again<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let register = |fails: bool| {
+        let (workflows, effects) = (Workflows::with(store.clone(), long()), effects.clone());
+        let code = move |cx: Cx, ()| {
+            let effects = effects.clone();
+            async move {
+                cx.step("a", async || effects.done("a")).await?;
+                let b = async || {
+                    effects.add("b");
+                    if fails { Err(Failure::new("a bug")) } else { Ok(2) }
+                };
+                let b = cx.step("b", b).await?;
+                cx.step("c", async || effects.done("c")).await?;
+                Ok::<i32, Failure>(b)
+            }
+        };
+        let flow = workflows.register("w", 1, code).unwrap();
+        (workflows, flow)
+    };
+    let (old, flow) = register(true);
+    let worker = Worker::start(&old);
+    assert!(matches!(flow.start("run", ()).await.unwrap().result().await, Err(RunError::Failed(_))));
+    worker.stop().await;
+
+    let (new, flow) = register(false);
+    retry_from(&store, &id("run"), ("b", 0), &id("again"), false).await.unwrap();
+    let worker = Worker::start(&new);
+    assert_eq!(flow.handle(id("again")).result().await.unwrap(), 2);
+    assert_eq!(effects.names(), ["a", "b", "b", "c"]);
+    let keys = &effects.keys()["b"];
+    assert_eq!(keys[0], keys[1], "what was applied the first time is recognised");
+    worker.stop().await;
+}

@@ -1,0 +1,3 @@
+//! What workflows do, on the store `memory`.
+
+checkpoint_tests::behaviours!(checkpoint_tests::InMemory);
