@@ -89,7 +89,8 @@ impl Cx {
         match self.core.patched(&change.into()) {
             None => Err(Misplaced),
             Some(Patched::Known(known)) => Ok(known),
-            Some(Patched::New(id)) => Sleep::patch(&self.core, id).await.map(|()| true),
+            Some(Patched::New(id)) => Sleep::patch(&self.core, id, false).await.map(|()| true),
+            Some(Patched::Recorded(id)) => Sleep::patch(&self.core, id, true).await.map(|()| true),
         }
     }
 

@@ -75,6 +75,8 @@ pub(crate) enum Patched {
     Known(bool),
     /// It is, and that is to be recorded.
     New(StepId),
+    /// It is, and that is recorded and handed over like a result.
+    Recorded(StepId),
 }
 
 impl Replay {
@@ -173,10 +175,7 @@ impl Replay {
         }
         let built = self.build(StepKind::Patch, id, None)?;
         self.patches.insert(id.clone(), true);
-        if !recorded {
-            return Ok(Patched::New(built.id));
-        }
-        Ok(Patched::Known(true))
+        Ok(if recorded { Patched::Recorded(built.id) } else { Patched::New(built.id) })
     }
 
     /// What is handed over next.

@@ -70,6 +70,7 @@ pub(crate) struct State {
     pub(crate) fault: Option<Mismatch>,
     /// A moment on the store's clock and on ours.
     clock: (SystemTime, Instant),
+    /// Whose turn it is.
     nudged: Option<u32>,
     pub(crate) compensations: Vec<Compensation>,
     driver: Option<Waker>,
@@ -195,7 +196,7 @@ impl Core {
             Ok(patched) => patched,
             Err(mismatch) => Patched::New(state.fail(mismatch, StepKind::Patch, name).id),
         };
-        if let Patched::New(id) = &patched {
+        if let Patched::New(id) | Patched::Recorded(id) = &patched {
             state.slots.insert(id.ordinal, Slot::new(id.clone()));
         }
         Some(patched)
@@ -216,7 +217,7 @@ impl Core {
     /// The result of an operation, if it is its turn; else whoever polls is woken when it may be.
     pub(crate) fn take(&self, ordinal: u32, waker: &Waker) -> Option<Delivery> {
         let mut state = self.lock();
-        let State { replay, slots, ready, fault, .. } = &mut *state;
+        let State { replay, slots, ready, fault, nudged, .. } = &mut *state;
         if fault.is_some() {
             return None;
         }
@@ -224,7 +225,8 @@ impl Core {
         if let Some(delivery) = ready.remove(&ordinal) {
             return Some(delivery);
         }
-        let Some(delivery) = replay.take(ordinal) else {
+        let turn = *nudged == Some(ordinal);
+        let Some(delivery) = turn.then(|| replay.take(ordinal)).flatten() else {
             if let Some(slot) = slots.get_mut(&ordinal) {
                 match &mut slot.waker {
                     Some(old) => old.clone_from(waker),
@@ -374,10 +376,11 @@ impl Core {
                 }
             }
         }
-        state.wake_head();
     }
 
-    /// The code was polled, and waits.
+    /// The code was polled, and waits: the next result is handed over. Only here, one for each time that the code is polled:
+    /// an operation of which the result is recorded makes the code wait as one that has to run does, so that what runs
+    /// beside it gets as far as it did then.
     pub(crate) fn quiet(&self, in_flight: bool, now: Instant) -> Quiet {
         let mut state = self.lock();
         if let Some(head) = state.replay.head().map(|head| head.ordinal) {
@@ -421,10 +424,9 @@ impl Core {
 }
 
 impl State {
-    /// Something was handed over, so that it is the turn of the next.
+    /// Something was handed over.
     fn handed_over(&mut self, was_live: bool) {
         self.nudged = None;
-        self.wake_head();
         if !was_live && self.replay.is_live() {
             self.wake_all();
         }

@@ -45,14 +45,9 @@ impl Sleep {
     }
 
     /// What records that the code is the patched one.
-    pub(crate) fn patch(core: &Arc<Core>, id: StepId) -> Self {
-        Self {
-            core: Arc::clone(core),
-            id: Some(id),
-            marks: Marks::default(),
-            mark: Mark::Patch,
-            phase: Phase::New,
-        }
+    pub(crate) fn patch(core: &Arc<Core>, id: StepId, is_recorded: bool) -> Self {
+        let phase = if is_recorded { Phase::Over } else { Phase::New };
+        Self { core: Arc::clone(core), id: Some(id), marks: Marks::default(), mark: Mark::Patch, phase }
     }
 
     fn body(&self, n: u32) -> Body {

@@ -32,7 +32,7 @@ impl<S> Failing<S> {
     fn fails(&self) -> Option<bool> {
         let every = self.every.load(Ordering::SeqCst);
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        (every > 0 && call % every == 0).then_some(every == 1 || (call / every) % 2 == 0)
+        (every > 0 && call % every == 0).then(|| every == 1 || (call / every) % 2 == 0)
     }
 }
 
