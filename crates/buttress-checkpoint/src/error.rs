@@ -33,6 +33,32 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// From a boxed error.
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut chain = buttress_core::chain(error).map(ToString::to_string);
+        let message = chain.next().unwrap_or_default();
+        Self { message, causes: chain.collect() }
+    }
+
+    /// As an error.
+    pub fn into_error(self) -> buttress_core::BoxError {
+        Text(self).into()
+    }
+}
+
+/// A failure where an error is needed.
+#[derive(Debug)]
+struct Text(Failure);
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Text {}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
@@ -42,9 +68,7 @@ impl fmt::Display for Failure {
 
 impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let mut chain = buttress_core::chain(&error).map(ToString::to_string);
-        let message = chain.next().unwrap_or_default();
-        Self { message, causes: chain.collect() }
+        Self::of(&error)
     }
 }
 

@@ -6,8 +6,11 @@ mod cx;
 mod drive;
 mod entry;
 mod error;
+#[cfg(feature = "http")]
+mod http;
 mod inspect;
 mod key;
+mod layer;
 mod lease;
 mod race;
 mod replay;
@@ -26,7 +29,12 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Config, OnMismatch};
 pub use cx::Cx;
 pub use error::{Failure, Misplaced, Mismatch, RunError, StartError, StepError, StepId, StepKind};
+#[cfg(feature = "http")]
+pub use http::HttpRecord;
 pub use inspect::{ForkError, StepState, StepView, Timeline, retry_from};
+pub use layer::{
+    CheckpointFuture, CheckpointLayer, Checkpointed, IdempotencyKeyLayer, Json, OutsideWorkflow, Record, StepKeyed,
+};
 pub use race::Race;
 pub use sleep::Sleep;
 pub use step::{Semantics, Step};

@@ -53,6 +53,11 @@ impl std::error::Error for Unreadable {}
 const VERSION: u8 = 1;
 
 impl StoredResponse {
+    /// A complete response, from where it was stored.
+    pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { status, headers, body: Some(body), trailers }
+    }
+
     /// The response as bytes, for a store.
     pub fn encode(&self) -> Bytes {
         let body = self.body.as_deref().unwrap_or_default();

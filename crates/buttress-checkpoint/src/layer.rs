@@ -1,0 +1,309 @@
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use buttress_core::{BoxError, Carry, StepKey};
+use pin_project_lite::pin_project;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::cx::Cx;
+use crate::error::Failure;
+use crate::run::BoxFuture;
+
+/// Journals the calls of a service that is used inside of a workflow: each is a step of this name.
+///
+/// In a replay the recorded response is given, and the service is not called. An error is recorded as text with its causes,
+/// and the caller gets that text, in the first run as in every replay.
+///
+/// The workflow is found by the task, when the service is called: outside of a workflow, in a spawned task, behind a
+/// `Buffer` and inside of another step the call passes through, and nothing is recorded of it. With
+/// [`required`](CheckpointLayer::required) that is an error outside of a step.
+///
+/// ```
+/// use buttress_checkpoint::CheckpointLayer;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower::BoxError> {
+/// let charge = ServiceBuilder::new()
+///     .layer(CheckpointLayer::named("charge"))
+///     .service(service_fn(async |cents: u32| Ok::<_, std::io::Error>(format!("charged {cents}"))));
+/// assert_eq!(charge.oneshot(100).await?, "charged 100");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct CheckpointLayer<P = Json> {
+    name: Arc<str>,
+    policy: P,
+    required: bool,
+}
+
+/// How responses are recorded.
+pub trait Record<Res>: Clone + Send + Sync + 'static {
+    /// What the caller gets.
+    type Response;
+
+    /// What the caller gets outside of a workflow.
+    fn pass(&self, response: Res) -> Self::Response;
+
+    /// What is recorded of a response, once it is complete.
+    fn record(&self, response: Res) -> BoxFuture<'static, Result<Box<RawValue>, BoxError>>;
+
+    /// The response that a record holds.
+    ///
+    /// # Errors
+    ///
+    /// If it holds none.
+    fn restore(&self, record: &RawValue) -> Result<Self::Response, BoxError>;
+}
+
+/// Records responses that serde can read and write, as JSON.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json;
+
+impl<Res: Serialize + DeserializeOwned> Record<Res> for Json {
+    type Response = Res;
+
+    fn pass(&self, response: Res) -> Res {
+        response
+    }
+
+    fn record(&self, response: Res) -> BoxFuture<'static, Result<Box<RawValue>, BoxError>> {
+        let record = to_raw_value(&response).map_err(Into::into);
+        Box::pin(std::future::ready(record))
+    }
+
+    fn restore(&self, record: &RawValue) -> Result<Res, BoxError> {
+        Ok(serde_json::from_str(record.get())?)
+    }
+}
+
+impl CheckpointLayer {
+    /// Calls are steps of this name; responses are recorded as [`Json`].
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), policy: Json, required: false }
+    }
+}
+
+impl<P> CheckpointLayer<P> {
+    /// Records responses in this way; for HTTP that is `HttpRecord`, with the feature `http`.
+    #[must_use]
+    pub fn record<Q>(self, policy: Q) -> CheckpointLayer<Q> {
+        CheckpointLayer { name: self.name, policy, required: self.required }
+    }
+
+    /// Refuses calls outside of a workflow, which nothing would be recorded of.
+    #[must_use]
+    pub fn required(self) -> Self {
+        Self { required: true, ..self }
+    }
+}
+
+impl<S, P: Clone> Layer<S> for CheckpointLayer<P> {
+    type Service = Checkpointed<S, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Checkpointed { inner, layer: self.clone() }
+    }
+}
+
+impl<P> fmt::Debug for CheckpointLayer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckpointLayer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A service of which the calls are journaled; made by [`CheckpointLayer`].
+#[derive(Clone, Debug)]
+pub struct Checkpointed<S, P = Json> {
+    inner: S,
+    layer: CheckpointLayer<P>,
+}
+
+/// A call outside of a workflow, of a service that is to be called inside of one only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutsideWorkflow;
+
+impl fmt::Display for OutsideWorkflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a call that is to be journaled was made outside of a workflow, or in a spawned task; it was not sent")
+    }
+}
+
+impl std::error::Error for OutsideWorkflow {}
+
+impl<S, P, Req> Service<Req> for Checkpointed<S, P>
+where
+    S: Service<Req> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    P: Record<S::Response>,
+    Req: Send + 'static,
+    S::Response: Send,
+{
+    type Response = P::Response;
+    type Error = BoxError;
+    type Future = CheckpointFuture<S::Future, S::Response, P>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        match Cx::here() {
+            Some(cx) => self.step(&cx, request),
+            None if self.layer.required && StepKey::current().is_none() => {
+                CheckpointFuture::step(Box::pin(async { Err(OutsideWorkflow.into()) }))
+            }
+            None => CheckpointFuture::outside(self.inner.call(request), self.layer.policy.clone()),
+        }
+    }
+}
+
+impl<S, P> Checkpointed<S, P> {
+    #[cold]
+    fn step<Req>(&mut self, cx: &Cx, request: Req) -> CheckpointFuture<S::Future, S::Response, P>
+    where
+        S: Service<Req> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        P: Record<S::Response>,
+        Req: Send + 'static,
+        S::Response: Send,
+    {
+        // The instance that was made ready is the one that is called, if any is.
+        let clone = self.inner.clone();
+        let mut ready = Some((std::mem::replace(&mut self.inner, clone), request));
+        let policy = self.layer.policy.clone();
+        let recorded = policy.clone();
+        let step = cx.step(Arc::clone(&self.layer.name), move || {
+            let (taken, policy) = (ready.take(), recorded.clone());
+            async move {
+                // A step without retries runs once in a process.
+                let (mut inner, request) = taken.ok_or_else(|| Failure::new("the call was made already"))?;
+                let failed = |error: BoxError| Failure::of(&*error);
+                let response = inner.call(request).await.map_err(|error| failed(error.into()))?;
+                policy.record(response).await.map_err(failed)
+            }
+        });
+        CheckpointFuture::step(Box::pin(async move {
+            let record: Box<RawValue> = step.await.map_err(|error| Failure::from(error).into_error())?;
+            policy.restore(&record)
+        }))
+    }
+}
+
+pin_project! {
+    /// The response of a [`Checkpointed`] service.
+    pub struct CheckpointFuture<F, Res, P: Record<Res>> {
+        #[pin]
+        state: State<F, BoxFuture<'static, Result<P::Response, BoxError>>, P>,
+        response: PhantomData<fn() -> Res>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, B, P> {
+        Outside { #[pin] inner: F, policy: P },
+        Step { step: B },
+    }
+}
+
+impl<F, Res, P: Record<Res>> CheckpointFuture<F, Res, P> {
+    #[inline]
+    fn outside(inner: F, policy: P) -> Self {
+        Self { state: State::Outside { inner, policy }, response: PhantomData }
+    }
+
+    fn step(step: BoxFuture<'static, Result<P::Response, BoxError>>) -> Self {
+        Self { state: State::Step { step }, response: PhantomData }
+    }
+}
+
+impl<F, Res, E, P> Future for CheckpointFuture<F, Res, P>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: Into<BoxError>,
+    P: Record<Res>,
+{
+    type Output = Result<P::Response, BoxError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Outside { inner, policy } => {
+                inner.poll(cx).map(|outcome| outcome.map(|response| policy.pass(response)).map_err(Into::into))
+            }
+            StateProj::Step { step } => step.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, Res, P: Record<Res>> fmt::Debug for CheckpointFuture<F, Res, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckpointFuture").finish_non_exhaustive()
+    }
+}
+
+/// Stamps each request that is sent inside of a step with the step's key, and with a number after it from the step's second
+/// call on. A key that the request has already stays. Outside of a step nothing happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdempotencyKeyLayer<K> {
+    carry: K,
+}
+
+impl<K> IdempotencyKeyLayer<K> {
+    /// `carry` is how a request carries its key; for HTTP that is `buttress_http::Http`, below which the header is written.
+    pub fn from_step(carry: K) -> Self {
+        Self { carry }
+    }
+}
+
+impl<S, K: Clone> Layer<S> for IdempotencyKeyLayer<K> {
+    type Service = StepKeyed<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        StepKeyed { inner, carry: self.carry.clone() }
+    }
+}
+
+/// A service of which the requests carry the keys of steps; made by [`IdempotencyKeyLayer`].
+#[derive(Clone, Copy, Debug)]
+pub struct StepKeyed<S, K> {
+    inner: S,
+    carry: K,
+}
+
+impl<S, K, Req> Service<Req> for StepKeyed<S, K>
+where
+    S: Service<Req>,
+    K: Carry<Req>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Req) -> S::Future {
+        let keyed = self.carry.carried(&request).is_some_and(|carried| carried.idempotency_key.is_some());
+        if !keyed && let Some(key) = StepKey::next_call() {
+            self.carry.carry(&mut request, |carried| carried.idempotency_key = Some(key));
+        }
+        self.inner.call(request)
+    }
+}
