@@ -75,9 +75,13 @@ pub enum CheckpointError {
 impl fmt::Display for CheckpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy { worker, lease } => write!(f, "`{worker}` has the checkpoint, for {lease:?} at least"),
+            Self::Busy { worker, lease } => {
+                write!(f, "`{worker}` has the checkpoint, for {lease:?} at least")
+            }
             Self::Lost => f.write_str("the checkpoint was lost, and nothing was saved; load it again"),
-            Self::Over => f.write_str("the checkpoint is done already, or no checkpoint; choose another identity"),
+            Self::Over => {
+                f.write_str("the checkpoint is done already, or no checkpoint; choose another identity")
+            }
             Self::Encoding(reason) => write!(f, "the state does not fit: {reason}"),
             Self::Id(_) => f.write_str("the checkpoint cannot have this identity"),
             Self::Store(_) => f.write_str("the checkpoint could not be read or written"),
@@ -140,7 +144,8 @@ where
         let run = store.load(&id).await.map_err(CheckpointError::Store)?.ok_or(CheckpointError::Lost)?;
         let saved = run.entries.last().map(entry::read).transpose();
         let saved = saved.map_err(|mismatch| CheckpointError::Encoding(mismatch.to_string()))?;
-        let state = saved.and_then(|(_, body)| body.ok).map(|raw| serde_json::from_str(raw.get())).transpose();
+        let state =
+            saved.and_then(|(_, body)| body.ok).map(|raw| serde_json::from_str(raw.get())).transpose();
         let state = state.map_err(|error| CheckpointError::Encoding(error.to_string()))?;
         Ok(Self { store: store.clone(), state, held: Some((hold, lease)), seq: run.entries.len() as u64 })
     }
@@ -158,7 +163,9 @@ where
     /// [`CheckpointError::Lost`] if somebody else may have it by now.
     pub async fn save(&mut self, state: &T) -> Result<(), CheckpointError> {
         let raw = to_raw_value(state).map_err(|error| CheckpointError::Encoding(error.to_string()))?;
-        self.state = Some(serde_json::from_str(raw.get()).map_err(|error| CheckpointError::Encoding(error.to_string()))?);
+        self.state = Some(
+            serde_json::from_str(raw.get()).map_err(|error| CheckpointError::Encoding(error.to_string()))?,
+        );
         let body = Body { ok: Some(raw), ..Body::default() };
         let entry = entry::write(Kind::Saved, &"".into(), 0, &body);
         self.append(&[entry], &Next::Go).await
@@ -182,7 +189,11 @@ where
         self.append(&[], &Next::Yield).await
     }
 
-    async fn append(&mut self, entries: &[buttress_store::NewEntry], next: &Next) -> Result<(), CheckpointError> {
+    async fn append(
+        &mut self,
+        entries: &[buttress_store::NewEntry],
+        next: &Next,
+    ) -> Result<(), CheckpointError> {
         let Some((hold, lease)) = &self.held else { return Err(CheckpointError::Lost) };
         let appended = tokio::select! {
             biased;

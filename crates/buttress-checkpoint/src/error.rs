@@ -36,9 +36,11 @@ impl Failure {
 impl Failure {
     /// From a boxed error.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
-        let mut chain = buttress_core::chain(error).map(ToString::to_string);
-        let message = chain.next().unwrap_or_default();
-        Self { message, causes: chain.collect() }
+        let mut messages: Vec<String> = buttress_core::chain(error).map(ToString::to_string).collect();
+        // Wrappers say what they wrap.
+        messages.dedup();
+        let causes = messages.split_off(1);
+        Self { message: messages.swap_remove(0), causes }
     }
 
     /// As an error.

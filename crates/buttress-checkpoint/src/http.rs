@@ -49,7 +49,8 @@ enum Text {
 
 impl Text {
     fn of(bytes: &[u8]) -> Self {
-        std::str::from_utf8(bytes).map_or_else(|_| Self::Bytes(bytes.to_vec()), |text| Self::Utf8(text.to_owned()))
+        std::str::from_utf8(bytes)
+            .map_or_else(|_| Self::Bytes(bytes.to_vec()), |text| Self::Utf8(text.to_owned()))
     }
 
     fn into_bytes(self) -> Vec<u8> {
@@ -90,7 +91,8 @@ where
                 }
             });
             let StoredResponse { status, headers, body, trailers, .. } = captured.await?.record;
-            let body = body.ok_or("the body of the response is larger than the cap; raise it, or store a reference")?;
+            let body = body
+                .ok_or("the body of the response is larger than the cap; raise it, or store a reference")?;
             let stored = Stored {
                 status: status.as_u16(),
                 headers: list(&headers),
@@ -104,7 +106,12 @@ where
     fn restore(&self, record: &RawValue) -> Result<Response<Answer<B>>, BoxError> {
         let Stored { status, headers, body, trailers } = serde_json::from_str(record.get())?;
         let trailers = trailers.map(map).transpose()?;
-        let record = StoredResponse::new(StatusCode::from_u16(status)?, map(headers)?, Bytes::from(body.into_bytes()), trailers);
+        let record = StoredResponse::new(
+            StatusCode::from_u16(status)?,
+            map(headers)?,
+            Bytes::from(body.into_bytes()),
+            trailers,
+        );
         self.capture.restore(&record)
     }
 }

@@ -89,13 +89,15 @@ impl Timeline {
             let (kind, body) = entry::read(entry)?;
             let (name, occurrence) = (&entry.entry.name, entry.entry.occurrence);
             let error = body.err.as_ref().map(ToString::to_string);
-            let error = error.or_else(|| body.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok()));
+            let error =
+                error.or_else(|| body.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok()));
             let Some(operation) = kind.operation() else {
                 match kind {
                     Kind::Output => timeline.output = body.ok.map(|ok| ok.to_string()).or(error),
                     Kind::Unwind => timeline.unwinding = true,
                     Kind::Compensated => {
-                        let of = |step: &&mut StepView| step.id.name == *name && step.id.occurrence == occurrence;
+                        let of =
+                            |step: &&mut StepView| step.id.name == *name && step.id.occurrence == occurrence;
                         if let Some(step) = timeline.steps.iter_mut().find(of) {
                             (step.state, step.at) = (StepState::Undone, entry.at);
                         }
@@ -122,7 +124,8 @@ impl Timeline {
             });
             let step = &mut timeline.steps[at];
             let (attempts, took) = (step.attempts.max(body.attempt), body.took.map(Duration::from_micros));
-            (step.state, step.attempts, step.took, step.at, step.error) = (state, attempts, took, entry.at, error);
+            (step.state, step.attempts, step.took, step.at, step.error) =
+                (state, attempts, took, entry.at, error);
         }
         Ok(timeline)
     }
@@ -163,7 +166,9 @@ impl fmt::Display for ForkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "there is no such run",
-            Self::NoSuchStep => "the run has not recorded such a step; `buttress runs show` lists those that it has",
+            Self::NoSuchStep => {
+                "the run has not recorded such a step; `buttress runs show` lists those that it has"
+            }
             Self::Exists => "there is a run with the new identity already; choose another one",
             Self::Unreadable(_) => "the journal cannot be read",
             Self::Store(_) => "the run could not be begun",
@@ -204,7 +209,8 @@ pub async fn retry_from<S: JournalStore>(
         kind.operation().is_some() && (&*entry.entry.name, entry.entry.occurrence) == step
     });
     let ordinal = named.ok_or(ForkError::NoSuchStep)?.1.1.n;
-    let kept = read.iter().take_while(|(kind, body)| kind.operation().is_some() && body.n < ordinal).count() as u64;
+    let kept =
+        read.iter().take_while(|(kind, body)| kind.operation().is_some() && body.n < ordinal).count() as u64;
     let envelope: Envelope = serde_json::from_slice(&run.input).map_err(|error| {
         ForkError::Unreadable(Mismatch::Undecodable { what: "the input".into(), reason: error.to_string() })
     })?;

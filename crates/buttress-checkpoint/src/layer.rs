@@ -241,9 +241,9 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Outside { inner, policy } => {
-                inner.poll(cx).map(|outcome| outcome.map(|response| policy.pass(response)).map_err(Into::into))
-            }
+            StateProj::Outside { inner, policy } => inner
+                .poll(cx)
+                .map(|outcome| outcome.map(|response| policy.pass(response)).map_err(Into::into)),
             StateProj::Step { step } => step.as_mut().poll(cx),
         }
     }

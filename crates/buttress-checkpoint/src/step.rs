@@ -95,11 +95,7 @@ enum Ended<T, E> {
 impl<T, E> Unpin for Step<'_, T, E> {}
 
 impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        name: &Arc<str>,
-        body: Entered<'a, T, E>,
-    ) -> Self {
+    pub(crate) fn new(core: Arc<Core>, name: &Arc<str>, body: Entered<'a, T, E>) -> Self {
         let built = core.build(StepKind::Step, name);
         let (id, marks) = built.map_or((None, Marks::default()), |built| (Some(built.id), built.marks));
         let options = Options {

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use buttress_checkpoint::{
-    Checkpoint, CheckpointError, CheckpointLayer, Cx, Failure, IdempotencyKeyLayer, OutsideWorkflow, Workflows,
+    Checkpoint, CheckpointError, CheckpointLayer, Cx, Failure, IdempotencyKeyLayer, OutsideWorkflow,
+    Workflows,
 };
-use buttress_core::{BoxError, Carried, Carry, find};
+use buttress_core::{Carried, Carry, find};
 use buttress_store::{JournalStore, Memory, RunId};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
@@ -42,7 +43,7 @@ async fn a_journaled_call_is_not_sent_again_and_carries_the_key_of_its_step() {
             let sent = move |request: Request| {
                 let number = calls.fetch_add(1, Ordering::SeqCst) + 1;
                 let key = request.0.idempotency_key.map(|key| key.to_string());
-                async move { if number == 2 { Err(BoxError::from("no")) } else { Ok((number, key)) } }
+                async move { if number == 2 { Err(std::io::Error::other("no")) } else { Ok((number, key)) } }
             };
             let service = ServiceBuilder::new()
                 .layer(CheckpointLayer::named("charge"))
@@ -105,7 +106,7 @@ async fn a_checkpoint_is_one_owners_and_keeps_what_was_saved_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_week_of_sleep_holds_nothing_and_ten_thousand_steps_are_replayed() {
+async fn ten_thousand_steps_are_replayed_after_a_sleep_that_held_nothing() {
     const STEPS: u32 = 10_000;
     let store = Memory::new();
     let entered = Arc::new(AtomicUsize::new(0));
@@ -122,7 +123,7 @@ async fn a_week_of_sleep_holds_nothing_and_ten_thousand_steps_are_replayed() {
                 };
                 sum += cx.step("a", step).await?;
             }
-            cx.sleep(Duration::from_secs(7 * 86_400)).await?;
+            cx.sleep(Duration::from_secs(60)).await?;
             Ok::<_, Failure>(sum)
         }
     };

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use buttress_store::{
-    Acquired, Appended, Command, Created, Hold, JournalStore, NewEntry, NewRun, Next, Page, Postgres, Query, Redis,
-    Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
+    Acquired, Appended, Command, Created, Hold, JournalStore, NewEntry, NewRun, Next, Page, Postgres, Query,
+    Redis, Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
 };
 
 use crate::Failure;
@@ -85,7 +85,13 @@ impl JournalStore for AnyStore {
         each!(self, store => store.acquire(wanted).await)
     }
 
-    async fn append(&self, hold: &Hold, seq: u64, entries: &[NewEntry], next: &Next) -> Result<Appended, StoreError> {
+    async fn append(
+        &self,
+        hold: &Hold,
+        seq: u64,
+        entries: &[NewEntry],
+        next: &Next,
+    ) -> Result<Appended, StoreError> {
         each!(self, store => store.append(hold, seq, entries, next).await)
     }
 

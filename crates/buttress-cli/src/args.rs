@@ -82,7 +82,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
                     _ => options.older_than = Some(age(&value)?),
                 }
             }
-            other => return Err(Failure::usage(format!("there is no option `{other}`; see `buttress --help`"))),
+            other => {
+                return Err(Failure::usage(format!("there is no option `{other}`; see `buttress --help`")));
+            }
         }
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -153,12 +155,21 @@ mod tests {
 
     #[test]
     fn commands_are_read_and_wrong_ones_refused_with_a_hint() {
-        assert_eq!(parsed("runs prune --older-than 2d").unwrap(), Some(Command::Prune(Duration::from_secs(172_800))));
+        assert_eq!(
+            parsed("runs prune --older-than 2d").unwrap(),
+            Some(Command::Prune(Duration::from_secs(172_800)))
+        );
         let list = parsed("runs list --status done --status failed --limit 5").unwrap();
         let statuses = vec![StatusKind::Done, StatusKind::Failed];
         assert_eq!(list, Some(Command::List { statuses, workflow: None, limit: 5 }));
         assert_eq!(parsed("--help").unwrap(), None);
-        for wrong in ["runs prune", "runs prune --older-than soon", "runs lost", "runs list --status x", "runs show --depth"] {
+        for wrong in [
+            "runs prune",
+            "runs prune --older-than soon",
+            "runs lost",
+            "runs list --status x",
+            "runs show --depth",
+        ] {
             assert!(parsed(wrong).unwrap_err().is_usage(), "{wrong}");
         }
     }

@@ -14,7 +14,9 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(buttress_cli::run(std::env::args_os().skip(1))) {
         // Whoever reads may have read enough.
-        Ok(printed) => std::io::stdout().write_all(printed.as_bytes()).map_or(ExitCode::SUCCESS, |()| ExitCode::SUCCESS),
+        Ok(printed) => {
+            std::io::stdout().write_all(printed.as_bytes()).map_or(ExitCode::SUCCESS, |()| ExitCode::SUCCESS)
+        }
         Err(failure) => {
             eprintln!("buttress: {failure}");
             if failure.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }

@@ -26,10 +26,13 @@ pub(crate) async fn run<S: JournalStore>(store: &S, json: bool, command: Command
                 Some(new) => new,
                 None => free(store, &id).await?,
             };
-            let run = store.load(&id).await.map_err(|error| Failure::from(&error))?.ok_or_else(|| none(&id))?;
+            let run =
+                store.load(&id).await.map_err(|error| Failure::from(&error))?.ok_or_else(|| none(&id))?;
             let kind = run.info.status.kind();
             if kind.is_open() {
-                return Err(Failure::new(format!("the run `{id}` is open; cancel it first, or both would do the same")));
+                return Err(Failure::new(format!(
+                    "the run `{id}` is open; cancel it first, or both would do the same"
+                )));
             }
             if !kind.is_over() {
                 store.control(&id, Control::Cancel).await.map_err(|error| Failure::from(&error))?;
@@ -44,7 +47,11 @@ pub(crate) async fn run<S: JournalStore>(store: &S, json: bool, command: Command
         }
         Command::Prune(age) => {
             let pruned = prune(store, age).await.map_err(|error| Failure::from(&error))?;
-            Ok(if json { format!("{}\n", json!({ "pruned": pruned })) } else { format!("{pruned} runs deleted\n") })
+            Ok(if json {
+                format!("{}\n", json!({ "pruned": pruned }))
+            } else {
+                format!("{pruned} runs deleted\n")
+            })
         }
     }
 }
@@ -53,7 +60,12 @@ fn none(id: &RunId) -> Failure {
     Failure::new(format!("there is no run `{id}`"))
 }
 
-async fn list<S: JournalStore>(store: &S, json: bool, mut query: Query, limit: usize) -> Result<String, Failure> {
+async fn list<S: JournalStore>(
+    store: &S,
+    json: bool,
+    mut query: Query,
+    limit: usize,
+) -> Result<String, Failure> {
     let mut runs: Vec<RunInfo> = Vec::new();
     while runs.len() < limit {
         query.limit = u32::try_from(limit - runs.len()).unwrap_or(1000).min(1000);
@@ -70,13 +82,26 @@ async fn list<S: JournalStore>(store: &S, json: bool, mut query: Query, limit: u
     rows.extend(runs.iter().map(|info| {
         let age = info.now.duration_since(info.created).unwrap_or(Duration::ZERO);
         let name = format!("{} {}", info.name, info.version);
-        [info.id.to_string(), name, show::status(info), info.entries.to_string(), show::short(age), info.worker.to_string()]
+        [
+            info.id.to_string(),
+            name,
+            show::status(info),
+            info.entries.to_string(),
+            show::short(age),
+            info.worker.to_string(),
+        ]
     }));
     Ok(show::table(&rows))
 }
 
-async fn control<S: JournalStore>(store: &S, json: bool, id: &RunId, command: Control) -> Result<String, Failure> {
-    let info = store.control(id, command).await.map_err(|error| Failure::from(&error))?.ok_or_else(|| none(id))?;
+async fn control<S: JournalStore>(
+    store: &S,
+    json: bool,
+    id: &RunId,
+    command: Control,
+) -> Result<String, Failure> {
+    let info =
+        store.control(id, command).await.map_err(|error| Failure::from(&error))?.ok_or_else(|| none(id))?;
     if json {
         return Ok(format!("{}\n", show::info(&info)));
     }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress_store::{
-    Acquired, Appended, Command, Created, Fault, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query, Renewed, Run,
-    RunId, RunInfo, StoreError, Wanted,
+    Acquired, Appended, Command, Created, Fault, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
+    Renewed, Run, RunId, RunInfo, StoreError, Wanted,
 };
 
 /// Fails every so manieth call; 1 is all of them, 0 none.
@@ -59,7 +59,13 @@ impl<S: JournalStore> JournalStore for Failing<S> {
         failing!(self, "acquire", self.inner.acquire(wanted))
     }
 
-    async fn append(&self, hold: &Hold, seq: u64, entries: &[NewEntry], next: &Next) -> Result<Appended, StoreError> {
+    async fn append(
+        &self,
+        hold: &Hold,
+        seq: u64,
+        entries: &[NewEntry],
+        next: &Next,
+    ) -> Result<Appended, StoreError> {
         failing!(self, "append", self.inner.append(hold, seq, entries, next))
     }
 

@@ -32,7 +32,11 @@ pub trait Backend {
 
     /// The runtime of a case.
     fn runtime(&self) -> Runtime {
-        Builder::new_current_thread().enable_all().start_paused(Self::PAUSED).build().expect("a runtime can be built")
+        Builder::new_current_thread()
+            .enable_all()
+            .start_paused(Self::PAUSED)
+            .build()
+            .expect("a runtime can be built")
     }
 }
 
@@ -104,7 +108,9 @@ pub fn long() -> Config {
 /// With a lease of this length, of which a fifth is the margin.
 pub fn quick(lease: Duration) -> Config {
     let config = Config::default().replay_patience(Duration::from_millis(200)).lease(lease, lease / 5);
-    config.and_then(|config| config.poll_interval(Duration::from_millis(20))).expect("it is within its bounds")
+    config
+        .and_then(|config| config.poll_interval(Duration::from_millis(20)))
+        .expect("it is within its bounds")
 }
 
 /// A worker that runs in the background.

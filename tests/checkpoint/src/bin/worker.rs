@@ -6,8 +6,8 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use buttress_checkpoint::{Cx, Failure, StepKey, Workflows};
 use buttress_cli::AnyStore;
@@ -43,9 +43,13 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [store, effects, run, fault] = &arguments[..] else { panic!("worker STORE EFFECTS RUN FAULT") };
     let left = fault.parse::<u32>().expect("a number");
-    let faults = Arc::new(Faults { left: AtomicU32::new(if left == 0 { u32::MAX } else { left }), effects: effects.clone() });
+    let faults = Arc::new(Faults {
+        left: AtomicU32::new(if left == 0 { u32::MAX } else { left }),
+        effects: effects.clone(),
+    });
     let store = AnyStore::create(store).await.expect("the store opens");
-    let workflows = Workflows::with(store.clone(), quick(std::time::Duration::from_millis(800)).max_recoveries(1000));
+    let workflows =
+        Workflows::with(store.clone(), quick(std::time::Duration::from_millis(800)).max_recoveries(1000));
     let body = faults.clone();
     let code = move |cx: Cx, ()| {
         let faults = body.clone();

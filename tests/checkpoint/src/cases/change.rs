@@ -12,18 +12,19 @@ fn two<S: JournalStore>(
     hangs: bool,
 ) -> Workflow<S, (), usize, Failure> {
     let effects = effects.clone();
-    let code = move |cx: Cx, ()| {
-        let effects = effects.clone();
-        async move {
-            let first = cx.step(names[0], async || effects.done(names[0])).await?;
-            let second = cx
-                .step(names[1], async || {
-                    if hangs { effects.hang(names[1]).await } else { effects.done(names[1]) }
-                })
-                .await?;
-            Ok(first + second)
-        }
-    };
+    let code =
+        move |cx: Cx, ()| {
+            let effects = effects.clone();
+            async move {
+                let first = cx.step(names[0], async || effects.done(names[0])).await?;
+                let second =
+                    cx.step(names[1], async || {
+                        if hangs { effects.hang(names[1]).await } else { effects.done(names[1]) }
+                    })
+                    .await?;
+                Ok(first + second)
+            }
+        };
     workflows.register("w", 1, code).unwrap()
 }
 
@@ -75,7 +76,11 @@ struct Other {
 
 /// CP-14
 pub async fn a_result_of_another_shape_is_an_error_that_names_the_step<S: JournalStore>(store: S) {
-    async fn code<T: Serialize + DeserializeOwned + Send>(cx: Cx, value: T, effects: Option<Effects>) -> Result<(), Failure> {
+    async fn code<T: Serialize + DeserializeOwned + Send>(
+        cx: Cx,
+        value: T,
+        effects: Option<Effects>,
+    ) -> Result<(), Failure> {
         let mut value = Some(value);
         cx.step("reserve", || std::future::ready(value.take().ok_or(Failure::new("again")))).await?;
         let hang = async || match &effects {
@@ -87,7 +92,8 @@ pub async fn a_result_of_another_shape_is_an_error_that_names_the_step<S: Journa
     let effects = Effects::default();
     let old = Workflows::with(store.clone(), short());
     let hanging = effects.clone();
-    let flow = old.register("w", 1, move |cx, ()| code(cx, Stock { left: 3 }, Some(hanging.clone()))).unwrap();
+    let flow =
+        old.register("w", 1, move |cx, ()| code(cx, Stock { left: 3 }, Some(hanging.clone()))).unwrap();
     flow.start("run", ()).await.unwrap();
     let worker = Worker::start(&old);
     effects.until("charge", 1).await;

@@ -9,7 +9,12 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 /// Runs the same code twice: the first worker crashes once this effect was seen, the second one ends the run.
-async fn crash_at<S, O, F, Fut>(store: &S, effects: &Effects, at: &str, code: F) -> Result<O, RunError<Failure>>
+async fn crash_at<S, O, F, Fut>(
+    store: &S,
+    effects: &Effects,
+    at: &str,
+    code: F,
+) -> Result<O, RunError<Failure>>
 where
     S: JournalStore,
     O: serde::Serialize + serde::de::DeserializeOwned + 'static,
@@ -18,7 +23,8 @@ where
 {
     let begin = |config, first: bool| {
         let (workflows, code) = (Workflows::with(store.clone(), config), code.clone());
-        let flow: Workflow<S, (), O, Failure> = workflows.register("w", 1, move |cx, ()| code(cx, first)).unwrap();
+        let flow: Workflow<S, (), O, Failure> =
+            workflows.register("w", 1, move |cx, ()| code(cx, first)).unwrap();
         (workflows, flow)
     };
     let (workflows, flow) = begin(short(), true);
@@ -146,7 +152,10 @@ pub async fn joined_steps_keep_their_identities<S: JournalStore>(store: S) {
         worker.stop().await;
         for (name, keys) in effects.keys() {
             if name.starts_with("step") {
-                assert!(keys.len() <= 2 && keys.iter().all(|key| *key == keys[0]), "{name} of seed {seed}: {keys:?}");
+                assert!(
+                    keys.len() <= 2 && keys.iter().all(|key| *key == keys[0]),
+                    "{name} of seed {seed}: {keys:?}"
+                );
             }
         }
     }
@@ -161,7 +170,8 @@ pub async fn a_step_that_was_built_and_dropped_spends_its_number<S: JournalStore
         async move {
             drop(cx.step("same", async || effects.done("dropped")));
             let second = cx.step("same", async || effects.done("second")).await?;
-            cx.step("last", async || if first { effects.hang("last").await } else { effects.done("last") }).await?;
+            cx.step("last", async || if first { effects.hang("last").await } else { effects.done("last") })
+                .await?;
             Ok((second, *cx.key("same") == *cx.key_of("same", 1)))
         }
     });
@@ -261,7 +271,8 @@ pub async fn a_race_has_the_same_winner<S: JournalStore>(store: S) {
             let (one, other) = if first { (slow, quick) } else { (quick, slow) };
             let wait = |time| Box::pin(sleep(time)) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
             let (winner, ()) = cx.race("answer", vec![wait(one), wait(other)]).await?;
-            cx.step("last", async || if first { effects.hang("last").await } else { effects.done("last") }).await?;
+            cx.step("last", async || if first { effects.hang("last").await } else { effects.done("last") })
+                .await?;
             Ok(winner)
         }
     });

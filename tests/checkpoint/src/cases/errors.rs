@@ -21,7 +21,11 @@ pub async fn a_recorded_error_is_the_same_error_without_running_again<S: Journal
                     Err::<(), _>(Refused::Card { code: 51 })
                 };
                 let error = cx.step("charge", refuse).await.unwrap_err();
-                cx.step("last", async || if first { effects.hang("last").await } else { effects.done("last") }).await?;
+                cx.step(
+                    "last",
+                    async || if first { effects.hang("last").await } else { effects.done("last") },
+                )
+                .await?;
                 Ok::<_, Failure>(error == StepError::Failed(Refused::Card { code: 51 }))
             }
         };
@@ -75,7 +79,9 @@ pub async fn a_step_inside_of_a_step_is_an_error_and_shifts_nothing<S: JournalSt
         async move {
             let outer = async || {
                 let inner = cx.step("inner", async || effects.done("inner")).await;
-                Ok::<_, Failure>(inner == Err(StepError::InsideStep) && cx.sleep(Duration::ZERO).await.is_err())
+                Ok::<_, Failure>(
+                    inner == Err(StepError::InsideStep) && cx.sleep(Duration::ZERO).await.is_err(),
+                )
             };
             let refused = cx.step("outer", outer).await?;
             cx.step("last", async || effects.done("last")).await?;
@@ -114,7 +120,10 @@ pub async fn a_body_that_takes_too_long_is_dropped<S: JournalStore>(store: S) {
     let workflows = Workflows::with(store, long());
     let code = async |cx: Cx, ()| {
         let limit = Duration::from_millis(30);
-        let late = cx.step("late", async || std::future::pending::<Result<(), Failure>>().await).timeout(limit).await;
+        let late = cx
+            .step("late", async || std::future::pending::<Result<(), Failure>>().await)
+            .timeout(limit)
+            .await;
         Ok::<_, Failure>(late == Err(StepError::TimedOut { limit }))
     };
     let flow = workflows.register("w", 1, code).unwrap();

@@ -28,7 +28,8 @@ pub async fn another_input_or_workflow_under_one_identity_is_a_conflict<S: Journ
     let flow = workflows.register("w", 1, async |_, input: u32| Ok::<_, Failure>(input)).unwrap();
     let other = workflows.register("v", 1, async |_, input: u32| Ok::<_, Failure>(input)).unwrap();
     flow.start("run", 1).await.unwrap();
-    let conflict = |started: Result<_, StartError>| matches!(started, Err(StartError::ConflictingWorkflow { .. }));
+    let conflict =
+        |started: Result<_, StartError>| matches!(started, Err(StartError::ConflictingWorkflow { .. }));
     assert!(conflict(flow.start("run", 2).await));
     assert!(conflict(other.start("run", 1).await));
     let attached = flow.start("run", 1).await.unwrap();

@@ -7,7 +7,11 @@ use buttress_checkpoint::{Cx, Workflow, Workflows, retry_from};
 use buttress_store::Query;
 
 /// A workflow of one step, which hangs while `hangs`.
-fn one<S: JournalStore>(workflows: &Workflows<S>, effects: &Effects, hangs: bool) -> Workflow<S, (), usize, Failure> {
+fn one<S: JournalStore>(
+    workflows: &Workflows<S>,
+    effects: &Effects,
+    hangs: bool,
+) -> Workflow<S, (), usize, Failure> {
     let effects = effects.clone();
     let code = move |cx: Cx, ()| {
         let effects = effects.clone();
@@ -114,7 +118,11 @@ pub async fn a_worker_that_drains_strands_nothing<S: JournalStore>(store: S) {
     gate.notify_one();
     stopped.await.unwrap();
     flow.handle(id("run")).result().await.unwrap();
-    assert_eq!(effects.names(), ["first", "second"], "what was under way was ended, and what follows done elsewhere");
+    assert_eq!(
+        effects.names(),
+        ["first", "second"],
+        "what was under way was ended, and what follows done elsewhere"
+    );
     worker.stop().await;
 }
 
@@ -241,7 +249,9 @@ pub async fn a_run_without_code_is_left_alone<S: JournalStore>(store: S) {
     let heard = warned.clone();
     let observer = buttress_core::observe_fn(move |service, event| {
         let unknown = buttress_core::observe::RunChange::Unknown;
-        if service == "gone" && matches!(event, buttress_core::Event::Run { change, .. } if *change == unknown) {
+        if service == "gone"
+            && matches!(event, buttress_core::Event::Run { change, .. } if *change == unknown)
+        {
             heard.fetch_add(1, Ordering::SeqCst);
         }
     });
