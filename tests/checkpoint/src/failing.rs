@@ -10,7 +10,7 @@ use buttress_store::{
 };
 
 /// Fails every so manieth call; 1 is all of them, 0 none.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Failing<S> {
     inner: S,
     every: Arc<AtomicU32>,
@@ -32,7 +32,7 @@ impl<S> Failing<S> {
     fn fails(&self) -> Option<bool> {
         let every = self.every.load(Ordering::SeqCst);
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        (every > 0 && call % every == 0).then(|| every == 1 || (call / every) % 2 == 0)
+        (every > 0 && call.is_multiple_of(every)).then(|| every == 1 || (call / every).is_multiple_of(2))
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// A store under test, and what has to live as long as it.
+#[derive(Debug)]
 pub struct Opened<S> {
     /// The store.
     pub store: S,
@@ -41,6 +42,7 @@ pub trait Backend {
 }
 
 /// The store in memory, on a paused clock.
+#[derive(Debug)]
 pub struct InMemory;
 
 impl Backend for InMemory {
@@ -53,6 +55,7 @@ impl Backend for InMemory {
 }
 
 /// A SQLite file of its own.
+#[derive(Debug)]
 pub struct InSqlite;
 
 impl Backend for InSqlite {
@@ -66,6 +69,7 @@ impl Backend for InSqlite {
 }
 
 /// A PostgreSQL server of its own.
+#[derive(Debug)]
 pub struct InPostgres;
 
 impl Backend for InPostgres {
@@ -84,6 +88,7 @@ pub fn postgres_url(server: &services::Postgres) -> String {
 }
 
 /// A Redis server of its own.
+#[derive(Debug)]
 pub struct InRedis;
 
 impl Backend for InRedis {
@@ -114,6 +119,7 @@ pub fn quick(lease: Duration) -> Config {
 }
 
 /// A worker that runs in the background.
+#[derive(Debug)]
 pub struct Worker {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,

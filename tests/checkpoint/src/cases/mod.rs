@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// What the bodies of steps did: their names in order, with their keys.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Effects {
     done: Arc<Mutex<Vec<(String, String)>>>,
     changed: Arc<Notify>,
