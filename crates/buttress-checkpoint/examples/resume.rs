@@ -9,7 +9,7 @@ use buttress_checkpoint::{Config, Cx, Failure, StepKey, Workflows};
 use buttress_store::Sqlite;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Failure> {
     let path = std::env::temp_dir().join("buttress-resume.db");
     let config = Config::default().lease(Duration::from_secs(5), Duration::from_secs(1))?;
     let workflows = Workflows::with(Sqlite::open(&path).await?, config);

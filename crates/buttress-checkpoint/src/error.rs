@@ -83,6 +83,15 @@ impl From<StepError<Failure>> for Failure {
     }
 }
 
+impl From<RunError<Failure>> for Failure {
+    fn from(error: RunError<Failure>) -> Self {
+        match error {
+            RunError::Failed(failure) => failure,
+            other => Self::new(other.to_string()),
+        }
+    }
+}
+
 /// Which operation of a workflow something is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StepId {
