@@ -33,7 +33,7 @@
 //! use buttress_checkpoint::{Cx, Failure, Workflows};
 //! use buttress_store::Memory;
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Failure> {
 //! let workflows = Workflows::open(Memory::new());
 //! let order = workflows.register("order", 1, async |cx: Cx, item: String| {
 //!     let stock = cx.step("reserve", async || Ok::<_, Failure>(3)).await?;

@@ -210,3 +210,7 @@ macro_rules! each_behaviour {
         )+
     };
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/checkpoint.md")]
+struct Page;
