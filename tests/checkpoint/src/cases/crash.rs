@@ -107,7 +107,7 @@ pub async fn an_interrupted_step_is_reconciled<S: JournalStore>(store: S) {
 
 /// CP-18
 pub async fn joined_steps_keep_their_identities<S: JournalStore>(store: S) {
-    let seeds = if tokio::time::Instant::now().into_std().elapsed().is_zero() { 50 } else { 5 };
+    let seeds = if std::any::type_name::<S>().ends_with("Memory") { 50 } else { 5 };
     for seed in 0..seeds {
         let effects = Effects::default();
         let workflows = |config| {
