@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Carry, StepKey};
+use buttress_core::{BoxError, StepKey};
 use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -252,58 +252,5 @@ where
 impl<F, Res, P: Record<Res>> fmt::Debug for CheckpointFuture<F, Res, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CheckpointFuture").finish_non_exhaustive()
-    }
-}
-
-/// Stamps each request that is sent inside of a step with the step's key, and with a number after it from the step's second
-/// call on. A key that the request has already stays. Outside of a step nothing happens.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct IdempotencyKeyLayer<K> {
-    carry: K,
-}
-
-impl<K> IdempotencyKeyLayer<K> {
-    /// `carry` is how a request carries its key; for HTTP that is `buttress_http::Http`, below which the header is written.
-    pub fn from_step(carry: K) -> Self {
-        Self { carry }
-    }
-}
-
-impl<S, K: Clone> Layer<S> for IdempotencyKeyLayer<K> {
-    type Service = StepKeyed<S, K>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        StepKeyed { inner, carry: self.carry.clone() }
-    }
-}
-
-/// A service of which the requests carry the keys of steps; made by [`IdempotencyKeyLayer`].
-#[derive(Clone, Copy, Debug)]
-pub struct StepKeyed<S, K> {
-    inner: S,
-    carry: K,
-}
-
-impl<S, K, Req> Service<Req> for StepKeyed<S, K>
-where
-    S: Service<Req>,
-    K: Carry<Req>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    #[inline]
-    fn call(&mut self, mut request: Req) -> S::Future {
-        let keyed = self.carry.carried(&request).is_some_and(|carried| carried.idempotency_key.is_some());
-        if !keyed && let Some(key) = StepKey::next_call() {
-            self.carry.carry(&mut request, |carried| carried.idempotency_key = Some(key));
-        }
-        self.inner.call(request)
     }
 }

@@ -110,10 +110,7 @@ pub use error::{Failure, Mismatch, Misplaced, RunError, StartError, StepError, S
 #[cfg(feature = "http")]
 pub use http::HttpRecord;
 pub use inspect::{ForkError, StepState, StepView, Timeline, retry_from};
-pub use layer::{
-    CheckpointFuture, CheckpointLayer, Checkpointed, IdempotencyKeyLayer, Json, OutsideWorkflow, Record,
-    StepKeyed,
-};
+pub use layer::{CheckpointFuture, CheckpointLayer, Checkpointed, Json, OutsideWorkflow, Record};
 pub use race::Race;
 pub use sleep::Sleep;
 pub use step::{Semantics, Step};

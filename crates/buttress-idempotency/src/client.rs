@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buttress_core::clock::{Seconds, wall};
-use buttress_core::{BoxError, ConfigError};
+use buttress_core::{BoxError, ConfigError, StepKey};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -82,6 +82,16 @@ impl<St> IdempotencyKeyLayer<St> {
     #[must_use]
     pub fn made_by(mut self, make: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.keys.make = Arc::new(make);
+        self
+    }
+
+    /// Inside of a step of a workflow (`buttress-checkpoint`), takes the step's key, with the number of the call from the step's
+    /// second call on ([`StepKey`]): the same at each attempt at the step, after a crash, and on any machine. Elsewhere keys
+    /// are made as they are without this.
+    #[must_use]
+    pub fn from_step(mut self) -> Self {
+        let make = self.keys.make;
+        self.keys.make = Arc::new(move || StepKey::next_call().map_or_else(|| make(), |key| key.to_string()));
         self
     }
 
