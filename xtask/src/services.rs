@@ -3,11 +3,11 @@
 use crate::run::{Failure, Step};
 
 /// What cannot be tested without them.
-pub(crate) const PACKAGES: &[&str] = &["idempotency-tests", "services", "store-tests"];
+pub(crate) const PACKAGES: &[&str] = &["checkpoint-tests", "idempotency-tests", "services", "store-tests"];
 
 /// What is said of a run that went without them.
 pub(crate) const LEFT_OUT: &str =
-    "the stores and idempotency against PostgreSQL and Redis, a full disk (--without-services)";
+    "stores, idempotency and workflows against PostgreSQL and Redis, a full disk (--without-services)";
 
 /// Makes sure that PostgreSQL and Redis are installed; the tests start servers of their own.
 pub(crate) fn ensure() -> Result<(), Failure> {
