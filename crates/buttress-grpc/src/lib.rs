@@ -6,13 +6,8 @@
 //! * [`ServiceConfig`] says what may be repeated, and reads the JSON of gRPC's service configs (gRPC A6); [`CallLayer`] tells
 //!   the layers below, and [`ByMethod`] is the policy of a retry that listens.
 //! * [`AttemptLayer`] writes what each attempt has to say in its headers, and looks for a status in trailers.
-//! * With the feature `tonic`: `StatusLayer` makes [`tonic::Status`] of errors, `GrpcStack` is a stack with a short name,
+//! * With the feature `tonic`: `StatusLayer` makes `tonic::Status` of errors, `GrpcStack` is a stack with a short name,
 //!   `CallExt` gives a call limits of its own.
-//!
-#![cfg_attr(
-    not(feature = "tonic"),
-    doc = "[`tonic::Status`]: https://docs.rs/tonic/latest/tonic/struct.Status.html"
-)]
 //!
 //! # When to use it, and when not
 //!
