@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use buttress_store::{
-    Acquired, Appended, Command, Created, Hold, JournalStore, NewEntry, NewRun, Next, Page, Postgres, Query,
-    Redis, Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
+    Acquired, Appended, Command, Created, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek, Postgres,
+    Query, Redis, Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
 };
 
 use crate::Failure;
@@ -101,6 +101,10 @@ impl JournalStore for AnyStore {
 
     async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
         each!(self, store => store.load(id).await)
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        each!(self, store => store.peek(id).await)
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {

@@ -124,6 +124,7 @@ macro_rules! journal_conformance {
             who_lost_a_run_can_write_nothing
             a_lapsed_run_that_nobody_took_is_still_its_owners
             entries_come_back_as_they_were_written
+            a_peek_gives_the_end_of_the_journal_and_nothing_else_of_it
             entries_have_no_gaps_and_none_is_there_twice
             an_append_can_be_repeated
             an_ending_can_be_repeated

@@ -71,6 +71,14 @@ pub trait JournalStore: Clone + Send + Sync + 'static {
     /// If the store fails, or what it holds is [damaged](crate::Fault::Corrupt): a journal is read whole or not at all.
     fn load(&self, id: &RunId) -> impl Future<Output = Result<Option<Run>, StoreError>> + Send;
 
+    /// What there is to know of a run without reading its journal, and the entry that it ended with if it is over; `None` if
+    /// there is no such run. What it costs does not depend on how long the journal is: ask this one again and again.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or what is asked for is [damaged](crate::Fault::Corrupt).
+    fn peek(&self, id: &RunId) -> impl Future<Output = Result<Option<Peek>, StoreError>> + Send;
+
     /// One page of runs, the youngest first.
     ///
     /// # Errors
@@ -396,6 +404,15 @@ pub struct Run {
     pub input: Bytes,
     /// Its entries, in their order.
     pub entries: Vec<Entry>,
+}
+
+/// A run without its input and without its journal, but for the end of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peek {
+    /// What there is to know of it.
+    pub info: RunInfo,
+    /// Its last entry if it is over, which says what it came to; `None` while it is not, or if it has no entries.
+    pub last: Option<Entry>,
 }
 
 /// Which runs are to be listed; by default all, a hundred to the page.

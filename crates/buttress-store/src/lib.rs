@@ -143,7 +143,7 @@ pub use claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Writte
 pub use error::{Fault, StoreError};
 pub use journal::{
     Acquired, Appended, Command, Created, Cursor, Entry, Flow, Hold, JournalStore, NewEntry, NewRun, Next,
-    Page, Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
+    Page, Peek, Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
 };
 pub use key::{Fingerprint, MAX_NAME, Owner, RunId, ScopedKey};
 #[cfg(feature = "memory")]

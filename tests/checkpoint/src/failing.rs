@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress_store::{
-    Acquired, Appended, Command, Created, Fault, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
-    Renewed, Run, RunId, RunInfo, StoreError, Wanted,
+    Acquired, Appended, Command, Created, Fault, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek,
+    Query, Renewed, Run, RunId, RunInfo, StoreError, Wanted,
 };
 
 /// Fails every so manieth call; 1 is all of them, 0 none.
@@ -75,6 +75,10 @@ impl<S: JournalStore> JournalStore for Failing<S> {
 
     async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
         failing!(self, "load", self.inner.load(id))
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        failing!(self, "peek", self.inner.peek(id))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::{Harness, LONG};
 use crate::journal::{
-    Acquired, Appended, Command, Created, Cursor, Flow, Hold, JournalStore, NewEntry, NewRun, Next, Page,
-    Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
+    Acquired, Appended, Command, Created, Cursor, Entry, Flow, Hold, JournalStore, NewEntry, NewRun, Next,
+    Page, Peek, Query, Renewed, Run, RunInfo, Status, StatusKind, Wanted,
 };
 use crate::key::{Fingerprint, Owner, RunId};
 
@@ -99,6 +99,10 @@ async fn renew<S: JournalStore>(store: &S, hold: &Hold) -> Renewed {
 
 async fn load<S: JournalStore>(store: &S, name: &str) -> Run {
     store.load(&id(name)).await.expect("the store works").expect("there is such a run")
+}
+
+async fn peek<S: JournalStore>(store: &S, name: &str) -> Option<Peek> {
+    store.peek(&id(name)).await.expect("the store works")
 }
 
 async fn info<S: JournalStore>(store: &S, name: &str) -> RunInfo {
@@ -287,6 +291,41 @@ async fn append_all<S: JournalStore>(store: &S, hold: &Hold, entries: &[NewEntry
         }
         other => panic!("expected that it is stored, and got {other:?}"),
     }
+}
+
+pub async fn a_peek_gives_the_end_of_the_journal_and_nothing_else_of_it<H: Harness<Store: JournalStore>>(
+    harness: &H,
+) {
+    let store = harness.store().await;
+    assert_eq!(peek(&store, "a").await, None);
+    let hold = held(&store, "a", LONG).await;
+    append_all(&store, &hold, &[entry("one", b"1"), entry("two", b"2")], 0).await;
+    let Some(Peek { info: peeked, last: None }) = peek(&store, "a").await else { panic!("it is not over") };
+    let known = info(&store, "a").await;
+    assert_eq!(peeked, RunInfo { now: peeked.now, lease: peeked.lease, ..known });
+    assert!(peeked.lease.is_some_and(|lease| lease <= LONG), "{peeked:?}");
+    assert_eq!((peeked.epoch, peeked.entries), (1, 2));
+
+    let ends = [(Next::Done, Status::Done), (Next::Fail, Status::Failed), (Next::Cancel, Status::Cancelled)];
+    for (next, status) in ends {
+        let hold = held(&store, &format!("{next:?}"), LONG).await;
+        append_all(&store, &hold, &[entry("first", b"1")], 0).await;
+        let last = entry("output", b"result");
+        let appended = append(&store, &hold, 1, std::slice::from_ref(&last), next.clone()).await;
+        let Appended::Applied { at, .. } = appended else { panic!("{appended:?}") };
+        let ended = peek(&store, hold.id.as_str()).await.expect("there is such a run");
+        assert_eq!((ended.info.status, ended.info.entries), (status, 2));
+        assert_eq!(ended.last, Some(Entry { seq: 1, at, entry: last }));
+    }
+    let halted = held(&store, "halted", LONG).await;
+    append_all(&store, &halted, &[entry("first", b"1")], 0).await;
+    give_up(&store, &halted, 1, Next::Pause("no code".into())).await;
+    let peeked = peek(&store, "halted").await.expect("there is such a run");
+    assert_eq!((peeked.info.status, peeked.last), (Status::Paused("no code".into()), None));
+    let empty = held(&store, "empty", LONG).await;
+    give_up(&store, &empty, 0, Next::Done).await;
+    let peeked = peek(&store, "empty").await.expect("there is such a run");
+    assert_eq!((peeked.info.status, peeked.last), (Status::Done, None));
 }
 
 pub async fn entries_have_no_gaps_and_none_is_there_twice<H: Harness<Store: JournalStore>>(harness: &H) {

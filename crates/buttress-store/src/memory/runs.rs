@@ -7,7 +7,7 @@ use super::Memory;
 use crate::error::{Fault, StoreError};
 use crate::journal::{
     Acquired, Appended, Command, Created, Cursor, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page,
-    Query, Renewed, Run, RunInfo, Wanted,
+    Peek, Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
 use crate::run_row::{self, Append, RunRow};
@@ -168,6 +168,16 @@ impl JournalStore for Memory {
             entries: stored.entries.clone(),
         };
         Ok(runs.runs.get(id).map(run))
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        let now = self.now();
+        let runs = self.lock_runs();
+        let peek = |Stored { row, entries, .. }: &Stored| Peek {
+            info: row.info(now),
+            last: entries.last().filter(|_| row.kind.is_over()).cloned(),
+        };
+        Ok(runs.runs.get(id).map(peek))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {

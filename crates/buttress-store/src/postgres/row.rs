@@ -29,6 +29,14 @@ macro_rules! run_columns {
 }
 pub(super) use run_columns;
 
+/// The columns that an entry is read from; none has the name of one of a run's.
+macro_rules! entry_columns {
+    () => {
+        "e.seq, e.at, e.kind, e.format, e.name AS step, e.occurrence, e.payload, e.sum"
+    };
+}
+pub(super) use entry_columns;
+
 pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, Failure> {
     row.try_get(column).map_err(|_| Failure::new(Fault::Corrupt, format!("the column `{column}`")))
 }
@@ -109,7 +117,7 @@ pub(super) fn entry(id: &RunId, row: &Row) -> Result<Entry, Failure> {
     let entry = NewEntry {
         kind: small("kind")?,
         format: small("format")?,
-        name: get::<&str>(row, "name")?.into(),
+        name: get::<&str>(row, "step")?.into(),
         occurrence: natural(row, "occurrence")?,
         payload: get::<Vec<u8>>(row, "payload")?.into(),
     };

@@ -6,12 +6,12 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, IsolationLevel};
 
 use super::fault::Failure;
-use super::row::{self, run_columns};
+use super::row::{self, entry_columns, run_columns};
 use super::{Postgres, TRIES};
 use crate::error::{Fault, StoreError};
 use crate::journal::{
-    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
-    Renewed, Run, RunInfo, Wanted,
+    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek,
+    Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
 use crate::run_row::{self, Append, RunRow};
@@ -99,8 +99,22 @@ const CONTROL: &str =
     "UPDATE buttress_runs SET status = $2, reason = $3, cancel = $4, lease_until = $5, due = $6,
     recoveries = $7, changed = $8 WHERE id = $1";
 
-const ENTRIES: &str = "SELECT e.seq, e.at, e.kind, e.format, e.name, e.occurrence, e.payload, e.sum
-    FROM buttress_entries AS e WHERE e.run = $1 AND e.seq >= $2 ORDER BY e.seq";
+const ENTRIES: &str = concat!(
+    "SELECT ",
+    entry_columns!(),
+    " FROM buttress_entries AS e WHERE e.run = $1 AND e.seq >= $2 ORDER BY e.seq"
+);
+
+/// The run, and its last entry if it is over.
+const PEEK: &str = concat!(
+    "SELECT buttress_now() AS now, ",
+    run_columns!(),
+    ", ",
+    entry_columns!(),
+    " FROM buttress_runs AS r
+    LEFT JOIN buttress_entries AS e ON r.status >= 4 AND e.run = r.number AND e.seq = r.entries - 1
+    WHERE r.id = $1"
+);
 
 const LIST: &str = concat!(
     "SELECT buttress_now() AS now, ",
@@ -233,6 +247,17 @@ impl JournalStore for Postgres {
 
     async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
         self.within("load", async |client| load(client, id).await).await
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        let rows = self.query("peek", PEEK, &[&id.as_str()]).await?;
+        let peek = |row| {
+            let (run, now) = row::run_now(row)?;
+            let ended = run.kind.is_over() && run.entries > 0;
+            let last = if ended { Some(row::entry(id, row)?) } else { None };
+            Ok(Peek { info: run.info(now), last })
+        };
+        rows.first().map(peek).transpose().map_err(|failure: Failure| failure.into_error("peek"))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {

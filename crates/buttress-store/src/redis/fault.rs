@@ -19,7 +19,7 @@ pub(super) struct Failure {
 }
 
 /// Verbs that write nothing.
-const READS: [&str; 3] = ["wait", "load", "list"];
+const READS: [&str; 4] = ["wait", "load", "peek", "list"];
 
 impl Failure {
     pub(super) fn new(fault: Fault, detail: impl Into<String>) -> Self {

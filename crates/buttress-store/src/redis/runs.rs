@@ -8,7 +8,7 @@ use super::{Redis, TRIES};
 use crate::error::{Fault, StoreError};
 use crate::journal::{
     Acquired, Appended, Command, Created, Cursor, Entry, Flow, Hold, JournalStore, NewEntry, NewRun, Next,
-    Page, Query, Renewed, Run, RunInfo, Wanted,
+    Page, Peek, Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::{Owner, RunId};
 use crate::run_row::{self, Append, RunRow};
@@ -144,6 +144,27 @@ impl JournalStore for Redis {
             return Err(Failure::damaged("the journal").into_error("load"));
         }
         Ok(Some(Run { info: row.info(now), input: input.into(), entries }))
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        let mut script = self.inner.scripts.peek.key(self.runs_key());
+        script.arg(id.as_str());
+        let answer = self.invoke("peek", &script).await?;
+        let read = || {
+            let [now, Some(row), last @ ..] = &answer[..] else { return Ok(None) };
+            let row = codec::read_run(row)?;
+            let mut last = last.first().and_then(Option::as_deref).map(codec::read_entry).transpose()?;
+            if row.kind.is_over() {
+                let entries = last.as_ref().map_or(0, |last| last.seq + 1);
+                if entries != row.entries {
+                    return Err(Failure::damaged("the journal"));
+                }
+            } else {
+                last = None;
+            }
+            Ok(Some(Peek { info: row.info(number(now.as_deref())?), last }))
+        };
+        read().map_err(|failure: Failure| failure.into_error("peek"))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {

@@ -122,6 +122,16 @@ return answer
 "
 );
 
+/// The time, the row, and if the run is over its last entry.
+const PEEK: &str = script!(
+    "
+local row = redis.call('HGET', KEYS[1] .. ':run:' .. ARGV[1], 'row')
+if not row then return {int(now)} end
+if not redis.call('ZSCORE', KEYS[1] .. ':over', ARGV[1]) then return {int(now), row} end
+return {int(now), row, redis.call('LINDEX', KEYS[1] .. ':entries:' .. ARGV[1], -1)}
+"
+);
+
 /// Writes a run, if nobody has since it was read: identity, expected revision, new one, row, workflow, due, the time since
 /// when it is over, parent, place in the list if it is new, input if it is new, entries.
 const WRITE: &str = script!(
@@ -209,6 +219,7 @@ pub(super) struct Scripts {
     pub(super) look: Script,
     pub(super) read: Script,
     pub(super) load: Script,
+    pub(super) peek: Script,
     pub(super) write: Script,
     pub(super) due: Script,
     pub(super) list: Script,
@@ -225,6 +236,7 @@ impl Scripts {
             look: Script::new(LOOK),
             read: Script::new(READ),
             load: Script::new(LOAD),
+            peek: Script::new(PEEK),
             write: Script::new(WRITE),
             due: Script::new(DUE),
             list: Script::new(LIST),

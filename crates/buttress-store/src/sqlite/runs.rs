@@ -9,8 +9,8 @@ use super::fault::Failure;
 use super::row::{self, select_runs};
 use crate::error::StoreError;
 use crate::journal::{
-    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Query,
-    Renewed, Run, RunInfo, Wanted,
+    Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek,
+    Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
 use crate::run_row::{self, Append, RunRow};
@@ -123,6 +123,20 @@ impl JournalStore for Sqlite {
             Ok(Some(Run { info: run.info(now), input: Bytes::from(input), entries }))
         };
         self.read("load", work).await
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        let id = id.clone();
+        let work = move |connection: &Connection, now| {
+            let Some((number, run)) = find(connection, &id)? else { return Ok(None) };
+            let mut last = None;
+            if run.kind.is_over() && run.entries > 0 {
+                let entry = read_entries(connection, number, &id, run.entries - 1)?.pop();
+                last = Some(entry.ok_or_else(|| Failure::damaged("the journal"))?);
+            }
+            Ok(Some(Peek { info: run.info(now), last }))
+        };
+        self.read("peek", work).await
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {

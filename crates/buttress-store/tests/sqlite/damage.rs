@@ -158,6 +158,26 @@ async fn a_damaged_journal_is_read_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_peek_reads_the_last_entry_and_finds_damage_there_only() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    let Created::Held(hold) = store.create(&run("run"), Some(HOUR)).await.unwrap() else {
+        panic!("it is new")
+    };
+    let appended = store.append(&hold, 0, &[entry(0), entry(1)], &Next::Done).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { .. }));
+    let connection = Connection::open(database(directory.path())).unwrap();
+    connection.execute_batch("UPDATE entries SET payload = x'39' WHERE seq = 0").unwrap();
+    assert_eq!(store.load(&hold.id).await.unwrap_err().fault(), Fault::Corrupt);
+    let peeked = store.peek(&hold.id).await.unwrap().unwrap();
+    assert_eq!(peeked.last.unwrap().entry, entry(1));
+    for damage in ["UPDATE entries SET payload = x'39' WHERE seq = 1", "DELETE FROM entries WHERE seq = 1"] {
+        connection.execute_batch(damage).unwrap();
+        assert_eq!(store.peek(&hold.id).await.unwrap_err().fault(), Fault::Corrupt, "{damage}");
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_run_that_is_due_keeps_no_other_from_being_acquired() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path()).await;
