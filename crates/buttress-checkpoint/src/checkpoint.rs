@@ -216,7 +216,7 @@ where
 
 /// Why a checkpoint that there is could not be had.
 async fn unavailable<S: JournalStore>(store: &S, id: &RunId) -> CheckpointError {
-    match store.load(id).await {
+    match store.peek(id).await {
         Ok(Some(run)) if matches!(run.info.status, Status::Running | Status::Sleeping { .. }) => {
             CheckpointError::Busy { worker: run.info.worker, lease: run.info.lease.unwrap_or_default() }
         }

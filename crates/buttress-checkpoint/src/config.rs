@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_core::{ConfigError, Observe, Observer};
+use buttress_core::{Backoff, ConfigError, Observe, Observer};
 
 /// What becomes of a run whose code does not fit its journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,12 +26,14 @@ pub struct Config {
     pub(crate) max_runs: u32,
     pub(crate) max_recoveries: u32,
     pub(crate) max_value: usize,
+    pub(crate) undo: (Backoff, u32),
     pub(crate) on_mismatch: OnMismatch,
     pub(crate) observer: Arc<Observer>,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let undo = Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60));
         Self {
             worker: format!("pid {}", std::process::id()).into(),
             lease: Duration::from_secs(30),
@@ -43,6 +45,7 @@ impl Default for Config {
             max_runs: 64,
             max_recoveries: 10,
             max_value: 1 << 20,
+            undo: (undo.unwrap_or_default(), 5),
             on_mismatch: OnMismatch::Pause,
             observer: Arc::default(),
         }
@@ -140,6 +143,14 @@ impl Config {
             ));
         }
         Ok(Self { max_value: bytes, ..self })
+    }
+
+    /// How often, and after which delays, undoing a step is tried again when it fails: 5 times by default, after 1, 2, 4, 8 and
+    /// 16 seconds. Failed attempts are recorded, and count over all workers. After the last one the run is paused, and each
+    /// time that it is resumed it is tried once more; a run that was cancelled fails then.
+    #[must_use]
+    pub fn undo_retry(self, backoff: Backoff, max_retries: u32) -> Self {
+        Self { undo: (backoff, max_retries), ..self }
     }
 
     /// What becomes of a run whose code does not fit its journal: it pauses by default.

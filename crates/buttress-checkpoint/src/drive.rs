@@ -3,26 +3,26 @@
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use buttress_core::observe::RunChange;
 use buttress_core::{Backoff, Event};
-use buttress_store::{Acquired, Appended, Entry, Fault, Hold, JournalStore, NewEntry, Next, Run, StoreError};
+use buttress_store::{
+    Acquired, Appended, Entry, Fault, Hold, JournalStore, NewEntry, Next, Run, RunId, StoreError,
+};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::config::{Config, OnMismatch};
+use crate::config::Config;
 use crate::cx::Cx;
-use crate::entry::{self, Body, Envelope, Kind};
+use crate::entry::{self, Envelope};
 use crate::error::Mismatch;
 use crate::lease::Lease;
+use crate::polled::{Ended, Polled, Woken};
 use crate::replay::Replay;
-use crate::run::{BoxFuture, Core, Gate, Quiet};
-use crate::undo;
+use crate::run::{BoxFuture, Core, Gate};
 
 /// What the code of a workflow ends with: its result or its error, encoded; or why that cannot be encoded.
 pub(crate) type Outcome = Result<Result<Box<RawValue>, Box<RawValue>>, String>;
@@ -36,6 +36,8 @@ pub(crate) struct Driver<S> {
     pub(crate) config: Config,
     pub(crate) shutdown: watch::Receiver<bool>,
     pub(crate) hold: Hold,
+    /// Of the workflow, for events.
+    pub(crate) name: Arc<str>,
     pub(crate) seq: u64,
 }
 
@@ -48,31 +50,10 @@ pub(crate) enum Refused {
     TooLarge(StoreError),
 }
 
-/// How the code ended, or why it did not.
-enum Ended {
-    Finished(Outcome),
-    Panicked,
-    Mismatch(Mismatch),
-    Stopped,
-    Suspended(Instant),
-}
-
-/// What the driver wakes for.
-enum Woken {
-    Stored(Result<Stored, Refused>),
-    Outgoing,
-    Ended(Ended),
-    /// It does, or no longer, not get to what is recorded next.
-    Stuck(bool),
-    Impatient,
-    Shutdown,
-    Drained,
-}
-
 pub(crate) struct Stored {
     next: u64,
-    at: SystemTime,
-    cancel: bool,
+    pub(crate) at: SystemTime,
+    pub(crate) cancel: bool,
 }
 
 /// Runs a run for as long as it is held. Whatever was built of it is dropped before this returns.
@@ -91,12 +72,25 @@ pub(crate) async fn drive<S: JournalStore>(
     let change = tokio::select! {
         biased;
         () = kept.lost() => RunChange::Lost,
-        change = driver.run(&acquired, &code, &kept) => change.unwrap_or(RunChange::Lost),
+        change = driver.run_or_pause(&acquired, &code, &kept) => change.unwrap_or(RunChange::Lost),
     };
     emit(change);
 }
 
 impl<S: JournalStore> Driver<S> {
+    /// What no store takes pauses the run: whoever takes it over could not store it either.
+    async fn run_or_pause(
+        &mut self,
+        acquired: &Acquired,
+        code: &Code,
+        lease: &Lease,
+    ) -> Result<RunChange, Refused> {
+        match self.run(acquired, code, lease).await {
+            Err(Refused::TooLarge(error)) => self.pause(vec![], &error.to_string()).await,
+            other => other,
+        }
+    }
+
     async fn run(&mut self, acquired: &Acquired, code: &Code, lease: &Lease) -> Result<RunChange, Refused> {
         self.seq = acquired.info.entries;
         let recoveries = acquired.info.recoveries;
@@ -106,15 +100,13 @@ impl<S: JournalStore> Driver<S> {
             );
             return self.give_up(vec![], Next::Park(reason.into()), RunChange::Halted).await;
         }
-        let (run, loaded) = match self.load().await {
+        let (run, loaded) = match self.load(&self.hold.id).await {
             Ok(loaded) => loaded,
-            Err(error) => {
-                return self.give_up(vec![], Next::Pause(error.to_string().into()), RunChange::Halted).await;
-            }
+            Err(error) => return self.pause(vec![], &error.to_string()).await,
         };
         let (core, input) = match self.prepare(run, loaded).await? {
             Ok(prepared) => prepared,
-            Err(mismatch) => return self.mismatch(&mismatch).await,
+            Err(mismatch) => return self.mismatch(vec![], &mismatch).await,
         };
         if acquired.info.cancel_requested || core.lock().replay.unwind.is_some() {
             core.close(Gate::Cancel);
@@ -133,11 +125,11 @@ impl<S: JournalStore> Driver<S> {
         self.settle(&core, ended).await
     }
 
-    /// The journal, and when it was read.
-    async fn load(&self) -> Result<(Run, Instant), StoreError> {
+    /// A journal, and when it was read.
+    async fn load(&self, id: &RunId) -> Result<(Run, Instant), StoreError> {
         let mut delays = retries();
         loop {
-            match self.store.load(&self.hold.id).await {
+            match self.store.load(id).await {
                 Ok(Some(run)) => return Ok((run, Instant::now())),
                 // Gone: whatever is stored next is refused.
                 Ok(None) => {
@@ -165,8 +157,11 @@ impl<S: JournalStore> Driver<S> {
             }
         };
         self.seq = run.entries.len() as u64;
-        if let Some(fork) = &envelope.fork {
-            self.copy(&mut run.entries, fork).await?;
+        if let Some(fork) = &envelope.fork
+            && let Err(error) = self.copy(&mut run.entries, fork).await?
+        {
+            let what = format!("the run `{}`, which this one continues,", fork.from);
+            return Ok(Err(Mismatch::Undecodable { what, reason: error.to_string() }));
         }
         let replay = match Replay::new(&run.entries) {
             Ok(replay) => replay,
@@ -181,24 +176,34 @@ impl<S: JournalStore> Driver<S> {
     }
 
     /// Brings over the entries with which a forked run begins, those that are not there yet.
-    async fn copy(&mut self, entries: &mut Vec<Entry>, fork: &entry::Fork) -> Result<(), Refused> {
+    async fn copy(
+        &mut self,
+        entries: &mut Vec<Entry>,
+        fork: &entry::Fork,
+    ) -> Result<Result<(), StoreError>, Refused> {
+        const CHUNK: usize = 100;
         let wanted = usize::try_from(fork.entries).unwrap_or(usize::MAX);
         if entries.len() >= wanted {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        let from = buttress_store::RunId::try_new(fork.from.as_str()).map_err(|_| Refused::Lost)?;
-        let source = self.store.load(&from).await.ok().flatten().ok_or(Refused::Lost)?;
+        let lacks =
+            || StoreError::new("journal", "load", Fault::Internal).detail("it lacks what is to be continued");
+        let Ok(from) = RunId::try_new(fork.from.as_str()) else { return Ok(Err(lacks())) };
+        let source = match self.load(&from).await {
+            Ok((source, _)) => source.entries,
+            Err(error) => return Ok(Err(error)),
+        };
         while entries.len() < wanted {
-            let rest = source.entries.iter().skip(entries.len()).take((wanted - entries.len()).min(100));
+            let rest = source.iter().skip(entries.len()).take((wanted - entries.len()).min(CHUNK));
             let chunk: Vec<NewEntry> = rest.map(|entry| entry.entry.clone()).collect();
             if chunk.is_empty() {
-                return Err(Refused::Lost);
+                return Ok(Err(lacks()));
             }
             let at = self.append(chunk.clone(), Next::Go).await?.at;
             let first = entries.len() as u64;
             entries.extend((first..).zip(chunk).map(|(seq, entry)| Entry { seq, at, entry }));
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     async fn poll_to_end(
@@ -277,139 +282,47 @@ impl<S: JournalStore> Driver<S> {
         }
     }
 
-    async fn settle(&mut self, core: &Arc<Core>, ended: Ended) -> Result<RunChange, Refused> {
-        let gate = core.lock().gate;
-        let rest = core.dispatch();
-        match ended {
-            Ended::Panicked => Ok(RunChange::Panicked),
-            Ended::Mismatch(mismatch) => self.mismatch(&mismatch).await,
-            Ended::Suspended(until) => {
-                self.give_up(rest, Next::SleepUntil(core.system(until)), RunChange::Released).await
-            }
-            Ended::Stopped if gate != Gate::Cancel => {
-                self.give_up(rest, Next::Yield, RunChange::Released).await
-            }
-            Ended::Stopped => self.unwind(core, rest, Body { cancelled: true, ..Body::default() }).await,
-            Ended::Finished(outcome) => {
-                let finished = core.lock().replay.finish();
-                if let Err(mismatch) = finished {
-                    return self.mismatch(&mismatch).await;
-                }
-                self.finish(core, rest, outcome).await
-            }
-        }
-    }
-
-    async fn finish(
-        &mut self,
-        core: &Arc<Core>,
-        mut rest: Vec<NewEntry>,
-        outcome: Outcome,
-    ) -> Result<RunChange, Refused> {
-        let too_large = |raw: &RawValue| raw.get().len() > self.config.max_value;
-        let reason = match outcome {
-            Ok(Ok(value) | Err(value)) if too_large(&value) => {
-                format!(
-                    "its result has {} bytes, and the bound is {}",
-                    value.get().len(),
-                    self.config.max_value
-                )
-            }
-            Ok(Ok(value)) if core.lock().replay.unwind.is_none() => {
-                rest.push(output(&Body { ok: Some(value), ..Body::default() }));
-                return self.give_up(rest, Next::Done, RunChange::Over).await;
-            }
-            Ok(Err(error)) => {
-                return self.unwind(core, rest, Body { err: Some(error), ..Body::default() }).await;
-            }
-            Ok(Ok(_)) => return self.unwind(core, rest, Body::default()).await,
-            Err(reason) => format!("its result cannot be encoded: {reason}"),
-        };
-        self.give_up(rest, Next::Pause(reason.into()), RunChange::Halted).await
-    }
-
-    /// Undoes what was done, in reverse order, and ends the run. What it ends with is what was recorded first.
-    async fn unwind(
-        &mut self,
-        core: &Arc<Core>,
-        mut rest: Vec<NewEntry>,
-        cause: Body,
-    ) -> Result<RunChange, Refused> {
-        let (recorded, done, mut steps) = {
-            let mut state = core.lock();
-            let steps = std::mem::take(&mut state.compensations);
-            (state.replay.unwind.clone(), std::mem::take(&mut state.replay.compensated), steps)
-        };
-        let is_recorded = recorded.is_some();
-        let cause = recorded.unwrap_or(cause);
-        steps.retain(|step| !done.contains(&(step.id.name.clone(), step.id.occurrence)));
-        if !steps.is_empty() && !is_recorded {
-            rest.push(entry::write(Kind::Unwind, &"".into(), 0, &cause));
-            self.append(std::mem::take(&mut rest), Next::Go).await?;
-        }
-        for mut step in steps.into_iter().rev() {
-            if *self.shutdown.borrow() {
-                return self.give_up(rest, Next::Yield, RunChange::Released).await;
-            }
-            match undo::undo(core, &mut step).await {
-                undo::Undone::Yes(took) => {
-                    let took = Some(buttress_core::clock::nanos(took) / 1000);
-                    let body = Body { n: step.id.ordinal, took, ..Body::default() };
-                    rest.push(entry::write(Kind::Compensated, &step.id.name, step.id.occurrence, &body));
-                    self.append(std::mem::take(&mut rest), Next::Go).await?;
-                }
-                undo::Undone::Panicked => return Ok(RunChange::Panicked),
-                undo::Undone::Failed(error) => {
-                    let reason = format!("{} could not be undone: {error}", step.id);
-                    return self.give_up(rest, Next::Pause(reason.into()), RunChange::Halted).await;
-                }
-            }
-        }
-        let next = if cause.cancelled { Next::Cancel } else { Next::Fail };
-        rest.push(output(&cause));
-        self.give_up(rest, next, RunChange::Over).await
-    }
-
-    async fn mismatch(&mut self, mismatch: &Mismatch) -> Result<RunChange, Refused> {
-        let reason = mismatch.to_string();
-        match self.config.on_mismatch {
-            OnMismatch::Pause => self.give_up(vec![], Next::Pause(reason.into()), RunChange::Halted).await,
-            OnMismatch::Fail => {
-                let fault = Some(entry::Fault::NotStored { reason });
-                let output = output(&Body { fault, ..Body::default() });
-                self.give_up(vec![output], Next::Fail, RunChange::Over).await
-            }
-        }
-    }
-
-    async fn append(&mut self, entries: Vec<NewEntry>, next: Next) -> Result<Stored, Refused> {
-        let (count, observer) = (entries.len(), Arc::clone(&self.config.observer));
+    pub(crate) async fn append(&mut self, entries: Vec<NewEntry>, next: Next) -> Result<Stored, Refused> {
+        let count = entries.len();
         let stored = append(self.store.clone(), self.hold.clone(), self.seq, entries, next).await?;
         self.seq = stored.next;
-        observer.emit("", || Event::Saved { entries: count });
+        if count > 0 {
+            self.config.observer.emit(&self.name, || Event::Saved { entries: count });
+        }
         Ok(stored)
     }
 
     /// Stores the last of it, and lets the run go.
-    async fn give_up(
+    pub(crate) async fn give_up(
         &mut self,
         entries: Vec<NewEntry>,
         next: Next,
         change: RunChange,
     ) -> Result<RunChange, Refused> {
-        match self.append(entries, next).await {
-            Ok(_) => Ok(change),
-            Err(Refused::Lost) => Err(Refused::Lost),
-            Err(Refused::TooLarge(error)) => {
-                self.append(vec![], Next::Pause(error.to_string().into())).await?;
-                Ok(RunChange::Halted)
-            }
-        }
+        self.append(entries, next).await.map(|_| change)
+    }
+
+    /// Lets the run go until an operator has looked.
+    pub(crate) async fn pause(&mut self, entries: Vec<NewEntry>, reason: &str) -> Result<RunChange, Refused> {
+        self.give_up(entries, Next::Pause(short(reason)), RunChange::Halted).await
     }
 }
 
-fn output(body: &Body) -> NewEntry {
-    entry::write(Kind::Output, &"".into(), 0, body)
+/// A reason as stores take it: of no more than 512 bytes, and without NUL.
+fn short(reason: &str) -> Arc<str> {
+    let mut text = reason.replace('\0', "\u{fffd}");
+    cut(&mut text, buttress_store::MAX_NAME);
+    text.into()
+}
+
+/// Shortens a text to so many bytes.
+pub(crate) fn cut(text: &mut String, bytes: usize) {
+    const MORE: &str = "…";
+    if text.len() > bytes {
+        let end = (0..=bytes - MORE.len()).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push_str(MORE);
+    }
 }
 
 const PAUSE: Duration = Duration::from_secs(1);
@@ -450,91 +363,5 @@ async fn some<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
-    }
-}
-
-/// The code of a run, and what wakes it.
-struct Polled {
-    core: Arc<Core>,
-    body: BoxFuture<'static, Outcome>,
-    flag: Arc<Flag>,
-    waker: Waker,
-    /// A sleep that ends so soon that the run is not put down for it.
-    awake: Option<Instant>,
-}
-
-/// Whether the code was woken while it was polled.
-#[derive(Default)]
-struct Flag {
-    woken: AtomicBool,
-    parent: Mutex<Option<Waker>>,
-}
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        let parent = self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(parent) = parent {
-            parent.wake();
-        }
-    }
-}
-
-impl Polled {
-    fn new(core: &Arc<Core>, body: BoxFuture<'static, Outcome>) -> Self {
-        let flag = Arc::<Flag>::default();
-        let waker = Waker::from(Arc::clone(&flag));
-        core.driven_by(&waker);
-        Self { core: Arc::clone(core), body, flag, waker, awake: None }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, in_flight: bool, stuck: bool) -> Poll<Woken> {
-        *self.flag.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        loop {
-            self.flag.woken.store(false, Ordering::SeqCst);
-            let (core, body) = (&self.core, &mut self.body);
-            let mut inner = Context::from_waker(&self.waker);
-            let polled = catch_unwind(AssertUnwindSafe(|| core.scope(|| body.as_mut().poll(&mut inner))));
-            let mut state = core.lock();
-            if let Some(fault) = state.fault.take() {
-                return Poll::Ready(Woken::Ended(Ended::Mismatch(fault)));
-            }
-            match polled {
-                Err(_) => return Poll::Ready(Woken::Ended(Ended::Panicked)),
-                Ok(Poll::Ready(outcome)) => return Poll::Ready(Woken::Ended(Ended::Finished(outcome))),
-                Ok(Poll::Pending) => {}
-            }
-            if !state.outbox.is_empty() && !in_flight {
-                return Poll::Ready(Woken::Outgoing);
-            }
-            drop(state);
-            // Something is about to poll it again, and may be all that it waits for.
-            if self.flag.woken.load(Ordering::SeqCst) {
-                return Poll::Pending;
-            }
-            let quiet = core.quiet(in_flight, Instant::now());
-            match quiet {
-                Quiet::Again => {}
-                Quiet::Stopped => return Poll::Ready(Woken::Ended(Ended::Stopped)),
-                Quiet::Sleeping(until) if self.awake != Some(until) => {
-                    return Poll::Ready(Woken::Ended(Ended::Suspended(until)));
-                }
-                Quiet::Stuck if !stuck => return Poll::Ready(Woken::Stuck(true)),
-                Quiet::Busy if stuck => return Poll::Ready(Woken::Stuck(false)),
-                Quiet::Stuck | Quiet::Busy | Quiet::Sleeping(_) => return Poll::Pending,
-            }
-        }
-    }
-}
-
-impl Drop for Polled {
-    fn drop(&mut self) {
-        // What the code's values do when they are dropped, they do inside of the run.
-        let body = std::mem::replace(&mut self.body, Box::pin(std::future::pending()));
-        let _ = catch_unwind(AssertUnwindSafe(|| self.core.scope(move || drop(body))));
     }
 }

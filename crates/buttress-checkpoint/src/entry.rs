@@ -36,12 +36,14 @@ pub(crate) enum Kind {
     Compensated = 9,
     /// The run is over.
     Output = 10,
+    /// An attempt at undoing a step failed.
+    NotUndone = 11,
     /// A [`Checkpoint`](crate::Checkpoint) was saved.
     Saved = 20,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Step,
         Self::Started,
         Self::Attempt,
@@ -52,6 +54,7 @@ impl Kind {
         Self::Unwind,
         Self::Compensated,
         Self::Output,
+        Self::NotUndone,
         Self::Saved,
     ];
 
@@ -62,7 +65,7 @@ impl Kind {
             Self::Sleep | Self::Woken => Some(StepKind::Sleep),
             Self::Race => Some(StepKind::Race),
             Self::Patch => Some(StepKind::Patch),
-            Self::Unwind | Self::Compensated | Self::Output | Self::Saved => None,
+            Self::Unwind | Self::Compensated | Self::Output | Self::NotUndone | Self::Saved => None,
         }
     }
 
@@ -111,9 +114,21 @@ pub(crate) struct Body {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Fault {
-    TimedOut { micros: u64 },
+    TimedOut {
+        micros: u64,
+    },
     Interrupted,
-    NotStored { reason: String },
+    NotStored {
+        reason: String,
+    },
+    /// The code does not do what is recorded.
+    Mismatch {
+        reason: String,
+    },
+    /// The step could not be undone.
+    NotUndone {
+        reason: String,
+    },
 }
 
 /// JSON's `null` is a value, such as `()`, and not the lack of one.

@@ -165,6 +165,11 @@ pub enum Mismatch {
         /// Why.
         reason: String,
     },
+    /// The code builds an operation whose name no store takes: longer than 512 bytes, or with a NUL character.
+    Name {
+        /// Its beginning.
+        name: String,
+    },
     /// An entry of the journal was written by a newer release.
     Unreadable {
         /// Its sequence number.
@@ -189,6 +194,13 @@ impl fmt::Display for Mismatch {
             Self::InputChanged { step } => write!(f, "the input of {step} is not the one that is recorded")?,
             Self::Undecodable { what, reason } => {
                 write!(f, "what is recorded of {what} does not fit: {reason}")?
+            }
+            Self::Name { name } => {
+                return write!(
+                    f,
+                    "a name is longer than {} bytes or has a NUL character: {name:?}; give the step another one",
+                    buttress_store::MAX_NAME
+                );
             }
             Self::Unreadable { seq, kind, format } => {
                 return write!(
@@ -334,8 +346,13 @@ pub enum RunError<E> {
     },
     /// There is no such run: it was never begun, or pruned.
     NotFound,
-    /// The recorded result is not of this type, or the run failed by a rule of its own.
+    /// The recorded result is not of this type.
     Undecodable(String),
+    /// It failed because its code does not do what its journal says, as [`OnMismatch::Fail`](crate::OnMismatch) wants it; this
+    /// is the text of the [`Mismatch`].
+    Mismatch(String),
+    /// It was cancelled, and a step could not be undone, for this reason.
+    NotUndone(String),
     /// The store failed.
     Store(StoreError),
 }
@@ -350,6 +367,8 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
             }
             Self::NotFound => f.write_str("there is no such run"),
             Self::Undecodable(reason) => write!(f, "the result of the run cannot be read: {reason}"),
+            Self::Mismatch(reason) => write!(f, "the run failed: {reason}"),
+            Self::NotUndone(reason) => write!(f, "the run was cancelled, and {reason}; undo it by hand"),
             Self::Store(_) => f.write_str("the result of the run could not be read"),
         }
     }

@@ -60,6 +60,8 @@ pub enum StepState {
     Failed,
     /// It was done, and undone.
     Undone,
+    /// It was done, and an attempt at undoing it failed: the next one is due at this time on the store's clock, or was the last.
+    NotUndone(SystemTime),
 }
 
 impl StepState {
@@ -72,6 +74,7 @@ impl StepState {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Undone => "undone",
+            Self::NotUndone(_) => "not undone",
         }
     }
 }
@@ -91,22 +94,26 @@ impl Timeline {
             let error = body.err.as_ref().map(ToString::to_string);
             let error =
                 error.or_else(|| body.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok()));
+            let wake = replay::wake(entry.at, &body).unwrap_or(entry.at);
             let Some(operation) = kind.operation() else {
-                match kind {
-                    Kind::Output => timeline.output = body.ok.map(|ok| ok.to_string()).or(error),
-                    Kind::Unwind => timeline.unwinding = true,
-                    Kind::Compensated => {
-                        let of =
-                            |step: &&mut StepView| step.id.name == *name && step.id.occurrence == occurrence;
-                        if let Some(step) = timeline.steps.iter_mut().find(of) {
-                            (step.state, step.at) = (StepState::Undone, entry.at);
-                        }
+                let of = |step: &&mut StepView| step.id.name == *name && step.id.occurrence == occurrence;
+                let state = match kind {
+                    Kind::Compensated => StepState::Undone,
+                    Kind::NotUndone => StepState::NotUndone(wake),
+                    Kind::Output => {
+                        timeline.output = body.ok.map(|ok| ok.to_string()).or(error);
+                        continue;
                     }
-                    _ => {}
+                    _ => {
+                        timeline.unwinding |= kind == Kind::Unwind;
+                        continue;
+                    }
+                };
+                if let Some(step) = timeline.steps.iter_mut().find(of) {
+                    (step.state, step.at, step.error) = (state, entry.at, error);
                 }
                 continue;
             };
-            let wake = replay::wake(entry.at, &body).unwrap_or(entry.at);
             let state = match kind {
                 Kind::Started => StepState::Started,
                 Kind::Attempt => StepState::Retrying(wake),
@@ -134,7 +141,13 @@ impl Timeline {
     /// after the last one.
     pub fn open(&self) -> impl Iterator<Item = &StepView> {
         let open = |step: &&StepView| {
-            matches!(step.state, StepState::Started | StepState::Retrying(_) | StepState::Sleeping(_))
+            matches!(
+                step.state,
+                StepState::Started
+                    | StepState::Retrying(_)
+                    | StepState::Sleeping(_)
+                    | StepState::NotUndone(_)
+            )
         };
         self.steps.iter().filter(open)
     }

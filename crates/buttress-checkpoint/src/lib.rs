@@ -84,15 +84,18 @@ mod cx;
 mod drive;
 mod entry;
 mod error;
+mod handle;
 #[cfg(feature = "http")]
 mod http;
 mod inspect;
 mod key;
 mod layer;
 mod lease;
+mod polled;
 mod race;
 mod replay;
 mod run;
+mod settle;
 mod sleep;
 mod step;
 mod undo;
@@ -107,6 +110,7 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Config, OnMismatch};
 pub use cx::Cx;
 pub use error::{Failure, Mismatch, Misplaced, RunError, StartError, StepError, StepId, StepKind};
+pub use handle::{Handle, Workflow};
 #[cfg(feature = "http")]
 pub use http::HttpRecord;
 pub use inspect::{ForkError, StepState, StepView, Timeline, retry_from};
@@ -114,7 +118,7 @@ pub use layer::{CheckpointFuture, CheckpointLayer, Checkpointed, Json, OutsideWo
 pub use race::Race;
 pub use sleep::Sleep;
 pub use step::{Semantics, Step};
-pub use workflows::{Handle, Versions, Workflow, Workflows};
+pub use workflows::{Versions, Workflows};
 
 /// Deletes runs that have been over for longer than `age`, in batches of a hundred, and says how many; see
 /// [`Workflows::prune`].

@@ -31,6 +31,8 @@ pub(crate) struct Replay {
     patches: HashMap<Arc<str>, bool>,
     pub(crate) unwind: Option<Body>,
     pub(crate) compensated: HashSet<(Arc<str>, u32)>,
+    /// The failed attempts at undoing a step, and when the next one is due.
+    pub(crate) undoing: HashMap<(Arc<str>, u32), Marks>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,11 @@ impl Replay {
             match kind {
                 Kind::Unwind => self.unwind = Some(body),
                 Kind::Compensated => drop(self.compensated.insert((name, occurrence))),
+                Kind::NotUndone => {
+                    let marks =
+                        Marks { attempts: body.attempt, until: wake(entry.at, &body), started: false };
+                    self.undoing.insert((name, occurrence), marks);
+                }
                 _ => {}
             }
             return;
@@ -126,12 +133,7 @@ impl Replay {
     }
 
     /// The next operation of the code.
-    pub(crate) fn build(
-        &mut self,
-        kind: StepKind,
-        name: &Arc<str>,
-        input: Option<&str>,
-    ) -> Result<Built, Mismatch> {
+    pub(crate) fn build(&mut self, kind: StepKind, name: &Arc<str>) -> Result<Built, Mismatch> {
         let nth = self.occurrences.entry(name.clone()).or_insert(0);
         let id = StepId { kind, name: name.clone(), occurrence: *nth, ordinal: self.next };
         *nth += 1;
@@ -145,19 +147,16 @@ impl Replay {
         if recorded.id != id {
             return Err(unexpected(id, recorded.id.clone()));
         }
-        self.check_input(&id, input)?;
         Ok(Built { id, marks: recorded.marks.clone(), winner: recorded.winner })
     }
 
     /// An input that was recorded must be the same; one that is given only now, or no longer, says nothing.
-    pub(crate) fn check_input(&self, id: &StepId, input: Option<&str>) -> Result<(), Mismatch> {
+    pub(crate) fn check_input(&self, id: &StepId, input: &str) -> Result<(), Mismatch> {
         let recorded = self.recorded.get(&id.ordinal).and_then(|recorded| recorded.input.as_deref());
-        match (recorded, input) {
-            (Some(recorded), Some(input)) if recorded != input => {
-                Err(Mismatch::InputChanged { step: id.clone() })
-            }
-            _ => Ok(()),
+        if recorded.is_none_or(|recorded| recorded == input) {
+            return Ok(());
         }
+        Err(Mismatch::InputChanged { step: id.clone() })
     }
 
     /// Whether the code is the patched one from here on: what has been recorded beyond this point was recorded without it.
@@ -173,7 +172,7 @@ impl Replay {
             self.patches.insert(id.clone(), false);
             return Ok(Patched::Known(false));
         }
-        let built = self.build(StepKind::Patch, id, None)?;
+        let built = self.build(StepKind::Patch, id)?;
         self.patches.insert(id.clone(), true);
         Ok(if recorded { Patched::Recorded(built.id) } else { Patched::New(built.id) })
     }

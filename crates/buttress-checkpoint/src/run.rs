@@ -19,6 +19,10 @@ use crate::error::{Mismatch, StepId, StepKind};
 use crate::key;
 use crate::replay::{Built, Delivery, Patched, Replay};
 
+mod turns;
+
+pub(crate) use turns::Quiet;
+
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 tokio::task_local! {
@@ -69,7 +73,7 @@ pub(crate) struct State {
     pub(crate) gate: Gate,
     pub(crate) fault: Option<Mismatch>,
     /// A moment on the store's clock and on ours.
-    clock: (SystemTime, Instant),
+    pub(crate) clock: (SystemTime, Instant),
     /// Whose turn it is.
     nudged: Option<u32>,
     pub(crate) compensations: Vec<Compensation>,
@@ -89,21 +93,6 @@ pub(crate) struct Outgoing {
     ordinal: u32,
     delivered: Option<Body>,
     pub(crate) entry: NewEntry,
-}
-
-/// What the driver does after the code can go no further.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Quiet {
-    /// Something was handed over: poll the code again.
-    Again,
-    /// The code has to be polled no further.
-    Stopped,
-    /// All that it waits for is this moment.
-    Sleeping(Instant),
-    /// It does not get to what is recorded next.
-    Stuck,
-    /// It runs steps, or waits for something else.
-    Busy,
 }
 
 impl Core {
@@ -178,7 +167,7 @@ impl Core {
         if state.current.is_some() {
             return None;
         }
-        let built = match state.replay.build(kind, name, None) {
+        let built = match check_name(name).and_then(|()| state.replay.build(kind, name)) {
             Ok(built) => built,
             Err(mismatch) => return Some(state.fail(mismatch, kind, name)),
         };
@@ -192,7 +181,7 @@ impl Core {
         if state.current.is_some() {
             return None;
         }
-        let patched = match state.replay.patched(name) {
+        let patched = match check_name(name).and_then(|()| state.replay.patched(name)) {
             Ok(patched) => patched,
             Err(mismatch) => Patched::New(state.fail(mismatch, StepKind::Patch, name).id),
         };
@@ -204,7 +193,7 @@ impl Core {
 
     pub(crate) fn check_input(&self, id: &StepId, input: &str) {
         let mut state = self.lock();
-        if let Err(mismatch) = state.replay.check_input(id, Some(input)) {
+        if let Err(mismatch) = state.replay.check_input(id, input) {
             state.fault.get_or_insert(mismatch);
         }
     }
@@ -330,97 +319,14 @@ impl Core {
         let (step, occurrence) = (&id.name, id.occurrence);
         self.emit(|| Event::Step { run: run(), step: step.clone(), occurrence, result, elapsed });
     }
+}
 
-    /// Stops the run from the outside.
-    pub(crate) fn close(&self, gate: Gate) {
-        let mut state = self.lock();
-        if state.gate < gate {
-            state.gate = gate;
-            state.wake_all();
-        }
-        if let Some(driver) = &state.driver {
-            driver.wake_by_ref();
-        }
+/// What no store takes stops the run before anything is done under that name.
+fn check_name(name: &str) -> Result<(), Mismatch> {
+    if name.len() <= buttress_store::MAX_NAME && !name.contains('\0') {
+        return Ok(());
     }
-
-    pub(crate) fn driven_by(&self, waker: &Waker) {
-        let mut state = self.lock();
-        match &mut state.driver {
-            Some(old) => old.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
-    }
-
-    /// The entries that are to be stored next.
-    pub(crate) fn dispatch(&self) -> Vec<NewEntry> {
-        let mut state = self.lock();
-        let outgoing = std::mem::take(&mut state.outbox);
-        let entries = outgoing.iter().map(|outgoing| outgoing.entry.clone()).collect();
-        state.in_flight = outgoing;
-        entries
-    }
-
-    /// They are stored.
-    pub(crate) fn applied(&self, at: SystemTime) {
-        let mut state = self.lock();
-        state.clock = (at, Instant::now());
-        let stored = std::mem::take(&mut state.in_flight);
-        for Outgoing { ordinal, delivered, .. } in stored {
-            match delivered {
-                Some(body) => state.replay.push(ordinal, body),
-                None => {
-                    if let Some(slot) = state.slots.get_mut(&ordinal) {
-                        slot.acked = Some(at);
-                        slot.wake();
-                    }
-                }
-            }
-        }
-    }
-
-    /// The code was polled, and waits: the next result is handed over. Only here, one for each time that the code is polled:
-    /// an operation of which the result is recorded makes the code wait as one that has to run does, so that what runs
-    /// beside it gets as far as it did then.
-    pub(crate) fn quiet(&self, in_flight: bool, now: Instant) -> Quiet {
-        let mut state = self.lock();
-        if let Some(head) = state.replay.head().map(|head| head.ordinal) {
-            let was_live = state.replay.is_live();
-            if !state.replay.is_built(head) {
-                return Quiet::Stuck;
-            }
-            if !state.slots.contains_key(&head) {
-                state.replay.pop();
-            } else if state.nudged == Some(head) {
-                // Nobody awaits it now: it is there when somebody does.
-                if let Some(delivery) = state.replay.pop() {
-                    state.ready.insert(head, delivery);
-                }
-            } else {
-                state.nudged = Some(head);
-                state.wake_head();
-                return Quiet::Again;
-            }
-            state.handed_over(was_live);
-            return Quiet::Again;
-        }
-        let idle = state.running == 0 && !in_flight && state.outbox.is_empty();
-        if !idle {
-            return Quiet::Busy;
-        }
-        if state.gate != Gate::Open {
-            return Quiet::Stopped;
-        }
-        state.asleep().filter(|until| *until > now).map_or(Quiet::Busy, Quiet::Sleeping)
-    }
-
-    /// The code does not do what is recorded next.
-    pub(crate) fn stuck(&self) -> Option<Mismatch> {
-        let state = self.lock();
-        let waiting =
-            state.slots.values().filter(|slot| slot.sleeping.is_none() && slot.id.kind != StepKind::Race);
-        let expected = waiting.map(|slot| &slot.id).min_by_key(|id| id.ordinal).cloned();
-        state.replay.stuck(expected)
-    }
+    Err(Mismatch::Name { name: name.chars().take(40).collect() })
 }
 
 impl State {
@@ -448,17 +354,6 @@ impl State {
         self.fault.get_or_insert(mismatch);
         let id = StepId { kind, name: name.clone(), occurrence: 0, ordinal: u32::MAX };
         Built { id, marks: crate::replay::Marks::default(), winner: None }
-    }
-
-    /// The earliest moment at which an operation goes on, if all of them sleep.
-    fn asleep(&self) -> Option<Instant> {
-        let mut earliest = None;
-        for slot in self.slots.values().filter(|slot| slot.id.kind != StepKind::Race && slot.waker.is_some())
-        {
-            let until = slot.sleeping?;
-            earliest = Some(earliest.map_or(until, |earliest: Instant| earliest.min(until)));
-        }
-        earliest
     }
 }
 

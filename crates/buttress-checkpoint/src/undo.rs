@@ -1,52 +1,182 @@
-//! Undoes one step.
+//! Undoes what a run has done.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress_core::{Backoff, StepKey};
-use tokio::time::{Instant, sleep};
+use buttress_core::StepKey;
+use buttress_core::clock::nanos;
+use buttress_core::observe::RunChange;
+use buttress_store::{JournalStore, NewEntry, Next};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::drive::{Driver, Refused, cut};
+use crate::entry::{self, Body, Fault, Kind};
+use crate::error::StepId;
+use crate::replay::{self, Marks};
 use crate::run::{Compensation, Core};
+use crate::settle::output;
 
-pub(crate) enum Undone {
+/// The text of an error that is kept of an attempt.
+const MAX_TEXT: usize = 4096;
+
+/// How an attempt at undoing a step ended.
+enum Undone {
     Yes(Duration),
-    /// So often that somebody has to look.
-    Failed(String),
+    No(String),
+    /// Its result is not of the type that is undone.
+    Undecodable(String),
     Panicked,
+    /// The worker shuts down.
+    Stopped,
 }
 
-/// After 1, 2, 4, 8 and 16 seconds.
-const RETRIES: usize = 5;
-
-pub(crate) async fn undo(core: &Core, step: &mut Compensation) -> Undone {
-    let backoff =
-        Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60)).unwrap_or_default();
-    let mut delays = backoff.delays().take(RETRIES);
-    // A key of its own: it is another call than the one that it takes back.
-    let key = core.key_of(&format!("compensate {}", step.id.name), step.id.occurrence);
-    loop {
-        let began = Instant::now();
-        let Ok(called) = catch_unwind(AssertUnwindSafe(|| (step.undo)(&step.value))) else {
-            return Undone::Panicked;
+impl<S: JournalStore> Driver<S> {
+    /// Undoes what was done, in reverse order, and ends the run. What it ends with is what was recorded first.
+    pub(crate) async fn unwind(
+        &mut self,
+        core: &Arc<Core>,
+        mut rest: Vec<NewEntry>,
+        cause: Body,
+    ) -> Result<RunChange, Refused> {
+        let (recorded, done, mut undoing, mut steps) = {
+            let mut state = core.lock();
+            let steps = std::mem::take(&mut state.compensations);
+            let replay = &mut state.replay;
+            let (done, undoing) =
+                (std::mem::take(&mut replay.compensated), std::mem::take(&mut replay.undoing));
+            (replay.unwind.clone(), done, undoing, steps)
         };
-        let mut future = match called {
-            Ok(future) => Box::pin(StepKey::scope(key.clone(), future)),
-            Err(error) => return Undone::Failed(error),
-        };
-        let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(polled) => polled.map(Some),
-            Err(_) => Poll::Ready(None),
-        });
-        let error = match ended.await {
-            None => return Undone::Panicked,
-            Some(Ok(())) => return Undone::Yes(began.elapsed()),
-            Some(Err(error)) => error,
-        };
-        match delays.next() {
-            Some(delay) => sleep(delay).await,
-            None => return Undone::Failed(error),
+        let is_recorded = recorded.is_some();
+        let cause = recorded.unwrap_or(cause);
+        steps.retain(|step| !done.contains(&(step.id.name.clone(), step.id.occurrence)));
+        if !steps.is_empty() && !is_recorded {
+            rest.push(entry::write(Kind::Unwind, &"".into(), 0, &cause));
+            self.append(std::mem::take(&mut rest), Next::Go).await?;
         }
+        for mut step in steps.into_iter().rev() {
+            let marks = undoing.remove(&(step.id.name.clone(), step.id.occurrence)).unwrap_or_default();
+            if let Some(change) = self.undo(core, &mut step, marks, cause.cancelled).await? {
+                return Ok(change);
+            }
+        }
+        let next = if cause.cancelled { Next::Cancel } else { Next::Fail };
+        rest.push(output(&cause));
+        self.give_up(rest, next, RunChange::Over).await
+    }
+
+    /// Undoes one step, with as many attempts as are left. Gives what becomes of the run if that does not succeed.
+    async fn undo(
+        &mut self,
+        core: &Arc<Core>,
+        step: &mut Compensation,
+        mut marks: Marks,
+        cancelled: bool,
+    ) -> Result<Option<RunChange>, Refused> {
+        loop {
+            let mut body = Body { n: step.id.ordinal, attempt: marks.attempts + 1, ..Body::default() };
+            let undone = self.attempt(core, step, &marks).await;
+            match undone {
+                Undone::Yes(took) => {
+                    body.took = Some(nanos(took) / 1000);
+                    let entry = entry::write(Kind::Compensated, &step.id.name, step.id.occurrence, &body);
+                    self.append(vec![entry], Next::Go).await?;
+                    return Ok(None);
+                }
+                Undone::Panicked => return Ok(Some(RunChange::Panicked)),
+                Undone::Stopped => {
+                    return self.give_up(vec![], Next::Yield, RunChange::Released).await.map(Some);
+                }
+                Undone::Undecodable(error) => {
+                    return self.not_undone(&step.id, &error, cancelled).await.map(Some);
+                }
+                Undone::No(mut error) => {
+                    cut(&mut error, MAX_TEXT);
+                    marks.attempts += 1;
+                    let delay = self.undo_delay(marks.attempts);
+                    body.wait = delay.map(|delay| nanos(delay) / 1000);
+                    body.fault = Some(Fault::NotUndone { reason: error.clone() });
+                    let entry = entry::write(Kind::NotUndone, &step.id.name, step.id.occurrence, &body);
+                    let stored = self.append(vec![entry], Next::Go).await?;
+                    if delay.is_none() {
+                        let cancelled = cancelled || stored.cancel;
+                        return self.not_undone(&step.id, &error, cancelled).await.map(Some);
+                    }
+                    core.lock().clock = (stored.at, Instant::now());
+                    marks.until = replay::wake(stored.at, &body);
+                }
+            }
+        }
+    }
+
+    /// Somebody has to look. A store ends a cancelled run where it would halt another one: that it fails is at least seen.
+    async fn not_undone(
+        &mut self,
+        step: &StepId,
+        error: &str,
+        cancelled: bool,
+    ) -> Result<RunChange, Refused> {
+        let reason = format!("{step} could not be undone: {error}");
+        if !cancelled {
+            return self.pause(vec![], &reason).await;
+        }
+        let fault = Some(Fault::NotUndone { reason });
+        self.give_up(vec![output(&Body { fault, ..Body::default() })], Next::Fail, RunChange::Over).await
+    }
+
+    /// For how long to wait after so many failed attempts, over all workers; `None` if somebody has to look first. Each time
+    /// that the run is resumed it is tried once more.
+    fn undo_delay(&self, failed: u32) -> Option<Duration> {
+        let (backoff, max) = &self.config.undo;
+        if failed <= *max { backoff.delays().nth(failed as usize - 1) } else { None }
+    }
+
+    /// One attempt, once it is due. A shutdown does not wait for one that is not, and for one that is under way as long as for
+    /// a step.
+    async fn attempt(&self, core: &Core, step: &mut Compensation, marks: &Marks) -> Undone {
+        let mut shutdown = self.shutdown.clone();
+        let due = async {
+            if let Some(until) = marks.until {
+                sleep_until(core.instant(until)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|shutdown| *shutdown) => return Undone::Stopped,
+            () = due => {}
+        }
+        let drained = async {
+            let _ = shutdown.wait_for(|shutdown| *shutdown).await;
+            sleep(self.config.drain).await;
+        };
+        tokio::select! {
+            biased;
+            undone = undo_once(core, step) => undone,
+            () = drained => Undone::Stopped,
+        }
+    }
+}
+
+async fn undo_once(core: &Core, step: &mut Compensation) -> Undone {
+    let began = Instant::now();
+    // A key of its own, which no step can have: it is another call than the one that it takes back.
+    let key = core.key_of(&format!("compensate\0{}", step.id.name), step.id.occurrence);
+    let Ok(called) = catch_unwind(AssertUnwindSafe(|| (step.undo)(&step.value))) else {
+        return Undone::Panicked;
+    };
+    let mut future = match called {
+        Ok(future) => Box::pin(StepKey::scope(key, future)),
+        Err(error) => return Undone::Undecodable(error),
+    };
+    let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    });
+    match ended.await {
+        None => Undone::Panicked,
+        Some(Ok(())) => Undone::Yes(began.elapsed()),
+        Some(Err(error)) => Undone::No(error),
     }
 }

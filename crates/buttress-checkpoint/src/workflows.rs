@@ -10,41 +10,37 @@ use std::time::Duration;
 use buttress_core::observe::RunChange;
 use buttress_core::{ConfigError, Event};
 use buttress_store::{
-    Acquired, Command, Created, Flow, JournalStore, NewRun, Owner, Query, RunId, RunInfo, Status, StatusKind,
-    StoreError, Wanted,
+    Acquired, Command, Flow, JournalStore, Owner, Query, RunId, RunInfo, StatusKind, StoreError, Wanted,
 };
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::to_raw_value;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::cx::Cx;
 use crate::drive::{Code, Driver, drive, retries};
-use crate::entry::{self, Body, Envelope, Fault, Kind};
-use crate::error::{RunError, StartError};
-use crate::key;
+use crate::handle::Workflow;
 
 /// Workflows on one store: registers their code, begins runs, and [runs](Workflows::run_until) them. Clones share it all.
 #[derive(Clone)]
 pub struct Workflows<S> {
-    shared: Arc<Shared<S>>,
+    pub(crate) shared: Arc<Shared<S>>,
 }
 
-struct Shared<S> {
-    store: S,
-    config: Config,
+pub(crate) struct Shared<S> {
+    pub(crate) store: S,
+    pub(crate) config: Config,
     registered: Mutex<Vec<Registered>>,
     /// There may be a run to acquire.
-    nudge: Notify,
+    pub(crate) nudge: Notify,
     /// Who waits in this process for a run to end.
     waiters: Mutex<HashMap<RunId, (usize, Arc<Notify>)>>,
 }
 
-struct Registered {
+pub(crate) struct Registered {
     name: Arc<str>,
     versions: Versions,
     code: Code,
@@ -212,7 +208,8 @@ impl<S: JournalStore> Workflows<S> {
         let Some(code) = code else { return };
         let Shared { store, config, .. } = &*self.shared;
         let (store, config, shutdown) = (store.clone(), config.clone(), stopped.clone());
-        let driver = Driver { store, config, shutdown, hold: run.hold.clone(), seq: 0 };
+        let (hold, name) = (run.hold.clone(), run.info.name.clone());
+        let driver = Driver { store, config, shutdown, hold, name, seq: 0 };
         let (shared, id) = (Arc::clone(&self.shared), run.info.id.clone());
         runs.spawn(async move {
             drive(driver, run, code, asked).await;
@@ -279,7 +276,7 @@ impl<S> Shared<S> {
         self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<RunId, (usize, Arc<Notify>)>> {
+    pub(crate) fn waiters(&self) -> MutexGuard<'_, HashMap<RunId, (usize, Arc<Notify>)>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -295,205 +292,5 @@ impl<S> fmt::Debug for Workflows<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.shared.registered().iter().map(|it| it.name.clone()).collect();
         f.debug_struct("Workflows").field("registered", &names).finish_non_exhaustive()
-    }
-}
-
-/// A registered workflow, which can be begun.
-pub struct Workflow<S, I, O, E> {
-    workflows: Workflows<S>,
-    name: Arc<str>,
-    version: u32,
-    types: PhantomData<fn(I) -> (O, E)>,
-}
-
-impl<S, I, O, E> Workflow<S, I, O, E>
-where
-    S: JournalStore,
-    I: Serialize,
-    O: DeserializeOwned,
-    E: DeserializeOwned,
-{
-    /// Begins a run, or attaches to the one that was begun with this identity and the same input. The run is stored when this
-    /// returns, and any worker may run it; one in this process looks at once.
-    ///
-    /// Whether inputs are the same is decided by their JSON: a `HashMap`, whose order changes, is none that can be compared.
-    ///
-    /// # Errors
-    ///
-    /// [`StartError::ConflictingWorkflow`] if the identity is that of another workflow's run or of one with another input.
-    pub async fn start(&self, id: impl Into<Arc<str>>, input: I) -> Result<Handle<S, O, E>, StartError> {
-        let id = RunId::try_new(id).map_err(StartError::Id)?;
-        let shared = &self.workflows.shared;
-        let input = to_raw_value(&input).map_err(|error| StartError::Input(error.to_string()))?;
-        let (bytes, max) = (input.get().len(), shared.config.max_value);
-        if bytes > max {
-            return Err(StartError::Input(format!("it has {bytes} bytes, and the bound is {max}")));
-        }
-        let fingerprint = key::fingerprint(input.get().as_bytes());
-        let envelope = serde_json::to_vec(&Envelope { input, fork: None });
-        let envelope = envelope.map_err(|error| StartError::Input(error.to_string()))?;
-        let run = NewRun {
-            id: id.clone(),
-            name: self.name.clone(),
-            version: self.version,
-            fingerprint,
-            input: Bytes::from(envelope),
-            parent: None,
-            owner: Owner::random(),
-            worker: shared.config.worker.clone(),
-        };
-        match shared.store.create(&run, None).await.map_err(StartError::Store)? {
-            Created::Conflict(info) => {
-                return Err(StartError::ConflictingWorkflow { id: info.id, name: info.name });
-            }
-            Created::Queued | Created::Held(_) | Created::Exists(_) => {}
-        }
-        shared.nudge.notify_one();
-        Ok(self.handle(id))
-    }
-
-    /// A handle on a run that was begun before, here or elsewhere.
-    pub fn handle(&self, id: RunId) -> Handle<S, O, E> {
-        Handle { workflows: self.workflows.clone(), id, types: PhantomData }
-    }
-}
-
-impl<S, I, O, E> Clone for Workflow<S, I, O, E> {
-    fn clone(&self) -> Self {
-        let workflows = Workflows { shared: Arc::clone(&self.workflows.shared) };
-        Self { workflows, name: self.name.clone(), version: self.version, types: PhantomData }
-    }
-}
-
-impl<S, I, O, E> fmt::Debug for Workflow<S, I, O, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Workflow({} {})", self.name, self.version)
-    }
-}
-
-/// A run that was begun. Dropping the handle does nothing to the run.
-pub struct Handle<S, O, E> {
-    workflows: Workflows<S>,
-    id: RunId,
-    types: PhantomData<fn() -> (O, E)>,
-}
-
-impl<S, O, E> fmt::Debug for Handle<S, O, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handle({})", self.id)
-    }
-}
-
-impl<S, O, E> Handle<S, O, E>
-where
-    S: JournalStore,
-    O: DeserializeOwned,
-    E: DeserializeOwned,
-{
-    /// The identity of the run.
-    pub fn id(&self) -> &RunId {
-        &self.id
-    }
-
-    /// Waits for the end of the run, wherever it runs, and gives its result. A run of this process is heard of at once, one
-    /// that runs elsewhere is asked for after 100 ms, and then less and less often, every 5 seconds in the end.
-    ///
-    /// # Errors
-    ///
-    /// The workflow's own, or why there is no result. A run that is paused or parked does not wait for its operator here.
-    pub async fn result(&self) -> Result<O, RunError<E>> {
-        let waiter = Waiter::new(&self.workflows.shared, &self.id);
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let mut told = pin!(waiter.notify.notified());
-            told.as_mut().enable();
-            match self.workflows.shared.store.load(&self.id).await {
-                Ok(Some(run)) => match run.info.status {
-                    Status::Running | Status::Sleeping { .. } => {}
-                    Status::Paused(reason) => {
-                        return Err(RunError::Halted { status: StatusKind::Paused, reason });
-                    }
-                    Status::Parked(reason) => {
-                        return Err(RunError::Halted { status: StatusKind::Parked, reason });
-                    }
-                    Status::Cancelled => return Err(RunError::Cancelled),
-                    Status::Done | Status::Failed => return output(&run.entries),
-                },
-                Ok(None) => return Err(RunError::NotFound),
-                Err(error) if error.is_transient() => {}
-                Err(error) => return Err(RunError::Store(error)),
-            }
-            let _ = timeout(pause, told).await;
-            pause = (pause * 3 / 2).min(Duration::from_secs(5));
-        }
-    }
-
-    /// What the run is doing; `None` if there is no such run.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn info(&self) -> Result<Option<RunInfo>, StoreError> {
-        Ok(self.workflows.shared.store.load(&self.id).await?.map(|run| run.info))
-    }
-
-    /// See [`Workflows::cancel`].
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn cancel(&self) -> Result<Option<RunInfo>, StoreError> {
-        self.workflows.cancel(&self.id).await
-    }
-}
-
-/// What a run that is over ended with.
-fn output<O: DeserializeOwned, E: DeserializeOwned>(
-    entries: &[buttress_store::Entry],
-) -> Result<O, RunError<E>> {
-    let last = entries.last().map(entry::read).transpose();
-    let undecodable = |error: &dyn fmt::Display| RunError::Undecodable(error.to_string());
-    let Some((Kind::Output, body)) = last.map_err(|error| undecodable(&error))? else {
-        return Err(RunError::Undecodable("its journal has none".to_owned()));
-    };
-    match body {
-        Body { ok: Some(value), .. } => {
-            serde_json::from_str(value.get()).map_err(|error| undecodable(&error))
-        }
-        Body { err: Some(error), .. } => {
-            Err(serde_json::from_str(error.get()).map_or_else(|error| undecodable(&error), RunError::Failed))
-        }
-        Body { fault: Some(Fault::NotStored { reason }), .. } => Err(RunError::Undecodable(reason)),
-        _ => Err(RunError::Undecodable("it ended without a result".to_owned())),
-    }
-}
-
-/// Somebody who waits for a run, for as long as it lives.
-struct Waiter<'a, S> {
-    shared: &'a Shared<S>,
-    id: &'a RunId,
-    notify: Arc<Notify>,
-}
-
-impl<'a, S> Waiter<'a, S> {
-    fn new(shared: &'a Shared<S>, id: &'a RunId) -> Self {
-        let mut waiters = shared.waiters();
-        let (count, notify) = waiters.entry(id.clone()).or_default();
-        *count += 1;
-        let notify = Arc::clone(notify);
-        drop(waiters);
-        Self { shared, id, notify }
-    }
-}
-
-impl<S> Drop for Waiter<'_, S> {
-    fn drop(&mut self) {
-        let mut waiters = self.shared.waiters();
-        if let Some((count, _)) = waiters.get_mut(self.id) {
-            *count -= 1;
-            if *count == 0 {
-                waiters.remove(self.id);
-            }
-        }
     }
 }

@@ -172,6 +172,9 @@ macro_rules! behaviours {
             crash: a_child_is_not_started_twice
             crash: a_race_has_the_same_winner
             crash: compensations_run_in_reverse_and_each_is_recorded_once
+            undo: attempts_at_undoing_survive_and_come_to_an_end
+            undo: a_cancelled_run_that_cannot_be_undone_fails
+            undo: a_shutdown_waits_for_no_compensation_for_ever
             change: a_renamed_step_pauses_the_run_and_the_old_code_goes_on
             change: a_result_of_another_shape_is_an_error_that_names_the_step
             change: a_patch_is_for_runs_that_come_to_it_later

@@ -6,6 +6,7 @@ pub mod change;
 pub mod crash;
 pub mod errors;
 pub mod start;
+pub mod undo;
 pub mod workers;
 
 use std::collections::HashMap;

@@ -1,0 +1,162 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::{Worker, long, short};
+use buttress_checkpoint::{Config, Cx, StepState, Timeline, Workflow, Workflows};
+use buttress_core::Backoff;
+
+/// Quickly, and three times in all.
+fn three_times(config: Config) -> Config {
+    config.undo_retry(Backoff::constant(Duration::from_millis(100)), 2)
+}
+
+/// A step that can be undone, at which `undo` fails as long as `fails`, and one that fails.
+fn undone<S: JournalStore>(
+    workflows: &Workflows<S>,
+    effects: &Effects,
+    fails: &Arc<AtomicBool>,
+) -> Workflow<S, (), (), Failure> {
+    let (effects, fails) = (effects.clone(), fails.clone());
+    let code = move |cx: Cx, ()| {
+        let (effects, fails) = (effects.clone(), fails.clone());
+        async move {
+            let undoing = effects.clone();
+            let undo = move |_: usize| {
+                undoing.add("undo");
+                // Longer than what a store takes as a reason, and with what none takes.
+                let failed = fails.load(Ordering::SeqCst).then(|| "it is locked\0".repeat(200));
+                std::future::ready(failed.map_or(Ok(()), |text| Err(Failure::new(text))))
+            };
+            cx.step("reserve", async || effects.done("reserve")).compensate(undo).await?;
+            cx.step("charge", async || Err::<(), _>(Failure::new("no money"))).await?;
+            Ok(())
+        }
+    };
+    workflows.register("w", 1, code).unwrap()
+}
+
+/// CP-27, a compensation that fails: its attempts are counted over crashes and restarts, and then somebody has to look.
+pub async fn attempts_at_undoing_survive_and_come_to_an_end<S: JournalStore>(store: S) {
+    let (effects, fails) = (Effects::default(), Arc::new(AtomicBool::new(true)));
+    let first = Workflows::with(store.clone(), three_times(short()));
+    undone(&first, &effects, &fails).start("run", ()).await.unwrap();
+    let worker = Worker::start(&first);
+    // The step, what failed, that it is undone, and the first attempt.
+    until_entries(&store, "run", 4).await;
+    worker.crash().await;
+
+    let second = Workflows::with(store.clone(), three_times(long()));
+    let flow = undone(&second, &effects, &fails);
+    let worker = Worker::start(&second);
+    let reason = halted(flow.handle(id("run")).result().await);
+    assert!(reason.contains("`reserve`") && reason.contains("could not be undone: it is locked"), "{reason}");
+    // Three that were recorded, and one perhaps that was cut off.
+    let tried = effects.count("undo");
+    assert!((3..=4).contains(&tried), "{tried}");
+    let run = store.load(&id("run")).await.unwrap().unwrap();
+    let step = Timeline::of(&run).unwrap().steps.swap_remove(0);
+    assert!(matches!(step.state, StepState::NotUndone(_)), "{step:?}");
+    assert!(step.error.unwrap().contains("it is locked"));
+
+    second.resume(&id("run")).await.unwrap();
+    effects.until("undo", tried + 1).await;
+    until(&store, "run", StatusKind::Paused).await;
+    assert_eq!(effects.count("undo"), tried + 1, "an operator who lets it go on has it tried once");
+
+    fails.store(false, Ordering::SeqCst);
+    second.resume(&id("run")).await.unwrap();
+    loop {
+        match flow.handle(id("run")).result().await {
+            Err(RunError::Halted { .. }) => sleep(Duration::from_millis(20)).await,
+            Err(RunError::Failed(error)) => break assert_eq!(error, Failure::new("no money")),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((effects.count("undo"), effects.count("reserve")), (tried + 2, 1));
+    worker.stop().await;
+}
+
+/// CP-26 and CP-27: a store halts no run that is to be cancelled, and that it could not be undone must be seen.
+pub async fn a_cancelled_run_that_cannot_be_undone_fails<S: JournalStore>(store: S) {
+    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
+    let workflows = Workflows::with(store.clone(), three_times(long()));
+    let (body, opened) = (effects.clone(), gate.clone());
+    let code = move |cx: Cx, ()| {
+        let (effects, gate) = (body.clone(), opened.clone());
+        async move {
+            let undo = async |()| Err(Failure::new("it is locked"));
+            let first = async || {
+                effects.add("first");
+                gate.notified().await;
+                Ok::<_, Failure>(())
+            };
+            cx.step("first", first).compensate(undo).await?;
+            Ok::<_, Failure>(cx.step("second", async || effects.done("second")).await?)
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let handle = flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&workflows);
+    effects.until("first", 1).await;
+    handle.cancel().await.unwrap();
+    gate.notify_one();
+    let Err(RunError::NotUndone(reason)) = handle.result().await else { panic!("it was not undone") };
+    assert!(reason.contains("`first`") && reason.contains("it is locked"), "{reason}");
+    assert_eq!(info(&store, "run").await.status.kind(), StatusKind::Failed);
+    worker.stop().await;
+}
+
+/// A shutdown waits for a compensation as long as for a step, and not at all for one that is not due.
+pub async fn a_shutdown_waits_for_no_compensation_for_ever<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let begin = |first: bool| {
+        let config = long().drain(Duration::from_millis(50));
+        let (workflows, effects) = (Workflows::with(store.clone(), config), effects.clone());
+        let code = move |cx: Cx, ()| {
+            let effects = effects.clone();
+            async move {
+                for name in ["fails", "hangs"] {
+                    let undoing = effects.clone();
+                    let undo = move |_: usize| {
+                        let effects = undoing.clone();
+                        async move {
+                            let number = effects.count(&format!("undo {name}"));
+                            effects.add(&format!("undo {name}"));
+                            match name {
+                                "hangs" if first => std::future::pending().await,
+                                // Due in a second at the earliest.
+                                "fails" if number == 0 => Err(Failure::new("not now")),
+                                _ => Ok(()),
+                            }
+                        }
+                    };
+                    cx.step(name, async || effects.done(name)).compensate(undo).await?;
+                }
+                cx.step("charge", async || Err::<(), _>(Failure::new("no money"))).await?;
+                Ok::<_, Failure>(())
+            }
+        };
+        let flow = workflows.register("w", 1, code).unwrap();
+        (workflows, flow)
+    };
+    let (first, flow) = begin(true);
+    flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&first);
+    effects.until("undo hangs", 1).await;
+    worker.stop().await;
+    assert_eq!(info(&store, "run").await.lease, None, "it was given back");
+
+    let (second, _) = begin(false);
+    let worker = Worker::start(&second);
+    effects.until("undo fails", 1).await;
+    until_entries(&store, "run", 6).await;
+    worker.stop().await;
+    assert_eq!(info(&store, "run").await.lease, None, "it was given back");
+
+    let (third, flow) = begin(false);
+    let worker = Worker::start(&third);
+    assert!(matches!(flow.handle(id("run")).result().await, Err(RunError::Failed(_))));
+    let undone = ["undo hangs", "undo hangs", "undo fails", "undo fails"];
+    assert_eq!(effects.names()[2..], undone);
+    worker.stop().await;
+}
