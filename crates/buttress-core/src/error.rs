@@ -51,6 +51,8 @@ pub fn own_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
             Some(Verdict::failure(Kind::Timeout))
         } else if let Some(judged) = error.downcast_ref::<Judged>() {
             Some(judged.verdict)
+        } else if let Some(recorded) = error.downcast_ref::<Recorded>() {
+            Some(recorded.verdict)
         } else if error.is::<NoTimer>() {
             // Says nothing about the dependency.
             Some(Verdict::Ignored)
@@ -142,6 +144,42 @@ impl Error for Judged {
         Some(&*self.source)
     }
 }
+
+/// An error that was stored as text and is given again, with what it meant when it happened: every layer judges the
+/// replay as it judged the error itself.
+///
+/// ```
+/// use buttress_core::{Kind, Recorded, Verdict, own_verdict};
+///
+/// let error = Recorded::new(Verdict::failure(Kind::Timeout), "no answer within 5 s");
+/// assert_eq!(own_verdict(&error), Some(Verdict::failure(Kind::Timeout)));
+/// assert_eq!(error.to_string(), "no answer within 5 s");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    verdict: Verdict,
+    text: String,
+}
+
+impl Recorded {
+    /// This text of an error, which meant this.
+    pub fn new(verdict: Verdict, text: impl Into<String>) -> Self {
+        Self { verdict, text: text.into() }
+    }
+
+    /// What it meant.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+impl fmt::Display for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Recorded {}
 
 /// A retry gave up; [`source`](Error::source) is the error of its last attempt.
 #[derive(Debug)]

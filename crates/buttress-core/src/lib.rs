@@ -66,7 +66,9 @@ mod watch;
 pub use backoff::{Backoff, Delays};
 pub use classify::{Classify, ClassifyFn, ErrorRef, ErrorsAreFailures, classify_fn, error_verdict};
 pub use clock::{Clock, NoTimer};
-pub use error::{BoxError, ConfigError, Elapsed, Exhausted, Judged, Stop, chain, find, own_verdict};
+pub use error::{
+    BoxError, ConfigError, Elapsed, Exhausted, Judged, Recorded, Stop, chain, find, own_verdict,
+};
 pub use jitter::Jitter;
 pub use mode::{Mode, ModeCell};
 pub use observe::{Event, IdempotencyResult, Observe, Observer, observe_fn};
