@@ -4,8 +4,8 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use buttress_core::{BoxError, Capture};
-use buttress_http::{Answer, HttpCapture, StoredResponse};
+use buttress_core::{BoxError, Capture, ErrorRef, Verdict};
+use buttress_http::{Answer, HttpCapture, StoredResponse, transport_verdict};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
@@ -101,6 +101,10 @@ where
             };
             Ok(to_raw_value(&stored)?)
         })
+    }
+
+    fn judge(&self, error: ErrorRef<'_>) -> Verdict {
+        transport_verdict(error)
     }
 
     fn restore(&self, record: &RawValue) -> Result<Response<Answer<B>>, BoxError> {

@@ -1,11 +1,11 @@
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, StepKey};
+use buttress_core::{BoxError, ErrorRef, Kind, Recorded, StepKey, Verdict, error_verdict};
 use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,13 +14,22 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::cx::Cx;
-use crate::error::Failure;
-use crate::run::BoxFuture;
+use crate::error::{Failure, StepError};
+use crate::run::{BoxFuture, Core};
+use crate::verdict::Judged;
 
 /// Journals the calls of a service that is used inside of a workflow: each is a step of this name.
 ///
-/// In a replay the recorded response is given, and the service is not called. An error is recorded as text with its causes,
-/// and the caller gets that text, in the first run as in every replay.
+/// In a replay the recorded response is given, and the service is neither called nor asked whether it is ready. An error is
+/// recorded as text with its causes and with what it [means](Record::judge), and the caller gets that as a [`Recorded`], in
+/// the first run as in every replay: a breaker or a degradation above judges both alike.
+///
+/// **Every outcome is recorded for good**, that of a call which an open circuit refused included. Retries, time limits and
+/// breakers therefore belong beneath this layer, where they end before anything is recorded. A retry above it makes a new
+/// step of each attempt, and waits anew in each replay; a replay that waits for longer than
+/// [`Config::replay_patience`](crate::Config::replay_patience) pauses the run. What the request is compared with is its place
+/// in the workflow, and not its content: for that, and for semantics other than at least once, make the call in a
+/// [`Step`](crate::Step).
 ///
 /// The workflow is found by the task, when the service is called: outside of a workflow, in a spawned task, behind a
 /// `Buffer` and inside of another step the call passes through, and nothing is recorded of it. With
@@ -54,6 +63,11 @@ pub trait Record<Res>: Clone + Send + Sync + 'static {
 
     /// What is recorded of a response, once it is complete.
     fn record(&self, response: Res) -> BoxFuture<'static, Result<Box<RawValue>, BoxError>>;
+
+    /// What an error means; by default what [`error_verdict`] says of it.
+    fn judge(&self, error: ErrorRef<'_>) -> Verdict {
+        error_verdict(error)
+    }
 
     /// The response that a record holds.
     ///
@@ -154,6 +168,10 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // A recorded call needs no service, and another one waits for it in its step.
+        if Core::is_in_run() {
+            return Poll::Ready(Ok(()));
+        }
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
@@ -180,24 +198,38 @@ impl<S, P> Checkpointed<S, P> {
         Req: Send + 'static,
         S::Response: Send,
     {
-        // The instance that was made ready is the one that is called, if any is.
-        let clone = self.inner.clone();
-        let mut ready = Some((std::mem::replace(&mut self.inner, clone), request));
+        let mut taken = Some((self.inner.clone(), request));
         let policy = self.layer.policy.clone();
         let recorded = policy.clone();
         let step = cx.step(Arc::clone(&self.layer.name), move || {
-            let (taken, policy) = (ready.take(), recorded.clone());
+            // A step without retries runs once in a process.
+            let (taken, policy) = (taken.take(), recorded.clone());
             async move {
-                // A step without retries runs once in a process.
-                let (mut inner, request) = taken.ok_or_else(|| Failure::new("the call was made already"))?;
-                let failed = |error: BoxError| Failure::of(&*error);
-                let response = inner.call(request).await.map_err(|error| failed(error.into()))?;
-                policy.record(response).await.map_err(failed)
+                let recorded: Result<Box<RawValue>, BoxError> = async {
+                    let (mut inner, request) = taken.ok_or("the call was made already")?;
+                    poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+                    let response = inner.call(request).await.map_err(Into::into)?;
+                    policy.record(response).await
+                }
+                .await;
+                recorded.map_err(|error| Judged {
+                    failure: Failure::of(&*error),
+                    verdict: policy.judge(&*error).into(),
+                })
             }
         });
         CheckpointFuture::step(Box::pin(async move {
-            let record: Box<RawValue> = step.await.map_err(|error| Failure::from(error).into_error())?;
-            policy.restore(&record)
+            match step.await {
+                Ok(record) => policy.restore(&record),
+                Err(StepError::Failed(Judged { failure, verdict })) => {
+                    Err(Recorded::new(verdict.into(), failure.to_string()).into())
+                }
+                // It may have been done, and doing it again gives no better record.
+                Err(other) => {
+                    let verdict = Verdict::failure(Kind::Permanent);
+                    Err(Recorded::new(verdict, other.to_string()).into())
+                }
+            }
         }))
     }
 }

@@ -99,6 +99,7 @@ mod settle;
 mod sleep;
 mod step;
 mod undo;
+mod verdict;
 mod workflows;
 
 use std::time::Duration;

@@ -143,6 +143,12 @@ impl Core {
         CURRENT.try_with(|current| Arc::ptr_eq(current, self)).unwrap_or(false)
     }
 
+    /// Whether this task is in a run, and not in one of its steps.
+    #[inline]
+    pub(crate) fn is_in_run() -> bool {
+        CURRENT.try_with(|core| !core.is_in_step()).unwrap_or(false)
+    }
+
     /// Whether the body of a step is being polled.
     pub(crate) fn is_in_step(&self) -> bool {
         self.lock().current.is_some()
