@@ -37,7 +37,8 @@ impl Cx {
 
     /// A step: what its body gives is recorded, and its body is not entered again once it is.
     ///
-    /// Its identity is its name with its number among those of the same name, and is fixed here, when the step is built.
+    /// Its identity is its name with its number among those of the same name, and is fixed here, when the step is built. What
+    /// exchanges two steps of one name is found only where they have [inputs](Step::input).
     /// The body is entered when the step is first awaited, at least once; see [`Step`] for retries, time limits and the rest.
     pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Arc<str>>, mut body: F) -> Step<'a, T, E>
     where
@@ -49,7 +50,8 @@ impl Cx {
         Step::new(Arc::clone(&self.core), &name.into(), Box::new(move || Box::pin(body())))
     }
 
-    /// Sleeps for so long, on the store's clock, from when the sleep was first recorded. A run that sleeps for longer than
+    /// Sleeps for so long, on the store's clock, from when the sleep was first recorded. Sleeps have no names: where two of them
+    /// were exchanged in the code, a replay does not see it. A run that sleeps for longer than
     /// [`Config::suspend_after`](crate::Config::suspend_after) is put down until then, and holds nothing.
     ///
     /// # Errors
@@ -69,18 +71,42 @@ impl Cx {
         Sleep::new(&self.core, &"sleep".into(), Mark::Until(nanos(since) / 1000))
     }
 
-    /// Awaits several futures and gives the first result, with its number; the winner is recorded, so that a replay has the
-    /// same one. The others are dropped. For futures that are operations, `select!` does the same.
+    /// Awaits several futures and gives the first result, with its number. Both are recorded, so that a replay has the same
+    /// ones, whatever the futures come to then; the others are dropped. The futures may be operations, or anything else.
+    ///
+    /// They are polled in their order. `select!` polls its branches in random order, and so builds what they build in random
+    /// order too: use it with `biased;`, or on operations that were built before.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use buttress_checkpoint::{Cx, Failure};
+    ///
+    /// async fn answer_within_a_day(cx: &Cx, answer: impl Future<Output = String> + Send) -> Result<Option<String>, Failure> {
+    ///     let deadline = async {
+    ///         cx.sleep(Duration::from_secs(86_400)).await.ok();
+    ///         None
+    ///     };
+    ///     let (_, answer) = cx.race("answer", vec![Box::pin(async { Some(answer.await) }), Box::pin(deadline)]).await?;
+    ///     Ok(answer)
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
-    /// See [`sleep`](Cx::sleep).
-    pub fn race<'a, T>(&self, name: impl Into<Arc<str>>, futures: Vec<BoxFuture<'a, T>>) -> Race<'a, T> {
+    /// [`StepError::NotStored`](crate::StepError) if the result is too large or cannot be encoded, and
+    /// [`Elsewhere`](crate::StepError) or [`InsideStep`](crate::StepError) where it cannot be awaited.
+    pub fn race<'a, T>(&self, name: impl Into<Arc<str>>, futures: Vec<BoxFuture<'a, T>>) -> Race<'a, T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
         Race::new(&self.core, &name.into(), futures)
     }
 
     /// Whether the code after this point is the one with this change: `true` in runs that come here for the first time, and
     /// from then on, `false` in runs that were past this point before the change was deployed.
+    ///
+    /// Once no run is left that has recorded `false`, that is once all are over that began before it, the call and the old code
+    /// can go: runs that have recorded `true` pass over their record.
     ///
     /// # Errors
     ///
@@ -94,13 +120,18 @@ impl Cx {
         }
     }
 
-    /// The idempotency key of the step of this name that is being run, or else was built last: the same in every attempt
-    /// and after every crash. Inside of a step, [`StepKey`](buttress_core::StepKey) gives it without a `Cx`.
-    pub fn key(&self, step: &str) -> Arc<str> {
-        self.core.key(step)
+    /// The idempotency key of a step: the same in every attempt and after every crash, and another one in every run. In the
+    /// step's own body, reconciliation or compensation it is its key; everywhere else that of the step of this name that is
+    /// built next. Inside of a body, [`StepKey`](buttress_core::StepKey) gives it without a `Cx`.
+    ///
+    /// # Errors
+    ///
+    /// [`Misplaced`] in a spawned task, where it is not known which step it is in: ask before it is spawned.
+    pub fn key(&self, step: &str) -> Result<Arc<str>, Misplaced> {
+        if self.core.is_here() { Ok(self.core.key(step)) } else { Err(Misplaced) }
     }
 
-    /// The idempotency key of one of several steps of the same name, from 0 on.
+    /// The idempotency key of one of several steps of the same name, from 0 on, wherever it is asked for.
     pub fn key_of(&self, step: &str, occurrence: u32) -> Arc<str> {
         self.core.key_of(step, occurrence)
     }

@@ -112,6 +112,7 @@ impl<S: JournalStore> Driver<S> {
             core.close(Gate::Cancel);
         }
         lease.signal.attach(&core);
+        let _cleared = Cleared(&core);
         let called =
             core.scope(|| catch_unwind(AssertUnwindSafe(|| code(Cx::new(Arc::clone(&core)), &input))));
         let Ok(called) = called else { return Ok(RunChange::Panicked) };
@@ -167,7 +168,7 @@ impl<S: JournalStore> Driver<S> {
             Ok(replay) => replay,
             Err(mismatch) => return Ok(Err(mismatch)),
         };
-        let root = envelope.fork.map_or_else(|| run.info.id.to_string(), |fork| fork.root);
+        let root = envelope.root().to_owned();
         let Config { max_value, observer, .. } = &self.config;
         let clock = (run.info.now, loaded);
         let core =
@@ -211,7 +212,7 @@ impl<S: JournalStore> Driver<S> {
         core: &Arc<Core>,
         body: BoxFuture<'static, Outcome>,
     ) -> Result<Ended, Refused> {
-        let mut code = Polled::new(core, body);
+        let mut code = Polled::new(core, body, self.config.suspend_after);
         let mut storing: Option<BoxFuture<'static, Result<Stored, Refused>>> = None;
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         let mut drain: Option<Pin<Box<Sleep>>> = None;
@@ -254,11 +255,6 @@ impl<S: JournalStore> Driver<S> {
                         self.stored(core, &storing.await?);
                     }
                     return Ok(Ended::Stopped);
-                }
-                Woken::Ended(Ended::Suspended(until))
-                    if until < Instant::now() + self.config.suspend_after =>
-                {
-                    code.awake = Some(until);
                 }
                 Woken::Ended(ended) => {
                     // The code, with all that it holds, is gone before anything else happens.
@@ -355,6 +351,15 @@ async fn append<S: JournalStore>(
             Err(error) if error.fault() == Fault::TooLarge => return Err(Refused::TooLarge(error)),
             Err(_) => return Err(Refused::Lost),
         }
+    }
+}
+
+/// Clears the run when its driver is done with it, or is dropped.
+struct Cleared<'a>(&'a Core);
+
+impl Drop for Cleared<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -94,6 +94,9 @@ pub(crate) struct Body {
     /// The number of the attempt, from 1 on.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) attempt: u32,
+    /// Whether the attempt was done is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unknown: bool,
     /// How long that took, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) took: Option<u64>,
@@ -171,16 +174,24 @@ pub(crate) fn read(entry: &Entry) -> Result<(Kind, Body), Mismatch> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Envelope {
     pub(crate) input: Box<RawValue>,
+    /// What the keys of its steps are derived from: another one in each run, whatever its identity.
+    pub(crate) root: String,
     /// The run that it continues, of which the first entries are its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fork: Option<Fork>,
+}
+
+impl Envelope {
+    pub(crate) fn root(&self) -> &str {
+        self.fork.as_ref().map_or(&self.root, |fork| &fork.root)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Fork {
     pub(crate) from: String,
     pub(crate) entries: u64,
-    /// What keys are derived from, in place of the run's own identity.
+    /// What keys are derived from, in place of the run's own.
     pub(crate) root: String,
 }
 

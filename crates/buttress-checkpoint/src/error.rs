@@ -7,6 +7,8 @@ use buttress_core::clock::Seconds;
 use buttress_store::{RunId, StatusKind, StoreError};
 use serde::{Deserialize, Serialize};
 
+use crate::run::Place;
+
 /// Any error, as text with its causes, in a form that can be stored: for steps and workflows without an error type of their
 /// own. Like `anyhow::Error` it takes in every error with `?`, and is none itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,7 +237,8 @@ pub enum StepError<E> {
     },
     /// It was built inside of another step, whose result is what is recorded. Call the function itself.
     InsideStep,
-    /// It was awaited outside of the workflow in which it was built: in another one, or in a spawned task. It was not run.
+    /// It was built or awaited outside of its workflow: in another one, or in a spawned task. It was not run, and has no place
+    /// in the journal.
     Elsewhere,
 }
 
@@ -255,8 +258,7 @@ impl<E: fmt::Display> fmt::Display for StepError<E> {
             }
             Self::InsideStep => f.write_str("a step was built inside of another step; call the function itself"),
             Self::Elsewhere => f.write_str(
-                "a step was awaited outside of the workflow that built it; it was not run: await it in the workflow's \
-                 own task",
+                "a step was built or awaited outside of its workflow; it was not run: do both in the workflow's own task",
             ),
         }
     }
@@ -273,7 +275,7 @@ impl<E: Error + 'static> Error for StepError<E> {
 }
 
 /// An operation of a workflow was awaited where it cannot be: inside of a step, in another workflow, or in a spawned task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Misplaced;
 
@@ -284,6 +286,15 @@ impl fmt::Display for Misplaced {
 }
 
 impl Error for Misplaced {}
+
+impl<E> From<Place> for StepError<E> {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::InsideStep => Self::InsideStep,
+            Place::Elsewhere => Self::Elsewhere,
+        }
+    }
+}
 
 /// Why a run could not be begun.
 #[derive(Debug)]

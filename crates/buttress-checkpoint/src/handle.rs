@@ -51,7 +51,7 @@ where
             return Err(StartError::Input(format!("it has {bytes} bytes, and the bound is {max}")));
         }
         let fingerprint = key::fingerprint(input.get().as_bytes());
-        let envelope = serde_json::to_vec(&Envelope { input, fork: None });
+        let envelope = serde_json::to_vec(&Envelope { input, root: key::root(), fork: None });
         let envelope = envelope.map_err(|error| StartError::Input(error.to_string()))?;
         let run = NewRun {
             id: id.clone(),

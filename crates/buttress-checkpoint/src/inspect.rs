@@ -156,7 +156,7 @@ impl Timeline {
 /// What the keys of a run are derived from.
 fn root(run: &Run) -> String {
     let envelope: Option<Envelope> = serde_json::from_slice(&run.input).ok();
-    envelope.and_then(|envelope| envelope.fork).map_or_else(|| run.info.id.to_string(), |fork| fork.root)
+    envelope.map(|envelope| envelope.root().to_owned()).unwrap_or_default()
 }
 
 /// Why a run could not be begun from a step of another.
@@ -227,9 +227,10 @@ pub async fn retry_from<S: JournalStore>(
     let envelope: Envelope = serde_json::from_slice(&run.input).map_err(|error| {
         ForkError::Unreadable(Mismatch::Undecodable { what: "the input".into(), reason: error.to_string() })
     })?;
-    let root = if fresh_keys { new.to_string() } else { root(&run) };
+    let own = key::root();
+    let root = if fresh_keys { own.clone() } else { envelope.root().to_owned() };
     let fork = Some(Fork { from: id.to_string(), entries: kept, root });
-    let input = serde_json::to_vec(&Envelope { input: envelope.input, fork }).unwrap_or_default();
+    let input = serde_json::to_vec(&Envelope { input: envelope.input, root: own, fork }).unwrap_or_default();
     let begun = NewRun {
         id: new.clone(),
         name: run.info.name,

@@ -19,6 +19,12 @@ pub(crate) fn derive(root: &str, name: &str, occurrence: u32) -> Arc<str> {
     hex(&hash.finalize()[..16]).into()
 }
 
+/// What the keys of a new run are derived from: chance, so that a run in another database, or one that is begun again when
+/// the first is pruned, has others.
+pub(crate) fn root() -> String {
+    format!("{:032x}", buttress_store::Owner::random().as_u128())
+}
+
 /// What must not change between two uses of one identity.
 pub(crate) fn fingerprint(bytes: &[u8]) -> Fingerprint {
     Fingerprint::new(Sha256::digest(bytes).into())

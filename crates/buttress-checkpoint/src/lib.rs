@@ -60,7 +60,7 @@
 //! let config = Config::default().lease(Duration::from_secs(60), Duration::from_secs(10))?.max_recoveries(3);
 //! let workflows = Workflows::with(Memory::new(), config);
 //! let order = workflows.register("order", 1, async |cx: Cx, ()| {
-//!     cx.step("charge", async || Ok::<_, Failure>(cx.key("charge").to_string()))
+//!     cx.step("charge", async || Ok::<_, Failure>(cx.key("charge")?.to_string()))
 //!         .retry(Backoff::default(), 5)
 //!         .timeout(Duration::from_secs(10))
 //!         .semantics(Semantics::AtMostOnce)

@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
+use buttress_core::clock::after;
 use tokio::time::Instant;
 
 use crate::drive::{Outcome, Refused, Stored};
@@ -38,8 +40,8 @@ pub(crate) struct Polled {
     body: BoxFuture<'static, Outcome>,
     flag: Arc<Flag>,
     waker: Waker,
-    /// A sleep that ends so soon that the run is not put down for it.
-    pub(crate) awake: Option<Instant>,
+    /// For a shorter sleep the run is not put down.
+    suspend_after: Duration,
 }
 
 /// Whether the code was woken while it was polled.
@@ -63,49 +65,76 @@ impl Wake for Flag {
     }
 }
 
+/// So often the code is polled in one go, before other tasks have their turn.
+const TURNS: u32 = 128;
+
 impl Polled {
-    pub(crate) fn new(core: &Arc<Core>, body: BoxFuture<'static, Outcome>) -> Self {
+    pub(crate) fn new(core: &Arc<Core>, body: BoxFuture<'static, Outcome>, suspend_after: Duration) -> Self {
         let flag = Arc::<Flag>::default();
         let waker = Waker::from(Arc::clone(&flag));
         core.driven_by(&waker);
-        Self { core: Arc::clone(core), body, flag, waker, awake: None }
+        Self { core: Arc::clone(core), body, flag, waker, suspend_after }
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, in_flight: bool, stuck: bool) -> Poll<Woken> {
         *self.flag.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        loop {
+        let mut probed = false;
+        for _ in 0..TURNS {
             self.flag.woken.store(false, Ordering::SeqCst);
-            let (core, body) = (&self.core, &mut self.body);
-            let mut inner = Context::from_waker(&self.waker);
-            let polled = catch_unwind(AssertUnwindSafe(|| core.scope(|| body.as_mut().poll(&mut inner))));
-            let mut state = core.lock();
-            if let Some(fault) = state.fault.take() {
-                return Poll::Ready(Woken::Ended(Ended::Mismatch(fault)));
+            if let Some(ended) = self.poll_body(&self.waker.clone()) {
+                return Poll::Ready(Woken::Ended(ended));
             }
-            match polled {
-                Err(_) => return Poll::Ready(Woken::Ended(Ended::Panicked)),
-                Ok(Poll::Ready(outcome)) => return Poll::Ready(Woken::Ended(Ended::Finished(outcome))),
-                Ok(Poll::Pending) => {}
-            }
-            if !state.outbox.is_empty() && !in_flight {
+            if !self.core.lock().outbox.is_empty() && !in_flight {
                 return Poll::Ready(Woken::Outgoing);
             }
-            drop(state);
             // Something is about to poll it again, and may be all that it waits for.
             if self.flag.woken.load(Ordering::SeqCst) {
                 return Poll::Pending;
             }
-            let quiet = core.quiet(in_flight, Instant::now());
-            match quiet {
+            let now = Instant::now();
+            match self.core.quiet(in_flight, now) {
                 Quiet::Again => {}
                 Quiet::Stopped => return Poll::Ready(Woken::Ended(Ended::Stopped)),
-                Quiet::Sleeping(until) if self.awake != Some(until) => {
-                    return Poll::Ready(Woken::Ended(Ended::Suspended(until)));
+                Quiet::Sleeping(until) if !probed && until >= after(now, self.suspend_after) => {
+                    match self.probe() {
+                        Ok(true) => return Poll::Ready(Woken::Ended(Ended::Suspended(until))),
+                        // It is polled again, so that what it waits for wakes it.
+                        Ok(false) => probed = true,
+                        Err(ended) => return Poll::Ready(Woken::Ended(ended)),
+                    }
                 }
                 Quiet::Stuck if !stuck => return Poll::Ready(Woken::Stuck(true)),
                 Quiet::Busy if stuck => return Poll::Ready(Woken::Stuck(false)),
                 Quiet::Stuck | Quiet::Busy | Quiet::Sleeping(_) => return Poll::Pending,
             }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_body(&mut self, waker: &Waker) -> Option<Ended> {
+        let (core, body) = (&self.core, &mut self.body);
+        let mut cx = Context::from_waker(waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| core.scope(|| body.as_mut().poll(&mut cx))));
+        if let Some(fault) = core.lock().fault.take() {
+            return Some(Ended::Mismatch(fault));
+        }
+        match polled {
+            Err(_) => Some(Ended::Panicked),
+            Ok(Poll::Ready(outcome)) => Some(Ended::Finished(outcome)),
+            Ok(Poll::Pending) => None,
+        }
+    }
+
+    /// Whether the code waits for nothing but its operations: polled while they keep still, it asks nobody else to wake it.
+    fn probe(&mut self) -> Result<bool, Ended> {
+        let flag = Arc::<Flag>::default();
+        let before = self.core.probe(true);
+        let ended = self.poll_body(&Waker::from(Arc::clone(&flag)));
+        let still = self.core.probe(false) == before;
+        match ended {
+            Some(ended) => Err(ended),
+            None => Ok(still && Arc::strong_count(&flag) == 1 && !flag.woken.load(Ordering::SeqCst)),
         }
     }
 }

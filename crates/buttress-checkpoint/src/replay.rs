@@ -59,6 +59,8 @@ pub(crate) struct Marks {
 pub(crate) struct Delivery {
     pub(crate) ordinal: u32,
     pub(crate) body: Body,
+    /// Its place among all that were recorded before the run was loaded.
+    pub(crate) at: u64,
     /// It was recorded before the run was loaded.
     pub(crate) old: bool,
 }
@@ -119,21 +121,29 @@ impl Replay {
         recorded.input = recorded.input.take().or_else(|| body.input.clone());
         let marks = &mut recorded.marks;
         match kind {
-            Kind::Started => marks.started = true,
+            Kind::Started => (marks.started, marks.until) = (true, None),
             Kind::Attempt => {
-                *marks = Marks { started: false, attempts: body.attempt, until: wake(entry.at, &body) };
+                let (started, attempts) = (body.unknown, body.attempt);
+                *marks = Marks { started, attempts, until: wake(entry.at, &body) };
             }
             Kind::Sleep => marks.until = wake(entry.at, &body),
             Kind::Race => recorded.winner = body.winner,
             _ => {}
         }
         if kind.is_delivered() {
-            self.queue.push_back(Delivery { ordinal, body, old: true });
+            let at = self.queue.len() as u64;
+            self.queue.push_back(Delivery { ordinal, body, at, old: true });
         }
     }
 
     /// The next operation of the code.
     pub(crate) fn build(&mut self, kind: StepKind, name: &Arc<str>) -> Result<Built, Mismatch> {
+        if kind != StepKind::Patch {
+            // What the code no longer asks for.
+            while self.recorded.get(&self.next).is_some_and(|recorded| recorded.id.kind == StepKind::Patch) {
+                self.next += 1;
+            }
+        }
         let nth = self.occurrences.entry(name.clone()).or_insert(0);
         let id = StepId { kind, name: name.clone(), occurrence: *nth, ordinal: self.next };
         *nth += 1;
@@ -164,10 +174,15 @@ impl Replay {
         if let Some(known) = self.patches.get(id) {
             return Ok(Patched::Known(*known));
         }
-        let recorded = self
-            .recorded
-            .get(&self.next)
-            .is_some_and(|recorded| recorded.id.kind == StepKind::Patch && recorded.id.name == *id);
+        let patches = (self.next..).map_while(|next| {
+            self.recorded.get(&next).filter(|recorded| recorded.id.kind == StepKind::Patch)
+        });
+        let place = patches.zip(self.next..).find(|(recorded, _)| recorded.id.name == *id);
+        let recorded = place.is_some();
+        if let Some((_, place)) = place {
+            // Those before it are no longer asked for.
+            self.next = place;
+        }
         if !recorded && self.next < self.end {
             self.patches.insert(id.clone(), false);
             return Ok(Patched::Known(false));
@@ -198,12 +213,27 @@ impl Replay {
 
     /// A result was recorded.
     pub(crate) fn push(&mut self, ordinal: u32, body: Body) {
-        self.queue.push_back(Delivery { ordinal, body, old: false });
+        self.queue.push_back(Delivery { ordinal, body, at: 0, old: false });
+    }
+
+    /// How many results were recorded before the run was loaded.
+    pub(crate) fn recorded_results(&self) -> u64 {
+        self.old as u64
+    }
+
+    /// The result of an operation that is still to be handed over.
+    pub(crate) fn result_of(&self, ordinal: u32) -> Option<&Delivery> {
+        self.queue.iter().find(|delivery| delivery.ordinal == ordinal && delivery.old)
     }
 
     /// Whether everything that was recorded has been handed over.
     pub(crate) fn is_live(&self) -> bool {
         self.old == 0
+    }
+
+    /// How many operations the code has built.
+    pub(crate) fn built(&self) -> u32 {
+        self.next
     }
 
     /// Whether the code has built the operation with this number.
@@ -224,7 +254,10 @@ impl Replay {
 
     /// The code has ended: everything that is recorded must have been built.
     pub(crate) fn finish(&self) -> Result<(), Mismatch> {
-        let missing = self.recorded.values().filter(|recorded| !self.is_built(recorded.id.ordinal));
+        let missing = self
+            .recorded
+            .values()
+            .filter(|recorded| !self.is_built(recorded.id.ordinal) && recorded.id.kind != StepKind::Patch);
         match missing.min_by_key(|recorded| recorded.id.ordinal) {
             Some(recorded) => Err(Mismatch::UnexpectedStep { expected: None, recorded: recorded.id.clone() }),
             None => Ok(()),

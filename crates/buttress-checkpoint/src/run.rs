@@ -1,6 +1,6 @@
 //! What a run's code and its driver share while it runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +50,14 @@ pub(crate) enum Gate {
     Cancel,
 }
 
+/// Where no operation can be built or awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    InsideStep,
+    /// In another workflow, or in a spawned task.
+    Elsewhere,
+}
+
 pub(crate) struct Core {
     pub(crate) id: RunId,
     pub(crate) name: Arc<str>,
@@ -69,14 +77,19 @@ pub(crate) struct State {
     in_flight: Vec<Outgoing>,
     pub(crate) running: usize,
     /// The step whose body is being polled.
-    current: Option<u32>,
+    current: Option<StepId>,
     pub(crate) gate: Gate,
     pub(crate) fault: Option<Mismatch>,
     /// A moment on the store's clock and on ours.
     pub(crate) clock: (SystemTime, Instant),
     /// Whose turn it is.
     nudged: Option<u32>,
-    pub(crate) compensations: Vec<Compensation>,
+    /// By the place of the step's record among all that is handed over.
+    pub(crate) compensations: BTreeMap<u64, Compensation>,
+    /// The place of the next one that is recorded.
+    place: u64,
+    /// Operations do nothing, so that it is seen what else the code waits for.
+    probed: bool,
     driver: Option<Waker>,
 }
 
@@ -105,6 +118,7 @@ impl Core {
         replay: Replay,
         clock: (SystemTime, Instant),
     ) -> Self {
+        let place = replay.recorded_results();
         let state = State {
             replay,
             slots: HashMap::new(),
@@ -117,7 +131,9 @@ impl Core {
             fault: None,
             clock,
             nudged: None,
-            compensations: Vec::new(),
+            compensations: BTreeMap::new(),
+            place,
+            probed: false,
             driver: None,
         };
         Self { id, name, root, max_value, observer, state: Mutex::new(state) }
@@ -154,39 +170,47 @@ impl Core {
         self.lock().current.is_some()
     }
 
+    /// Why no operation can be built or awaited here, if it cannot.
+    pub(crate) fn misplaced(self: &Arc<Self>) -> Option<Place> {
+        match self.is_here() {
+            false => Some(Place::Elsewhere),
+            true => self.is_in_step().then_some(Place::InsideStep),
+        }
+    }
+
     /// Polls the body of a step. A step cannot be in another.
-    pub(crate) fn in_step<T>(&self, ordinal: u32, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn in_step<T>(&self, id: &StepId, f: impl FnOnce() -> T) -> T {
         struct Leave<'a>(&'a Core);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
                 self.0.lock().current = None;
             }
         }
-        self.lock().current = Some(ordinal);
+        self.lock().current = Some(id.clone());
         let _leave = Leave(self);
         f()
     }
 
-    /// `None` inside of a step: whatever is built there is no operation of the run.
-    pub(crate) fn build(&self, kind: StepKind, name: &Arc<str>) -> Option<Built> {
-        let mut state = self.lock();
-        if state.current.is_some() {
-            return None;
+    /// The next operation of the code. Whatever is built elsewhere is none of the run's.
+    pub(crate) fn build(self: &Arc<Self>, kind: StepKind, name: &Arc<str>) -> Result<Built, Place> {
+        if let Some(place) = self.misplaced() {
+            return Err(place);
         }
+        let mut state = self.lock();
         let built = match check_name(name).and_then(|()| state.replay.build(kind, name)) {
             Ok(built) => built,
-            Err(mismatch) => return Some(state.fail(mismatch, kind, name)),
+            Err(mismatch) => return Ok(state.fail(mismatch, kind, name)),
         };
         state.slots.insert(built.id.ordinal, Slot::new(built.id.clone()));
-        Some(built)
+        Ok(built)
     }
 
-    /// Outer `None` inside of a step.
-    pub(crate) fn patched(&self, name: &Arc<str>) -> Option<Patched> {
-        let mut state = self.lock();
-        if state.current.is_some() {
+    /// `None` where no operation can be built.
+    pub(crate) fn patched(self: &Arc<Self>, name: &Arc<str>) -> Option<Patched> {
+        if self.misplaced().is_some() {
             return None;
         }
+        let mut state = self.lock();
         let patched = match check_name(name).and_then(|()| state.replay.patched(name)) {
             Ok(patched) => patched,
             Err(mismatch) => Patched::New(state.fail(mismatch, StepKind::Patch, name).id),
@@ -212,8 +236,8 @@ impl Core {
     /// The result of an operation, if it is its turn; else whoever polls is woken when it may be.
     pub(crate) fn take(&self, ordinal: u32, waker: &Waker) -> Option<Delivery> {
         let mut state = self.lock();
-        let State { replay, slots, ready, fault, nudged, .. } = &mut *state;
-        if fault.is_some() {
+        let State { replay, slots, ready, fault, nudged, probed, .. } = &mut *state;
+        if fault.is_some() || *probed {
             return None;
         }
         let was_live = replay.is_live();
@@ -240,9 +264,8 @@ impl Core {
         state.replay.is_live() && state.gate == Gate::Open && state.fault.is_none()
     }
 
-    /// The run is cancelled, so that a step that may be dropped is.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.lock().gate == Gate::Cancel
+    pub(crate) fn gate(&self) -> Gate {
+        self.lock().gate
     }
 
     pub(crate) fn running(&self, change: isize) {
@@ -291,8 +314,24 @@ impl Core {
         state.ready.remove(&ordinal);
     }
 
-    pub(crate) fn compensate(&self, compensation: Compensation) {
-        self.lock().compensations.push(compensation);
+    /// A step can be undone, of which the record has this place, or is on its way.
+    pub(crate) fn compensate(&self, place: Option<u64>, compensation: Compensation) {
+        let mut state = self.lock();
+        let place = place.unwrap_or_else(|| {
+            state.place += 1;
+            state.place - 1
+        });
+        state.compensations.insert(place, compensation);
+    }
+
+    /// Nobody awaits the step any more, and it can be undone all the same if its result is recorded.
+    pub(crate) fn compensate_recorded(&self, id: &StepId, undo: Undo) {
+        let mut state = self.lock();
+        let State { replay, ready, compensations, .. } = &mut *state;
+        let recorded = ready.get(&id.ordinal).or_else(|| replay.result_of(id.ordinal));
+        if let Some(Delivery { body: Body { ok: Some(value), .. }, at, .. }) = recorded {
+            compensations.insert(*at, Compensation { id: id.clone(), value: value.clone(), undo });
+        }
     }
 
     /// No value may be longer than this when it is encoded.
@@ -304,13 +343,12 @@ impl Core {
         key::derive(&self.root, name, occurrence)
     }
 
-    /// The key of the step of this name that is being run, or else was built last.
+    /// The key of the step of this name that is being run, or else is built next.
     pub(crate) fn key(&self, name: &str) -> Arc<str> {
         let state = self.lock();
-        let running = state.current.and_then(|ordinal| state.slots.get(&ordinal));
-        let occurrence = match running.filter(|slot| *slot.id.name == *name) {
-            Some(slot) => slot.id.occurrence,
-            None => state.replay.occurrences(name).saturating_sub(1),
+        let occurrence = match state.current.as_ref().filter(|id| *id.name == *name) {
+            Some(id) => id.occurrence,
+            None => state.replay.occurrences(name),
         };
         drop(state);
         self.key_of(name, occurrence)

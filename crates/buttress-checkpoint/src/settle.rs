@@ -18,7 +18,13 @@ impl<S: JournalStore> Driver<S> {
         let gate = core.lock().gate;
         let rest = core.dispatch();
         match ended {
-            Ended::Panicked => Ok(RunChange::Panicked),
+            Ended::Panicked => {
+                // What was done beside it must not be done again. The lease is kept, so that the panic counts.
+                if !rest.is_empty() {
+                    self.append(rest, Next::Go).await?;
+                }
+                Ok(RunChange::Panicked)
+            }
             Ended::Mismatch(mismatch) => self.mismatch(rest, &mismatch).await,
             Ended::Suspended(until) => {
                 self.give_up(rest, Next::SleepUntil(core.system(until)), RunChange::Released).await

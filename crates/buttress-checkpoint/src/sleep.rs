@@ -69,9 +69,12 @@ impl Future for Sleep {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let Some(id) = this.id.clone().filter(|_| this.core.is_here() && !this.core.is_in_step()) else {
+        let Some(id) = this.id.clone().filter(|_| this.core.misplaced().is_none()) else {
             return Poll::Ready(Err(Misplaced));
         };
+        if this.core.is_probed() {
+            return Poll::Pending;
+        }
         loop {
             if this.core.take(id.ordinal, cx.waker()).is_some() {
                 return Poll::Ready(Ok(()));

@@ -8,14 +8,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::error::{StepId, StepKind};
+use crate::error::{Misplaced, StepError, StepId, StepKind};
 use crate::key;
 use crate::replay::Marks;
-use crate::run::{BoxFuture, Core, Undo};
+use crate::run::{BoxFuture, Core, Place, Undo};
 
 mod poll;
 
 use poll::Phase;
+pub(crate) use poll::encode;
 
 /// How often the body of a step may be entered when a worker ends in the middle of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,12 +37,13 @@ pub enum Semantics {
 #[must_use = "a step does nothing unless it is awaited"]
 pub struct Step<'a, T, E> {
     core: Arc<Core>,
-    /// `None` inside of another step.
-    id: Option<StepId>,
+    id: Result<StepId, Place>,
     marks: Marks,
     body: Entered<'a, T, E>,
     options: Options<'a, T, E>,
     phase: Phase<'a, T, E>,
+    /// What it came to in this process, as it is recorded.
+    live: Option<Result<T, StepError<E>>>,
 }
 
 /// What is called for each attempt.
@@ -65,7 +67,10 @@ impl<T, E> Unpin for Step<'_, T, E> {}
 impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
     pub(crate) fn new(core: Arc<Core>, name: &Arc<str>, body: Entered<'a, T, E>) -> Self {
         let built = core.build(StepKind::Step, name);
-        let (id, marks) = built.map_or((None, Marks::default()), |built| (Some(built.id), built.marks));
+        let (id, marks) = match built {
+            Ok(built) => (Ok(built.id), built.marks),
+            Err(place) => (Err(place), Marks::default()),
+        };
         let options = Options {
             input: None,
             semantics: Semantics::default(),
@@ -76,7 +81,7 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
             compensate: None,
             preemptible: false,
         };
-        Self { core, id, marks, body, options, phase: Phase::Waiting }
+        Self { core, id, marks, body, options, phase: Phase::Waiting, live: None }
     }
 
     /// Remembers what the step was given, as a hash: a replay in which it is given something else is a
@@ -85,27 +90,42 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
         // What cannot be encoded has the hash of the reason, which is as good as any.
         let bytes = serde_json::to_vec(input).unwrap_or_else(|error| error.to_string().into_bytes());
         let short = key::short(&bytes);
-        if let Some(id) = &self.id {
+        if let Ok(id) = &self.id {
             self.core.check_input(id, &short);
         }
         self.options.input = Some(short);
         self
     }
 
+    /// Its idempotency key; see [`Cx::key`](crate::Cx::key).
+    ///
+    /// # Errors
+    ///
+    /// [`Misplaced`] if it was built inside of another step, or outside of its workflow: it has none.
+    pub fn key(&self) -> Result<Arc<str>, Misplaced> {
+        let id = self.id.as_ref().map_err(|_| Misplaced)?;
+        Ok(self.core.key_of(&id.name, id.occurrence))
+    }
+
     /// Runs the body again when it fails, at most so many times, after these delays. How many attempts have failed and when
     /// the next one is due is recorded, one write for each, so that a crash starts neither anew.
+    ///
+    /// Where an attempt may have been done (its time was over, or a worker ended in the middle of it), a step that runs at
+    /// most once is not run again, and one that can be [reconciled](Step::reconcile) is reconciled first.
     pub fn retry(mut self, backoff: Backoff, max_retries: u32) -> Self {
         self.options.retry = Some((backoff, max_retries));
         self
     }
 
-    /// Retries after these errors only; by default after all, and after time-outs always.
+    /// Retries after these errors of the body only; by default after all. Time-outs are retried as [`retry`](Step::retry)
+    /// says.
     pub fn retry_if(mut self, retry: impl Fn(&E) -> bool + Send + 'a) -> Self {
         self.options.retry_if = Some(Box::new(retry));
         self
     }
 
-    /// Gives each attempt so much time, after which its future is dropped.
+    /// Gives each attempt, and each reconciliation, so much time, after which its future is dropped. Whether it was done is
+    /// then not known.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = Some(limit);
         self
@@ -117,8 +137,9 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
         self
     }
 
-    /// Finds out whether the step was done, where a worker ended in the middle of it: `Ok(Some(result))` if it was, `Ok(None)`
-    /// if it certainly was not, in which case it is run. An error fails the step. That the step begins is recorded first.
+    /// Finds out whether the step was done, where a worker ended in the middle of it or its time was over:
+    /// `Ok(Some(result))` if it was, `Ok(None)` if it certainly was not, in which case it is run. An error says neither: with
+    /// [retries](Step::retry) left it is asked again later, and else fails the step. That the step begins is recorded first.
     pub fn reconcile<F, Fut>(mut self, mut reconcile: F) -> Self
     where
         F: FnMut() -> Fut + Send + 'a,
@@ -158,7 +179,10 @@ impl<T, E> Drop for Step<'_, T, E> {
         if matches!(self.phase, Phase::Running(_)) {
             self.core.running(-1);
         }
-        if let Some(id) = &self.id {
+        if let Ok(id) = &self.id {
+            if let Some(undo) = self.options.compensate.take() {
+                self.core.compensate_recorded(id, undo);
+            }
             self.core.forget(id.ordinal);
         }
     }

@@ -41,7 +41,7 @@ impl<S: JournalStore> Driver<S> {
         mut rest: Vec<NewEntry>,
         cause: Body,
     ) -> Result<RunChange, Refused> {
-        let (recorded, done, mut undoing, mut steps) = {
+        let (recorded, done, mut undoing, steps) = {
             let mut state = core.lock();
             let steps = std::mem::take(&mut state.compensations);
             let replay = &mut state.replay;
@@ -49,6 +49,7 @@ impl<S: JournalStore> Driver<S> {
                 (std::mem::take(&mut replay.compensated), std::mem::take(&mut replay.undoing));
             (replay.unwind.clone(), done, undoing, steps)
         };
+        let mut steps: Vec<Compensation> = steps.into_values().collect();
         let is_recorded = recorded.is_some();
         let cause = recorded.unwrap_or(cause);
         steps.retain(|step| !done.contains(&(step.id.name.clone(), step.id.occurrence)));
@@ -135,7 +136,7 @@ impl<S: JournalStore> Driver<S> {
 
     /// One attempt, once it is due. A shutdown does not wait for one that is not, and for one that is under way as long as for
     /// a step.
-    async fn attempt(&self, core: &Core, step: &mut Compensation, marks: &Marks) -> Undone {
+    async fn attempt(&self, core: &Arc<Core>, step: &mut Compensation, marks: &Marks) -> Undone {
         let mut shutdown = self.shutdown.clone();
         let due = async {
             if let Some(until) = marks.until {
@@ -159,20 +160,23 @@ impl<S: JournalStore> Driver<S> {
     }
 }
 
-async fn undo_once(core: &Core, step: &mut Compensation) -> Undone {
+async fn undo_once(core: &Arc<Core>, step: &mut Compensation) -> Undone {
     let began = Instant::now();
     // A key of its own, which no step can have: it is another call than the one that it takes back.
     let key = core.key_of(&format!("compensate\0{}", step.id.name), step.id.occurrence);
-    let Ok(called) = catch_unwind(AssertUnwindSafe(|| (step.undo)(&step.value))) else {
-        return Undone::Panicked;
-    };
+    let Compensation { id, value, undo } = step;
+    let called = || core.scope(|| core.in_step(id, || undo(value)));
+    let Ok(called) = catch_unwind(AssertUnwindSafe(called)) else { return Undone::Panicked };
     let mut future = match called {
         Ok(future) => Box::pin(StepKey::scope(key, future)),
         Err(error) => return Undone::Undecodable(error),
     };
-    let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(polled) => polled.map(Some),
-        Err(_) => Poll::Ready(None),
+    let ended = poll_fn(|cx| {
+        let poll = || core.scope(|| core.in_step(id, || future.as_mut().poll(cx)));
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(polled) => polled.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
     });
     match ended.await {
         None => Undone::Panicked,

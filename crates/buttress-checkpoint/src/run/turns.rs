@@ -37,6 +37,29 @@ impl Core {
         }
     }
 
+    /// Lets go of everything that holds the run's code, or that it holds: a compensation may hold the run in turn.
+    pub(crate) fn clear(&self) {
+        let mut state = self.lock();
+        let compensations = std::mem::take(&mut state.compensations);
+        let (slots, ready) = (std::mem::take(&mut state.slots), std::mem::take(&mut state.ready));
+        let driver = state.driver.take();
+        drop(state);
+        // What a user's values do when they are dropped, they do outside of the lock.
+        drop((compensations, slots, ready, driver));
+    }
+
+    /// While it is probed, operations neither do anything nor ask to be woken. Gives what changes if the code gets further: how
+    /// many operations it has built and holds, and what is to be stored.
+    pub(crate) fn probe(&self, probed: bool) -> (u32, usize, usize) {
+        let mut state = self.lock();
+        state.probed = probed;
+        (state.replay.built(), state.slots.len(), state.outbox.len())
+    }
+
+    pub(crate) fn is_probed(&self) -> bool {
+        self.lock().probed
+    }
+
     pub(crate) fn driven_by(&self, waker: &Waker) {
         let mut state = self.lock();
         match &mut state.driver {
@@ -80,7 +103,8 @@ impl Core {
         if let Some(head) = state.replay.head().map(|head| head.ordinal) {
             let was_live = state.replay.is_live();
             if !state.replay.is_built(head) {
-                return Quiet::Stuck;
+                // Whoever goes on with it may get there.
+                return if state.gate == Gate::Shutdown { Quiet::Stopped } else { Quiet::Stuck };
             }
             if !state.slots.contains_key(&head) {
                 state.replay.pop();

@@ -10,14 +10,14 @@ use buttress_core::clock::nanos;
 use buttress_core::observe::StepResult;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::{Instant, Sleep};
 
 use super::{Semantics, Step};
 use crate::entry::{Body, Fault, Kind};
 use crate::error::{Mismatch, StepError, StepId};
 use crate::replay::Delivery;
-use crate::run::{BoxFuture, Compensation, Core};
+use crate::run::{BoxFuture, Compensation, Core, Gate};
 
 pub(super) enum Phase<'a, T, E> {
     Waiting,
@@ -36,6 +36,8 @@ pub(super) enum Phase<'a, T, E> {
 pub(super) struct Attempt<'a, T, E> {
     /// `None` if it did not happen, which only a reconciliation says.
     future: BoxFuture<'a, Result<Option<T>, E>>,
+    /// It finds out whether an earlier attempt was done, and is none itself.
+    reconciles: bool,
     limit: Option<(Duration, Pin<Box<Sleep>>)>,
     began: Instant,
     #[cfg(feature = "tracing")]
@@ -59,8 +61,12 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
         Body { n: id.ordinal, input, attempt: self.marks.attempts + 1, ..Body::default() }
     }
 
-    fn begin(&mut self, id: &StepId) {
+    fn go_on(&mut self, id: &StepId) {
         self.core.sleeping(id.ordinal, None);
+        if self.marks.started { self.interrupted(id) } else { self.begin(id) }
+    }
+
+    fn begin(&mut self, id: &StepId) {
         if self.is_tracked() {
             self.core.send(Kind::Started, id, self.body(id));
             self.phase = Phase::Marking;
@@ -72,16 +78,17 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
     fn enter(&mut self, id: &StepId) {
         let Self { core, body, .. } = self;
         let key = core.key_of(&id.name, id.occurrence);
-        let future = core.in_step(id.ordinal, body);
+        let future = core.in_step(id, body);
         let done: BoxFuture<'a, _> = Box::pin(StepKey::scope(key, async move { future.await.map(Some) }));
-        self.run(id, done);
+        self.run(id, done, false);
     }
 
-    fn run(&mut self, id: &StepId, future: BoxFuture<'a, Result<Option<T>, E>>) {
+    fn run(&mut self, id: &StepId, future: BoxFuture<'a, Result<Option<T>, E>>, reconciles: bool) {
         self.core.running(1);
         let limit = self.options.timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit))));
         self.phase = Phase::Running(Attempt {
             future,
+            reconciles,
             limit,
             began: Instant::now(),
             #[cfg(feature = "tracing")]
@@ -94,13 +101,13 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
         let _ = id;
     }
 
-    /// A worker ended between the step's start and its end.
+    /// It is not known how an attempt ended: a worker ended in the middle of it, or its time was over.
     fn interrupted(&mut self, id: &StepId) {
         match self.options.reconcile.as_mut() {
             Some(reconcile) => {
                 let key = self.core.key_of(&id.name, id.occurrence);
-                let future = self.core.in_step(id.ordinal, reconcile);
-                self.run(id, Box::pin(StepKey::scope(key, future)));
+                let future = self.core.in_step(id, reconcile);
+                self.run(id, Box::pin(StepKey::scope(key, future)), true);
             }
             None => {
                 let body = Body { fault: Some(Fault::Interrupted), ..self.body(id) };
@@ -109,9 +116,15 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
         }
     }
 
+    /// From here on the step can be undone: its record is on its way, whether or not anybody awaits the result.
     fn record(&mut self, id: &StepId, body: Body, took: Duration) {
         let result = if body.ok.is_some() { StepResult::Succeeded } else { StepResult::Failed };
         self.core.emit_step(id, result, took);
+        if let Some(value) = &body.ok
+            && let Some(undo) = self.options.compensate.take()
+        {
+            self.core.compensate(None, Compensation { id: id.clone(), value: value.clone(), undo });
+        }
         self.core.send(Kind::Step, id, body);
         self.phase = Phase::Over;
     }
@@ -134,7 +147,7 @@ where
     T: Serialize + DeserializeOwned,
     E: Serialize + DeserializeOwned,
 {
-    fn ended(&mut self, id: &StepId, ended: &Ended<T, E>, took: Duration) {
+    fn ended(&mut self, id: &StepId, ended: &Ended<T, E>, took: Duration, reconciled: bool) {
         self.core.running(-1);
         let mut body = Body { took: Some(nanos(took) / 1000), ..self.body(id) };
         match ended {
@@ -142,49 +155,45 @@ where
                 self.marks.started = false;
                 return self.begin(id);
             }
-            Ended::With(Ok(value)) => self.encode(value, &mut body, true),
-            Ended::With(Err(error)) => self.encode(error, &mut body, false),
+            Ended::With(Ok(value)) => match encode(value, self.core.max_value()) {
+                Ok((raw, value)) => (body.ok, self.live) = (Some(raw), Some(Ok(value))),
+                Err(reason) => body.fault = Some(Fault::NotStored { reason }),
+            },
+            Ended::With(Err(error)) => match encode(error, self.core.max_value()) {
+                Ok((raw, error)) => (body.err, self.live) = (Some(raw), Some(Err(StepError::Failed(error)))),
+                Err(reason) => body.fault = Some(Fault::NotStored { reason }),
+            },
             Ended::TimedOut(limit) => body.fault = Some(Fault::TimedOut { micros: nanos(*limit) / 1000 }),
         }
-        match self.next_attempt(ended) {
+        // What may have been done is looked into, and not done again.
+        let unknown = reconciled || self.is_tracked() && matches!(ended, Ended::TimedOut(_));
+        let next = if unknown && self.options.reconcile.is_none() { None } else { self.next_attempt(ended) };
+        match next {
             Some(delay) => {
                 self.core.emit_step(id, StepResult::WillRetry, took);
-                body.wait = Some(nanos(delay) / 1000);
+                (body.wait, body.unknown) = (Some(nanos(delay) / 1000), unknown);
                 self.core.send(Kind::Attempt, id, body);
                 self.marks.attempts += 1;
+                self.marks.started = unknown;
                 self.phase = Phase::Failing { delay };
             }
             None => self.record(id, body, took),
         }
     }
 
-    fn encode(&self, value: &impl Serialize, body: &mut Body, ok: bool) {
-        let max = self.core.max_value();
-        let encoded = match to_raw_value(value) {
-            Ok(raw) if raw.get().len() > max => {
-                Err(format!("it has {} bytes, and the bound is {max}", raw.get().len()))
-            }
-            Ok(raw) => Ok(raw),
-            Err(error) => Err(error.to_string()),
-        };
-        match encoded {
-            Ok(raw) if ok => body.ok = Some(raw),
-            Ok(raw) => body.err = Some(raw),
-            Err(reason) => body.fault = Some(Fault::NotStored { reason }),
-        }
-    }
-
     /// What is recorded; `None` if it does not fit the types, and the run stops.
     fn delivered(&mut self, id: &StepId, delivery: Delivery) -> Option<Result<T, StepError<E>>> {
         self.phase = Phase::Over;
-        let Delivery { body, old, .. } = delivery;
-        if old {
-            self.core.emit_step(id, StepResult::Skipped, Duration::ZERO);
+        let Delivery { body, old, at, .. } = delivery;
+        match self.live.take() {
+            Some(result) if !old => return Some(result),
+            _ if old => self.core.emit_step(id, StepResult::Skipped, Duration::ZERO),
+            _ => {}
         }
         let decoded = match (body.ok, body.err, body.fault) {
             (Some(ok), ..) => serde_json::from_str(ok.get()).map(|value| {
                 if let Some(undo) = self.options.compensate.take() {
-                    self.core.compensate(Compensation { id: id.clone(), value: ok, undo });
+                    self.core.compensate(Some(at), Compensation { id: id.clone(), value: ok, undo });
                 }
                 Ok(value)
             }),
@@ -208,11 +217,26 @@ where
     }
 }
 
+/// A value as it is stored, and as it is read again: one that does not come back must not be recorded.
+pub(crate) fn encode<V: Serialize + DeserializeOwned>(
+    value: &V,
+    max: usize,
+) -> Result<(Box<RawValue>, V), String> {
+    let raw = to_raw_value(value).map_err(|error| error.to_string())?;
+    let bytes = raw.get().len();
+    if bytes > max {
+        return Err(format!("it has {bytes} bytes, and the bound is {max}"));
+    }
+    let read = serde_json::from_str(raw.get());
+    let read = read.map_err(|error| format!("what is written of it cannot be read again: {error}"))?;
+    Ok((raw, read))
+}
+
 impl<T, E> Attempt<'_, T, E> {
-    fn poll(&mut self, core: &Core, ordinal: u32, cx: &mut Context<'_>) -> Poll<Ended<T, E>> {
+    fn poll(&mut self, core: &Core, id: &StepId, cx: &mut Context<'_>) -> Poll<Ended<T, E>> {
         #[cfg(feature = "tracing")]
         let _entered = self.span.enter();
-        if let Poll::Ready(done) = core.in_step(ordinal, || self.future.as_mut().poll(cx)) {
+        if let Poll::Ready(done) = core.in_step(id, || self.future.as_mut().poll(cx)) {
             return Poll::Ready(match done.transpose() {
                 Some(result) => Ended::With(result),
                 None => Ended::NotDone,
@@ -233,12 +257,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let Some(id) = this.id.clone() else { return Poll::Ready(Err(StepError::InsideStep)) };
-        if !this.core.is_here() {
-            return Poll::Ready(Err(StepError::Elsewhere));
+        let id = match &this.id {
+            Ok(id) => id.clone(),
+            Err(place) => return Poll::Ready(Err((*place).into())),
+        };
+        if let Some(place) = this.core.misplaced() {
+            return Poll::Ready(Err(place.into()));
         }
-        if this.core.is_in_step() {
-            return Poll::Ready(Err(StepError::InsideStep));
+        if this.core.is_probed() {
+            return Poll::Pending;
         }
         loop {
             if let Some(delivery) = this.core.take(id.ordinal, cx.waker()) {
@@ -246,23 +273,23 @@ where
             }
             match &mut this.phase {
                 Phase::Waiting if !this.core.may_start() => return Poll::Pending,
-                Phase::Waiting if this.marks.started => this.interrupted(&id),
                 Phase::Waiting => match this.marks.until {
                     Some(until) => this.phase = this.backoff(&id, until),
-                    None => this.begin(&id),
+                    None => this.go_on(&id),
                 },
-                Phase::Marking => match this.core.acked(id.ordinal) {
-                    Some(_) => this.enter(&id),
-                    None => return Poll::Pending,
+                Phase::Marking => match (this.core.acked(id.ordinal), this.core.gate()) {
+                    (None, _) => return Poll::Pending,
+                    (Some(_), Gate::Open) => this.enter(&id),
+                    (Some(_), gate) => this.not_entered(&id, gate),
                 },
-                Phase::Running(_) if this.options.preemptible && this.core.is_cancelled() => {
+                Phase::Running(_) if this.options.preemptible && this.core.gate() == Gate::Cancel => {
                     this.core.running(-1);
                     this.phase = Phase::Over;
                 }
                 Phase::Running(attempt) => {
-                    let ended = ready!(attempt.poll(&this.core, id.ordinal, cx));
-                    let took = attempt.began.elapsed();
-                    this.ended(&id, &ended, took);
+                    let ended = ready!(attempt.poll(&this.core, &id, cx));
+                    let (took, reconciled) = (attempt.began.elapsed(), attempt.reconciles);
+                    this.ended(&id, &ended, took, reconciled);
                 }
                 Phase::Failing { delay } => match this.core.acked(id.ordinal) {
                     Some(at) => {
@@ -276,7 +303,7 @@ where
                     if !this.core.may_start() {
                         return Poll::Pending;
                     }
-                    this.begin(&id);
+                    this.go_on(&id);
                 }
                 Phase::Over => return Poll::Pending,
             }
@@ -285,6 +312,16 @@ where
 }
 
 impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
+    /// Its mark is stored, and it is not to begin any more. A cancelled run does not look at it again; to whoever goes on with
+    /// another one it must not seem to have been interrupted.
+    fn not_entered(&mut self, id: &StepId, gate: Gate) {
+        if gate == Gate::Shutdown {
+            let body = Body { attempt: self.marks.attempts, ..self.body(id) };
+            self.core.send(Kind::Attempt, id, body);
+        }
+        self.phase = Phase::Over;
+    }
+
     fn backoff(&self, id: &StepId, until: SystemTime) -> Phase<'a, T, E> {
         let until = self.core.instant(until);
         self.core.sleeping(id.ordinal, Some(until));

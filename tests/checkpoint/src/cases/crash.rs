@@ -96,9 +96,9 @@ pub async fn an_interrupted_step_is_reconciled<S: JournalStore>(store: S) {
                 effects.add("second");
             }
             let charge = cx.step("charge", async || effects.hang::<Result<String, Failure>>("charge").await);
-            let found = charge.reconcile(async || Ok(Some(cx.key("charge").to_string()))).await?;
+            let found = charge.reconcile(async || Ok(Some(cx.key("charge")?.to_string()))).await?;
             let transfer = cx.step("transfer", ran).reconcile(async || Ok(None)).await?;
-            Ok((found == *cx.key("charge"), transfer))
+            Ok((found == *cx.key_of("charge", 0), transfer))
         }
     });
     assert_eq!(ended.await.unwrap(), (true, 8));
@@ -169,10 +169,12 @@ pub async fn a_step_that_was_built_and_dropped_spends_its_number<S: JournalStore
         let effects = body.clone();
         async move {
             drop(cx.step("same", async || effects.done("dropped")));
-            let second = cx.step("same", async || effects.done("second")).await?;
+            let step = cx.step("same", async || effects.done("second"));
+            let key = step.key()?;
+            let second = step.await?;
             cx.step("last", async || if first { effects.hang("last").await } else { effects.done("last") })
                 .await?;
-            Ok((second, *cx.key("same") == *cx.key_of("same", 1)))
+            Ok((second, key == cx.key_of("same", 1)))
         }
     });
     assert_eq!(ended.await.unwrap(), (6, true));
@@ -245,7 +247,7 @@ pub async fn a_child_is_not_started_twice<S: JournalStore>(store: S) {
         let (effects, child) = (body.clone(), child.clone());
         async move {
             let start = async || {
-                let handle = child.start(cx.key("child"), ()).await?;
+                let handle = child.start(cx.key("child")?, ()).await?;
                 effects.add("child");
                 if first {
                     return std::future::pending().await;
