@@ -121,6 +121,7 @@ macro_rules! journal_conformance {
             the_longest_due_run_comes_first
             a_held_run_is_not_acquired
             an_abandoned_run_is_acquired_and_its_recoveries_counted
+            recoveries_are_counted_anew_once_a_run_gets_further
             who_lost_a_run_can_write_nothing
             a_lapsed_run_that_nobody_took_is_still_its_owners
             entries_come_back_as_they_were_written
@@ -134,7 +135,9 @@ macro_rules! journal_conformance {
             a_halted_run_waits_for_an_operator
             a_run_that_is_over_never_changes
             a_holder_learns_that_it_is_to_cancel
-            cancelling_wakes_what_sleeps_and_ends_what_is_halted
+            what_is_to_be_cancelled_is_halted_like_any_other
+            cancelling_wakes_what_sleeps_or_is_halted_so_that_it_can_clean_up
+            what_is_abandoned_is_over_at_once_whatever_it_did
             commands_for_unknown_runs_find_nothing
             listings_are_filtered
             pages_miss_nothing_and_repeat_nothing

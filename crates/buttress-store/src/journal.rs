@@ -383,7 +383,8 @@ pub struct RunInfo {
     pub worker: Arc<str>,
     /// Time left of the lease of whoever holds it; `None` if nobody does, zero if it is over.
     pub lease: Option<Duration>,
-    /// How often it was taken over from a holder that had not given it up. An operator who resumes it sets this to zero.
+    /// How often it was taken over from a holder that had not given it up, since it last got an entry. An operator who resumes
+    /// it sets this to zero.
     pub recoveries: u32,
     /// The number of its entries, and the sequence number of the next one.
     pub entries: u64,
@@ -490,10 +491,14 @@ impl Page {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
-    /// It is to be cancelled. Whoever holds it learns so from its next append or renewal; a run that sleeps or waits can be
-    /// acquired at once, so that it can clean up; one that is halted is over at once. One that is over stays as it is.
+    /// It is to be cancelled. Whoever holds it learns so from its next append or renewal; a run that sleeps, waits or is halted
+    /// can be acquired at once, with its recoveries counted from zero if it was halted, so that it can clean up. It is over
+    /// once that is done, and halted like any other if it cannot be. One that is over stays as it is.
     Cancel,
     /// A halted run goes on: it can be acquired, and its recoveries are counted from zero. One that sleeps wakes now. Any
     /// other stays as it is.
     Resume,
+    /// It is over at once, as cancelled, and nothing is cleaned up: for a run whose code is gone, or cannot clean up. Whoever
+    /// holds it has lost it. One that is over stays as it is.
+    Abandon,
 }

@@ -177,8 +177,6 @@ impl RunRow {
             Next::Yield => self.kind == StatusKind::Running,
             // An operator may have woken it in between.
             Next::Sleep(_) | Next::SleepUntil(_) => self.kind.is_open(),
-            // What is to be cancelled is not halted.
-            Next::Pause(_) | Next::Park(_) if self.cancel => self.kind == StatusKind::Cancelled,
             Next::Pause(reason) => self.kind == StatusKind::Paused && self.reason == *reason,
             Next::Park(reason) => self.kind == StatusKind::Parked && self.reason == *reason,
             Next::Done => self.kind == StatusKind::Done,
@@ -192,6 +190,9 @@ impl RunRow {
         self.entries += entries.len() as u64;
         if !entries.is_empty() || *next != Next::Go {
             self.changed = now;
+        }
+        if !entries.is_empty() {
+            self.recoveries = 0;
         }
         match next {
             Next::Go => {}
@@ -216,9 +217,6 @@ impl RunRow {
     }
 
     fn halt(&mut self, kind: StatusKind, reason: &Arc<str>) {
-        if self.cancel {
-            return self.close(StatusKind::Cancelled);
-        }
         self.close(kind);
         self.reason = reason.clone();
     }
@@ -232,22 +230,22 @@ impl RunRow {
         let halted = matches!(self.kind, StatusKind::Paused | StatusKind::Parked);
         match command {
             _ if self.kind.is_over() => return false,
-            Command::Cancel => {
-                self.cancel = true;
-                if halted {
-                    self.close(StatusKind::Cancelled);
-                } else if self.lease_until.is_none() {
-                    self.open(StatusKind::Running, now);
-                }
-            }
-            Command::Resume if halted || self.kind == StatusKind::Sleeping => {
+            Command::Resume if !halted && self.kind != StatusKind::Sleeping => return false,
+            Command::Cancel | Command::Resume => {
+                self.cancel |= command == Command::Cancel;
                 if halted {
                     self.recoveries = 0;
                     self.reason = "".into();
                 }
-                self.open(StatusKind::Running, now);
+                if self.lease_until.is_none() {
+                    self.open(StatusKind::Running, now);
+                }
             }
-            Command::Resume => return false,
+            Command::Abandon => {
+                self.cancel = true;
+                self.reason = "".into();
+                self.close(StatusKind::Cancelled);
+            }
         }
         self.changed = now;
         true

@@ -227,6 +227,20 @@ pub async fn an_abandoned_run_is_acquired_and_its_recoveries_counted<H: Harness<
     assert_eq!(info(&store, "a").await.lease, Some(Duration::ZERO));
 }
 
+pub async fn recoveries_are_counted_anew_once_a_run_gets_further<H: Harness<Store: JournalStore>>(
+    harness: &H,
+) {
+    let store = harness.store().await;
+    held(&store, "a", Duration::ZERO).await;
+    acquire_one(&store, Duration::ZERO).await;
+    let hold = acquire_one(&store, Duration::ZERO).await.hold;
+    append_all(&store, &hold, &[], 0).await;
+    assert_eq!(info(&store, "a").await.recoveries, 2, "it has got no further");
+    append_all(&store, &hold, &[entry("one", b"1")], 0).await;
+    assert_eq!(info(&store, "a").await.recoveries, 0);
+    assert_eq!(acquire_one(&store, Duration::ZERO).await.info.recoveries, 1);
+}
+
 pub async fn who_lost_a_run_can_write_nothing<H: Harness<Store: JournalStore>>(harness: &H) {
     let store = harness.store().await;
     let lost = held(&store, "a", Duration::ZERO).await;
@@ -465,7 +479,7 @@ pub async fn a_run_that_is_over_never_changes<H: Harness<Store: JournalStore>>(h
         let hold = held(&store, &name, LONG).await;
         give_up(&store, &hold, 0, next).await;
         let before = info(&store, &name).await;
-        for command in [Command::Cancel, Command::Resume] {
+        for command in [Command::Cancel, Command::Resume, Command::Abandon] {
             let after = control(&store, &name, command).await.expect("there is such a run");
             assert_eq!(after, RunInfo { now: after.now, ..before.clone() });
         }
@@ -485,23 +499,76 @@ pub async fn a_holder_learns_that_it_is_to_cancel<H: Harness<Store: JournalStore
     give_up(&store, &hold, 1, Next::Sleep(LONG)).await;
     let woken = acquire_one(&store, LONG).await;
     assert!(woken.info.cancel_requested, "it sleeps no more");
-    give_up(&store, &woken.hold, 1, Next::Pause("no code".into())).await;
-    assert_eq!(info(&store, "a").await.status, Status::Cancelled, "it waits for nobody any more");
 }
 
-pub async fn cancelling_wakes_what_sleeps_and_ends_what_is_halted<H: Harness<Store: JournalStore>>(
+pub async fn what_is_to_be_cancelled_is_halted_like_any_other<H: Harness<Store: JournalStore>>(harness: &H) {
+    let store = harness.store().await;
+    let reason: Arc<str> = "the refund fails".into();
+    let halts = [
+        (Next::Pause(reason.clone()), Status::Paused(reason.clone())),
+        (Next::Park(reason.clone()), Status::Parked(reason.clone())),
+    ];
+    for (next, status) in halts {
+        let name = format!("{:?}", status.kind());
+        let hold = held(&store, &name, LONG).await;
+        control(&store, &name, Command::Cancel).await;
+        give_up(&store, &hold, 0, next).await;
+        let halted = info(&store, &name).await;
+        assert_eq!((halted.status, halted.cancel_requested), (status, true));
+        assert!(acquire(&store, &wanted(LONG)).await.is_empty(), "an operator has to look");
+        control(&store, &name, Command::Resume).await;
+        let resumed = acquire_one(&store, LONG).await;
+        assert!(resumed.info.cancel_requested, "it goes on being cancelled");
+    }
+}
+
+pub async fn cancelling_wakes_what_sleeps_or_is_halted_so_that_it_can_clean_up<
+    H: Harness<Store: JournalStore>,
+>(
     harness: &H,
 ) {
     let store = harness.store().await;
-    let asleep = held(&store, "asleep", LONG).await;
-    give_up(&store, &asleep, 0, Next::Sleep(LONG)).await;
-    let paused = held(&store, "paused", LONG).await;
-    give_up(&store, &paused, 0, Next::Pause("no code".into())).await;
-    control(&store, "asleep", Command::Cancel).await;
-    let ended = control(&store, "paused", Command::Cancel).await.expect("there is such a run");
-    assert_eq!(ended.status, Status::Cancelled);
-    let woken = acquire_one(&store, LONG).await;
-    assert_eq!((woken.info.id, woken.info.cancel_requested), (id("asleep"), true));
+    let ends = [Next::Sleep(LONG), Next::Pause("renamed".into()), Next::Park("it crashes".into())];
+    for (index, next) in ends.into_iter().enumerate() {
+        let name = index.to_string();
+        held(&store, &name, Duration::ZERO).await;
+        let hold = acquire_one(&store, LONG).await.hold;
+        give_up(&store, &hold, 0, next.clone()).await;
+        let woken = control(&store, &name, Command::Cancel).await.expect("there is such a run");
+        assert_eq!((woken.status, woken.cancel_requested), (Status::Running, true), "{next:?}");
+        let woken = acquire_one(&store, LONG).await.info;
+        assert_eq!((woken.id, woken.cancel_requested), (id(&name), true), "{next:?}");
+        if !matches!(next, Next::Sleep(_)) {
+            assert_eq!(woken.recoveries, 0, "it has all its tries: {next:?}");
+        }
+    }
+}
+
+pub async fn what_is_abandoned_is_over_at_once_whatever_it_did<H: Harness<Store: JournalStore>>(harness: &H) {
+    let store = harness.store().await;
+    queue(&store, "queued").await;
+    for (name, next) in [
+        ("asleep", Next::Sleep(LONG)),
+        ("paused", Next::Pause("x".into())),
+        ("parked", Next::Park("x".into())),
+    ] {
+        let hold = held(&store, name, LONG).await;
+        give_up(&store, &hold, 0, next).await;
+    }
+    let hold = held(&store, "held", LONG).await;
+    append_all(&store, &hold, &[entry("one", b"1")], 0).await;
+    for name in ["queued", "asleep", "paused", "parked", "held"] {
+        let ended = control(&store, name, Command::Abandon).await.expect("there is such a run");
+        assert_eq!((ended.status, ended.lease), (Status::Cancelled, None), "{name}");
+    }
+    assert!(acquire(&store, &wanted(LONG)).await.is_empty());
+    assert_eq!(renew(&store, &hold).await, Renewed::Fenced, "its holder has lost it");
+    for next in [Next::Go, Next::Done] {
+        assert_eq!(append(&store, &hold, 1, &[entry("two", b"2")], next).await, Appended::Fenced);
+    }
+    assert_eq!(load(&store, "held").await.entries.len(), 1, "what it did stays readable");
+    harness.pass(harness.short()).await;
+    assert_eq!(store.prune(harness.short(), 100).await.expect("the store works"), 5);
 }
 
 pub async fn commands_for_unknown_runs_find_nothing<H: Harness<Store: JournalStore>>(harness: &H) {
@@ -608,7 +675,7 @@ pub async fn the_parents_of_what_is_not_over_stay<H: Harness<Store: JournalStore
     assert_eq!(prune().await, 0);
     give_up(&store, &child, 0, Next::Pause("x".into())).await;
     assert_eq!(prune().await, 0);
-    control(&store, "child", Command::Cancel).await;
+    control(&store, "child", Command::Abandon).await;
     assert_eq!(prune().await, 1, "the parent; the child is not old enough");
     harness.pass(harness.short()).await;
     assert_eq!(prune().await, 1);

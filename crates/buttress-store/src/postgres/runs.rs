@@ -58,14 +58,14 @@ const APPEND: &str = "
     WITH held AS (
         UPDATE buttress_runs SET
             entries = entries + $5,
+            recoveries = CASE WHEN $5 = 0 THEN recoveries ELSE 0 END,
             changed = CASE WHEN $5 = 0 AND $6 = 0 THEN changed ELSE buttress_now() END,
             status = CASE
                 WHEN $6 = 0 THEN status
                 WHEN $6 = 1 OR $6 IN (2, 3) AND cancel THEN 0
                 WHEN $6 IN (2, 3) THEN 1
-                WHEN $6 IN (4, 5) AND cancel THEN 6
                 ELSE $6 - 2 END,
-            reason = CASE WHEN $6 IN (4, 5) AND NOT cancel THEN $7 ELSE reason END,
+            reason = CASE WHEN $6 IN (4, 5) THEN $7 ELSE reason END,
             lease_until = CASE WHEN $6 = 0 THEN lease_until END,
             due = CASE
                 WHEN $6 = 0 THEN due
