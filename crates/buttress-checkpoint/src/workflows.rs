@@ -234,14 +234,25 @@ impl<S: JournalStore> Workflows<S> {
         }
     }
 
-    /// Asks for a run to be cancelled: it stops before its next step, undoes what can be undone and is over. One that is over
-    /// stays as it is. Gives the run as it is then; `None` if there is none.
+    /// Asks for a run to be cancelled: it stops before its next step, undoes what can be undone and is over; one that is halted
+    /// goes on for that. If it cannot be undone it is halted (again), and [resumed](Self::resume) it tries anew. One that is
+    /// over stays as it is. Gives the run as it is then; `None` if there is none.
     ///
     /// # Errors
     ///
     /// If the store fails.
     pub async fn cancel(&self, id: &RunId) -> Result<Option<RunInfo>, StoreError> {
         self.control(id, Command::Cancel).await
+    }
+
+    /// Ends a run at once, as cancelled, and undoes nothing: one whose code is gone, or that cannot be undone. Whoever runs it
+    /// learns so as it learns of a lost lease. One that is over stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn abandon(&self, id: &RunId) -> Result<Option<RunInfo>, StoreError> {
+        self.control(id, Command::Abandon).await
     }
 
     /// Lets a paused or parked run go on, and wakes one that sleeps.

@@ -193,6 +193,8 @@ macro_rules! behaviours {
             workers: a_run_without_code_is_left_alone
             workers: pruning_takes_what_is_over_and_nothing_else
             workers: a_retry_from_a_step_does_the_rest_again
+            operator: a_halted_run_that_is_cancelled_is_undone
+            operator: a_run_without_code_is_ended_by_abandoning_it
         }
     };
 }

@@ -5,6 +5,7 @@
 pub mod change;
 pub mod crash;
 pub mod errors;
+pub mod operator;
 pub mod start;
 pub mod undo;
 pub mod workers;

@@ -1,0 +1,105 @@
+//! What an operator does to a run, and what becomes of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::{Worker, long, short};
+use buttress_checkpoint::{Cx, Workflow, Workflows};
+
+/// `charge`, which is taken back by `refund`, and then `ship`, which does not end.
+fn sale<S: JournalStore>(
+    workflows: &Workflows<S>,
+    effects: &Effects,
+    charge: &'static str,
+) -> Workflow<S, (), (), Failure> {
+    let effects = effects.clone();
+    let code = move |cx: Cx, ()| {
+        let effects = effects.clone();
+        async move {
+            let undone = effects.clone();
+            let refund = move |_| std::future::ready(undone.done("refund").map(drop));
+            cx.step(charge, async || effects.done(charge)).compensate(refund).await?;
+            Ok(cx.step("ship", async || effects.hang::<Result<(), Failure>>("ship").await).await?)
+        }
+    };
+    workflows.register("sale", 1, code).unwrap()
+}
+
+/// CP-26, of a run that is halted: what was done is undone, by the code that can.
+pub async fn a_halted_run_that_is_cancelled_is_undone<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let old = Workflows::with(store.clone(), short());
+    sale(&old, &effects, "charge").start("run", ()).await.unwrap();
+    let worker = Worker::start(&old);
+    effects.until("ship", 1).await;
+    worker.crash().await;
+
+    let new = Workflows::with(store.clone(), long());
+    let renamed = sale(&new, &effects, "pay");
+    let worker = Worker::start(&new);
+    let reason = halted(renamed.handle(id("run")).result().await);
+    new.cancel(&id("run")).await.unwrap();
+    assert_eq!(halted(renamed.handle(id("run")).result().await), reason, "this code cannot undo it either");
+    assert!(info(&store, "run").await.cancel_requested);
+    worker.stop().await;
+    assert_eq!(effects.count("refund"), 0);
+
+    let again = Workflows::with(store, long());
+    let flow = sale(&again, &effects, "charge");
+    again.resume(&id("run")).await.unwrap();
+    let worker = Worker::start(&again);
+    assert!(matches!(flow.handle(id("run")).result().await, Err(RunError::Cancelled)));
+    assert_eq!(effects.names(), ["charge", "ship", "refund"]);
+    worker.stop().await;
+}
+
+/// CP-30: a run whose code is gone can still be ended.
+pub async fn a_run_without_code_is_ended_by_abandoning_it<S: JournalStore>(store: S) {
+    let gone = Workflows::with(store.clone(), long());
+    let flow = sale(&gone, &Effects::default(), "charge");
+    let handle = flow.start("run", ()).await.unwrap();
+    gone.cancel(handle.id()).await.unwrap();
+    assert_eq!(info(&store, "run").await.status.kind(), StatusKind::Running, "somebody may undo it");
+    gone.abandon(handle.id()).await.unwrap();
+    assert!(matches!(handle.result().await, Err(RunError::Cancelled)));
+    assert_eq!(gone.prune(Duration::ZERO).await.unwrap(), 1);
+}
+
+/// CP-27, of a run that is cancelled: what cannot be undone waits for somebody, who may let it go on. Takes half a minute of
+/// the store's time.
+pub async fn a_cancelled_run_that_cannot_be_undone_waits_for_an_operator<S: JournalStore>(store: S) {
+    let (effects, down) = (Effects::default(), Arc::new(AtomicBool::new(true)));
+    let workflows = Workflows::with(store.clone(), long());
+    let (body, refused) = (effects.clone(), down.clone());
+    let code = move |cx: Cx, ()| {
+        let (effects, down) = (body.clone(), refused.clone());
+        async move {
+            for number in 1..=2 {
+                let (effects, down) = (effects.clone(), down.clone());
+                let refund = move |()| {
+                    let refused = number == 2 && down.load(Ordering::SeqCst);
+                    effects.add(&format!("refund {number}"));
+                    std::future::ready(if refused { Err(Failure::new("the bank is down")) } else { Ok(()) })
+                };
+                let charge = async || Ok::<_, Failure>(());
+                cx.step(format!("charge {number}"), charge).compensate(refund).await?;
+            }
+            Ok::<_, Failure>(cx.sleep(Duration::from_secs(3600)).await?)
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let handle = flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&workflows);
+    until(&store, "run", StatusKind::Sleeping).await;
+    handle.cancel().await.unwrap();
+    let run = until(&store, "run", StatusKind::Paused).await;
+    assert!(run.cancel_requested);
+    assert!(halted(handle.result().await).contains("the bank is down"));
+    assert!(effects.names().iter().all(|name| name == "refund 2"), "{:?}", effects.names());
+
+    down.store(false, Ordering::SeqCst);
+    workflows.resume(handle.id()).await.unwrap();
+    assert!(matches!(handle.result().await, Err(RunError::Cancelled)));
+    assert_eq!(effects.names()[effects.names().len() - 2..], ["refund 2", "refund 1"]);
+    worker.stop().await;
+}
