@@ -362,8 +362,6 @@ pub enum RunError<E> {
     /// It failed because its code does not do what its journal says, as [`OnMismatch::Fail`](crate::OnMismatch) wants it; this
     /// is the text of the [`Mismatch`].
     Mismatch(String),
-    /// It was cancelled, and a step could not be undone, for this reason.
-    NotUndone(String),
     /// The store failed.
     Store(StoreError),
 }
@@ -379,7 +377,6 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
             Self::NotFound => f.write_str("there is no such run"),
             Self::Undecodable(reason) => write!(f, "the result of the run cannot be read: {reason}"),
             Self::Mismatch(reason) => write!(f, "the run failed: {reason}"),
-            Self::NotUndone(reason) => write!(f, "the run was cancelled, and {reason}; undo it by hand"),
             Self::Store(_) => f.write_str("the result of the run could not be read"),
         }
     }

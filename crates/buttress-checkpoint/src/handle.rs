@@ -182,7 +182,6 @@ fn output<O: DeserializeOwned, E: DeserializeOwned>(last: Option<&Entry>) -> Res
         Body { err: Some(error), .. } => {
             Err(serde_json::from_str(error.get()).map_or_else(|error| undecodable(&error), RunError::Failed))
         }
-        Body { fault: Some(Fault::NotUndone { reason }), .. } => Err(RunError::NotUndone(reason)),
         // Earlier releases stored a mismatch under the second name.
         Body { fault: Some(Fault::Mismatch { reason } | Fault::NotStored { reason }), .. } => {
             Err(RunError::Mismatch(reason))

@@ -59,7 +59,7 @@ impl<S: JournalStore> Driver<S> {
         }
         for mut step in steps.into_iter().rev() {
             let marks = undoing.remove(&(step.id.name.clone(), step.id.occurrence)).unwrap_or_default();
-            if let Some(change) = self.undo(core, &mut step, marks, cause.cancelled).await? {
+            if let Some(change) = self.undo(core, &mut step, marks).await? {
                 return Ok(change);
             }
         }
@@ -74,7 +74,6 @@ impl<S: JournalStore> Driver<S> {
         core: &Arc<Core>,
         step: &mut Compensation,
         mut marks: Marks,
-        cancelled: bool,
     ) -> Result<Option<RunChange>, Refused> {
         loop {
             let mut body = Body { n: step.id.ordinal, attempt: marks.attempts + 1, ..Body::default() };
@@ -91,7 +90,7 @@ impl<S: JournalStore> Driver<S> {
                     return self.give_up(vec![], Next::Yield, RunChange::Released).await.map(Some);
                 }
                 Undone::Undecodable(error) => {
-                    return self.not_undone(&step.id, &error, cancelled).await.map(Some);
+                    return self.not_undone(&step.id, &error).await.map(Some);
                 }
                 Undone::No(mut error) => {
                     cut(&mut error, MAX_TEXT);
@@ -102,8 +101,7 @@ impl<S: JournalStore> Driver<S> {
                     let entry = entry::write(Kind::NotUndone, &step.id.name, step.id.occurrence, &body);
                     let stored = self.append(vec![entry], Next::Go).await?;
                     if delay.is_none() {
-                        let cancelled = cancelled || stored.cancel;
-                        return self.not_undone(&step.id, &error, cancelled).await.map(Some);
+                        return self.not_undone(&step.id, &error).await.map(Some);
                     }
                     core.lock().clock = (stored.at, Instant::now());
                     marks.until = replay::wake(stored.at, &body);
@@ -112,19 +110,9 @@ impl<S: JournalStore> Driver<S> {
         }
     }
 
-    /// Somebody has to look. A store ends a cancelled run where it would halt another one: that it fails is at least seen.
-    async fn not_undone(
-        &mut self,
-        step: &StepId,
-        error: &str,
-        cancelled: bool,
-    ) -> Result<RunChange, Refused> {
-        let reason = format!("{step} could not be undone: {error}");
-        if !cancelled {
-            return self.pause(vec![], &reason).await;
-        }
-        let fault = Some(Fault::NotUndone { reason });
-        self.give_up(vec![output(&Body { fault, ..Body::default() })], Next::Fail, RunChange::Over).await
+    /// Somebody has to look.
+    async fn not_undone(&mut self, step: &StepId, error: &str) -> Result<RunChange, Refused> {
+        self.pause(vec![], &format!("{step} could not be undone: {error}")).await
     }
 
     /// For how long to wait after so many failed attempts, over all workers; `None` if somebody has to look first. Each time

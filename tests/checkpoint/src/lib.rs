@@ -173,7 +173,6 @@ macro_rules! behaviours {
             crash: a_race_has_the_same_winner
             crash: compensations_run_in_reverse_and_each_is_recorded_once
             undo: attempts_at_undoing_survive_and_come_to_an_end
-            undo: a_cancelled_run_that_cannot_be_undone_fails
             undo: a_shutdown_waits_for_no_compensation_for_ever
             change: a_renamed_step_pauses_the_run_and_the_old_code_goes_on
             change: a_result_of_another_shape_is_an_error_that_names_the_step
@@ -194,6 +193,7 @@ macro_rules! behaviours {
             workers: pruning_takes_what_is_over_and_nothing_else
             workers: a_retry_from_a_step_does_the_rest_again
             operator: a_halted_run_that_is_cancelled_is_undone
+            operator: a_cancelled_run_that_cannot_be_undone_waits_for_an_operator
             operator: a_run_without_code_is_ended_by_abandoning_it
         }
     };

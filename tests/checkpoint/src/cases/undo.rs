@@ -76,36 +76,6 @@ pub async fn attempts_at_undoing_survive_and_come_to_an_end<S: JournalStore>(sto
     worker.stop().await;
 }
 
-/// CP-26 and CP-27: a store halts no run that is to be cancelled, and that it could not be undone must be seen.
-pub async fn a_cancelled_run_that_cannot_be_undone_fails<S: JournalStore>(store: S) {
-    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
-    let workflows = Workflows::with(store.clone(), three_times(long()));
-    let (body, opened) = (effects.clone(), gate.clone());
-    let code = move |cx: Cx, ()| {
-        let (effects, gate) = (body.clone(), opened.clone());
-        async move {
-            let undo = async |()| Err(Failure::new("it is locked"));
-            let first = async || {
-                effects.add("first");
-                gate.notified().await;
-                Ok::<_, Failure>(())
-            };
-            cx.step("first", first).compensate(undo).await?;
-            Ok::<_, Failure>(cx.step("second", async || effects.done("second")).await?)
-        }
-    };
-    let flow = workflows.register("w", 1, code).unwrap();
-    let handle = flow.start("run", ()).await.unwrap();
-    let worker = Worker::start(&workflows);
-    effects.until("first", 1).await;
-    handle.cancel().await.unwrap();
-    gate.notify_one();
-    let Err(RunError::NotUndone(reason)) = handle.result().await else { panic!("it was not undone") };
-    assert!(reason.contains("`first`") && reason.contains("it is locked"), "{reason}");
-    assert_eq!(info(&store, "run").await.status.kind(), StatusKind::Failed);
-    worker.stop().await;
-}
-
 /// A shutdown waits for a compensation as long as for a step, and not at all for one that is not due.
 pub async fn a_shutdown_waits_for_no_compensation_for_ever<S: JournalStore>(store: S) {
     let effects = Effects::default();
