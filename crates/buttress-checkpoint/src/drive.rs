@@ -183,6 +183,7 @@ impl<S: JournalStore> Driver<S> {
         fork: &entry::Fork,
     ) -> Result<Result<(), StoreError>, Refused> {
         const CHUNK: usize = 100;
+        const CHUNK_BYTES: usize = 1 << 20;
         let wanted = usize::try_from(fork.entries).unwrap_or(usize::MAX);
         if entries.len() >= wanted {
             return Ok(Ok(()));
@@ -191,12 +192,18 @@ impl<S: JournalStore> Driver<S> {
             || StoreError::new("journal", "load", Fault::Internal).detail("it lacks what is to be continued");
         let Ok(from) = RunId::try_new(fork.from.as_str()) else { return Ok(Err(lacks())) };
         let source = match self.load(&from).await {
-            Ok((source, _)) => source.entries,
+            Ok((source, _)) => source.entries.into_iter(),
             Err(error) => return Ok(Err(error)),
         };
+        let kept: Vec<NewEntry> = source.filter(|entry| fork.keeps(entry)).map(|entry| entry.entry).collect();
         while entries.len() < wanted {
-            let rest = source.iter().skip(entries.len()).take((wanted - entries.len()).min(CHUNK));
-            let chunk: Vec<NewEntry> = rest.map(|entry| entry.entry.clone()).collect();
+            let rest = kept.get(entries.len()..).unwrap_or_default();
+            let mut bytes = 0;
+            let fits = rest.iter().take(CHUNK).take_while(|entry| {
+                bytes += entry.payload.len();
+                bytes <= CHUNK_BYTES
+            });
+            let chunk = rest.iter().take(fits.count().max(1)).cloned().collect::<Vec<_>>();
             if chunk.is_empty() {
                 return Ok(Err(lacks()));
             }

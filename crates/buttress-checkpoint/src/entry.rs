@@ -176,7 +176,7 @@ pub(crate) struct Envelope {
     pub(crate) input: Box<RawValue>,
     /// What the keys of its steps are derived from: another one in each run, whatever its identity.
     pub(crate) root: String,
-    /// The run that it continues, of which the first entries are its own.
+    /// The run that it continues, of which some entries are its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fork: Option<Fork>,
 }
@@ -190,9 +190,20 @@ impl Envelope {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Fork {
     pub(crate) from: String,
+    /// The first operation that is not that run's.
+    pub(crate) before: u32,
+    /// How many entries the operations before have.
     pub(crate) entries: u64,
     /// What keys are derived from, in place of the run's own.
     pub(crate) root: String,
+}
+
+impl Fork {
+    /// Whether an entry of the run that is continued is one of the run that continues it: operations have their numbers in the
+    /// order in which they begin, and entries in the order in which they end.
+    pub(crate) fn keeps(&self, entry: &Entry) -> bool {
+        read(entry).is_ok_and(|(kind, body)| kind.operation().is_some() && body.n < self.before)
+    }
 }
 
 #[cfg(test)]

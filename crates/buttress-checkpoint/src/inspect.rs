@@ -1,13 +1,14 @@
 //! What a journal says to people, and runs that begin in the middle of another.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use buttress_store::{Created, JournalStore, NewRun, Owner, Run, RunId, StoreError};
+use buttress_store::{Command, Created, JournalStore, NewEntry, NewRun, Owner, Run, RunId, StoreError};
 use bytes::Bytes;
 
-use crate::entry::{self, Envelope, Fork, Kind};
+use crate::entry::{self, Body, Envelope, Fork, Kind};
 use crate::error::{Mismatch, StepId, StepKind};
 use crate::key;
 use crate::replay;
@@ -86,7 +87,7 @@ impl Timeline {
     ///
     /// If a newer release wrote it.
     pub fn of(run: &Run) -> Result<Self, Mismatch> {
-        let mut timeline = Self::default();
+        let (mut timeline, mut places) = (Self::default(), HashMap::<u32, usize>::new());
         let root = root(run);
         for entry in &run.entries {
             let (kind, body) = entry::read(entry)?;
@@ -96,7 +97,6 @@ impl Timeline {
                 error.or_else(|| body.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok()));
             let wake = replay::wake(entry.at, &body).unwrap_or(entry.at);
             let Some(operation) = kind.operation() else {
-                let of = |step: &&mut StepView| step.id.name == *name && step.id.occurrence == occurrence;
                 let state = match kind {
                     Kind::Compensated => StepState::Undone,
                     Kind::NotUndone => StepState::NotUndone(wake),
@@ -109,7 +109,8 @@ impl Timeline {
                         continue;
                     }
                 };
-                if let Some(step) = timeline.steps.iter_mut().find(of) {
+                if let Some(at) = places.get(&body.n) {
+                    let step = &mut timeline.steps[*at];
                     (step.state, step.at, step.error) = (state, entry.at, error);
                 }
                 continue;
@@ -121,8 +122,7 @@ impl Timeline {
                 Kind::Step if body.ok.is_none() => StepState::Failed,
                 _ => StepState::Done,
             };
-            let at = timeline.steps.iter().position(|step| step.id.ordinal == body.n);
-            let at = at.unwrap_or_else(|| {
+            let at = *places.entry(body.n).or_insert_with(|| {
                 let id = StepId { kind: operation, name: name.clone(), occurrence, ordinal: body.n };
                 let key = (operation == StepKind::Step).then(|| key::derive(&root, name, occurrence));
                 let (attempts, took, at, error) = (0, None, entry.at, None);
@@ -167,6 +167,15 @@ pub enum ForkError {
     NotFound,
     /// The run has no such step.
     NoSuchStep,
+    /// The run is running or sleeping: both would do the same.
+    Open,
+    /// This step, the first of such, was undone or is perhaps: it must be done again, and with a key of its own.
+    Undone {
+        /// The step.
+        step: StepId,
+    },
+    /// What the run did is being undone.
+    Undoing,
     /// There is another run with the new identity.
     Exists,
     /// It was written by a newer release.
@@ -182,6 +191,13 @@ impl fmt::Display for ForkError {
             Self::NoSuchStep => {
                 "the run has not recorded such a step; `buttress runs show` lists those that it has"
             }
+            Self::Open => "the run is open, and both would do the same; cancel it first",
+            Self::Undone { step } => {
+                return write!(f, "{step} was undone; begin there or before, and with fresh keys");
+            }
+            Self::Undoing => {
+                "what the run did is being undone, and which steps still count is not known; let that end first"
+            }
             Self::Exists => "there is a run with the new identity already; choose another one",
             Self::Unreadable(_) => "the journal cannot be read",
             Self::Store(_) => "the run could not be begun",
@@ -194,20 +210,21 @@ impl std::error::Error for ForkError {
         match self {
             Self::Unreadable(mismatch) => Some(mismatch),
             Self::Store(error) => Some(error),
-            Self::NotFound | Self::NoSuchStep | Self::Exists => None,
+            _ => None,
         }
     }
 }
 
 /// Begins a run that has done what another one had done before a step, and goes on from there with the same input. The other
-/// run stays as it is, and is not pruned while the new one is open.
+/// run is not pruned while the new one is open. If it was halted it is over before the new one begins, so that they never do
+/// the same side by side; otherwise it stays as it is.
 ///
 /// Its steps have the keys of the other run's, so that a step whose effect was applied is recognised by its receiver; with
-/// `fresh_keys` they are done anew.
+/// `fresh_keys` they are done anew. A step that was undone has to be: the receiver would take it for the one that is undone.
 ///
 /// # Errors
 ///
-/// See [`ForkError`].
+/// See [`ForkError`]. The other run is not changed then, unless the store fails.
 pub async fn retry_from<S: JournalStore>(
     store: &S,
     id: &RunId,
@@ -215,28 +232,28 @@ pub async fn retry_from<S: JournalStore>(
     new: &RunId,
     fresh_keys: bool,
 ) -> Result<(), ForkError> {
-    let run = store.load(id).await.map_err(ForkError::Store)?.ok_or(ForkError::NotFound)?;
-    let read: Result<Vec<_>, _> = run.entries.iter().map(entry::read).collect();
-    let read = read.map_err(ForkError::Unreadable)?;
-    let named = run.entries.iter().zip(&read).find(|(entry, (kind, _))| {
-        kind.operation().is_some() && (&*entry.entry.name, entry.entry.occurrence) == step
-    });
-    let ordinal = named.ok_or(ForkError::NoSuchStep)?.1.1.n;
-    let kept =
-        read.iter().take_while(|(kind, body)| kind.operation().is_some() && body.n < ordinal).count() as u64;
-    let envelope: Envelope = serde_json::from_slice(&run.input).map_err(|error| {
-        ForkError::Unreadable(Mismatch::Undecodable { what: "the input".into(), reason: error.to_string() })
-    })?;
-    let own = key::root();
-    let root = if fresh_keys { own.clone() } else { envelope.root().to_owned() };
-    let fork = Some(Fork { from: id.to_string(), entries: kept, root });
-    let input = serde_json::to_vec(&Envelope { input: envelope.input, root: own, fork }).unwrap_or_default();
+    let load = async || store.load(id).await.map_err(ForkError::Store)?.ok_or(ForkError::NotFound);
+    let mut run = load().await?;
+    let status = run.info.status.kind();
+    if status.is_open() {
+        return Err(ForkError::Open);
+    }
+    let mut input = forked(&run, step, fresh_keys)?;
+    if store.peek(new).await.map_err(ForkError::Store)?.is_some() {
+        return Err(ForkError::Exists);
+    }
+    if !status.is_over() {
+        store.control(id, Command::Abandon).await.map_err(ForkError::Store)?;
+        // Somebody may have let it go on in between; now nobody can any more.
+        run = load().await?;
+        input = forked(&run, step, fresh_keys)?;
+    }
     let begun = NewRun {
         id: new.clone(),
         name: run.info.name,
         version: run.info.version,
         fingerprint: run.info.fingerprint,
-        input: Bytes::from(input),
+        input,
         parent: Some(id.clone()),
         owner: Owner::random(),
         worker: "".into(),
@@ -245,4 +262,36 @@ pub async fn retry_from<S: JournalStore>(
         Created::Queued | Created::Held(_) => Ok(()),
         Created::Exists(_) | Created::Conflict(_) => Err(ForkError::Exists),
     }
+}
+
+/// What is stored as the input of a run that continues this one from a step on.
+fn forked(run: &Run, step: (&str, u32), fresh_keys: bool) -> Result<Bytes, ForkError> {
+    let read: Result<Vec<_>, _> = run.entries.iter().map(entry::read).collect();
+    let read = read.map_err(ForkError::Unreadable)?;
+    let entries = || run.entries.iter().map(|entry| &entry.entry).zip(&read);
+    let named = entries()
+        .find(|(entry, (kind, _))| kind.operation().is_some() && (&*entry.name, entry.occurrence) == step);
+    let before = named.ok_or(ForkError::NoSuchStep)?.1.1.n;
+    let has = |wanted: Kind| read.iter().any(|(kind, _)| *kind == wanted);
+    if has(Kind::Unwind) && !has(Kind::Output) {
+        return Err(ForkError::Undoing);
+    }
+    let undone = entries().filter(|(_, (kind, _))| matches!(kind, Kind::Compensated | Kind::NotUndone));
+    if let Some((entry, (_, Body { n: ordinal, .. }))) = undone.min_by_key(|(_, (_, body))| body.n)
+        && !(fresh_keys && before <= *ordinal)
+    {
+        let NewEntry { name, occurrence, .. } = entry.clone();
+        return Err(ForkError::Undone {
+            step: StepId { kind: StepKind::Step, name, occurrence, ordinal: *ordinal },
+        });
+    }
+    let envelope: Envelope = serde_json::from_slice(&run.input).map_err(|error| {
+        ForkError::Unreadable(Mismatch::Undecodable { what: "the input".into(), reason: error.to_string() })
+    })?;
+    let own = key::root();
+    let root = if fresh_keys { own.clone() } else { envelope.root().to_owned() };
+    let mut fork = Fork { from: run.info.id.to_string(), before, entries: 0, root };
+    fork.entries = run.entries.iter().filter(|entry| fork.keeps(entry)).count() as u64;
+    let envelope = Envelope { input: envelope.input, root: own, fork: Some(fork) };
+    Ok(Bytes::from(serde_json::to_vec(&envelope).unwrap_or_default()))
 }

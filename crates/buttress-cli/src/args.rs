@@ -13,9 +13,11 @@ buttress [--store URL] [--json] runs <command>
                      the youngest runs first; S is running, sleeping, paused, parked, done, failed or cancelled
   show ID            its steps with state, attempts, durations and keys, and where it goes on
   resume ID          lets a paused or parked run go on, and wakes one that sleeps
-  cancel ID          stops a run before its next step, and undoes what can be undone; nothing if it is over
+  cancel ID [--force]
+                     stops a run before its next step, and undoes what can be undone; nothing if it is over;
+                     with --force it is over at once, and nothing is undone: for a run whose code is gone
   retry-from ID STEP [--occurrence N] [--as NEW-ID] [--fresh-keys]
-                     begins a run that has done what this one had before the step; a halted run is cancelled first
+                     begins a run that has done what this one had before the step; a halted run is over then
   prune --older-than AGE
                      deletes runs that have been over for longer, e.g. 30d, 12h, 90m, 10s
 
@@ -35,7 +37,7 @@ pub(crate) enum Command {
     List { statuses: Vec<StatusKind>, workflow: Option<String>, limit: usize },
     Show(RunId),
     Resume(RunId),
-    Cancel(RunId),
+    Cancel { id: RunId, force: bool },
     RetryFrom { id: RunId, step: String, occurrence: u32, new: Option<RunId>, fresh_keys: bool },
     Prune(Duration),
 }
@@ -48,6 +50,7 @@ struct Options {
     occurrence: u32,
     new: Option<RunId>,
     fresh_keys: bool,
+    force: bool,
     older_than: Option<Duration>,
 }
 
@@ -69,6 +72,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         match flag.as_str() {
             "json" => json = true,
             "fresh-keys" => options.fresh_keys = true,
+            "force" => options.force = true,
             "h" | "help" => return Ok(Parsed { store, json, command: None }),
             "store" | "status" | "workflow" | "limit" | "occurrence" | "as" | "older-than" => {
                 let value = parser.value().and_then(ValueExt::string).map_err(wrong)?;
@@ -92,13 +96,13 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
 }
 
 fn command(words: &[&str], options: Options) -> Result<Option<Command>, Failure> {
-    let Options { statuses, workflow, limit, occurrence, new, fresh_keys, older_than } = options;
+    let Options { statuses, workflow, limit, occurrence, new, fresh_keys, force, older_than } = options;
     Ok(Some(match words {
         [] | ["help"] => return Ok(None),
         ["runs", "list"] => Command::List { statuses, workflow, limit: limit.unwrap_or(100) },
         ["runs", "show", run] => Command::Show(id(run)?),
         ["runs", "resume", run] => Command::Resume(id(run)?),
-        ["runs", "cancel", run] => Command::Cancel(id(run)?),
+        ["runs", "cancel", run] => Command::Cancel { id: id(run)?, force },
         ["runs", "retry-from", run, step] => {
             Command::RetryFrom { id: id(run)?, step: (*step).to_owned(), occurrence, new, fresh_keys }
         }

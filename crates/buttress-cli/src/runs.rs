@@ -1,7 +1,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use buttress_checkpoint::{prune, retry_from};
+use buttress_checkpoint::{ForkError, prune, retry_from};
 use buttress_store::{Command as Control, JournalStore, Query, RunId, RunInfo};
 use serde_json::json;
 
@@ -20,25 +20,19 @@ pub(crate) async fn run<S: JournalStore>(store: &S, json: bool, command: Command
             show::show(&run, json)
         }
         Command::Resume(id) => control(store, json, &id, Control::Resume).await,
-        Command::Cancel(id) => control(store, json, &id, Control::Cancel).await,
+        Command::Cancel { id, force } => {
+            control(store, json, &id, if force { Control::Abandon } else { Control::Cancel }).await
+        }
         Command::RetryFrom { id, step, occurrence, new, fresh_keys } => {
             let new = match new {
                 Some(new) => new,
                 None => free(store, &id).await?,
             };
-            let run =
-                store.load(&id).await.map_err(|error| Failure::from(&error))?.ok_or_else(|| none(&id))?;
-            let kind = run.info.status.kind();
-            if kind.is_open() {
-                return Err(Failure::new(format!(
-                    "the run `{id}` is open; cancel it first, or both would do the same"
-                )));
-            }
-            if !kind.is_over() {
-                store.control(&id, Control::Cancel).await.map_err(|error| Failure::from(&error))?;
-            }
             let forked = retry_from(store, &id, (&step, occurrence), &new, fresh_keys).await;
-            forked.map_err(|error| Failure::from(&error))?;
+            forked.map_err(|error| match error {
+                ForkError::NotFound => none(&id),
+                error => Failure::from(&error),
+            })?;
             Ok(if json {
                 format!("{}\n", json!({ "id": new.as_str(), "from": id.as_str(), "step": step }))
             } else {
@@ -114,7 +108,7 @@ async fn control<S: JournalStore>(
 async fn free<S: JournalStore>(store: &S, id: &RunId) -> Result<RunId, Failure> {
     for number in 2..1000 {
         let new = RunId::try_new(format!("{id}~{number}")).map_err(|error| Failure::from(&error))?;
-        if store.load(&new).await.map_err(|error| Failure::from(&error))?.is_none() {
+        if store.peek(&new).await.map_err(|error| Failure::from(&error))?.is_none() {
             return Ok(new);
         }
     }

@@ -195,6 +195,10 @@ macro_rules! behaviours {
             operator: a_halted_run_that_is_cancelled_is_undone
             operator: a_cancelled_run_that_cannot_be_undone_waits_for_an_operator
             operator: a_run_without_code_is_ended_by_abandoning_it
+            operator: what_was_undone_is_not_taken_for_done
+            operator: a_run_that_is_being_undone_is_not_continued
+            operator: a_retry_that_is_refused_changes_nothing
+            operator: a_retry_keeps_what_began_before_in_whatever_order_it_ended
         }
     };
 }

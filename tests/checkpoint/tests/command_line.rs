@@ -60,10 +60,17 @@ async fn every_command(url: &str) {
     assert_eq!(json(url, "runs retry-from fails second").await["id"], "fails~2");
     until(&store, "fails~2", StatusKind::Failed).await;
     assert_eq!(effects.count("first"), 2, "it was not done again");
+    assert!(
+        command(url, "runs retry-from fails third").await.unwrap_err().contains("not recorded such a step")
+    );
+    assert!(command(url, "runs retry-from nothing second").await.unwrap_err().contains("no run `nothing`"));
     assert!(command(url, "runs show nothing").await.unwrap_err().contains("no run"));
     worker.stop().await;
+    flow.start("left", true).await.unwrap();
+    assert_eq!(json(url, "runs cancel left").await["status"], "running", "it waits for its code");
+    assert_eq!(json(url, "runs cancel left --force").await["status"], "cancelled");
     assert_eq!(json(url, "runs prune --older-than 1h").await["pruned"], 0);
-    assert_eq!(json(url, "runs prune --older-than 0s").await["pruned"], 3);
+    assert_eq!(json(url, "runs prune --older-than 0s").await["pruned"], 4);
 }
 
 #[tokio::test]
