@@ -121,7 +121,7 @@ pub use sleep::Sleep;
 pub use step::{Semantics, Step};
 pub use workflows::{Versions, Workflows};
 
-/// Deletes runs that have been over for longer than `age`, in batches of a hundred, and says how many; see
+/// Deletes runs that have been over for longer than `age`, in batches of a hundred at most, and says how many; see
 /// [`Workflows::prune`].
 ///
 /// # Errors
@@ -133,7 +133,7 @@ pub async fn prune<S: JournalStore>(store: &S, age: Duration) -> Result<u64, Sto
     loop {
         let pruned = store.prune(age, BATCH).await?;
         all += pruned;
-        if pruned < u64::from(BATCH) {
+        if pruned == 0 {
             return Ok(all);
         }
         tokio::task::yield_now().await;

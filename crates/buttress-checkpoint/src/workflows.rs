@@ -271,7 +271,7 @@ impl<S: JournalStore> Workflows<S> {
         Ok(info)
     }
 
-    /// Deletes runs that have been over for longer than `age`, in batches of a hundred, and says how many. What an
+    /// Deletes runs that have been over for longer than `age`, in batches of a hundred at most, and says how many. What an
     /// interruption leaves is for the next time. Open and halted runs stay, and so do those that they belong to.
     ///
     /// # Errors

@@ -142,6 +142,7 @@ macro_rules! journal_conformance {
             listings_are_filtered
             pages_miss_nothing_and_repeat_nothing
             pruning_is_bounded_and_takes_only_what_is_over
+            pruning_deletes_long_journals_one_after_another
             the_parents_of_what_is_not_over_stay
             of_many_that_acquire_each_run_goes_to_one
             an_acquired_run_is_never_half_written

@@ -98,8 +98,9 @@ pub trait JournalStore: Clone + Send + Sync + 'static {
         command: Command,
     ) -> impl Future<Output = Result<Option<RunInfo>, StoreError>> + Send;
 
-    /// Deletes at most `max` runs that have been over for longer than `age`, with their entries, and says how many. Open and
-    /// halted runs stay, and so do the parents of those.
+    /// Deletes at most `max` runs that have been over for longer than `age`, with their entries, and says how many: none if none
+    /// is left. It stops with the run that makes it 10,000 entries, so that nobody waits for long. Open and halted runs stay,
+    /// and so do the parents of those.
     ///
     /// # Errors
     ///

@@ -8,6 +8,9 @@ use crate::key::MAX_NAME;
 /// The largest record, input or entry by default: 16 MiB.
 pub(crate) const MAX_VALUE: usize = 16 << 20;
 
+/// So many entries are deleted in one step, and no more runs after them.
+pub(crate) const PRUNED_ENTRIES: u64 = 10_000;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) store: &'static str,

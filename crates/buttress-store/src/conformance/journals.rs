@@ -664,6 +664,25 @@ pub async fn pruning_is_bounded_and_takes_only_what_is_over<H: Harness<Store: Jo
     assert!(load(&store, "over 0").await.entries.is_empty(), "its entries are gone with it");
 }
 
+pub async fn pruning_deletes_long_journals_one_after_another<H: Harness<Store: JournalStore>>(harness: &H) {
+    let store = harness.store().await;
+    let many: Vec<_> = (0..1000).map(|_| entry("step", b"")).collect();
+    for name in ["a", "b", "c", "d"] {
+        let hold = held(&store, name, LONG).await;
+        for thousand in 0..6 {
+            append_all(&store, &hold, &many, thousand * 1000).await;
+        }
+        give_up(&store, &hold, 6000, Next::Done).await;
+        harness.pass(Duration::from_millis(2)).await;
+    }
+    harness.pass(harness.short()).await;
+    let prune = async || store.prune(harness.short(), 100).await.expect("the store works");
+    assert_eq!(prune().await, 2, "with these it has deleted more than 10,000 entries");
+    assert_eq!(listed(&store, &Query::default()).await, ["d", "c"], "the oldest went first");
+    assert_eq!(prune().await, 2);
+    assert_eq!(prune().await, 0);
+}
+
 pub async fn the_parents_of_what_is_not_over_stay<H: Harness<Store: JournalStore>>(harness: &H) {
     let store = harness.store().await;
     let parent = held(&store, "parent", LONG).await;

@@ -10,6 +10,7 @@ use crate::journal::{
     Peek, Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
+use crate::limits::PRUNED_ENTRIES;
 use crate::run_row::{self, Append, RunRow};
 use crate::time;
 
@@ -208,7 +209,14 @@ impl JournalStore for Memory {
         let before = self.now().saturating_sub(time::micros(age));
         let mut runs = self.lock_runs();
         let over = runs.over.iter().take_while(|(changed, _)| *changed <= before).map(|(_, id)| id);
-        let old: Vec<RunId> = over.filter(|id| !runs.has_children(id)).take(max as usize).cloned().collect();
+        let mut entries = 0;
+        let few = |id: &&RunId| {
+            let before = entries;
+            entries += runs.runs[*id].row.entries;
+            before < PRUNED_ENTRIES
+        };
+        let old = over.filter(|id| !runs.has_children(id)).take(max as usize).take_while(few);
+        let old: Vec<RunId> = old.cloned().collect();
         for id in &old {
             runs.remove(id);
         }

@@ -14,6 +14,7 @@ use crate::journal::{
     Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
+use crate::limits::PRUNED_ENTRIES;
 use crate::run_row::{self, Append, RunRow};
 use crate::stored;
 use crate::time;
@@ -127,15 +128,19 @@ const LIST: &str = concat!(
 
 const PRUNE: &str = "
     WITH old AS (
-        SELECT number FROM buttress_runs AS r
+        SELECT number, changed, entries FROM buttress_runs AS r
         WHERE status >= 4 AND changed <= buttress_now() - $1 AND NOT EXISTS (
             SELECT FROM buttress_runs AS child WHERE child.parent = r.id AND child.status < 4)
         ORDER BY changed LIMIT $2
         FOR UPDATE SKIP LOCKED
+    ), few AS (
+        SELECT number FROM (
+            SELECT number, sum(entries) OVER (ORDER BY changed, number) - entries AS before FROM old
+        ) AS counted WHERE before < $3::bigint
     ), entries AS (
-        DELETE FROM buttress_entries WHERE run IN (SELECT number FROM old)
+        DELETE FROM buttress_entries WHERE run IN (SELECT number FROM few)
     )
-    DELETE FROM buttress_runs WHERE number IN (SELECT number FROM old) RETURNING 1";
+    DELETE FROM buttress_runs WHERE number IN (SELECT number FROM few) RETURNING 1";
 
 impl JournalStore for Postgres {
     async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
@@ -281,7 +286,9 @@ impl JournalStore for Postgres {
     }
 
     async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
-        let rows = self.query("prune", PRUNE, &[&time::micros(age), &i64::from(max)]).await?;
+        let rows = self
+            .query("prune", PRUNE, &[&time::micros(age), &i64::from(max), &(PRUNED_ENTRIES as i64)])
+            .await?;
         Ok(rows.len() as u64)
     }
 }

@@ -11,6 +11,7 @@ use crate::journal::{
     Page, Peek, Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::{Owner, RunId};
+use crate::limits::PRUNED_ENTRIES;
 use crate::run_row::{self, Append, RunRow};
 use crate::stored;
 use crate::time;
@@ -212,7 +213,7 @@ impl JournalStore for Redis {
 
     async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
         let mut script = self.inner.scripts.prune.key(self.runs_key());
-        script.arg(time::micros(age)).arg(max);
+        script.arg(time::micros(age)).arg(max).arg(PRUNED_ENTRIES);
         let answer = self.invoke("prune", &script).await?;
         let pruned = number(answer.first().and_then(Option::as_deref));
         pruned.map_err(|failure| failure.into_error("prune"))

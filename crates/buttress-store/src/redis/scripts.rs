@@ -189,18 +189,20 @@ return answer
 /// Deletes runs that are over, but for the parents of those that are not.
 const PRUNE: &str = script!(
     "
-local p, max = KEYS[1], tonumber(ARGV[2])
+local p, max, left = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local pruned, kept = 0, 0
-while pruned < max do
+while pruned < max and left > 0 do
   local ids = redis.call('ZRANGEBYSCORE', p .. ':over', '-inf', int(now - ARGV[1]), 'LIMIT', kept, max - pruned)
   if #ids == 0 then break end
   for _, id in ipairs(ids) do
+    if left <= 0 then break end
     if redis.call('EXISTS', p .. ':children:' .. id) == 1 then
       kept = kept + 1
     else
       local place = redis.call('HGET', p .. ':run:' .. id, 'place')
       if place then redis.call('ZREM', p .. ':created', place) end
-      redis.call('DEL', p .. ':run:' .. id, p .. ':entries:' .. id)
+      left = left - redis.call('LLEN', p .. ':entries:' .. id)
+      redis.call('UNLINK', p .. ':run:' .. id, p .. ':entries:' .. id)
       redis.call('ZREM', p .. ':over', id)
       pruned = pruned + 1
     end

@@ -13,6 +13,7 @@ use crate::journal::{
     Query, Renewed, Run, RunInfo, Wanted,
 };
 use crate::key::RunId;
+use crate::limits::PRUNED_ENTRIES;
 use crate::run_row::{self, Append, RunRow};
 use crate::stored;
 use crate::time;
@@ -24,7 +25,7 @@ const LIST: &str = select_runs!(
      AND (?5 IS NULL OR parent = ?5) ORDER BY created DESC, id DESC LIMIT ?6"
 );
 
-const OLD: &str = "SELECT number FROM runs AS run WHERE status >= 4 AND changed <= ?1 AND NOT EXISTS \
+const OLD: &str = "SELECT number, entries FROM runs AS run WHERE status >= 4 AND changed <= ?1 AND NOT EXISTS \
      (SELECT 1 FROM runs AS child WHERE child.parent = run.id AND child.status < 4) ORDER BY changed LIMIT ?2";
 
 impl JournalStore for Sqlite {
@@ -172,8 +173,14 @@ impl JournalStore for Sqlite {
         let work = move |connection: &Connection, now: i64| {
             let mut old = connection.prepare_cached(OLD)?;
             let before = now.saturating_sub(time::micros(age));
-            let old: Vec<i64> =
-                old.query_map(params![before, max], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let mut rows = old.query(params![before, max])?;
+            let (mut old, mut entries) = (Vec::new(), 0);
+            while entries < PRUNED_ENTRIES as i64
+                && let Some(row) = rows.next()?
+            {
+                old.push(row.get::<_, i64>(0)?);
+                entries += row.get::<_, i64>(1)?;
+            }
             for number in &old {
                 for sql in [
                     "DELETE FROM entries WHERE run = ?1",
