@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, Created, Flow, Hold, JournalStore, NewRun, Next, Owner, RunId, Status, StoreError, Wanted,
+    Appended, Created, Flow, Hold, JournalStore, NewEntry, NewRun, Next, Owner, Peek, RunId, Status,
+    StoreError, Wanted,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -47,6 +48,8 @@ pub struct Checkpoint<S, T> {
     /// `None` once it is done.
     held: Option<(Hold, Lease)>,
     seq: u64,
+    /// A save failed or was dropped, and may be stored.
+    unsure: bool,
 }
 
 /// Why a checkpoint could not be loaded or saved.
@@ -62,6 +65,8 @@ pub enum CheckpointError {
     },
     /// It was lost: its lease ended, and somebody else may have it. Nothing was saved. Load it again.
     Lost,
+    /// Somebody cancelled it: it is over, with what was saved last, the state of a save that answers so included.
+    Cancelled,
     /// It is done already, and takes nothing more; or it is no checkpoint but a workflow's run.
     Over,
     /// What is saved is not of this type, or the state cannot be encoded.
@@ -79,6 +84,7 @@ impl fmt::Display for CheckpointError {
                 write!(f, "`{worker}` has the checkpoint, for {lease:?} at least")
             }
             Self::Lost => f.write_str("the checkpoint was lost, and nothing was saved; load it again"),
+            Self::Cancelled => f.write_str("the checkpoint was cancelled; stop the work"),
             Self::Over => {
                 f.write_str("the checkpoint is done already, or no checkpoint; choose another identity")
             }
@@ -112,7 +118,8 @@ where
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Busy`] while another process has it, [`CheckpointError::Over`] once it is done.
+    /// [`CheckpointError::Busy`] while another process has it, [`CheckpointError::Over`] once it is done,
+    /// [`CheckpointError::Cancelled`] if somebody wants it cancelled: it is over then.
     pub async fn load(store: &S, id: impl Into<Arc<str>>) -> Result<Self, CheckpointError> {
         let id = RunId::try_new(id).map_err(CheckpointError::Id)?;
         let (owner, asked) = (Owner::random(), Instant::now());
@@ -147,28 +154,42 @@ where
         let state =
             saved.and_then(|(_, body)| body.ok).map(|raw| serde_json::from_str(raw.get())).transpose();
         let state = state.map_err(|error| CheckpointError::Encoding(error.to_string()))?;
-        Ok(Self { store: store.clone(), state, held: Some((hold, lease)), seq: run.entries.len() as u64 })
+        let (held, seq) = (Some((hold, lease)), run.entries.len() as u64);
+        let mut loaded = Self { store: store.clone(), state, held, seq, unsure: false };
+        if run.info.cancel_requested {
+            loaded.append(&[], &Next::Cancel).await?;
+            return Err(CheckpointError::Cancelled);
+        }
+        Ok(loaded)
     }
 
-    /// What was saved last; `None` at the first time.
+    /// What was saved last, as far as is known; `None` at the first time.
     pub fn state(&self) -> Option<&T> {
         self.state.as_ref()
     }
 
     /// Saves the state. When this returns, it is durable. If it fails, or is dropped, either the old or the new state is
-    /// saved, and the same save can be repeated.
+    /// saved, and this state or another one can be saved next.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Lost`] if somebody else may have it by now.
+    /// [`CheckpointError::Lost`] if somebody else may have it by now, [`CheckpointError::Cancelled`] if somebody wants it
+    /// cancelled: the state is saved, and the checkpoint over.
     pub async fn save(&mut self, state: &T) -> Result<(), CheckpointError> {
         let raw = to_raw_value(state).map_err(|error| CheckpointError::Encoding(error.to_string()))?;
-        self.state = Some(
-            serde_json::from_str(raw.get()).map_err(|error| CheckpointError::Encoding(error.to_string()))?,
-        );
+        let saved =
+            serde_json::from_str(raw.get()).map_err(|error| CheckpointError::Encoding(error.to_string()))?;
         let body = Body { ok: Some(raw), ..Body::default() };
         let entry = entry::write(Kind::Saved, &"".into(), 0, &body);
-        self.append(&[entry], &Next::Go).await
+        let cancelled = self.append(&[entry], &Next::Go).await?;
+        self.state = Some(saved);
+        if cancelled {
+            // Whoever loads it next repeats what fails here.
+            let _ = self.append(&[], &Next::Cancel).await;
+            self.held = None;
+            return Err(CheckpointError::Cancelled);
+        }
+        Ok(())
     }
 
     /// The work is done: the checkpoint is over, and goes when it is pruned.
@@ -177,7 +198,7 @@ where
     ///
     /// See [`save`](Checkpoint::save).
     pub async fn done(mut self) -> Result<(), CheckpointError> {
-        self.append(&[], &Next::Done).await
+        self.append(&[], &Next::Done).await.map(drop)
     }
 
     /// Gives the checkpoint back, so that another process can load it at once; one that is dropped takes a lease's time.
@@ -186,29 +207,31 @@ where
     ///
     /// See [`save`](Checkpoint::save).
     pub async fn release(mut self) -> Result<(), CheckpointError> {
-        self.append(&[], &Next::Yield).await
+        self.append(&[], &Next::Yield).await.map(drop)
     }
 
-    async fn append(
-        &mut self,
-        entries: &[buttress_store::NewEntry],
-        next: &Next,
-    ) -> Result<(), CheckpointError> {
-        let Some((hold, lease)) = &self.held else { return Err(CheckpointError::Lost) };
-        let appended = tokio::select! {
-            biased;
-            () = lease.lost() => None,
-            appended = self.store.append(hold, self.seq, entries, next) => Some(appended),
-        };
-        match appended {
-            Some(Ok(Appended::Applied { next, .. })) => {
-                self.seq = next;
-                Ok(())
-            }
-            Some(Err(error)) => Err(CheckpointError::Store(error)),
-            None | Some(Ok(Appended::Fenced | Appended::Conflict { .. })) => {
-                self.held = None;
-                Err(CheckpointError::Lost)
+    /// Gives whether it is to be cancelled.
+    async fn append(&mut self, entries: &[NewEntry], next: &Next) -> Result<bool, CheckpointError> {
+        loop {
+            let Some((hold, lease)) = &self.held else { return Err(CheckpointError::Lost) };
+            let unsure = std::mem::replace(&mut self.unsure, true);
+            let appended = tokio::select! {
+                biased;
+                () = lease.lost() => None,
+                appended = self.store.append(hold, self.seq, entries, next) => Some(appended),
+            };
+            match appended {
+                Some(Ok(Appended::Applied { next, cancel_requested, .. })) => {
+                    (self.seq, self.unsure) = (next, false);
+                    return Ok(cancel_requested);
+                }
+                // What nobody was told of is stored: nobody else writes while this holds it.
+                Some(Ok(Appended::Conflict { next })) if unsure && next == self.seq + 1 => self.seq = next,
+                Some(Err(error)) => return Err(CheckpointError::Store(error)),
+                None | Some(Ok(Appended::Fenced | Appended::Conflict { .. })) => {
+                    self.held = None;
+                    return Err(CheckpointError::Lost);
+                }
             }
         }
     }
@@ -217,9 +240,10 @@ where
 /// Why a checkpoint that there is could not be had.
 async fn unavailable<S: JournalStore>(store: &S, id: &RunId) -> CheckpointError {
     match store.peek(id).await {
-        Ok(Some(run)) if matches!(run.info.status, Status::Running | Status::Sleeping { .. }) => {
-            CheckpointError::Busy { worker: run.info.worker, lease: run.info.lease.unwrap_or_default() }
+        Ok(Some(Peek { info, .. })) if info.status.kind().is_open() => {
+            CheckpointError::Busy { worker: info.worker, lease: info.lease.unwrap_or_default() }
         }
+        Ok(Some(Peek { info, .. })) if info.status == Status::Cancelled => CheckpointError::Cancelled,
         Ok(_) => CheckpointError::Over,
         Err(error) => CheckpointError::Store(error),
     }

@@ -192,6 +192,8 @@ macro_rules! behaviours {
             workers: a_run_without_code_is_left_alone
             workers: pruning_takes_what_is_over_and_nothing_else
             workers: a_retry_from_a_step_does_the_rest_again
+            simple: a_save_whose_answer_was_lost_loses_nothing
+            simple: a_cancelled_checkpoint_is_over
             operator: a_halted_run_that_is_cancelled_is_undone
             operator: a_cancelled_run_that_cannot_be_undone_waits_for_an_operator
             operator: a_run_without_code_is_ended_by_abandoning_it

@@ -6,6 +6,7 @@ pub mod change;
 pub mod crash;
 pub mod errors;
 pub mod operator;
+pub mod simple;
 pub mod start;
 pub mod undo;
 pub mod workers;
