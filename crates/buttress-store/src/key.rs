@@ -29,6 +29,11 @@ impl ScopedKey {
         Ok(Self { scope, key })
     }
 
+    /// What sorts before every key.
+    pub(crate) fn least() -> Self {
+        Self { scope: "".into(), key: "".into() }
+    }
+
     /// The scope.
     pub fn scope(&self) -> &str {
         &self.scope

@@ -2,6 +2,7 @@
 
 mod claims;
 mod fault;
+mod listener;
 mod row;
 mod runs;
 mod schema;
@@ -20,6 +21,7 @@ use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use fault::Failure;
+use listener::Listener;
 
 /// A store in PostgreSQL, 12 or newer, for many machines.
 ///
@@ -30,6 +32,13 @@ use fault::Failure;
 /// The tables `buttress_claims`, `buttress_runs` and `buttress_entries` are created in the schema that the connection's
 /// `search_path` begins with. Connections are prepared and kept in a pool; a pooler between them and the server must keep
 /// sessions.
+///
+/// # Waiting
+///
+/// Whoever waits for a key asks the server to be told, and is woken within milliseconds of the commit with which another
+/// process completes or releases it, `complete_in` included: one connection beside the pool listens, from the first wait on.
+/// What nobody waits for is told to nobody. While that connection is down, waiters look for themselves, every 10 to 500 ms, and
+/// every 2 seconds all the same while it is up.
 ///
 /// # Clock
 ///
@@ -49,7 +58,8 @@ struct Inner {
     pool: Pool,
     timeout: Duration,
     limits: Limits,
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
+    listener: Listener,
     warnings: Vec<String>,
 }
 
@@ -90,6 +100,8 @@ impl Postgres {
     /// would have.
     pub fn close(&self) {
         self.inner.pool.close();
+        self.inner.listener.close();
+        self.inner.waiters.wake_all();
     }
 
     /// One statement, within the limit of its verb, tried again while others keep it from ending.
@@ -147,7 +159,8 @@ impl Postgres {
 }
 
 impl PostgresOptions {
-    /// How many connections there are at most: 8 by default. Who needs one more waits, within the limit of its verb.
+    /// How many connections there are at most, the one that listens aside: 8 by default. Who needs one more waits, within the
+    /// limit of its verb.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -190,6 +203,8 @@ impl PostgresOptions {
         }
         let session: Arc<str> = schema::session(self.timeout).into();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let waiters = Arc::new(Waiters::new("postgres"));
+        let listener = Listener::new(self.config.clone(), tls.clone(), self.timeout, waiters.clone());
         let pool = Pool::builder(Manager::from_config(self.config, tls, recycling))
             .max_size(self.connections)
             .runtime(Runtime::Tokio1)
@@ -200,13 +215,7 @@ impl PostgresOptions {
             .build()
             .map_err(|error| StoreError::new("postgres", "open", Fault::Internal).caused_by(error))?;
         let limits = Limits { store: "postgres", value: self.max_value };
-        let inner = Inner {
-            pool,
-            timeout: self.timeout,
-            limits,
-            waiters: Waiters::new("postgres"),
-            warnings: Vec::new(),
-        };
+        let inner = Inner { pool, timeout: self.timeout, limits, waiters, listener, warnings: Vec::new() };
         let mut store = Postgres { inner: Arc::new(inner) };
         let warnings = store.within("open", schema::open).await?;
         Arc::get_mut(&mut store.inner).expect("nobody else has it yet").warnings = warnings;

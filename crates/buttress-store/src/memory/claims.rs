@@ -6,6 +6,7 @@ use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Wri
 use crate::claim_row::{self, Change, ClaimRow};
 use crate::error::{Fault, StoreError};
 use crate::key::{Fingerprint, ScopedKey};
+use crate::waiters::News;
 
 /// The rows, and the order in which they expire.
 pub(super) struct Claims {
@@ -90,9 +91,9 @@ impl ClaimStore for Memory {
         let look = || async {
             let now = self.now();
             let row = self.lock_claims().rows.get(key).cloned();
-            Ok(claim_row::look(row, fingerprint, now))
+            Ok((claim_row::look(row, fingerprint, now), News::Certain))
         };
-        self.inner.waiters.wait(key, max, false, look).await
+        self.inner.waiters.wait(key, max, look).await
     }
 
     async fn sweep(&self, max: u32) -> Result<u64, StoreError> {

@@ -12,6 +12,7 @@ use crate::error::{Fault, StoreError};
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
 use crate::time;
+use crate::waiters::{self, News};
 
 /// Takes the key if it may be had; gives the claim, or what kept it from being had.
 const CLAIM: &str = concat!(
@@ -30,6 +31,7 @@ const CLAIM: &str = concat!(
                 WHEN c.state = 0 AND c.owner <> excluded.owner THEN c.unfinished + 1
                 ELSE c.unfinished END,
             state = 0,
+            awaited = c.awaited AND c.state = 0,
             lease_until = excluded.lease_until,
             expires = excluded.expires,
             body = NULL,
@@ -49,13 +51,22 @@ const CLAIM: &str = concat!(
 
 /// What each write ends with: whether it was made, and the row as it was before.
 macro_rules! outcome {
-    ($attempt:literal) => {
+    ($attempt:literal, $more:literal) => {
         concat!(
             $attempt,
             " SELECT EXISTS (SELECT FROM attempt) AS won, buttress_now() AS now, ",
             claim_columns!(),
+            $more,
             " FROM (SELECT 1) AS one LEFT JOIN buttress_claims AS c ON c.key = $1"
         )
+    };
+}
+
+/// The same of a write after which nobody has the key any more: those who wait for it are told, once it is committed. The tag
+/// is `$4`. If nobody waits nothing is sent: it would have the commits wait for each other.
+macro_rules! ending {
+    ($attempt:literal) => {
+        outcome!($attempt, ", (SELECT pg_notify('buttress_claims', $4) FROM attempt WHERE awaited)")
     };
 }
 
@@ -64,33 +75,47 @@ const RENEW: &str = outcome!(
         UPDATE buttress_claims SET lease_until = buttress_now() + $4, expires = buttress_now() + $4 + $5
         WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND expires > buttress_now()
         RETURNING 1
-    )"
+    )",
+    ""
 );
 
-const COMPLETE: &str = outcome!(
+const COMPLETE: &str = ending!(
     "WITH attempt AS (
         UPDATE buttress_claims
-        SET state = $4, body = $5, sum = $6, lease_until = NULL, expires = buttress_now() + $7
+        SET state = $5, body = $6, sum = $7, lease_until = NULL, expires = buttress_now() + $8
         WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND expires > buttress_now()
-        RETURNING 1
+        RETURNING awaited
     )"
 );
 
-const RELEASE: &str = outcome!(
+const RELEASE: &str = ending!(
     "WITH gone AS (
         DELETE FROM buttress_claims
         WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND unfinished = 0
         AND expires > buttress_now()
-        RETURNING 1
+        RETURNING awaited
     ), kept AS (
         UPDATE buttress_claims SET state = 1, lease_until = NULL
         WHERE key = $1 AND owner = $2 AND epoch = $3 AND state = 0 AND unfinished > 0
         AND expires > buttress_now()
-        RETURNING 1
+        RETURNING awaited
     ), attempt AS (SELECT * FROM gone UNION ALL SELECT * FROM kept)"
 );
 
-const LOOK: &str = outcome!("WITH attempt AS (SELECT WHERE false)");
+const LOOK: &str = outcome!("WITH attempt AS (SELECT WHERE false)", "");
+
+/// A look of somebody who waits, and asks to be told. It waits for nobody who changes the row at this moment, nor for the
+/// disk: what a crash forgets is asked for by the next look.
+const WAIT: &str = outcome!(
+    "WITH attempt AS (
+        UPDATE buttress_claims SET awaited = true WHERE key = (
+            SELECT key FROM buttress_claims
+            WHERE key = $1 AND state = 0 AND NOT awaited AND lease_until > buttress_now()
+            FOR UPDATE SKIP LOCKED)
+        RETURNING set_config('synchronous_commit', 'off', true)
+    )",
+    ", (SELECT count(*) FROM attempt) = 1 OR coalesce(c.awaited, false) AS awaited"
+);
 
 const SWEEP: &str = "DELETE FROM buttress_claims WHERE key = ANY (ARRAY(
         SELECT key FROM buttress_claims WHERE expires <= buttress_now() ORDER BY expires LIMIT $1
@@ -134,7 +159,7 @@ impl ClaimStore for Postgres {
 
     async fn release(&self, claim: &Claim) -> Result<Written, StoreError> {
         let decide = |row, now| claim_row::release(row, claim, now);
-        let written = self.change("release", None, claim, RELEASE, &[], decide).await?;
+        let written = self.change("release", None, claim, RELEASE, &[&tag(claim)], decide).await?;
         self.inner.waiters.wake(claim.key());
         Ok(written)
     }
@@ -145,12 +170,17 @@ impl ClaimStore for Postgres {
         fingerprint: &Fingerprint,
         max: Duration,
     ) -> Result<Waited, StoreError> {
+        let sql = if max.is_zero() { LOOK } else { WAIT };
         let look = || async {
-            let rows = self.query("wait", LOOK, &[&stored::key(key)]).await?;
-            let (_, now, row) = first(&rows).map_err(|failure| failure.into_error("wait"))?;
-            Ok(claim_row::look(row, fingerprint, now))
+            // Before the look: what changes after it is heard of.
+            let listens = !max.is_zero() && self.inner.listener.listens();
+            let rows = self.query("wait", sql, &[&stored::key(key)]).await?;
+            let failed = |failure: Failure| failure.into_error("wait");
+            let (_, now, row) = first(&rows).map_err(failed)?;
+            let told = listens && row::get(&rows[0], "awaited").map_err(failed)?;
+            Ok((claim_row::look(row, fingerprint, now), if told { News::Likely } else { News::None }))
         };
-        self.inner.waiters.wait(key, max, true, look).await
+        self.inner.waiters.wait(key, max, look).await
     }
 
     async fn sweep(&self, max: u32) -> Result<u64, StoreError> {
@@ -181,7 +211,7 @@ impl Postgres {
     /// On [`Written::Fenced`] somebody else has the claim, or an earlier transaction has completed it: roll back. So where the
     /// answer to a commit was lost, the whole transaction can be repeated: if it was committed, the second one is fenced, and
     /// the winner's record is its own. Others who ask for the key wait until the transaction
-    /// ends, so complete last. Waiters learn of it when they next look, not at once.
+    /// ends, so complete last.
     ///
     /// # Errors
     ///
@@ -220,7 +250,7 @@ impl Postgres {
                 outcome => outcome,
             }
         };
-        let parameters: [&(dyn ToSql + Sync); 4] = [&state, &body, &sum, &micros];
+        let parameters: [&(dyn ToSql + Sync); 5] = [&tag(claim), &state, &body, &sum, &micros];
         self.change("complete", transaction, claim, COMPLETE, &parameters, decide).await
     }
 
@@ -261,6 +291,11 @@ impl Postgres {
 /// What is read was changed by others before it could be written, again and again.
 fn restless(verb: &'static str) -> StoreError {
     StoreError::new("postgres", verb, Fault::Busy).detail("others change the key all the time")
+}
+
+/// By which those who wait for the claim's key are told.
+fn tag(claim: &Claim) -> String {
+    waiters::tag(claim.key()).to_string()
 }
 
 fn first(rows: &[Row]) -> Result<(bool, i64, Option<ClaimRow>), Failure> {

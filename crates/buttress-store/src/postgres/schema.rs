@@ -5,9 +5,6 @@ use deadpool_postgres::Object;
 use super::fault::Failure;
 use crate::error::Fault;
 
-/// Of the tables below; those of a higher one are not touched.
-const VERSION: i32 = 1;
-
 /// Held while tables are made, so that one process does it: "Btrs".
 const LOCK: i64 = 0x4274_7273;
 
@@ -24,7 +21,7 @@ pub(super) fn session(limit: Duration) -> String {
 
 /// `state`: 0 claimed, 1 released, 2 to 4 done. `status`: as `StatusKind`; from 4 on it is over. Times are microseconds since
 /// 1970. The function is one expression, which the planner puts in its place.
-const TABLES: &str = r#"
+const FIRST: &str = r#"
 CREATE FUNCTION buttress_now() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS
     $$ SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint $$;
 
@@ -86,20 +83,31 @@ CREATE TABLE buttress_schema (version integer NOT NULL);
 INSERT INTO buttress_schema VALUES (1);
 "#;
 
+/// Whether somebody waits, and wants to be told.
+const SECOND: &str = "ALTER TABLE buttress_claims ADD COLUMN awaited boolean NOT NULL DEFAULT false";
+
+/// What leads from each version to the next; tables of a higher one than these lead to are not touched.
+const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
+
 /// Brings the tables up to date, and says what of the server's set-up would lose what it acknowledged.
 pub(super) async fn open(client: &mut Object) -> Result<Vec<String>, Failure> {
     let transaction = client.transaction().await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let exists = "SELECT to_regclass('buttress_schema') IS NOT NULL";
+    let mut version = 0_i32;
     if transaction.query_one(exists, &[]).await?.try_get(0)? {
-        let version: i32 =
-            transaction.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?;
-        if version > VERSION {
-            let detail = format!("its tables have version {version}, this release knows {VERSION}");
-            return Err(Failure::new(Fault::Version, detail));
+        version = transaction.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?;
+    }
+    let known = MIGRATIONS.len() as i32;
+    if version > known {
+        let detail = format!("its tables have version {version}, this release knows {known}");
+        return Err(Failure::new(Fault::Version, detail));
+    }
+    if version < known {
+        for migration in &MIGRATIONS[usize::try_from(version).unwrap_or(0)..] {
+            transaction.batch_execute(migration).await?;
         }
-    } else {
-        transaction.batch_execute(TABLES).await?;
+        transaction.execute("UPDATE buttress_schema SET version = $1", &[&known]).await?;
     }
     transaction.commit().await?;
 

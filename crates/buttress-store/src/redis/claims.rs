@@ -12,6 +12,7 @@ use crate::error::{Fault, StoreError};
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
 use crate::time;
+use crate::waiters::News;
 
 impl ClaimStore for Redis {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
@@ -69,9 +70,9 @@ impl ClaimStore for Redis {
             let script = self.inner.scripts.look.key(self.claim_key(key));
             let answer = self.invoke("wait", &script).await?;
             let (row, now) = read(&answer).map_err(|failure| failure.into_error("wait"))?;
-            Ok(claim_row::look(row, fingerprint, now))
+            Ok((claim_row::look(row, fingerprint, now), News::None))
         };
-        self.inner.waiters.wait(key, max, true, look).await
+        self.inner.waiters.wait(key, max, look).await
     }
 
     /// Keys expire by themselves.

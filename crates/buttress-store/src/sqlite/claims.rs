@@ -9,6 +9,7 @@ use crate::claim_row::{self, Change, ClaimRow};
 use crate::error::StoreError;
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
+use crate::waiters::News;
 
 pub(super) const SWEEP: &str = "DELETE FROM claims WHERE rowid IN \
      (SELECT rowid FROM claims WHERE expires <= ?1 ORDER BY expires LIMIT ?2)";
@@ -57,11 +58,11 @@ impl ClaimStore for Sqlite {
         let look = || {
             let (key, fingerprint) = (stored::key(key), *fingerprint);
             let work = move |connection: &Connection, now| {
-                Ok(claim_row::look(read(connection, &key)?, &fingerprint, now))
+                Ok((claim_row::look(read(connection, &key)?, &fingerprint, now), News::None))
             };
             self.read("wait", work)
         };
-        self.inner.waiters.wait(key, max, true, look).await
+        self.inner.waiters.wait(key, max, look).await
     }
 
     async fn sweep(&self, max: u32) -> Result<u64, StoreError> {

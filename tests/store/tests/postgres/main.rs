@@ -3,6 +3,7 @@
 mod exactly_once;
 mod failures;
 mod load;
+mod waiting;
 
 use std::time::Duration;
 
