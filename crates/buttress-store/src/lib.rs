@@ -23,7 +23,7 @@
 //! | … a failover to a replica | | | if it replicates synchronously | no |
 //! | clock | tokio's | the wall clock, never backwards | the server's | the server's |
 //! | round trips of a claim | none | one commit, shared with others | one | one |
-//! | … of an append | none | one commit, shared with others | one | two |
+//! | … of an append | none | one commit, shared with others | one | one |
 //! | waiting for others of the process / elsewhere | woken / – | woken / looks every 10 to 500 ms | woken / woken | as SQLite |
 //! | a full store | refuses | refuses | refuses | refuses, with `noeviction` |
 //! | checksums | – | rows, records, entries | records, inputs, entries | records, runs, inputs, entries |

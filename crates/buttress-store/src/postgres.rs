@@ -29,6 +29,9 @@ use listener::Listener;
 /// whatever the role's default is. A failover to a replica that does not replicate synchronously loses what it had not
 /// received yet: a claim may then be had twice, and its effect run twice.
 ///
+/// Each verb is one statement, and one round trip once a connection has prepared it; but for a command of an operator, which is
+/// a transaction.
+///
 /// The tables `buttress_claims`, `buttress_runs` and `buttress_entries` are created in the schema that the connection's
 /// `search_path` begins with. Connections are prepared and kept in a pool; a pooler between them and the server must keep
 /// sessions.

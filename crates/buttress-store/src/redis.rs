@@ -23,7 +23,7 @@ use scripts::Scripts;
 
 /// A store in Redis 6.2 or newer, or Valkey, for many machines.
 ///
-/// Each verb is one script, which the server runs as a whole. What was answered with success survives as much as the server
+/// Each verb is one script, which the server runs as a whole, and one round trip; a listing may take several. What was answered with success survives as much as the server
 /// is set up for: with `appendonly yes` and `appendfsync always` all of it survives a crash, with `everysec` the last second
 /// may be lost, and without an append-only file everything since the last snapshot. It must not evict: `maxmemory-policy
 /// noeviction`. [`warnings`](Redis::warnings) says which of these it is not. A failover to a replica loses what that had
@@ -36,8 +36,7 @@ use scripts::Scripts;
 ///
 /// # Clock
 ///
-/// The server's, read in the script that uses it. For journals it is read when the run is, and one round trip old when it is
-/// written: leases end so much earlier.
+/// The server's, read in the script that uses it.
 ///
 /// # Time-outs, dropped futures
 ///
@@ -85,8 +84,8 @@ pub struct RedisOptions {
     max_value: usize,
 }
 
-/// How often a write is tried that others were faster with.
-const TRIES: u32 = 32;
+/// One of those that a script answers with.
+type Value = Option<Vec<u8>>;
 
 /// A connection is replaced once in this time at most.
 const YOUNG: Duration = Duration::from_secs(1);
@@ -123,7 +122,7 @@ impl Redis {
         &self,
         verb: &'static str,
         script: &ScriptInvocation<'_>,
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    ) -> Result<Vec<Value>, StoreError> {
         let Connection { mut manager, number, .. } = self.connection().clone();
         let limited = tokio::time::timeout(self.inner.timeout, script.invoke_async(&mut manager)).await;
         let failure = match limited {
@@ -197,6 +196,7 @@ impl RedisOptions {
         let connection = connection.map_err(|_| failed(Failure::late(self.timeout * 2)))?;
         let mut connection = connection.map_err(|error| failed(Failure::before(error)))?;
         fault::expect_version(&mut connection, &self.prefix).await.map_err(failed)?;
+        Scripts::load(&mut connection).await.map_err(|error| failed(Failure::before(error)))?;
         let warnings = fault::warnings(&mut connection).await.map_err(failed)?;
         let limits = Limits { store: "redis", value: self.max_value };
         let inner = Inner {

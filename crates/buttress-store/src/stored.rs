@@ -4,8 +4,9 @@ use crc32fast::Hasher;
 
 use crate::claim::Record;
 use crate::claim_row::State;
-use crate::journal::NewEntry;
+use crate::journal::{NewEntry, Next};
 use crate::key::{Owner, RunId, ScopedKey};
+use crate::time;
 
 /// Of fields, and of where each of them ends.
 #[derive(Default)]
@@ -68,6 +69,21 @@ pub(crate) fn done(record: &Record) -> (i16, Option<&[u8]>) {
         Record::Value(value) => (2, Some(value)),
         Record::TooLarge => (3, None),
         Record::Unknown => (4, None),
+    }
+}
+
+/// What becomes of a run as a number, the reason, and for how long or until when it sleeps.
+pub(crate) fn next(next: &Next) -> (i32, &str, i64) {
+    match next {
+        Next::Go => (0, "", 0),
+        Next::Yield => (1, "", 0),
+        Next::Sleep(duration) => (2, "", time::micros(*duration)),
+        Next::SleepUntil(until) => (3, "", time::from_system(*until)),
+        Next::Pause(reason) => (4, reason, 0),
+        Next::Park(reason) => (5, reason, 0),
+        Next::Done => (6, "", 0),
+        Next::Fail => (7, "", 0),
+        Next::Cancel => (8, "", 0),
     }
 }
 

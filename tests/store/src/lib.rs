@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use buttress_store::{
-    Claim, ClaimRequest, ClaimStore, Claimed, Fingerprint, NewEntry, NewRun, Owner, Record, ScopedKey,
+    Appended, Claim, ClaimRequest, ClaimStore, Claimed, Created, Fingerprint, Flow, JournalStore, NewEntry,
+    NewRun, Next, Owner, Query, Record, Renewed, ScopedKey, Waited, Wanted, Written,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -76,6 +77,7 @@ pub struct Proxy {
     port: u16,
     server: Arc<AtomicU16>,
     answers: Arc<watch::Sender<Answers>>,
+    trips: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -89,21 +91,23 @@ impl Proxy {
         let port = listener.local_addr().expect("it is bound").port();
         let answers = Arc::new(watch::Sender::new(Answers::Pass));
         let (sender, server) = (answers.clone(), Arc::new(AtomicU16::new(server)));
-        let target = server.clone();
+        let (target, trips) = (server.clone(), Arc::new(AtomicU64::new(0)));
+        let counter = trips.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (answers, server) = (sender.subscribe(), target.load(Ordering::Relaxed));
+                let (trips, asked) = (counter.clone(), Arc::new(AtomicBool::new(false)));
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else { return };
                     let ((from_client, to_client), (from_server, to_server)) =
                         (client.into_split(), server.into_split());
-                    let asking = tokio::spawn(ask(from_client, to_server));
-                    answer(from_server, to_client, answers).await;
+                    let asking = tokio::spawn(ask(from_client, to_server, asked.clone(), trips));
+                    answer(from_server, to_client, answers, &asked).await;
                     asking.abort();
                 });
             }
         });
-        Self { port, server, answers }
+        Self { port, server, answers, trips }
     }
 
     /// Connects whoever comes from now on to this port, as when a name gets another address.
@@ -116,17 +120,37 @@ impl Proxy {
         self.port
     }
 
+    /// How often somebody who had an answer, or had not asked yet, has asked: the round trips, on all connections.
+    pub fn trips(&self) -> u64 {
+        self.trips.load(Ordering::SeqCst)
+    }
+
     /// Does this with answers from now on.
     pub fn set(&self, answers: Answers) {
         self.answers.send_replace(answers);
     }
 }
 
-async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = tokio::io::copy(&mut from, &mut to).await;
+async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, asked: Arc<AtomicBool>, trips: Arc<AtomicU64>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+        if !asked.swap(true, Ordering::SeqCst) {
+            trips.fetch_add(1, Ordering::SeqCst);
+        }
+        if to.write_all(&buffer[..bytes]).await.is_err() {
+            return;
+        }
+    }
+    // The other direction stays open, until the server closes it.
+    let _ = to.shutdown().await;
 }
 
-async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut answers: watch::Receiver<Answers>) {
+async fn answer(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut answers: watch::Receiver<Answers>,
+    asked: &AtomicBool,
+) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
         if answers.wait_for(|answers| *answers != Answers::Hold).await.is_err() {
@@ -135,8 +159,78 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut answers: wa
         if *answers.borrow() == Answers::Strand {
             std::future::pending::<()>().await;
         }
+        asked.store(false, Ordering::SeqCst);
         if *answers.borrow() == Answers::Cut || to.write_all(&buffer[..bytes]).await.is_err() {
             return;
         }
     }
+}
+
+/// How many round trips each verb takes, with names that have not been used.
+///
+/// # Panics
+///
+/// If a verb does not do what it is to do.
+pub async fn trips<S: ClaimStore + JournalStore>(
+    store: &S,
+    proxy: &Proxy,
+    name: &str,
+) -> Vec<(&'static str, u64)> {
+    let mut trips = Vec::new();
+    let mut before = proxy.trips();
+    let mut count = |verb| {
+        trips.push((verb, proxy.trips() - before));
+        before = proxy.trips();
+    };
+    let claim = owned(store, name).await;
+    count("claim");
+    assert_eq!(ClaimStore::renew(store, &claim, HOUR).await.expect("it works"), Written::Applied);
+    count("renew a claim");
+    let looked = store.wait(claim.key(), request(name).fingerprint(), Duration::ZERO).await;
+    assert!(matches!(looked, Ok(Waited::InFlight { .. })), "{looked:?}");
+    count("look");
+    assert!(matches!(store.claim(&request(name)).await, Ok(Claimed::InFlight { .. })));
+    count("claim what is in flight");
+    assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.expect("it works"), Written::Applied);
+    count("complete");
+    assert!(matches!(store.claim(&request(name)).await, Ok(Claimed::Done(_))));
+    count("claim what is done");
+    let released = owned(store, &format!("{name} released")).await;
+    count("claim");
+    assert_eq!(store.release(&released).await.expect("it works"), Written::Applied);
+    count("release");
+    assert!(matches!(store.complete(&released, &value(""), HOUR).await, Ok(Written::Fenced { .. })));
+    count("complete what is lost");
+
+    let run = run(name);
+    let Ok(Created::Held(hold)) = store.create(&run, Some(HOUR)).await else { panic!("it is new") };
+    count("create");
+    assert!(matches!(
+        store.create(&NewRun { owner: Owner::random(), ..run }, None).await,
+        Ok(Created::Exists(_))
+    ));
+    count("create what is there");
+    let appended = store.append(&hold, 0, &[entry(0), entry(1)], &Next::Go).await;
+    assert!(matches!(appended, Ok(Appended::Applied { .. })), "{appended:?}");
+    count("append");
+    let renewed = JournalStore::renew(store, &hold, HOUR).await;
+    assert!(matches!(renewed, Ok(Renewed::Held { .. })), "{renewed:?}");
+    count("renew a run");
+    let appended = store.append(&hold, 2, &[entry(2)], &Next::Yield).await;
+    assert!(matches!(appended, Ok(Appended::Applied { .. })), "{appended:?}");
+    count("append and give back");
+    let flows = vec![Flow { name: "flow".into(), versions: 1..=1 }];
+    let wanted =
+        Wanted { flows, id: None, owner: Owner::random(), worker: "test".into(), lease: HOUR, max: 5 };
+    assert_eq!(store.acquire(&wanted).await.expect("it works").len(), 1);
+    count("acquire");
+    assert_eq!(store.load(&hold.id).await.expect("it works").expect("it is there").entries.len(), 3);
+    count("load");
+    assert!(store.peek(&hold.id).await.expect("it works").is_some());
+    count("peek");
+    assert!(!store.list(&Query::default()).await.expect("it works").runs.is_empty());
+    count("list");
+    assert_eq!(store.prune(HOUR, 10).await.expect("it works"), 0);
+    count("prune");
+    trips
 }

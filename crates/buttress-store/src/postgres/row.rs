@@ -23,7 +23,7 @@ pub(super) use claim_columns;
 /// The columns that a run is read from.
 macro_rules! run_columns {
     () => {
-        "r.number, r.id, r.name, r.version, r.fingerprint, r.parent, r.status, r.reason, r.cancel, r.epoch, \
+        "r.id, r.name, r.version, r.fingerprint, r.parent, r.status, r.reason, r.cancel, r.epoch, \
          r.owner, r.worker, r.lease_until, r.due, r.recoveries, r.entries, r.created, r.changed"
     };
 }
@@ -75,14 +75,13 @@ pub(super) fn claim(row: &Row) -> Result<Option<ClaimRow>, Failure> {
     }))
 }
 
-/// A run, and its number.
-pub(super) fn run(row: &Row) -> Result<(i64, RunRow), Failure> {
+pub(super) fn run(row: &Row) -> Result<RunRow, Failure> {
     let corrupt = |column: &str| Failure::new(Fault::Corrupt, format!("the column `{column}`"));
     let id = |text: &str, column| RunId::try_new(text).map_err(|_| corrupt(column));
     let status = usize::try_from(get::<i16>(row, "status")?).ok();
     let kind = status.and_then(|status| StatusKind::ALL.get(status)).ok_or_else(|| corrupt("status"))?;
     let parent: Option<&str> = get(row, "parent")?;
-    let run = RunRow {
+    Ok(RunRow {
         id: id(get(row, "id")?, "id")?,
         name: get::<&str>(row, "name")?.into(),
         version: natural(row, "version")?,
@@ -100,13 +99,12 @@ pub(super) fn run(row: &Row) -> Result<(i64, RunRow), Failure> {
         entries: natural(row, "entries")?,
         created: get(row, "created")?,
         changed: get(row, "changed")?,
-    };
-    Ok((get(row, "number")?, run))
+    })
 }
 
 /// A run, and the server's time.
 pub(super) fn run_now(row: &Row) -> Result<(RunRow, i64), Failure> {
-    Ok((run(row)?.1, get(row, "now")?))
+    Ok((run(row)?, get(row, "now")?))
 }
 
 pub(super) fn entry(id: &RunId, row: &Row) -> Result<Entry, Failure> {

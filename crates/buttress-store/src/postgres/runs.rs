@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use deadpool_postgres::Object;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{GenericClient, IsolationLevel};
+use tokio_postgres::{IsolationLevel, Row};
 
 use super::fault::Failure;
 use super::row::{self, entry_columns, run_columns};
@@ -53,7 +53,7 @@ const ACQUIRE: &str = concat!(
     run_columns!()
 );
 
-/// `$4` is the sequence number, `$5` how many entries there are, `$6` what becomes of the run (see `next`), `$7` the reason,
+/// `$4` is the sequence number, `$5` how many entries there are, `$6` what becomes of the run (see `stored::next`), `$7` the reason,
 /// `$8` for how long or until when it sleeps.
 const APPEND: &str = "
     WITH held AS (
@@ -87,8 +87,15 @@ const APPEND: &str = "
 const RENEW: &str = "UPDATE buttress_runs SET lease_until = buttress_now() + $4, due = buttress_now() + $4
     WHERE id = $1 AND owner = $2 AND epoch = $3 AND lease_until IS NOT NULL RETURNING cancel";
 
-const FIND: &str =
-    concat!("SELECT buttress_now() AS now, ", run_columns!(), " FROM buttress_runs AS r WHERE r.id = $1");
+/// The run, with each of its entries from `$2` on in a row of its own, and with its input in the first if that is 0.
+const LOAD: &str = concat!(
+    "SELECT buttress_now() AS now, ",
+    run_columns!(),
+    ", CASE WHEN $2 = 0 AND coalesce(e.seq, 0) = 0 THEN r.input END AS input, r.sum AS input_sum, ",
+    entry_columns!(),
+    " FROM buttress_runs AS r LEFT JOIN buttress_entries AS e ON e.run = r.number AND e.seq >= $2
+    WHERE r.id = $1 ORDER BY e.seq"
+);
 
 const FIND_FOR_UPDATE: &str = concat!(
     "SELECT buttress_now() AS now, ",
@@ -99,12 +106,6 @@ const FIND_FOR_UPDATE: &str = concat!(
 const CONTROL: &str =
     "UPDATE buttress_runs SET status = $2, reason = $3, cancel = $4, lease_until = $5, due = $6,
     recoveries = $7, changed = $8 WHERE id = $1";
-
-const ENTRIES: &str = concat!(
-    "SELECT ",
-    entry_columns!(),
-    " FROM buttress_entries AS e WHERE e.run = $1 AND e.seq >= $2 ORDER BY e.seq"
-);
 
 /// The run, and its last entry if it is over.
 const PEEK: &str = concat!(
@@ -207,7 +208,7 @@ impl JournalStore for Postgres {
         self.inner.limits.append(entries, next)?;
         let owner = &stored::owner(hold.owner)[..];
         let (epoch, first, count) = (hold.epoch as i64, seq as i64, entries.len() as i64);
-        let (code, reason, sleep) = next_columns(next);
+        let (code, reason, sleep) = stored::next(next);
         let columns = Columns::of(hold, seq, entries);
         for _ in 0..TRIES {
             let parameters: [&(dyn ToSql + Sync); 14] = [
@@ -251,7 +252,8 @@ impl JournalStore for Postgres {
     }
 
     async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
-        self.within("load", async |client| load(client, id).await).await
+        let rows = self.query("load", LOAD, &[&id.as_str(), &0_i64]).await?;
+        loaded(id, &rows).map_err(|failure| failure.into_error("load"))
     }
 
     async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
@@ -302,36 +304,18 @@ impl Postgres {
         entries: &[NewEntry],
         next: &Next,
     ) -> Result<Option<Appended>, StoreError> {
-        self.within("append", async |client| {
-            let rows = client.query(FIND, &[&hold.id.as_str()]).await.map_err(Failure::before)?;
-            let Some(row) = rows.first() else { return Ok(Some(Appended::Fenced)) };
-            let (number, run) = row::run(row)?;
-            Ok(match run.check_append(hold, seq, entries, next) {
-                Append::Add => None,
-                Append::Fenced => Some(Appended::Fenced),
-                Append::Conflict => Some(Appended::Conflict { next: run.entries }),
-                Append::Compare => {
-                    let stored = read_entries(&***client, number, &hold.id, seq).await?;
-                    Some(run_row::repeated(&run, &stored, entries))
-                }
-            })
+        let rows = self.query("append", LOAD, &[&hold.id.as_str(), &(seq as i64)]).await?;
+        let Some(row) = rows.first() else { return Ok(Some(Appended::Fenced)) };
+        let failed = |failure: Failure| failure.into_error("append");
+        let run = row::run(row).map_err(failed)?;
+        Ok(match run.check_append(hold, seq, entries, next) {
+            Append::Add => None,
+            Append::Fenced => Some(Appended::Fenced),
+            Append::Conflict => Some(Appended::Conflict { next: run.entries }),
+            Append::Compare => {
+                Some(run_row::repeated(&run, &read_entries(&hold.id, &rows).map_err(failed)?, entries))
+            }
         })
-        .await
-    }
-}
-
-/// What becomes of the run as a number, the reason, and for how long or until when it sleeps.
-fn next_columns(next: &Next) -> (i32, &str, i64) {
-    match next {
-        Next::Go => (0, "", 0),
-        Next::Yield => (1, "", 0),
-        Next::Sleep(duration) => (2, "", time::micros(*duration)),
-        Next::SleepUntil(until) => (3, "", time::from_system(*until)),
-        Next::Pause(reason) => (4, reason, 0),
-        Next::Park(reason) => (5, reason, 0),
-        Next::Done => (6, "", 0),
-        Next::Fail => (7, "", 0),
-        Next::Cancel => (8, "", 0),
     }
 }
 
@@ -358,36 +342,26 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// All of one moment.
-async fn load(client: &mut Object, id: &RunId) -> Result<Option<Run>, Failure> {
-    let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
-    let transaction = snapshot.start().await?;
-    let rows = transaction.query(FIND, &[&id.as_str()]).await?;
+fn loaded(id: &RunId, rows: &[Row]) -> Result<Option<Run>, Failure> {
     let Some(row) = rows.first() else { return Ok(None) };
-    let (number, run) = row::run(row)?;
-    let now = row::get(row, "now")?;
-    let sql = "SELECT input, sum FROM buttress_runs WHERE number = $1";
-    let row = transaction.query_one(sql, &[&number]).await?;
-    let input: Vec<u8> = row::get(&row, "input")?;
-    if stored::body_sum(&input) != row::get::<i64>(&row, "sum")? {
+    let (run, now) = row::run_now(row)?;
+    // It comes with the first entry.
+    let input: Option<Vec<u8>> = row::get(row, "input")?;
+    let input = input.ok_or_else(|| Failure::damaged("the journal"))?;
+    if stored::body_sum(&input) != row::get::<i64>(row, "input_sum")? {
         return Err(Failure::damaged("the run's input"));
     }
-    let entries = read_entries(&*transaction, number, id, 0).await?;
+    let entries = read_entries(id, rows)?;
     if !entries.iter().map(|entry| entry.seq).eq(0..run.entries) {
         return Err(Failure::damaged("the journal"));
     }
-    transaction.commit().await?;
     Ok(Some(Run { info: run.info(now), input: Bytes::from(input), entries }))
 }
 
-async fn read_entries(
-    client: &impl GenericClient,
-    number: i64,
-    id: &RunId,
-    seq: u64,
-) -> Result<Vec<Entry>, Failure> {
-    let rows = client.query(ENTRIES, &[&number, &(seq as i64)]).await.map_err(Failure::before)?;
-    rows.iter().map(|row| row::entry(id, row)).collect()
+/// The entries in the rows of a run: none if the only row is without one.
+fn read_entries(id: &RunId, rows: &[Row]) -> Result<Vec<Entry>, Failure> {
+    let none = rows.len() == 1 && row::get::<Option<i64>>(&rows[0], "seq")?.is_none();
+    rows.iter().skip(usize::from(none)).map(|row| row::entry(id, row)).collect()
 }
 
 async fn control(client: &mut Object, id: &RunId, command: Command) -> Result<Option<RunInfo>, Failure> {

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use redis::{Script, ScriptInvocation};
 
-use super::Redis;
 use super::codec;
 use super::fault::Failure;
+use super::{Redis, Value};
 use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 use crate::claim_row::{self, Change, ClaimRow};
 use crate::error::{Fault, StoreError};
@@ -117,11 +117,11 @@ impl Redis {
     }
 }
 
-fn won(answer: &[Option<Vec<u8>>]) -> bool {
+fn won(answer: &[Value]) -> bool {
     answer.first().is_some_and(|won| won.as_deref() == Some(b"1"))
 }
 
-fn read(answer: &[Option<Vec<u8>>]) -> Result<(Option<ClaimRow>, i64), Failure> {
+fn read(answer: &[Value]) -> Result<(Option<ClaimRow>, i64), Failure> {
     let now = codec::number(answer.get(1).and_then(Option::as_deref))?;
     Ok((codec::read_claim(answer.get(2..).unwrap_or_default())?, now))
 }

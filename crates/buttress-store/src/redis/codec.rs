@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::Value;
 use super::fault::Failure;
 use crate::claim_row::ClaimRow;
 use crate::error::Fault;
@@ -16,11 +17,6 @@ struct Writer(Vec<u8>);
 impl Writer {
     fn int(&mut self, value: i64) {
         self.0.extend(value.to_le_bytes());
-    }
-
-    fn optional(&mut self, value: Option<i64>) {
-        self.int(i64::from(value.is_some()));
-        self.int(value.unwrap_or(0));
     }
 
     fn bytes(&mut self, value: &[u8]) {
@@ -53,11 +49,6 @@ impl<'a> Reader<'a> {
         T::try_from(i64::from_le_bytes(*value)).map_err(|_| unreadable())
     }
 
-    fn optional(&mut self) -> Result<Option<i64>, Failure> {
-        let (some, value) = (self.int::<i64>()? != 0, self.int()?);
-        Ok(some.then_some(value))
-    }
-
     fn bytes(&mut self) -> Result<&'a [u8], Failure> {
         let length = self.int()?;
         let (value, rest) = self.0.split_at_checked(length).ok_or_else(unreadable)?;
@@ -68,68 +59,48 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<&'a str, Failure> {
         std::str::from_utf8(self.bytes()?).map_err(|_| unreadable())
     }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Failure> {
-        self.bytes()?.try_into().map_err(|_| unreadable())
-    }
 }
 
 fn unreadable() -> Failure {
     Failure::new(Fault::Corrupt, "it cannot be read")
 }
 
-pub(super) fn write_run(run: &RunRow) -> Vec<u8> {
-    let mut fields = Writer(Vec::with_capacity(256));
-    for text in
-        [run.id.as_str(), &run.name, run.parent.as_ref().map_or("", RunId::as_str), &run.reason, &run.worker]
-    {
-        fields.bytes(text.as_bytes());
-    }
-    fields.bytes(run.fingerprint.as_bytes());
-    fields.bytes(&stored::owner(run.owner));
-    fields.int(run.version.into());
-    fields.int(run.kind as i64);
-    fields.int(run.cancel.into());
-    fields.int(run.epoch as i64);
-    fields.optional(run.lease_until);
-    fields.optional(run.due);
-    fields.int(run.recoveries.into());
-    fields.int(run.entries as i64);
-    fields.int(run.created);
-    fields.int(run.changed);
-    fields.end()
-}
+/// How many values a run is given as by the scripts: its identity and its fields.
+pub(super) const RUN: usize = 17;
 
-pub(super) fn read_run(value: &[u8]) -> Result<RunRow, Failure> {
-    let mut fields = Reader::new("the run", value)?;
+/// The values that the scripts for runs give, in their order. The script has compared their checksum.
+pub(super) fn read_run(fields: &[Value]) -> Result<RunRow, Failure> {
+    let field = |index: usize| fields.get(index).and_then(Option::as_deref);
+    let text = |index| field(index).and_then(|value| std::str::from_utf8(value).ok()).ok_or_else(unreadable);
     let id = |text: &str| RunId::try_new(text).map_err(|_| unreadable());
-    let (own, name, parent) = (id(fields.text()?)?, fields.text()?.into(), fields.text()?);
-    let (reason, worker) = (fields.text()?.into(), fields.text()?.into());
+    let optional =
+        |index| -> Result<Option<&str>, Failure> { Ok(Some(text(index)?).filter(|text| !text.is_empty())) };
+    let time = |index| optional(index)?.map(|text| number(Some(text.as_bytes()))).transpose();
     Ok(RunRow {
-        id: own,
-        name,
-        parent: if parent.is_empty() { None } else { Some(id(parent)?) },
-        reason,
-        worker,
-        fingerprint: Fingerprint::new(fields.array()?),
-        owner: owner(&fields.array()?)?,
-        version: fields.int()?,
-        kind: *StatusKind::ALL.get(fields.int::<usize>()?).ok_or_else(unreadable)?,
-        cancel: fields.int::<i64>()? != 0,
-        epoch: fields.int()?,
-        lease_until: fields.optional()?,
-        due: fields.optional()?,
-        recoveries: fields.int()?,
-        entries: fields.int()?,
-        created: fields.int()?,
-        changed: fields.int()?,
+        id: id(text(0)?)?,
+        name: text(1)?.into(),
+        version: number(field(2))?,
+        fingerprint: Fingerprint::new(fixed(field(3))?),
+        parent: optional(4)?.map(id).transpose()?,
+        created: number(field(5))?,
+        kind: *StatusKind::ALL.get(number::<usize>(field(6))?).ok_or_else(unreadable)?,
+        reason: text(7)?.into(),
+        cancel: number::<u8>(field(8))? != 0,
+        epoch: number(field(9))?,
+        owner: owner(&fixed(field(10))?)?,
+        worker: text(11)?.into(),
+        lease_until: time(12)?,
+        due: time(13)?,
+        recoveries: number(field(14))?,
+        entries: number(field(15))?,
+        changed: number(field(16))?,
     })
 }
 
-pub(super) fn write_entry(seq: u64, at: i64, entry: &NewEntry) -> Vec<u8> {
-    let mut fields = Writer(Vec::with_capacity(80 + entry.name.len() + entry.payload.len()));
+/// Without the time, which the script puts before it.
+pub(super) fn write_entry(seq: u64, entry: &NewEntry) -> Vec<u8> {
+    let mut fields = Writer(Vec::with_capacity(72 + entry.name.len() + entry.payload.len()));
     fields.int(seq as i64);
-    fields.int(at);
     fields.int(entry.kind.into());
     fields.int(entry.format.into());
     fields.int(entry.occurrence.into());
@@ -138,9 +109,15 @@ pub(super) fn write_entry(seq: u64, at: i64, entry: &NewEntry) -> Vec<u8> {
     fields.end()
 }
 
+/// Begins with sixteen digits of the time and, as the script can compute nothing better, two of what is left of it modulo 97.
 pub(super) fn read_entry(value: &[u8]) -> Result<Entry, Failure> {
+    let (at, value) = value.split_at_checked(18).ok_or_else(unreadable)?;
+    let (at, check): (i64, i64) = (number(Some(&at[..16]))?, number(Some(&at[16..]))?);
+    if at % 97 != check {
+        return Err(Failure::damaged("the time of an entry of the journal"));
+    }
     let mut fields = Reader::new("an entry of the journal", value)?;
-    let (seq, at) = (fields.int()?, time::to_system(fields.int()?));
+    let (seq, at) = (fields.int()?, time::to_system(at));
     let (kind, format, occurrence) = (fields.int()?, fields.int()?, fields.int()?);
     let (name, payload) = (fields.text()?.into(), Bytes::copy_from_slice(fields.bytes()?));
     Ok(Entry { seq, at, entry: NewEntry { kind, format, name, occurrence, payload } })
@@ -150,6 +127,10 @@ fn owner(bytes: &[u8; 16]) -> Result<Owner, Failure> {
     Owner::from_u128(u128::from_be_bytes(*bytes)).ok_or_else(unreadable)
 }
 
+fn fixed<const N: usize>(value: Option<&[u8]>) -> Result<[u8; N], Failure> {
+    value.and_then(|value| value.try_into().ok()).ok_or_else(unreadable)
+}
+
 /// A number that a script gave as text.
 pub(super) fn number<T: std::str::FromStr>(value: Option<&[u8]>) -> Result<T, Failure> {
     let text = value.and_then(|value| std::str::from_utf8(value).ok());
@@ -157,14 +138,11 @@ pub(super) fn number<T: std::str::FromStr>(value: Option<&[u8]>) -> Result<T, Fa
 }
 
 /// The fields that the scripts for claims give after the time; none if there is no such row.
-pub(super) fn read_claim(fields: &[Option<Vec<u8>>]) -> Result<Option<ClaimRow>, Failure> {
+pub(super) fn read_claim(fields: &[Value]) -> Result<Option<ClaimRow>, Failure> {
     if fields.is_empty() {
         return Ok(None);
     }
     let field = |index: usize| fields.get(index).and_then(Option::as_deref);
-    fn fixed<const N: usize>(value: Option<&[u8]>) -> Result<[u8; N], Failure> {
-        value.and_then(|value| value.try_into().ok()).ok_or_else(unreadable)
-    }
     let body = field(7).map(<[u8]>::to_vec);
     if let Some(body) = &body
         && stored::body_sum(body) != number(field(8))?

@@ -1,7 +1,9 @@
 //! Many at once, and many rows.
 
-use buttress_store::{ClaimStore, Claimed, Command, Created, Flow, JournalStore, Owner, Wanted, Written};
-use store_tests::{HOUR, request, run, value};
+use buttress_store::{
+    ClaimStore, Claimed, Command, Created, Flow, JournalStore, Owner, Postgres, Wanted, Written,
+};
+use store_tests::{HOUR, Proxy, request, run, trips, value};
 use tokio::task::JoinSet;
 
 use super::{connect, open};
@@ -115,4 +117,16 @@ async fn scans(client: &tokio_postgres::Client) -> (i64, i64) {
         (SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'buttress_runs_due')";
     let row = client.query_one(scans, &[]).await.unwrap();
     (row.get(0), row.get(1))
+}
+
+#[tokio::test]
+async fn every_verb_is_one_round_trip_once_its_statement_is_prepared() {
+    let server = services::Postgres::start();
+    let proxy = Proxy::start(server.port()).await;
+    let config = server.config_by(proxy.port()).parse().unwrap();
+    let store = Postgres::at(config).connections(1).open(tokio_postgres::NoTls).await.unwrap();
+    trips(&store, &proxy, "prepare").await;
+    for (verb, trips) in trips(&store, &proxy, "prepared").await {
+        assert_eq!(trips, 1, "{verb}");
+    }
 }

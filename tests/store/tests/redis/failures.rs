@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Created, Fault, Flow, JournalStore, Next, Owner, Redis, StoreError,
-    Wanted, Written,
+    Appended, ClaimStore, Claimed, Command, Created, Fault, Flow, JournalStore, NewRun, Next, Owner, Redis,
+    StoreError, Wanted, Written,
 };
 use redis::AsyncTypedCommands;
 use redis::aio::MultiplexedConnection;
@@ -134,28 +134,6 @@ async fn after_a_failover_the_store_finds_the_new_primary_though_the_old_one_liv
 }
 
 #[tokio::test]
-async fn a_damaged_run_that_is_due_keeps_no_other_from_being_acquired() {
-    let server = services::Redis::start();
-    let (store, mut connection) = (open(&server).await, connect(&server).await);
-    for id in ["damaged", "sound"] {
-        assert!(matches!(store.create(&run(id), None).await.unwrap(), Created::Queued));
-    }
-    connection.hset("{buttress:runs}:run:damaged", "row", "damaged").await.unwrap();
-    let wanted = Wanted {
-        flows: vec![Flow { name: run("sound").name, versions: 0..=9 }],
-        id: None,
-        owner: Owner::random(),
-        worker: "test".into(),
-        lease: HOUR,
-        max: 1,
-    };
-    let acquired = store.acquire(&wanted).await.unwrap();
-    assert_eq!(acquired.iter().map(|run| run.hold.id.as_str()).collect::<Vec<_>>(), ["sound"]);
-    let error = store.acquire(&wanted).await.unwrap_err();
-    assert_eq!(error.fault(), Fault::Corrupt, "it is told of once nothing else is due");
-}
-
-#[tokio::test]
 async fn what_was_done_while_its_answer_was_lost_is_had_by_asking_again() {
     let server = services::Redis::start();
     let proxy = Proxy::start(server.port()).await;
@@ -243,12 +221,59 @@ async fn a_damaged_record_or_entry_is_an_error_and_left_as_it_is() {
     connection.ltrim(entries, 0, 0).await.unwrap();
     assert_eq!(store.load(&hold.id).await.unwrap_err().fault(), Fault::Corrupt, "one is missing");
 
-    let stored: Vec<u8> = redis::cmd("HGET").arg(row).arg("row").query_async(&mut connection).await.unwrap();
-    let mut flipped = stored.clone();
-    flipped[70] ^= 1;
-    connection.hset(row, "row", &flipped[..]).await.unwrap();
-    let appended = store.append(&hold, 2, &[], &Next::Done).await;
-    assert_eq!(appended.unwrap_err().fault(), Fault::Corrupt);
+    let fields: Vec<String> = connection.hkeys(row).await.unwrap();
+    for field in fields.iter().filter(|field| !["input", "place"].contains(&&***field)) {
+        let stored: Vec<u8> =
+            redis::cmd("HGET").arg(row).arg(field).query_async(&mut connection).await.unwrap();
+        for damaged in [Some([&stored[..], b"1"].concat()), None] {
+            let changed = match damaged {
+                Some(damaged) => connection.hset(row, field, damaged).await.unwrap() == 0,
+                None => connection.hdel(row, field).await.unwrap() == 1,
+            };
+            assert!(changed, "{field}");
+            let errors = [
+                store.append(&hold, 2, &[], &Next::Done).await.unwrap_err(),
+                JournalStore::renew(&store, &hold, HOUR).await.unwrap_err(),
+                store.peek(&hold.id).await.unwrap_err(),
+                store.create(&run("run"), None).await.unwrap_err(),
+                store.control(&hold.id, Command::Cancel).await.unwrap_err(),
+            ];
+            for error in errors {
+                assert_eq!(error.fault(), Fault::Corrupt, "{field}: {error}");
+            }
+        }
+        connection.hset(row, field, stored).await.unwrap();
+    }
+    assert!(matches!(
+        store.append(&hold, 1, &[], &Next::Done).await.unwrap(),
+        Appended::Conflict { next: 2 }
+    ));
+}
+
+#[tokio::test]
+async fn what_is_due_is_found_behind_many_that_nobody_wants_and_a_damaged_run_keeps_no_other_from_it() {
+    let server = services::Redis::start();
+    let (store, mut connection) = (open(&server).await, connect(&server).await);
+    for index in 0..450 {
+        let older = NewRun { version: 9, ..run(&format!("older {index}")) };
+        assert!(matches!(store.create(&older, None).await.unwrap(), Created::Queued));
+    }
+    for name in ["damaged", "sound"] {
+        assert!(matches!(store.create(&run(name), None).await.unwrap(), Created::Queued));
+    }
+    connection.hset("{buttress:runs}:run:damaged", "epoch", 7).await.unwrap();
+    let wanted = Wanted {
+        flows: vec![Flow { name: run("sound").name, versions: 0..=8 }],
+        id: None,
+        owner: Owner::random(),
+        worker: "test".into(),
+        lease: HOUR,
+        max: 1,
+    };
+    let acquired = store.acquire(&wanted).await.unwrap();
+    assert_eq!(acquired.iter().map(|run| run.hold.id.as_str()).collect::<Vec<_>>(), ["sound"]);
+    let error = store.acquire(&wanted).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Corrupt, "it is told of once nothing else is due");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use buttress_store::conformance::Harness;
 use buttress_store::{ClaimStore, Claimed, Redis, Written};
-use store_tests::{HOUR, request, value};
+use store_tests::{HOUR, Proxy, request, trips, value};
 use tokio::task::JoinSet;
 
 /// A server of its own for each case.
@@ -98,5 +98,17 @@ async fn what_is_of_no_use_any_more_is_gone_from_the_server() {
             return;
         }
         tokio::time::sleep(short).await;
+    }
+}
+
+#[tokio::test]
+async fn every_verb_is_one_round_trip_the_first_one_included() {
+    let server = services::Redis::start();
+    let proxy = Proxy::start(server.port()).await;
+    let store = Redis::at(format!("redis://127.0.0.1:{}/", proxy.port())).unwrap().open().await.unwrap();
+    for name in ["first", "second"] {
+        for (verb, trips) in trips(&store, &proxy, name).await {
+            assert_eq!(trips, 1, "{verb}");
+        }
     }
 }
