@@ -23,6 +23,7 @@ fn timed(package: &str, command: &str, arguments: &[&str]) -> Result<(), Failure
 /// Claims and completions over each store; the servers that it needs are started for it.
 pub(crate) fn idempotency() -> Result<(), Failure> {
     crate::services::ensure()?;
+    overhead(&["--only", "claims in memory"])?;
     cargo(["run", "--profile", "bench", "--locked", "--package", "idempotency-tests"]).run()
 }
 

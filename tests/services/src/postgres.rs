@@ -12,6 +12,7 @@ pub struct Postgres {
     server: Option<Server>,
     folder: TempDir,
     port: u16,
+    settings: Vec<String>,
 }
 
 /// The folder with `initdb` and `postgres`, of the newest release.
@@ -35,12 +36,22 @@ impl Postgres {
     ///
     /// If it is not installed, or does not start.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server that is empty, with these settings, such as `fsync=on`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start_with(settings: &[&str]) -> Self {
         let folder = TempDir::new().expect("there is a place for temporary files");
         let template = template();
         let data = folder.path().join("data");
         run(&words(&[&"cp", &"-a", &template, &data]));
         open_to_all(folder.path());
-        let mut postgres = Self { server: None, folder, port: free_port() };
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut postgres = Self { server: None, folder, port: free_port(), settings };
         postgres.restart();
         postgres
     }
@@ -80,7 +91,7 @@ impl Postgres {
     /// If it does not start.
     pub fn restart(&mut self) {
         let (binary, port) = (program("postgres"), self.port.to_string());
-        let settings = [
+        let defaults = [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "max_connections=200",
@@ -90,7 +101,9 @@ impl Postgres {
         ];
         let mut command = as_user();
         command.extend(words(&[&binary, &"-D", &self.data(), &"-p", &port]));
-        command.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
+        // Of two the later one counts.
+        let settings = defaults.into_iter().chain(self.settings.iter().map(String::as_str));
+        command.extend(settings.flat_map(|setting| ["-c".to_owned(), setting.to_owned()]));
         self.server = Some(Server::start(&command, self.folder.path()));
         let pid = self.data().join("postmaster.pid");
         wait_until("postgres", self.folder.path(), || {

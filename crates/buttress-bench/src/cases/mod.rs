@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod breaker;
+mod claims;
 mod deadline;
 mod keyed;
 mod machine;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(stack::ready());
     cases.extend(stack::pending());
     cases.extend(breaker::metric());
+    cases.extend(claims::memory());
     cases
 }
 
