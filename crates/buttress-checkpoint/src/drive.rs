@@ -12,7 +12,7 @@ use buttress_store::{
     Acquired, Appended, Entry, Fault, Hold, JournalStore, NewEntry, Next, Run, RunId, StoreError,
 };
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::Config;
@@ -56,12 +56,14 @@ pub(crate) struct Stored {
     pub(crate) cancel: bool,
 }
 
-/// Runs a run for as long as it is held. Whatever was built of it is dropped before this returns.
+/// Runs a run for as long as it is held, or until this process has taken hold of it once more. Whatever was built of it is
+/// dropped before this returns.
 pub(crate) async fn drive<S: JournalStore>(
     mut driver: Driver<S>,
     acquired: Acquired,
     code: Code,
     asked: Instant,
+    superseded: oneshot::Receiver<()>,
 ) {
     let Config { lease, margin, observer, .. } = driver.config.clone();
     let (id, name) = (acquired.info.id.as_str().into(), acquired.info.name.clone());
@@ -72,6 +74,7 @@ pub(crate) async fn drive<S: JournalStore>(
     let change = tokio::select! {
         biased;
         () = kept.lost() => RunChange::Lost,
+        Ok(()) = superseded => RunChange::Lost,
         change = driver.run_or_pause(&acquired, &code, &kept) => change.unwrap_or(RunChange::Lost),
     };
     emit(change);
@@ -100,7 +103,15 @@ impl<S: JournalStore> Driver<S> {
             );
             return self.give_up(vec![], Next::Park(reason.into()), RunChange::Halted).await;
         }
-        let (run, loaded) = match self.load(&self.hold.id).await {
+        let mut shutdown = self.shutdown.clone();
+        let loaded = tokio::select! {
+            biased;
+            loaded = self.load(&self.hold.id) => loaded,
+            () = told(&mut shutdown) => {
+                return self.give_up(vec![], Next::Yield, RunChange::Released).await;
+            }
+        };
+        let (run, loaded) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => return self.pause(vec![], &error.to_string()).await,
         };
@@ -232,7 +243,7 @@ impl<S: JournalStore> Driver<S> {
                 woken = poll_fn(|cx| code.poll(cx, in_flight, stuck)) => woken,
                 () = some(&mut patience) => Woken::Impatient,
                 () = some(&mut drain) => Woken::Drained,
-                _ = shutdown.wait_for(|shutdown| *shutdown), if drain.is_none() => Woken::Shutdown,
+                () = told(&mut shutdown), if drain.is_none() => Woken::Shutdown,
             };
             match woken {
                 Woken::Stored(stored) => {
@@ -368,6 +379,11 @@ impl Drop for Cleared<'_> {
     fn drop(&mut self) {
         self.0.clear();
     }
+}
+
+/// Resolves when the worker is to shut down.
+pub(crate) async fn told(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|shutdown| *shutdown).await;
 }
 
 /// Resolves when a future that may not be there does.

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use buttress_core::clock;
 use buttress_store::{Hold, JournalStore, Renewed};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,10 +14,18 @@ use crate::run::{Core, Gate};
 
 /// A lease that a task of its own renews, so that code that does not yield for a while does not lose its run. Ends when dropped.
 pub(crate) struct Lease {
-    until: watch::Receiver<Instant>,
+    until: watch::Receiver<Usable>,
+    wall: fn() -> SystemTime,
     pub(crate) signal: Arc<Signal>,
     task: JoinHandle<()>,
 }
+
+/// Until when a run may be touched, on both clocks of this machine: the monotonic one stands still while the machine sleeps,
+/// and a store's need not.
+type Usable = (Instant, SystemTime);
+
+/// So often the wall clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How a renewal tells the run that it is to be cancelled.
 #[derive(Default)]
@@ -50,8 +59,21 @@ impl Lease {
         lease: Duration,
         margin: Duration,
     ) -> Self {
-        let usable = lease - margin;
-        let (sender, until) = watch::channel(asked + usable);
+        Self::with(store, hold, asked, (lease, margin), clock::wall)
+    }
+
+    fn with<S: JournalStore>(
+        store: S,
+        hold: Hold,
+        asked: Instant,
+        (lease, margin): (Duration, Duration),
+        wall: fn() -> SystemTime,
+    ) -> Self {
+        let usable = move |asked: Instant| {
+            let left = (lease - margin).saturating_sub(asked.elapsed());
+            (clock::after(asked, lease - margin), wall().checked_add(left).unwrap_or(SystemTime::UNIX_EPOCH))
+        };
+        let (sender, until) = watch::channel(usable(asked));
         let signal = Arc::<Signal>::default();
         let told = Arc::clone(&signal);
         let task = tokio::spawn(async move {
@@ -64,7 +86,7 @@ impl Lease {
                         if cancel_requested {
                             told.cancel();
                         }
-                        if sender.send(asked + usable).is_err() {
+                        if sender.send(usable(asked)).is_err() {
                             return;
                         }
                         lease / 3
@@ -74,18 +96,22 @@ impl Lease {
                 };
             }
         });
-        Self { until, signal, task }
+        Self { until, wall, signal, task }
     }
 
     /// Returns once the run must no longer be touched.
     pub(crate) async fn lost(&self) {
         let mut until = self.until.clone();
         loop {
-            let end = *until.borrow_and_update();
+            let (end, wall_end) = *until.borrow_and_update();
+            let now = Instant::now();
+            if now >= end || (self.wall)() >= wall_end {
+                return;
+            }
             tokio::select! {
                 biased;
                 changed = until.changed() => if changed.is_err() { return },
-                () = sleep_until(end) => return,
+                () = sleep_until(end.min(clock::after(now, TICK))) => {}
             }
         }
     }
@@ -94,5 +120,34 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use buttress_store::{Memory, Owner, RunId};
+
+    use super::*;
+
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+    fn wall() -> SystemTime {
+        clock::wall() + Duration::from_secs(AHEAD.load(Ordering::SeqCst))
+    }
+
+    /// As after the machine has slept.
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_that_steps_ahead_of_the_lease_ends_it() {
+        let hold = Hold { id: RunId::try_new("run").unwrap(), owner: Owner::random(), epoch: 1 };
+        let times = (Duration::from_secs(3600), Duration::from_secs(600));
+        let lease = Lease::with(Memory::new(), hold, Instant::now(), times, wall);
+        let began = Instant::now();
+        let lost = tokio::time::timeout(Duration::from_secs(60), lease.lost()).await;
+        assert!(lost.is_err(), "it is held");
+        AHEAD.store(3001, Ordering::SeqCst);
+        lease.lost().await;
+        assert!(began.elapsed() < Duration::from_secs(62), "{:?}", began.elapsed());
     }
 }

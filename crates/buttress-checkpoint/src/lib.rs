@@ -100,6 +100,7 @@ mod sleep;
 mod step;
 mod undo;
 mod verdict;
+mod worker;
 mod workflows;
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use buttress_core::observe::RunChange;
 use buttress_store::{JournalStore, NewEntry, Next};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::drive::{Driver, Refused, cut};
+use crate::drive::{Driver, Refused, cut, told};
 use crate::entry::{self, Body, Fault, Kind};
 use crate::error::StepId;
 use crate::replay::{self, Marks};
@@ -133,11 +133,11 @@ impl<S: JournalStore> Driver<S> {
         };
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|shutdown| *shutdown) => return Undone::Stopped,
+            () = told(&mut shutdown) => return Undone::Stopped,
             () = due => {}
         }
         let drained = async {
-            let _ = shutdown.wait_for(|shutdown| *shutdown).await;
+            told(&mut shutdown).await;
             sleep(self.config.drain).await;
         };
         tokio::select! {

@@ -3,26 +3,21 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use buttress_core::observe::RunChange;
-use buttress_core::{ConfigError, Event};
-use buttress_store::{
-    Acquired, Command, Flow, JournalStore, Owner, Query, RunId, RunInfo, StatusKind, StoreError, Wanted,
-};
+use buttress_core::ConfigError;
+use buttress_store::{Command, JournalStore, RunId, RunInfo, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::to_raw_value;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::cx::Cx;
-use crate::drive::{Code, Driver, drive, retries};
+use crate::drive::Code;
 use crate::handle::Workflow;
+use crate::worker::Driven;
 
 /// Workflows on one store: registers their code, begins runs, and [runs](Workflows::run_until) them. Clones share it all.
 #[derive(Clone)]
@@ -38,17 +33,19 @@ pub(crate) struct Shared<S> {
     pub(crate) nudge: Notify,
     /// Who waits in this process for a run to end.
     waiters: Mutex<HashMap<RunId, (usize, Arc<Notify>)>>,
+    /// What this process runs.
+    driven: Mutex<HashMap<RunId, Driven>>,
 }
 
 pub(crate) struct Registered {
-    name: Arc<str>,
-    versions: Versions,
-    code: Code,
+    pub(crate) name: Arc<str>,
+    pub(crate) versions: Versions,
+    pub(crate) code: Code,
 }
 
 /// The versions of a workflow that one function has the code of: runs that begin now get the last one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versions(RangeInclusive<u32>);
+pub struct Versions(pub(crate) RangeInclusive<u32>);
 
 impl From<u32> for Versions {
     fn from(version: u32) -> Self {
@@ -76,6 +73,7 @@ impl<S: JournalStore> Workflows<S> {
             registered: Mutex::default(),
             nudge: Notify::new(),
             waiters: Mutex::default(),
+            driven: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -140,100 +138,6 @@ impl<S: JournalStore> Workflows<S> {
         Ok(Workflow { workflows: self.clone(), name, version, types: PhantomData })
     }
 
-    /// Runs runs until `shutdown` resolves: those that are begun here or elsewhere, those that wake, and those that other
-    /// workers abandoned. Then it begins nothing new, waits for the steps that are under way
-    /// ([`Config::drain`]), and gives every run back, so that other workers go on with them at once.
-    ///
-    /// Failures of the store are waited out. Several of these can run at once, in any number of processes. When this future
-    /// is dropped, what it runs is dropped with it, and others take over when the leases end.
-    pub async fn run_until(&self, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        let (stop, stopped) = watch::channel(false);
-        let mut runs = JoinSet::new();
-        let mut delays = retries();
-        self.warn_of_unknown().await;
-        loop {
-            let free =
-                self.shared.config.max_runs.saturating_sub(u32::try_from(runs.len()).unwrap_or(u32::MAX));
-            let mut pause = self.shared.config.poll;
-            if free > 0 {
-                let asked = Instant::now();
-                let acquired = tokio::select! {
-                    biased;
-                    acquired = self.acquire(free) => acquired,
-                    () = &mut shutdown => break,
-                };
-                match acquired {
-                    Ok(acquired) => {
-                        delays = retries();
-                        let full = acquired.len() == free as usize;
-                        for run in acquired {
-                            self.spawn(&mut runs, run, asked, &stopped);
-                        }
-                        if full && (runs.len() as u32) < self.shared.config.max_runs {
-                            continue;
-                        }
-                    }
-                    Err(_) => pause = delays.next().unwrap_or(pause),
-                }
-            }
-            tokio::select! {
-                biased;
-                () = &mut shutdown => break,
-                Some(_) = runs.join_next() => {}
-                () = self.shared.nudge.notified(), if free > 0 => {}
-                () = sleep(pause) => {}
-            }
-        }
-        let _ = stop.send(true);
-        while runs.join_next().await.is_some() {}
-    }
-
-    async fn acquire(&self, max: u32) -> Result<Vec<Acquired>, StoreError> {
-        let Config { worker, lease, .. } = &self.shared.config;
-        let flow = |it: &Registered| Flow { name: it.name.clone(), versions: it.versions.0.clone() };
-        let flows: Vec<Flow> = self.shared.registered().iter().map(flow).collect();
-        if flows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (owner, worker, lease) = (Owner::random(), worker.clone(), *lease);
-        self.shared.store.acquire(&Wanted { flows, id: None, owner, worker, lease, max }).await
-    }
-
-    fn spawn(&self, runs: &mut JoinSet<()>, run: Acquired, asked: Instant, stopped: &watch::Receiver<bool>) {
-        let code = self.shared.registered().iter().find_map(|it| {
-            (it.name == run.info.name && it.versions.0.contains(&run.info.version)).then(|| it.code.clone())
-        });
-        // The store gave what was asked for.
-        let Some(code) = code else { return };
-        let Shared { store, config, .. } = &*self.shared;
-        let (store, config, shutdown) = (store.clone(), config.clone(), stopped.clone());
-        let (hold, name) = (run.hold.clone(), run.info.name.clone());
-        let driver = Driver { store, config, shutdown, hold, name, seq: 0 };
-        let (shared, id) = (Arc::clone(&self.shared), run.info.id.clone());
-        runs.spawn(async move {
-            drive(driver, run, code, asked).await;
-            shared.tell(&id);
-        });
-    }
-
-    /// Tells the observer of open runs that this worker does not have the code of, a hundred at most.
-    async fn warn_of_unknown(&self) {
-        let observer = &self.shared.config.observer;
-        if !observer.is_set() {
-            return;
-        }
-        let statuses = vec![StatusKind::Running, StatusKind::Sleeping];
-        let Ok(page) = self.shared.store.list(&Query { statuses, ..Query::default() }).await else { return };
-        for info in page.runs {
-            let known = |it: &Registered| it.name == info.name && it.versions.0.contains(&info.version);
-            if !self.shared.registered().iter().any(known) {
-                let run = info.id.as_str().into();
-                observer.emit(&info.name, || Event::Run { run, change: RunChange::Unknown });
-            }
-        }
-    }
-
     /// Asks for a run to be cancelled: it stops before its next step, undoes what can be undone and is over; one that is halted
     /// goes on for that. If it cannot be undone it is halted (again), and [resumed](Self::resume) it tries anew. One that is
     /// over stays as it is. Gives the run as it is then; `None` if there is none.
@@ -283,7 +187,7 @@ impl<S: JournalStore> Workflows<S> {
 }
 
 impl<S> Shared<S> {
-    fn registered(&self) -> MutexGuard<'_, Vec<Registered>> {
+    pub(crate) fn registered(&self) -> MutexGuard<'_, Vec<Registered>> {
         self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -291,8 +195,12 @@ impl<S> Shared<S> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn driven(&self) -> MutexGuard<'_, HashMap<RunId, Driven>> {
+        self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whoever waits for this run looks at it.
-    fn tell(&self, id: &RunId) {
+    pub(crate) fn tell(&self, id: &RunId) {
         if let Some((_, notify)) = self.waiters().get(id) {
             notify.notify_waiters();
         }

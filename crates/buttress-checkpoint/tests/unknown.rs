@@ -124,7 +124,7 @@ async fn a_step_of_which_only_the_mark_is_stored_when_its_worker_stops_was_not_i
         }
     };
     // The shutdown is known before the mark is stored.
-    let slow = common::Slow::new(store.clone());
+    let slow = common::Slow::appends(store.clone());
     let workflows = Workflows::open(slow.clone());
     let flow = workflows.register("w", 1, code(&log, false)).unwrap();
     flow.start("run", ()).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_step_of_which_only_the_mark_is_stored_when_its_worker_stops_was_not_i
 #[tokio::test(start_paused = true)]
 async fn a_cancellation_that_the_mark_brings_stops_the_step() {
     let (store, log) = (Memory::new(), Log::default());
-    let slow = common::Slow::new(store.clone());
+    let slow = common::Slow::appends(store.clone());
     let workflows = Workflows::open(slow);
     let shared = log.clone();
     let code = move |cx: Cx, ()| {

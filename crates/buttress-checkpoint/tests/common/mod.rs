@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use buttress_checkpoint::{Config, Cx, Failure, RunError, Workflows};
 use buttress_store::{
-    Acquired, Appended, Command, Created, Hold, JournalStore, Memory, NewEntry, NewRun, Next, Page, Peek,
-    Query, Renewed, Run, RunId, RunInfo, StoreError, Wanted,
+    Acquired, Appended, Command, Created, Fault, Hold, JournalStore, Memory, NewEntry, NewRun, Next, Page,
+    Peek, Query, Renewed, Run, RunId, RunInfo, StoreError, Wanted,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -96,17 +96,87 @@ where
     }
 }
 
-/// A store whose appends take a second.
+/// A store whose appends take a second, or whose acquisitions do, and that gives a run away when it is told to.
 #[derive(Clone)]
-pub(crate) struct Slow(Memory);
+pub(crate) struct Slow {
+    inner: Memory,
+    append: Duration,
+    acquire: Duration,
+    held: Arc<Mutex<Vec<Acquired>>>,
+}
 
 impl Slow {
-    pub(crate) fn new(inner: Memory) -> Self {
-        Self(inner)
+    pub(crate) fn appends(inner: Memory) -> Self {
+        Self { inner, append: Duration::from_secs(1), acquire: Duration::ZERO, held: Arc::default() }
+    }
+
+    pub(crate) fn acquires(inner: Memory) -> Self {
+        Self { inner, append: Duration::ZERO, acquire: Duration::from_secs(1), held: Arc::default() }
+    }
+
+    /// As if the store's clock had stepped over the leases.
+    pub(crate) async fn end_leases(&self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        for Acquired { hold, .. } in held {
+            let entries = load(&self.inner).await.info.entries;
+            let _ = self.inner.append(&hold, entries, &[], &Next::Yield).await.unwrap();
+        }
     }
 }
 
 impl JournalStore for Slow {
+    async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
+        self.inner.create(run, lease).await
+    }
+
+    async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
+        let acquired = self.inner.acquire(wanted).await?;
+        self.held.lock().unwrap().extend(acquired.iter().cloned());
+        sleep(self.acquire).await;
+        Ok(acquired)
+    }
+
+    async fn append(
+        &self,
+        hold: &Hold,
+        seq: u64,
+        entries: &[NewEntry],
+        next: &Next,
+    ) -> Result<Appended, StoreError> {
+        sleep(self.append).await;
+        self.inner.append(hold, seq, entries, next).await
+    }
+
+    async fn renew(&self, hold: &Hold, lease: Duration) -> Result<Renewed, StoreError> {
+        self.inner.renew(hold, lease).await
+    }
+
+    async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
+        self.inner.peek(id).await
+    }
+
+    async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
+        self.inner.load(id).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        self.inner.list(query).await
+    }
+
+    async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
+        self.inner.control(id, command).await
+    }
+
+    async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
+        self.inner.prune(age, max).await
+    }
+}
+
+/// A store that gives no journal.
+#[derive(Clone)]
+pub(crate) struct Unreadable(pub(crate) Memory);
+
+impl JournalStore for Unreadable {
     async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
         self.0.create(run, lease).await
     }
@@ -122,7 +192,6 @@ impl JournalStore for Slow {
         entries: &[NewEntry],
         next: &Next,
     ) -> Result<Appended, StoreError> {
-        sleep(Duration::from_secs(1)).await;
         self.0.append(hold, seq, entries, next).await
     }
 
@@ -134,8 +203,8 @@ impl JournalStore for Slow {
         self.0.peek(id).await
     }
 
-    async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
-        self.0.load(id).await
+    async fn load(&self, _: &RunId) -> Result<Option<Run>, StoreError> {
+        Err(StoreError::new("unreadable", "load", Fault::Unavailable))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
