@@ -84,7 +84,10 @@ impl JournalStore for Sqlite {
                 Append::Add => {
                     add_entries(connection, number, now, seq, &entries, &sums)?;
                     run.appended(&entries, &next, now);
-                    update(connection, number, &run)?;
+                    match next {
+                        Next::Go => advance(connection, number, &run)?,
+                        _ => update(connection, number, &run)?,
+                    }
                     let at = time::to_system(now);
                     Ok(Appended::Applied { next: run.entries, at, cancel_requested: run.cancel })
                 }
@@ -295,6 +298,14 @@ fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Fail
         run.changed,
         row::run_sum(run),
     ])?;
+    Ok(())
+}
+
+/// Writes what an append changes of a run that goes on: none of it is in an index, whose pages would be written as well.
+fn advance(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
+    let sql = "UPDATE runs SET entries = ?2, changed = ?3, sum = ?4 WHERE number = ?1";
+    let parameters = params![number, run.entries as i64, run.changed, row::run_sum(run)];
+    connection.prepare_cached(sql)?.execute(parameters)?;
     Ok(())
 }
 
