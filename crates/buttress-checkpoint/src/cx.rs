@@ -139,6 +139,7 @@ impl Cx {
 
 impl Cx {
     /// The run that this task is in, outside of its steps.
+    #[inline]
     pub(crate) fn here() -> Option<Self> {
         let core = Core::here(|core| (!core.is_in_step()).then(|| Arc::clone(core)));
         core.flatten().map(Self::new)

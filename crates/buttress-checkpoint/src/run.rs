@@ -1,5 +1,6 @@
 //! What a run's code and its driver share while it runs.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
@@ -27,6 +28,11 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 tokio::task_local! {
     static CURRENT: Arc<Core>;
+}
+
+thread_local! {
+    /// Whether there is a current run: what is asked where there is none has to be cheap.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Undoes a step, from the result that is recorded of it.
@@ -145,12 +151,20 @@ impl Core {
     }
 
     /// The run that this task is in, if it is in one.
+    #[inline]
     pub(crate) fn here<T>(f: impl FnOnce(&Arc<Self>) -> T) -> Option<T> {
-        CURRENT.try_with(f).ok()
+        if INSIDE.get() { CURRENT.try_with(f).ok() } else { None }
     }
 
     /// Polls the run's code.
     pub(crate) fn scope<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
+        struct Leave(bool);
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                INSIDE.set(self.0);
+            }
+        }
+        let _leave = Leave(INSIDE.replace(true));
         CURRENT.sync_scope(Arc::clone(self), f)
     }
 
