@@ -27,6 +27,14 @@ pub(crate) fn idempotency() -> Result<(), Failure> {
     cargo(["run", "--profile", "bench", "--locked", "--package", "idempotency-tests"]).run()
 }
 
+/// Steps of workflows over each store and their replay, and then the layer where there is no workflow.
+pub(crate) fn checkpoint() -> Result<(), Failure> {
+    crate::services::ensure()?;
+    let steps = ["--package", "checkpoint-tests", "--bin", "bench"];
+    cargo(["run", "--profile", "bench", "--locked"].into_iter().chain(steps)).run()?;
+    overhead(&["--only", "outside of a workflow"])
+}
+
 /// Counts instructions under valgrind: they do not depend on what else the machine does.
 pub(crate) fn instructions() -> Result<(), Failure> {
     const CALLS: u64 = 20_000;

@@ -24,6 +24,7 @@ cargo xtask <command>
   bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind;
           http [--json FILE]: requests per second of real clients, bare and under stacks; http-instructions
           idempotency: claims and completions over each store, beside its raw writes or round trips
+          checkpoint: steps and replays of workflows over each store, and the layer outside of a workflow
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
   soak [--minutes N] [--fuzz]
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ["bench", "http", ref arguments @ ..] => bench::http(arguments),
         ["bench", "http-instructions"] => bench::http_instructions(),
         ["bench", "idempotency"] => bench::idempotency(),
+        ["bench", "checkpoint"] => bench::checkpoint(),
         ["storm"] => storm(None),
         ["storm", "--svg", directory] => storm(Some(directory)),
         ["soak"] => soak(Some("10")),

@@ -122,6 +122,10 @@ impl Report {
             beyond.map(|(ours, tower)| ours - tower),
         );
         at_most("stack, allocations", 0.0, allocations("stack, pending once", "four"));
+        let outside = cases::OUTSIDE;
+        let layer = best(outside, "journaled").zip(best(outside, "bare"));
+        at_most("checkpoint layer over bare, ns", 5.0, layer.map(|(ours, bare)| ours - bare));
+        at_most("checkpoint layer, allocations", 0.0, allocations(outside, "journaled"));
         let metric = "one metric, Prometheus recorder";
         let metric = best(metric, "breaker, observed").zip(best(metric, "breaker, not observed"));
         let added = metric.map(|(with, without)| with - without);

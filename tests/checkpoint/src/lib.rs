@@ -1,6 +1,7 @@
 //! Workflows on every store: what the tests share, and the cases, each of which runs on each store.
 
 pub mod cases;
+pub mod crowd;
 pub mod failing;
 
 use std::any::Any;
@@ -98,6 +99,11 @@ impl Backend for InRedis {
         let server = services::Redis::start();
         Opened { store: AnyStore::open(&server.url()).await.expect("it opens"), _server: Box::new(server) }
     }
+}
+
+/// A number that the environment may give: how much of it, or which one of many.
+pub fn number_from(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 /// Runs are held for a second at a time, so that what a crash leaves is taken over after a second.

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod claims;
+mod checkpoint;
 mod deadline;
 mod keyed;
 mod machine;
@@ -11,6 +12,7 @@ mod stack;
 use crate::leaf::{Boxed, PENDING, READY, calls};
 use crate::measure::{Case, Side};
 
+pub(crate) use checkpoint::OUTSIDE;
 pub(crate) use keyed::keyed;
 
 /// All cases on one thread, but those of many keys.
@@ -32,6 +34,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(stack::pending());
     cases.extend(breaker::metric());
     cases.extend(claims::memory());
+    cases.extend(checkpoint::outside());
     cases
 }
 
