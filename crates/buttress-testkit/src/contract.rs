@@ -40,11 +40,52 @@ where
     <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
     <L::Service as Service<u64>>::Future: Send,
 {
-    answers_and_errors_pass_through(&layer).await;
-    readiness_is_that_of_the_service_inside(&layer).await;
-    a_dropped_future_drops_the_call(&layer).await;
-    a_panic_passes_through(&layer).await;
-    ready_instances_and_their_clones_mix(&layer).await;
+    check_local(layer).await;
+}
+
+/// [`check`] for a layer whose services and futures need not be `Send`.
+///
+/// # Panics
+///
+/// If any of these rules is violated.
+pub async fn check_local<L>(layer: impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64> + Clone,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+{
+    what_has_nothing_to_do_with_drops(&layer).await;
+    a_dropped_future_drops_the_call(&layer, &[0, 1, 3]).await;
+}
+
+/// [`check`] for a layer that carries a call on, in a task of its own, once it has begun: only a future that is dropped before
+/// its first poll drops the call, and one that is dropped later ends it in the background.
+///
+/// # Panics
+///
+/// If any of these rules is violated.
+pub async fn check_detaching<L>(layer: impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64> + Clone + Send,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    <L::Service as Service<u64>>::Future: Send,
+{
+    what_has_nothing_to_do_with_drops(&layer).await;
+    a_dropped_future_drops_the_call(&layer, &[0]).await;
+    a_dropped_future_leaves_the_call_to_itself(&layer).await;
+}
+
+async fn what_has_nothing_to_do_with_drops<L>(layer: &impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64> + Clone,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+{
+    answers_and_errors_pass_through(layer).await;
+    readiness_is_that_of_the_service_inside(layer).await;
+    a_panic_passes_through(layer).await;
+    ready_instances_and_their_clones_mix(layer).await;
 }
 
 fn stage<L: Layer<Subject>>(
@@ -89,13 +130,13 @@ where
     assert_eq!(started.elapsed().as_millis(), 50, "and must wake as soon as the service inside is ready");
 }
 
-async fn a_dropped_future_drops_the_call<L>(layer: &impl Fn() -> L)
+async fn a_dropped_future_drops_the_call<L>(layer: &impl Fn() -> L, after: &[usize])
 where
     L: Layer<Subject>,
     L::Service: Service<u64, Response = u64>,
     <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
 {
-    for polls in [0, 1, 3] {
+    for &polls in after {
         let (mut service, script) = stage(&layer(), [hang(), ok(7)]);
         std::future::poll_fn(|cx| service.poll_ready(cx)).await.expect("ready");
         {
@@ -109,6 +150,29 @@ where
         assert_eq!(counts.in_flight, 0, "a call dropped after {polls} polls must not go on inside");
         script.go_on_with([ok(7)]);
         assert_eq!(call(&mut service, 1).await.expect("answered after a drop"), 7);
+    }
+}
+
+async fn a_dropped_future_leaves_the_call_to_itself<L>(layer: &impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64>,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+{
+    for polls in [1, 3] {
+        let (mut service, script) = stage(&layer(), [ok(7).after(Duration::from_millis(50)), ok(8)]);
+        std::future::poll_fn(|cx| service.poll_ready(cx)).await.expect("ready");
+        {
+            let mut future = pin!(service.call(1));
+            for _ in 0..polls {
+                assert!(poll(future.as_mut()).is_pending());
+            }
+        }
+        settle().await;
+        assert_eq!(script.counts().in_flight, 1, "a call dropped after {polls} polls must go on inside");
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(script.counts().in_flight, 0, "and must end");
+        assert_eq!(call(&mut service, 1).await.expect("answered after a drop"), 8);
     }
 }
 

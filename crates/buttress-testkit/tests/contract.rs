@@ -89,3 +89,10 @@ async fn the_last_step_of_a_script_repeats() {
     }
     assert_eq!(script.calls(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_call_that_was_to_be_carried_on_is_found() {
+    let message =
+        violation(contract::check_detaching(|| ServiceBuilder::new().timeout(Duration::from_secs(60)))).await;
+    assert!(message.contains("must go on inside"), "{message}");
+}
