@@ -15,26 +15,26 @@ use crate::protocol::Protocol;
 use crate::tasks::{BoxFuture, Tasks};
 
 pin_project! {
-    /// The response of an [`Idempotent`](crate::Idempotent) service.
+    /// The response of an [`Idempotent`](crate::Idempotent) or an [`Inline`](crate::Inline) service.
     ///
-    /// Dropping it drops a call that has not begun, and gives its key back. A call that has begun is carried on without it,
-    /// so that its answer is there for whoever asks again.
-    pub struct ResponseFuture<F, P, R> {
+    /// Dropping it drops a call that has not begun, and gives its key back. A call of the former that has begun is carried on
+    /// without it, so that its answer is there for whoever asks again; one of the latter is dropped.
+    pub struct ResponseFuture<F, P, C> {
         #[pin]
-        state: State<F, P, R>,
+        state: State<F, P, C>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, P, R> {
+    enum State<F, P, C> {
         Passing { #[pin] inner: F, protocol: P },
-        Guarded { call: Detachable<R> },
+        Guarded { #[pin] call: C },
         Refused { error: Option<Error>, protocol: P },
     }
 }
 
-impl<F, P, R> fmt::Debug for ResponseFuture<F, P, R> {
+impl<F, P, C> fmt::Debug for ResponseFuture<F, P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
             State::Passing { .. } => "ResponseFuture(passing)",
@@ -44,12 +44,12 @@ impl<F, P, R> fmt::Debug for ResponseFuture<F, P, R> {
     }
 }
 
-impl<F, P, R> ResponseFuture<F, P, R> {
+impl<F, P, C> ResponseFuture<F, P, C> {
     pub(crate) fn passing(inner: F, protocol: P) -> Self {
         Self { state: State::Passing { inner, protocol } }
     }
 
-    pub(crate) fn guarded(call: Detachable<R>) -> Self {
+    pub(crate) fn guarded(call: C) -> Self {
         Self { state: State::Guarded { call } }
     }
 
@@ -58,10 +58,11 @@ impl<F, P, R> ResponseFuture<F, P, R> {
     }
 }
 
-impl<F, P, Res, E> Future for ResponseFuture<F, P, Result<P::Response, P::Error>>
+impl<F, P, C, Res, E> Future for ResponseFuture<F, P, C>
 where
     F: Future<Output = Result<Res, E>>,
     P: Protocol<Res, E>,
+    C: Future<Output = Result<P::Response, P::Error>>,
 {
     type Output = Result<P::Response, P::Error>;
 
@@ -71,7 +72,7 @@ where
                 let (_, answer) = protocol.judge(ready!(inner.poll(cx)));
                 Poll::Ready(answer.map(|response| protocol.unstored(response, false)))
             }
-            StateProj::Guarded { call } => Pin::new(call).poll(cx),
+            StateProj::Guarded { call } => call.poll(cx),
             StateProj::Refused { error, protocol } => {
                 let error = error.take().expect("a future is not polled again after it was ready");
                 Poll::Ready(protocol.refuse(error))
@@ -81,7 +82,7 @@ where
 }
 
 /// A call that goes on without its caller once its effect has begun.
-pub(crate) struct Detachable<R> {
+pub struct Detachable<R> {
     work: Option<BoxFuture<()>>,
     /// It panicked if this is still set after a poll.
     polled: bool,
@@ -90,6 +91,12 @@ pub(crate) struct Detachable<R> {
     tasks: Arc<Tasks>,
     runtime: Handle,
     limit: Duration,
+}
+
+impl<R> fmt::Debug for Detachable<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Detachable")
+    }
 }
 
 impl<R> Detachable<R> {

@@ -18,7 +18,7 @@ use crate::flights::Flights;
 use crate::future::Detachable;
 use crate::key::Claim;
 use crate::layer::IdempotencyLayer;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, answered};
 use crate::value::{Ran, Returned};
 
 /// Carries out each call once; what all layers, services and functions over one store share.
@@ -167,13 +167,8 @@ impl<St: ClaimStore> Idempotency<St> {
         F: Future<Output = Result<T, E>>,
     {
         let runtime = Handle::try_current().map_err(|_| RunError::Idempotency(Error::NoRuntime))?;
-        let (sender, mut receiver) = oneshot::channel();
-        let work = self.carry_out(runtime, key, fingerprint, Arc::default(), effect, sender);
-        let mut answer = None;
-        let answered = async { answer = (&mut receiver).await.ok() };
-        // The answer may be there before the work has ended, where the store has to be tried again.
-        crate::tasks::race(work, answered).await;
-        answer.or_else(|| receiver.try_recv().ok()).expect("a call ends with a reply")
+        let (sender, receiver) = oneshot::channel();
+        answered(self.carry_out(runtime, key, fingerprint, Arc::default(), effect, sender), receiver).await
     }
 
     async fn carry_out<T, E, F>(

@@ -35,14 +35,15 @@ pub(crate) struct Held<St: ClaimStore> {
     state: Mutex<State>,
     /// Shared with the future of the call, which is carried on from here even if it is dropped.
     begun: Arc<AtomicBool>,
+    claimed: Instant,
     ceiling: Instant,
     running: Option<Running>,
 }
 
 struct State {
     lead: Option<Lead>,
-    /// When the lease began of which this process knows.
-    confirmed: Instant,
+    /// When the lease ends, as far as this process knows: as if the store had begun it when it was asked.
+    lease_ends: Instant,
     settled: bool,
 }
 
@@ -79,12 +80,13 @@ impl<St: ClaimStore> Held<St> {
         fingerprint: Fingerprint,
         lead: Lead,
         running: Running,
-        began: Instant,
+        claimed: Instant,
     ) -> Self {
-        let ceiling = after(began, engine.config.ceiling);
-        let state = Mutex::new(State { lead: Some(lead), confirmed: began, settled: false });
+        let ceiling = after(claimed, engine.config.ceiling);
+        let lease_ends = after(claimed, engine.config.lease);
+        let state = Mutex::new(State { lead: Some(lead), lease_ends, settled: false });
         let begun = Arc::new(AtomicBool::new(false));
-        Self { engine, runtime, claim, fingerprint, state, begun, ceiling, running: Some(running) }
+        Self { engine, runtime, claim, fingerprint, state, begun, claimed, ceiling, running: Some(running) }
     }
 
     /// Carries the call out, and records what it came to; answers as soon as that is known.
@@ -254,7 +256,7 @@ impl<St: ClaimStore> Held<St> {
     #[allow(clippy::option_option, reason = "not taken over, or with a winner, or without one yet")]
     async fn taken_over(&self) -> Option<Option<Record>> {
         let engine = &self.engine;
-        if self.lock().confirmed.elapsed() < engine.config.lease {
+        if Instant::now() < self.lock().lease_ends {
             return None;
         }
         let renewed =
@@ -395,7 +397,7 @@ impl<St: ClaimStore> Held<St> {
     /// goes on, and learns it when the record is refused.
     async fn keep(&self) {
         let lease = self.engine.config.lease;
-        let mut next = after(self.lock().confirmed, lease / 3);
+        let mut next = after(self.claimed, lease / 3);
         loop {
             match Timer::at(next) {
                 Ok(timer) => timer.await,
@@ -407,10 +409,11 @@ impl<St: ClaimStore> Held<St> {
             if left.is_zero() || self.lock().settled {
                 return std::future::pending().await;
             }
-            let renewal = self.engine.store.renew(&self.claim, lease.min(left));
+            let renewed = lease.min(left);
+            let renewal = self.engine.store.renew(&self.claim, renewed);
             match within(self.engine.config.store_timeout, renewal).await {
                 Some(Ok(Written::Applied)) => {
-                    self.lock().confirmed = now;
+                    self.lock().lease_ends = after(now, renewed);
                     next = after(now, lease / 3);
                 }
                 Some(Ok(Written::Fenced { .. })) => return std::future::pending().await,

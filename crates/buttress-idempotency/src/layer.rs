@@ -3,6 +3,7 @@ use std::fmt;
 use tower_layer::Layer;
 
 use crate::handle::Idempotency;
+use crate::inline::InlineLayer;
 use crate::service::Idempotent;
 
 /// Carries out each call through the services that it is applied to once; made by [`Idempotency::layer`].
@@ -15,6 +16,11 @@ impl<St, P> IdempotencyLayer<St, P> {
     /// A layer over this store for the calls of this protocol: [`Keyed`](crate::Keyed), or `HttpKeys`.
     pub fn new(idempotency: &Idempotency<St>, protocol: P) -> Self {
         Self { idempotency: idempotency.clone(), protocol }
+    }
+
+    /// The same without a task and without its bounds: see [`Inline`].
+    pub fn inline<'a>(self) -> InlineLayer<'a, St, P> {
+        InlineLayer::new(self)
     }
 }
 

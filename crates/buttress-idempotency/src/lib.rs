@@ -89,6 +89,7 @@ mod handle;
 mod held;
 #[cfg(feature = "http")]
 mod http;
+mod inline;
 mod key;
 mod layer;
 mod outcome;
@@ -103,10 +104,11 @@ pub use error::{Error, InvalidKey, RunError};
 pub use future::ResponseFuture;
 pub use handle::Idempotency;
 #[cfg(feature = "http")]
-pub use http::{HeaderKey, HttpKeys, Recording, RequestBody};
+pub use http::{HeaderKey, HttpKeys, Identified, Recording, RequestBody};
+pub use inline::{Inline, InlineLayer};
 pub use key::{Claim, Hash, MAX_KEY, new_key, parse_key};
 pub use layer::IdempotencyLayer;
 pub use outcome::{OnPanic, OnUnknown, Outcome, Reconciled};
-pub use protocol::{Identify, Protocol};
+pub use protocol::{Identify, Identity, Protocol};
 pub use service::Idempotent;
 pub use value::{Keyed, Ran, record_of};

@@ -8,10 +8,15 @@ use crate::key::Claim;
 use crate::outcome::{Outcome, Reconciled};
 use crate::tasks::BoxFuture;
 
+/// What identifies a call: its key, and what must be the same whenever that is used.
+pub type Identity = (ScopedKey, Fingerprint);
+
 /// How the requests of one protocol are told apart. [`Keyed`](crate::Keyed) does it for any type, `HttpKeys` for HTTP.
 pub trait Identify<Req> {
     /// What the service inside is called with.
     type Request;
+    /// Resolves to the request and what identifies it.
+    type Identified: Future<Output = (Self::Request, Result<Option<Identity>, Error>)>;
 
     /// Whether this request is to be carried out once at all.
     fn is_guarded(&self, request: &Req) -> bool;
@@ -19,11 +24,9 @@ pub trait Identify<Req> {
     /// The request, as it is.
     fn pass(&self, request: Req) -> Self::Request;
 
-    /// Reads what identifies the call. An error refuses it, but where the layer only observes.
-    fn identify(
-        &self,
-        request: Req,
-    ) -> impl Future<Output = (Self::Request, Result<(ScopedKey, Fingerprint), Error>)> + Send;
+    /// Reads what identifies the call; `None` has it carried out although nothing can be claimed. An error refuses it, but where
+    /// the layer only observes.
+    fn identify(&self, request: Req) -> Self::Identified;
 
     /// Shows whoever carries the call out their claim.
     fn attach(&self, request: &mut Self::Request, claim: Claim);

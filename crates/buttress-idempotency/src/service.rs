@@ -14,6 +14,7 @@ use crate::engine::{Decision, result_of};
 use crate::error::Error;
 use crate::future::{Detachable, ResponseFuture};
 use crate::handle::Idempotency;
+use crate::key::Claim;
 use crate::protocol::{Identify, Protocol};
 
 /// Carries out each call once; made by [`IdempotencyLayer`](crate::IdempotencyLayer).
@@ -64,6 +65,7 @@ where
     P: Identify<Req> + Protocol<S::Response, S::Error>,
     P: Clone + Send + Sync + 'static,
     <P as Identify<Req>>::Request: Send + 'static,
+    P::Identified: Send + 'static,
     P::Response: Send + 'static,
     P::Error: Send + 'static,
     P::Recording: Future<Output = Result<Captured<Record>, BoxError>> + Send + 'static,
@@ -72,42 +74,67 @@ where
 {
     type Response = P::Response;
     type Error = P::Error;
-    type Future = ResponseFuture<S::Future, P, Result<P::Response, P::Error>>;
+    type Future = ResponseFuture<S::Future, P, Detachable<Result<P::Response, P::Error>>>;
 
     /// That of the service inside.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), P::Error>> {
-        self.inner.poll_ready(cx).map_err(|error| self.protocol.fail(error))
+        self.poll_inner_ready(cx)
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let protocol = self.protocol.clone();
-        let engine = &self.idempotency.engine;
-        if engine.mode.get() == Mode::Off || !protocol.is_guarded(&request) {
-            return ResponseFuture::passing(self.inner.call(protocol.pass(request)), protocol);
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return ResponseFuture::refused(Error::NoRuntime, protocol);
+        let (call, request, runtime) = match self.begin(request) {
+            Ok(begun) => begun,
+            Err(future) => return future,
         };
-        // The instance that was made ready is the one that is called.
-        let unready = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, unready);
+        let engine = &self.idempotency.engine;
+        let (tasks, limit) = (Arc::clone(&engine.tasks), engine.config.ceiling);
         let (reply, answer) = oneshot::channel();
         let begun = Arc::new(AtomicBool::new(false));
-        let call = Call { inner, protocol, idempotency: self.idempotency.clone() };
         let work = Box::pin(call.carry_out(request, runtime.clone(), Arc::clone(&begun), reply));
-        let (tasks, limit) = (Arc::clone(&engine.tasks), engine.config.ceiling);
         ResponseFuture::guarded(Detachable::new(work, answer, begun, tasks, (runtime, limit)))
     }
 }
 
-struct Call<S, P, St> {
+impl<S: Clone, P: Clone, St> Idempotent<S, P, St> {
+    pub(crate) fn poll_inner_ready<Req>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), P::Error>>
+    where
+        S: Service<Req>,
+        P: Protocol<S::Response, S::Error>,
+    {
+        self.inner.poll_ready(cx).map_err(|error| self.protocol.fail(error))
+    }
+
+    /// The call that is to be made, with the instance that was made ready; or what becomes of a request that is not guarded.
+    #[allow(clippy::type_complexity, reason = "what a call is made of")]
+    pub(crate) fn begin<Req, C>(
+        &mut self,
+        request: Req,
+    ) -> Result<(Call<S, P, St>, Req, Handle), ResponseFuture<S::Future, P, C>>
+    where
+        S: Service<<P as Identify<Req>>::Request>,
+        P: Identify<Req>,
+    {
+        let protocol = self.protocol.clone();
+        if self.idempotency.engine.mode.get() == Mode::Off || !protocol.is_guarded(&request) {
+            return Err(ResponseFuture::passing(self.inner.call(protocol.pass(request)), protocol));
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(ResponseFuture::refused(Error::NoRuntime, protocol));
+        };
+        let unready = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, unready);
+        Ok((Call { inner, protocol, idempotency: self.idempotency.clone() }, request, runtime))
+    }
+}
+
+pub(crate) struct Call<S, P, St> {
     inner: S,
     protocol: P,
     idempotency: Idempotency<St>,
 }
 
 impl<S, P, St> Call<S, P, St> {
-    async fn carry_out<Req>(
+    pub(crate) async fn carry_out<Req>(
         mut self,
         request: Req,
         runtime: Handle,
@@ -120,8 +147,17 @@ impl<S, P, St> Call<S, P, St> {
     {
         let (protocol, engine) = (&self.protocol, &self.idempotency.engine);
         let (mut request, identified) = protocol.identify(request).await;
+        let mut unclaimed = None;
         let decision = match identified {
-            Ok((key, fingerprint)) => engine.decide(&runtime, &key, fingerprint).await,
+            Ok(Some((key, fingerprint))) => {
+                let decision = engine.decide(&runtime, &key, fingerprint).await;
+                unclaimed = Some((key, fingerprint));
+                decision
+            }
+            Ok(None) => {
+                engine.report(IdempotencyResult::Unprotected);
+                Decision::Unprotected
+            }
             Err(_) if engine.mode.get() == Mode::Observe => {
                 engine.report(IdempotencyResult::WouldRefuse);
                 Decision::Unprotected
@@ -143,6 +179,9 @@ impl<S, P, St> Call<S, P, St> {
             Decision::Replay(record) => protocol.restore(&record).or_else(|error| protocol.refuse(error)),
             Decision::Refuse(error) => protocol.refuse(error),
             Decision::Unprotected => {
+                if let Some((key, fingerprint)) = unclaimed {
+                    protocol.attach(&mut request, Claim::unprotected(key, fingerprint));
+                }
                 let enforced = engine.mode.get() == Mode::Enforce;
                 let (_, answer) = protocol.judge(self.inner.call(request).await);
                 answer.map(|response| protocol.unstored(response, enforced))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use buttress_core::Timer;
 use buttress_core::clock::after;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -130,6 +130,13 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::O
         timer.poll(cx).map(|()| None)
     })
     .await
+}
+
+/// What `work` replies, which may be there before it ends, where the store has to be tried again: the rest of it is dropped.
+pub(crate) async fn answered<R>(work: impl Future<Output = ()>, mut reply: oneshot::Receiver<R>) -> R {
+    let mut answer = None;
+    race(work, async { answer = (&mut reply).await.ok() }).await;
+    answer.or_else(|| reply.try_recv().ok()).expect("a call ends with a reply")
 }
 
 /// Ends with the first of the two, and looks at `work` first.

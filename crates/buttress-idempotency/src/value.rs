@@ -4,14 +4,14 @@ use std::future::{Future, Ready, ready};
 use std::sync::Arc;
 
 use buttress_core::{BoxError, Captured, Effect, ErrorRef, Seal, Verdict, error_verdict};
-use buttress_store::{Fingerprint, Record, ScopedKey};
+use buttress_store::{Record, ScopedKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, RunError};
 use crate::key::{Claim, Hash};
 use crate::outcome::{Outcome, Reconciled};
-use crate::protocol::{Identify, Protocol};
+use crate::protocol::{Identify, Identity, Protocol};
 use crate::tasks::BoxFuture;
 
 /// Requests and answers of any type: keys and fingerprints come from closures, answers are stored as JSON.
@@ -77,7 +77,7 @@ impl<Req, Res> fmt::Debug for Keyed<Req, Res> {
     }
 }
 
-impl<Req: 'static, Res: 'static> Keyed<Req, Res> {
+impl<Req, Res: 'static> Keyed<Req, Res> {
     /// `key` gives the key of a request, if it has one; `fingerprint` hashes what must not change between two requests with
     /// one key.
     pub fn new(
@@ -164,8 +164,9 @@ fn default_judge<Res>(answer: Result<&Res, ErrorRef<'_>>) -> Outcome {
     }
 }
 
-impl<Req: Send, Res> Identify<Req> for Keyed<Req, Res> {
+impl<Req, Res> Identify<Req> for Keyed<Req, Res> {
     type Request = Req;
+    type Identified = Ready<(Req, Result<Option<Identity>, Error>)>;
 
     fn is_guarded(&self, request: &Req) -> bool {
         self.shared.required || (self.shared.key)(request).is_some()
@@ -175,14 +176,11 @@ impl<Req: Send, Res> Identify<Req> for Keyed<Req, Res> {
         request
     }
 
-    fn identify(
-        &self,
-        request: Req,
-    ) -> impl Future<Output = (Req, Result<(ScopedKey, Fingerprint), Error>)> + Send {
+    fn identify(&self, request: Req) -> Self::Identified {
         let shared = &self.shared;
         let identified = match (shared.key)(&request) {
             Some(key) => scoped((shared.scope)(&request), &key)
-                .map(|key| (key, (shared.fingerprint)(&request, Hash::new()).fingerprint())),
+                .map(|key| Some((key, (shared.fingerprint)(&request, Hash::new()).fingerprint()))),
             None => Err(Error::KeyMissing),
         };
         ready((request, identified))
@@ -208,7 +206,7 @@ pub(crate) fn scoped(scope: Cow<'_, str>, key: &str) -> Result<ScopedKey, Error>
 
 impl<Req, Res, E> Protocol<Res, E> for Keyed<Req, Res>
 where
-    Res: Serialize + DeserializeOwned + Send + 'static,
+    Res: Serialize + DeserializeOwned + 'static,
     E: Into<BoxError>,
 {
     type Response = Res;

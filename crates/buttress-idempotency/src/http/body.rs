@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use buttress_core::BoxError;
 use bytes::{Buf, Bytes};
@@ -44,12 +44,10 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Reads the body, up to `limit` bytes. Nothing is lost: what was read is told again.
-    pub(super) async fn read(&mut self, limit: usize) -> Read {
-        let mut left = limit;
+    /// Reads the body, as long as no more than `left` bytes come. Nothing is lost: what was read is told again.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<Read> {
         while let Some(rest) = &mut self.rest {
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut *rest).poll_frame(cx)).await;
-            match frame {
+            match ready!(Pin::new(rest).poll_frame(cx)) {
                 None => self.rest = None,
                 Some(Ok(frame)) => {
                     let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
@@ -57,17 +55,17 @@ where
                     if length > 0 || frame.is_trailers() {
                         self.read.push_back(frame);
                     }
-                    let Some(less) = left.checked_sub(length) else { return Read::TooLarge };
-                    left = less;
+                    let Some(less) = left.checked_sub(length) else { return Poll::Ready(Read::TooLarge) };
+                    *left = less;
                 }
                 Some(Err(error)) => {
                     self.rest = None;
                     self.failed = Some(error.into());
-                    return Read::Failed;
+                    return Poll::Ready(Read::Failed);
                 }
             }
         }
-        Read::Whole
+        Poll::Ready(Read::Whole)
     }
 
     /// Why it could not be read.

@@ -5,22 +5,21 @@ use std::sync::Arc;
 
 use buttress_core::{BoxError, Capture};
 use buttress_http::{Answer, HttpCapture, Problem, StoredResponse};
-use buttress_store::{Fingerprint, Record, ScopedKey};
+use buttress_store::Record;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-use super::body::{Read, RequestBody};
-use super::canonical;
+use super::body::RequestBody;
+use super::identify::Identified;
 use super::outcome::Preset;
 use super::recording::Recording;
-use crate::error::{Error, InvalidKey};
-use crate::key::{Claim, Hash, parse_key};
+use crate::error::Error;
+use crate::key::{Claim, Hash};
 use crate::outcome::{Outcome, Reconciled};
 use crate::protocol::{Identify, Protocol};
 use crate::tasks::BoxFuture;
-use crate::value::scoped;
 
 /// `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -54,17 +53,18 @@ const UNPROTECTED: HeaderName = HeaderName::from_static("idempotent-unprotected"
 /// claims nothing.
 #[derive(Clone)]
 pub struct HttpKeys {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     methods: Vec<Method>,
     required: bool,
-    scope: Option<ScopeFn>,
-    fingerprint: Option<FingerprintFn>,
-    canonical_json: bool,
-    request_cap: usize,
+    pub(super) scope: Option<ScopeFn>,
+    pub(super) fingerprint: Option<FingerprintFn>,
+    pub(super) canonical_json: bool,
+    pub(super) request_cap: usize,
+    pub(super) pass_larger: bool,
     capture: HttpCapture,
     preset: Preset,
     judge: Option<JudgeFn>,
@@ -105,6 +105,7 @@ impl HttpKeys {
             fingerprint: None,
             canonical_json: false,
             request_cap: 1024 * 1024,
+            pass_larger: false,
             capture: HttpCapture::default(),
             preset,
             judge: None,
@@ -172,6 +173,13 @@ impl HttpKeys {
         self.with(|shared| shared.request_cap = bytes)
     }
 
+    /// Carries requests over the cap out, unclaimed and as they stream, instead of refusing them with 413: a repetition of such
+    /// a one is carried out again. Their responses say so (`Idempotent-Unprotected: true`).
+    #[must_use]
+    pub fn pass_larger(self) -> Self {
+        self.with(|shared| shared.pass_larger = true)
+    }
+
     /// The largest response body that is stored, in bytes; 1 MiB by default. A larger one is delivered, and whoever asks
     /// again gets 409.
     #[must_use]
@@ -203,38 +211,6 @@ impl HttpKeys {
         self.with(|shared| shared.reconcile = Some(Arc::new(move |claim| Box::pin(look(claim)))))
     }
 
-    fn key(&self, parts: &Parts) -> Result<ScopedKey, Error> {
-        let mut keys = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
-        let key = keys.next().ok_or(Error::KeyMissing)?;
-        if keys.next().is_some() {
-            return Err(Error::KeyInvalid(InvalidKey::Repeated));
-        }
-        let key = parse_key(key.as_bytes()).map_err(Error::KeyInvalid)?;
-        let scope = self.shared.scope.as_ref().map_or(Cow::Borrowed(""), |scope| scope(parts));
-        scoped(scope, &key)
-    }
-
-    fn hash<B>(&self, parts: &Parts, body: &RequestBody<B>) -> Fingerprint {
-        let mut pieces = body.pieces();
-        let (first, second) = (pieces.next(), pieces.next());
-        let body = match (first, second) {
-            (None, _) => Cow::Borrowed(&[][..]),
-            (Some(whole), None) => Cow::Borrowed(&whole[..]),
-            _ => body.pieces().flat_map(|piece| piece.iter().copied()).collect(),
-        };
-        if let Some(fingerprint) = &self.shared.fingerprint {
-            return fingerprint(parts, &body, Hash::new()).fingerprint();
-        }
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let hash = Hash::new().part(parts.method.as_str()).part(target);
-        let json = if self.shared.canonical_json { canonical::hash(&body) } else { None };
-        match json {
-            Some(json) => hash.part("json").part(json.fingerprint().as_bytes()),
-            None => hash.part(&*body),
-        }
-        .fingerprint()
-    }
-
     fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
         let judged = self.shared.judge.as_ref().and_then(|judge| judge(status, headers));
         judged.unwrap_or_else(|| self.shared.preset.of(status))
@@ -243,11 +219,11 @@ impl HttpKeys {
 
 impl<B> Identify<Request<B>> for HttpKeys
 where
-    B: Body + Send + Unpin,
-    B::Data: Send,
+    B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
     type Request = Request<RequestBody<B>>;
+    type Identified = Identified<B>;
 
     fn is_guarded(&self, request: &Request<B>) -> bool {
         let Shared { methods, required, .. } = &*self.shared;
@@ -258,30 +234,8 @@ where
         request.map(RequestBody::passing)
     }
 
-    async fn identify(
-        &self,
-        request: Request<B>,
-    ) -> (Self::Request, Result<(ScopedKey, Fingerprint), Error>) {
-        let (parts, body) = request.into_parts();
-        let mut body = RequestBody::passing(body);
-        let limit = self.shared.request_cap;
-        let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let too_large =
-            declared.and_then(|length| length.parse().ok()).is_some_and(|length: usize| length > limit);
-        let identified = match self.key(&parts) {
-            Err(error) => Err(error),
-            // Before a byte of it is read.
-            Ok(_) if too_large => Err(Error::RequestTooLarge { limit }),
-            Ok(key) => match body.read(limit).await {
-                Read::Whole => Ok((key, self.hash(&parts, &body))),
-                Read::TooLarge => Err(Error::RequestTooLarge { limit }),
-                Read::Failed => {
-                    let error = body.take_error().unwrap_or_else(|| "the body failed".into());
-                    Err(Error::RequestFailed(error))
-                }
-            },
-        };
-        (Request::from_parts(parts, body), identified)
+    fn identify(&self, request: Request<B>) -> Identified<B> {
+        Identified::new(self.clone(), request)
     }
 
     fn attach(&self, request: &mut Self::Request, claim: Claim) {
