@@ -110,11 +110,8 @@ where
             }
         };
         method
-            || request
-                .extensions()
-                .get::<Carried>()
-                .is_some_and(|carried| carried.repeatable || carried.idempotency_key.is_some())
-            || request.headers().contains_key(IDEMPOTENCY_KEY)
+            || has_key(request)
+            || request.extensions().get::<Carried>().is_some_and(|carried| carried.repeatable)
     }
 
     fn once(&self, request: Request<B>) -> Self::Request {
@@ -122,8 +119,8 @@ where
     }
 
     fn save(&self, mut request: Request<B>) -> (Self::Request, Saved<B>) {
-        // A layer inside this retry may make a key: the next attempt has to find it.
-        if !self.is_repeatable(&request) {
+        // A layer inside this retry may make a key: the next attempt has to find it, whatever it is that lets it be made.
+        if !is_safe(request.method()) && !has_key(&request) {
             request.extensions_mut().get_or_insert_default::<CallKey>();
         }
         let (parts, body) = request.into_parts();
@@ -142,6 +139,12 @@ where
         *request.extensions_mut() = saved.0.extensions().clone();
         Some(request)
     }
+}
+
+fn has_key<B>(request: &Request<B>) -> bool {
+    let carried = request.extensions().get::<Carried>();
+    carried.is_some_and(|carried| carried.idempotency_key.is_some())
+        || request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
 fn is_safe(method: &Method) -> bool {
