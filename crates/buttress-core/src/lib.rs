@@ -76,8 +76,8 @@ pub use refused::{Reason, Refused};
 pub use rng::Rng;
 pub use step_key::StepKey;
 pub use strategy::{
-    CallKey, Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain,
-    Replay, Seal, key_by,
+    Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Replay, Seal,
+    key_by,
 };
 pub use timer::{Countdown, Timer};
 pub use verdict::{Effect, Hint, Kind, Verdict};

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, Ready, ready};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -119,20 +119,6 @@ pub struct Carried {
     pub time_limit: Option<Duration>,
     /// The caller's own time limit for each attempt at this request, in place of the layer's.
     pub attempt_limit: Option<Duration>,
-}
-
-/// The idempotency key of one logical call, shared by all its attempts.
-///
-/// A retry puts an empty one beside a request that has no key, so that a layer *inside* it that makes a key for the first
-/// attempt finds the same key at every other one. In the extensions of HTTP requests.
-#[derive(Clone, Debug, Default)]
-pub struct CallKey(Arc<OnceLock<Arc<str>>>);
-
-impl CallKey {
-    /// The key of the call; made now if there is none yet.
-    pub fn get_or_make(&self, make: impl FnOnce() -> Arc<str>) -> Arc<str> {
-        Arc::clone(self.0.get_or_init(make))
-    }
 }
 
 /// Carries nothing.
@@ -381,12 +367,5 @@ mod tests {
         let (seal, released) = Seal::new();
         seal.fail("lost");
         assert_eq!(released.await.unwrap().to_string(), "lost");
-    }
-
-    #[test]
-    fn clones_of_a_call_share_its_key() {
-        let call = CallKey::default();
-        assert_eq!(&*call.clone().get_or_make(|| "a".into()), "a");
-        assert_eq!(&*call.get_or_make(|| "b".into()), "a");
     }
 }

@@ -48,6 +48,7 @@
 //! ```
 
 mod body_deadline;
+mod call_key;
 mod capture;
 mod carry;
 mod discard;
@@ -63,6 +64,7 @@ mod transport;
 mod watch;
 
 pub use body_deadline::{BodyDeadline, BodyDeadlineFuture, BodyDeadlineLayer, DeadlineBody};
+pub use call_key::{CallKey, Origin};
 pub use capture::{Answer, HttpCapture, Incomplete, Recording};
 pub use carry::{RequestExt, ResponseExt};
 pub use discard::Drain;

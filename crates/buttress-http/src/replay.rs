@@ -1,10 +1,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use buttress_core::{BoxError, CallKey, Carried, Replay};
+use buttress_core::{BoxError, Carried, Replay};
 use http::{HeaderName, Method, Request};
 use http_body::Body;
 
+use crate::call_key::CallKey;
 use crate::recording::Pool;
 use crate::replay_body::ReplayBody;
 

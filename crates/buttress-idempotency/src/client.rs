@@ -13,6 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use uuid::Uuid;
 
+use crate::error::{Error, InvalidKey};
 use crate::key::new_key;
 
 /// Where the key of a request of one kind is, and how it gets there.
@@ -24,7 +25,11 @@ pub trait Stamp<Req> {
     fn wants_key(&self, request: &Req) -> bool;
 
     /// Gives the request its key: the one that `make` makes, or, at a further attempt, the one that it had.
-    fn stamp(&self, request: &mut Req, make: &dyn Fn() -> Arc<str>);
+    ///
+    /// # Errors
+    ///
+    /// If what was made is no key: then the request is not sent.
+    fn stamp(&self, request: &mut Req, make: &dyn Fn() -> String) -> Result<(), InvalidKey>;
 }
 
 /// Gives each logical call a key, so that the receiver recognises a repetition.
@@ -78,7 +83,7 @@ impl<St> IdempotencyKeyLayer<St> {
         Self { keys: Keys { stamp, make: Arc::new(new_key), max_age: None } }
     }
 
-    /// Makes keys in another way; each has to be unique.
+    /// Makes keys in another way; each has to be unique, and one that the [`Stamp`] finds to be none fails its call.
     #[must_use]
     pub fn made_by(mut self, make: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.keys.make = Arc::new(make);
@@ -171,11 +176,13 @@ where
         let has_key = own.is_some();
         drop(own);
         if let Some((max, age)) = age {
-            return KeyFuture { state: State::Refused { error: Some(KeyTooOld { age, max }) } };
+            return KeyFuture::refused(KeyTooOld { age, max });
         }
         // A stamp looks after a key that has come to a place that it was not made for.
         if has_key || stamp.wants_key(&request) {
-            stamp.stamp(&mut request, &|| make().into());
+            if let Err(why) = stamp.stamp(&mut request, &**make) {
+                return KeyFuture::refused(Error::KeyInvalid(why));
+            }
         }
         KeyFuture { state: State::Calling { inner: self.inner.call(request) } }
     }
@@ -227,7 +234,13 @@ pin_project! {
     #[derive(Debug)]
     enum State<F> {
         Calling { #[pin] inner: F },
-        Refused { error: Option<KeyTooOld> },
+        Refused { error: Option<BoxError> },
+    }
+}
+
+impl<F> KeyFuture<F> {
+    fn refused(error: impl Into<BoxError>) -> Self {
+        Self { state: State::Refused { error: Some(error.into()) } }
     }
 }
 
@@ -243,7 +256,7 @@ where
             StateProj::Calling { inner } => Poll::Ready(ready!(inner.poll(cx)).map_err(Into::into)),
             StateProj::Refused { error } => {
                 let error = error.take().expect("a future is not polled again after it was ready");
-                Poll::Ready(Err(Box::new(error)))
+                Poll::Ready(Err(error))
             }
         }
     }
@@ -284,9 +297,10 @@ where
         (self.get)(request).is_none()
     }
 
-    fn stamp(&self, request: &mut Req, make: &dyn Fn() -> Arc<str>) {
+    fn stamp(&self, request: &mut Req, make: &dyn Fn() -> String) -> Result<(), InvalidKey> {
         if (self.get)(request).is_none() {
             (self.set)(request, &make());
         }
+        Ok(())
     }
 }

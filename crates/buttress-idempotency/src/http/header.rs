@@ -1,20 +1,24 @@
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use buttress_core::{CallKey, Carried};
-use http::uri::Authority;
+use buttress_core::Carried;
+use buttress_http::{CallKey, Origin};
 use http::{HeaderName, HeaderValue, Method, Request};
 
 use super::keys::IDEMPOTENCY_KEY;
 use crate::client::{IdempotencyKeyLayer, Stamp};
+use crate::error::InvalidKey;
 use crate::key::{derive, parse_key};
 
 /// Clients: a key in the `Idempotency-Key` header of `POST` and `PATCH` requests.
 ///
-/// A request that says that its key is elsewhere (`RequestExt::with_idempotency_key`) is left alone. Where a stamped request
-/// comes through again for another authority, after a redirect that an outer layer follows or at a fallback's endpoint, it
-/// gets a key that is derived for that one: a key never leaves the origin that it was made for. A client that follows
-/// redirects below this layer sends the header on; let it follow none, or only those within the origin.
+/// A request that says that its key is elsewhere (`RequestExt::with_idempotency_key`) is left alone. A key never leaves the
+/// [origin](buttress_http::Origin) that it was made for, or that the caller set it for: where the request comes through again
+/// for another one, after a redirect that an outer layer follows or at a fallback's endpoint, it gets a key that is derived for
+/// that, the same at every attempt; back at its own it has its own again. A client that follows redirects below this layer
+/// sends the header on; let it follow none, or only those within the origin.
+///
+/// A key that was [made](IdempotencyKeyLayer::made_by) and is none for [`parse_key`](crate::parse_key) fails the call with
+/// [`Error::KeyInvalid`](crate::Error::KeyInvalid), and nothing is sent.
 #[derive(Clone, Debug)]
 pub struct HeaderKey {
     name: HeaderName,
@@ -74,11 +78,11 @@ impl IdempotencyKeyLayer<HeaderKey> {
     }
 }
 
-/// What was stamped, and for whom; in the extensions of the request, so that its copies know.
+/// The key of the call, and what of it was put into the header; in the extensions of the request, so that its copies know.
 #[derive(Clone)]
 struct Stamped {
-    key: Arc<str>,
-    authority: Option<Authority>,
+    call: CallKey,
+    sent: HeaderValue,
 }
 
 impl<B> Stamp<Request<B>> for HeaderKey {
@@ -94,27 +98,35 @@ impl<B> Stamp<Request<B>> for HeaderKey {
         self.methods.contains(request.method()) && !elsewhere && !request.headers().contains_key(&self.name)
     }
 
-    fn stamp(&self, request: &mut Request<B>, make: &dyn Fn() -> Arc<str>) {
-        let authority = request.uri().authority().cloned();
-        let has_key = request.headers().contains_key(&self.name);
-        let key: Arc<str> = match request.extensions().get::<Stamped>() {
-            Some(stamped) if has_key && stamped.authority == authority => return,
-            Some(stamped) if has_key => {
-                let place = authority.as_ref().map_or("", Authority::as_str);
-                derive(&[place, &stamped.key]).into()
-            }
-            _ if has_key => return,
-            _ => match request.extensions().get::<CallKey>() {
-                Some(call) => call.get_or_make(make),
-                None => make(),
-            },
+    fn stamp(&self, request: &mut Request<B>, make: &dyn Fn() -> String) -> Result<(), InvalidKey> {
+        let here = Origin::of(request.uri());
+        let there = request.headers().get(&self.name);
+        let call = match (request.extensions().get::<Stamped>(), there) {
+            // Whoever follows redirects may have taken it off.
+            (Some(stamped), None) => stamped.call.clone(),
+            (Some(stamped), Some(there)) if *there == stamped.sent => stamped.call.clone(),
+            (_, Some(_)) => CallKey::default(),
+            (None, None) => request.extensions().get().cloned().unwrap_or_default(),
         };
-        let Ok(mut value) = HeaderValue::from_str(&key) else { return };
-        value.set_sensitive(true);
-        request.headers_mut().insert(&self.name, value);
-        let first = request.extensions().get::<Stamped>().is_none();
-        if first {
-            request.extensions_mut().insert(Stamped { key, authority });
-        }
+        let (key, origin) = match (call.get(), there) {
+            (Some(known), _) => known,
+            (None, Some(own)) => call.get_or_set(own.clone(), here.clone()),
+            (None, None) => call.get_or_set(header_value(make())?, here.clone()),
+        };
+        let sent = if *origin == here {
+            key.clone()
+        } else {
+            let mut derived = header_value(derive(&[here.to_string().as_bytes(), key.as_bytes()]))?;
+            derived.set_sensitive(true);
+            derived
+        };
+        request.headers_mut().insert(&self.name, sent.clone());
+        request.extensions_mut().insert(Stamped { call, sent });
+        Ok(())
     }
+}
+
+fn header_value(key: String) -> Result<HeaderValue, InvalidKey> {
+    parse_key(key.as_bytes())?;
+    HeaderValue::try_from(key).map_err(|_| InvalidKey::Malformed)
 }
