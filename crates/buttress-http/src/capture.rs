@@ -7,6 +7,7 @@ use buttress_core::{BoxError, Capture, Captured, Seal};
 use bytes::{Buf, Bytes};
 use http::{HeaderName, Response, header};
 use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 
 use crate::replay_body::concat;
@@ -26,6 +27,11 @@ impl HttpCapture {
     /// Records bodies of at most so many bytes.
     pub fn up_to(cap: usize) -> Self {
         Self { cap }
+    }
+
+    /// The response as it is, of the type of those that are recorded.
+    pub fn pass<B>(response: Response<B>) -> Response<Answer<B>> {
+        response.map(|body| Answer { from: From::Passing { body } })
     }
 }
 
@@ -84,6 +90,8 @@ where
 
     fn capture(&self, response: Response<B>) -> (Response<Answer<B>>, Recording<B>) {
         let (parts, body) = response.into_parts();
+        let unsent = parts.headers.get(header::CONTENT_LENGTH);
+        let unsent = unsent.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let mut headers = parts.headers.clone();
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -97,7 +105,7 @@ where
         }
         let record = StoredResponse { status: parts.status, headers, body: None, trailers: None };
         let (done, recording) = oneshot::channel();
-        let tape = Tape { record, data: Vec::new(), left: Some(self.cap), held: [None, None] };
+        let tape = Tape { record, data: Vec::new(), left: Some(self.cap), unsent, held: [None, None] };
         let ended = body.is_end_stream();
         let mut live =
             Live { reel: Some(Reel { body: Box::pin(body), tape }), done: Some(done), sealed: None };
@@ -105,7 +113,7 @@ where
         if ended {
             live.finish();
         }
-        let answer = Answer { from: From::Service(live) };
+        let answer = Answer { from: From::Service { live } };
         (Response::from_parts(parts, answer), Recording { state: Recorder::Listening(recording) })
     }
 
@@ -113,7 +121,7 @@ where
         let body = record.body.clone().ok_or(Incomplete)?;
         let data = Some(body).filter(|data| !data.is_empty()).map(Frame::data);
         let frames = [data, record.trailers.clone().map(Frame::trailers)];
-        let mut response = Response::new(Answer { from: From::Store(frames) });
+        let mut response = Response::new(Answer { from: From::Store { frames } });
         *response.status_mut() = record.status;
         *response.headers_mut() = record.headers.clone();
         Ok(response)
@@ -176,21 +184,28 @@ where
     }
 }
 
-/// A body that comes from the service or from a store.
-pub struct Answer<B> {
-    from: From<B>,
+pin_project! {
+    /// A body that comes from the service or from a store.
+    pub struct Answer<B> {
+        #[pin]
+        from: From<B>,
+    }
 }
 
-#[allow(clippy::large_enum_variant, reason = "a live body is the common case")]
-enum From<B> {
-    Service(Live<B>),
-    Store(Frames),
+pin_project! {
+    #[project = FromProj]
+    enum From<B> {
+        Service { live: Live<B> },
+        Store { frames: Frames },
+        /// Comes from the service, too, and is not recorded.
+        Passing { #[pin] body: B },
+    }
 }
 
 impl<B> Answer<B> {
     /// Whether it was stored, and does not come from the service.
     pub fn is_stored(&self) -> bool {
-        matches!(self.from, From::Store(_))
+        matches!(self.from, From::Store { .. })
     }
 }
 
@@ -242,17 +257,28 @@ struct Tape {
     data: Vec<Bytes>,
     /// What is left of the cap; `None` once the body has exceeded it.
     left: Option<usize>,
+    /// What of the declared length has not come yet.
+    unsent: Option<u64>,
     /// The end, as far as it has been seen: it is told when the record is durable.
     held: Frames,
 }
 
 impl Tape {
     fn record(&mut self, data: &Bytes) {
-        self.left = self.left.and_then(|left| left.checked_sub(data.len()));
-        match self.left {
-            Some(_) => self.data.push(data.clone()),
-            None => self.data = Vec::new(),
+        self.unsent = self.unsent.map(|unsent| unsent.saturating_sub(data.len() as u64));
+        match self.left.and_then(|left| left.checked_sub(data.len())) {
+            Some(left) => {
+                self.left = Some(left);
+                self.data.push(data.clone());
+            }
+            None => self.stop(),
         }
+    }
+
+    /// Records no more.
+    fn stop(&mut self) {
+        self.left = None;
+        self.data = Vec::new();
     }
 
     /// What is to be stored.
@@ -273,7 +299,7 @@ where
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => frame.map_data(|mut data| data.copy_to_bytes(data.remaining())),
+                Some(Ok(frame)) => into_bytes(frame),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => return Poll::Ready(None),
             };
@@ -286,7 +312,9 @@ where
             }
             self.tape.record(data);
             // Whoever knows the length takes the last of it for the end: that is withheld, too.
-            let last = self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
+            let last = self.tape.unsent == Some(0)
+                || self.body.is_end_stream()
+                || self.body.size_hint().exact() == Some(0);
             let told = if last || self.tape.held[0].is_some() {
                 // What was taken for the last before was not.
                 self.tape.held[0].replace(frame)
@@ -298,6 +326,10 @@ where
             }
         }
     }
+}
+
+fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
+    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
 }
 
 fn next(frames: &mut Frames) -> Option<Result<Frame<Bytes>, BoxError>> {
@@ -320,9 +352,13 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let live = match &mut self.get_mut().from {
-            From::Store(frames) => return Poll::Ready(next(frames)),
-            From::Service(live) => live,
+        let live = match self.project().from.project() {
+            FromProj::Store { frames } => return Poll::Ready(next(frames)),
+            FromProj::Passing { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                return Poll::Ready(frame.map(|frame| frame.map(into_bytes).map_err(Into::into)));
+            }
+            FromProj::Service { live } => live,
         };
         loop {
             let Some(reel) = &mut live.reel else { return Poll::Ready(None) };
@@ -334,6 +370,9 @@ where
                     }
                 }
                 return Poll::Ready(next(&mut reel.tape.held));
+            }
+            if live.done.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                reel.tape.stop();
             }
             match ready!(reel.poll_frame(cx)) {
                 Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
@@ -348,8 +387,9 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Store(frames) => frames.iter().all(Option::is_none),
-            From::Service(live) => {
+            From::Store { frames } => frames.iter().all(Option::is_none),
+            From::Passing { body } => body.is_end_stream(),
+            From::Service { live } => {
                 let told = live.reel.as_ref().is_none_or(|reel| reel.tape.held.iter().all(Option::is_none));
                 told && live.sealed.as_ref().is_some_and(oneshot::Receiver::is_terminated)
             }
@@ -358,9 +398,10 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Store(frames) => SizeHint::with_exact(data_left(frames)),
-            From::Service(Live { reel: None, .. }) => SizeHint::with_exact(0),
-            From::Service(Live { reel: Some(reel), sealed, .. }) => {
+            From::Store { frames } => SizeHint::with_exact(data_left(frames)),
+            From::Passing { body } => body.size_hint(),
+            From::Service { live: Live { reel: None, .. } } => SizeHint::with_exact(0),
+            From::Service { live: Live { reel: Some(reel), sealed, .. } } => {
                 // What is withheld has left the body, but not yet arrived.
                 let held = data_left(&reel.tape.held);
                 let rest = if sealed.is_some() { SizeHint::with_exact(0) } else { reel.body.size_hint() };

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use buttress_testkit::clock::poll_once;
 use http::{HeaderMap, StatusCode};
@@ -169,4 +171,85 @@ async fn without_anybody_waiting_for_the_record_the_body_just_ends() {
     let (live, recording) = HttpCapture::default().capture(Response::new(Full::<Bytes>::from("x")));
     drop(recording);
     assert_eq!(live.into_body().collect().await.unwrap().to_bytes(), "x");
+}
+
+/// Says how long it will be in its header, and nothing of it by itself.
+fn declared(
+    length: &str,
+) -> (http_body_util::channel::Sender<Bytes, BoxError>, Response<Channel<Bytes, BoxError>>) {
+    let (sender, body) = Channel::new(4);
+    (sender, Response::builder().header("content-length", length).body(body).unwrap())
+}
+
+/// Servers stop at the declared length, and so do clients: that is the end.
+#[tokio::test]
+async fn the_last_byte_of_a_declared_length_is_withheld() {
+    let (mut sender, response) = declared("5");
+    let (live, recording) = HttpCapture::default().capture(response);
+    let mut body: Live = live.into_body();
+    sender.send_data("who".into()).await.unwrap();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "who");
+    sender.send_data("le".into()).await.unwrap();
+    let mut last = Box::pin(body.frame());
+    assert!(poll_once(&mut last).is_pending());
+    drop(sender);
+    assert!(poll_once(&mut last).is_pending());
+    drop(recording.await.unwrap().seal);
+    assert_eq!(last.await.unwrap().unwrap().into_data().unwrap(), "le");
+}
+
+#[tokio::test]
+async fn what_exceeds_a_declared_length_is_kept_all_the_same() {
+    let (mut sender, response) = declared("3");
+    let (live, recording) = HttpCapture::default().capture(response);
+    for piece in ["one ", "two"] {
+        sender.send_data(piece.into()).await.unwrap();
+    }
+    drop(sender);
+    let read = tokio::spawn(live.into_body().collect());
+    assert_eq!(recording.await.unwrap().record.body.unwrap(), "one two");
+    assert_eq!(read.await.unwrap().unwrap().to_bytes(), "one two");
+}
+
+/// One piece of data that says when it is gone.
+struct Counted(Arc<()>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        let _ = &self.0;
+        b"data"
+    }
+}
+
+/// Reads a piece, and says how many hold it when the reader has dropped it.
+async fn held_after_reading<B>(mut sender: http_body_util::channel::Sender<Bytes, BoxError>, body: B) -> usize
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    let mut body = body;
+    let alive = Arc::new(());
+    sender.send_data(Bytes::from_owner(Counted(Arc::clone(&alive)))).await.unwrap();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data");
+    Arc::strong_count(&alive) - 1
+}
+
+#[tokio::test]
+async fn what_merely_passes_is_not_recorded() {
+    let (sender, body) = Channel::<Bytes, BoxError>::new(4);
+    let passing = HttpCapture::pass(Response::builder().header("date", "now").body(body).unwrap());
+    assert_eq!(passing.headers()["date"], "now");
+    assert!(!passing.body().is_stored());
+    assert_eq!(held_after_reading(sender, passing.into_body()).await, 0);
+    let whole = HttpCapture::pass(Response::new(Full::<Bytes>::from("whole"))).into_body();
+    assert_eq!((whole.is_end_stream(), whole.size_hint().exact()), (false, Some(5)));
+    assert_eq!(whole.collect().await.unwrap().to_bytes(), "whole");
+}
+
+#[tokio::test]
+async fn once_nobody_waits_for_the_record_nothing_is_recorded() {
+    let (sender, body) = Channel::<Bytes, BoxError>::new(4);
+    let (live, recording) = HttpCapture::default().capture(Response::new(body));
+    drop(recording);
+    assert_eq!(held_after_reading(sender, live.into_body()).await, 0);
 }

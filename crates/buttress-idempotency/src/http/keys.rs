@@ -270,8 +270,7 @@ where
     }
 
     fn unstored(&self, response: Response<B>, unprotected: bool) -> Self::Response {
-        // Nobody waits for the record, so that the body just ends.
-        let (mut response, _) = self.shared.capture.capture(response);
+        let mut response = HttpCapture::pass(response);
         if unprotected {
             response.headers_mut().insert(UNPROTECTED, HeaderValue::from_static("true"));
         }
