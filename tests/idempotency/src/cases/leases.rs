@@ -148,8 +148,9 @@ pub async fn a_claim_without_a_lease_is_never_an_orphan<St: ClaimStore>(
     strip: impl AsyncFn(),
     outdate: impl AsyncFn(),
 ) {
-    let owner = Rig::shut(&store, Config::new().lease(SHORT).ceiling(SHORT));
+    let owner = Rig::shut(&store, Config::new());
     owner.abandon(post("k1", "100")).await;
+    // Long before it renews the lease.
     strip().await;
     let other = Rig::open(&store);
     let began = Instant::now();
