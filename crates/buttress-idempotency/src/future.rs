@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use buttress_core::clock::after;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::protocol::Protocol;
@@ -18,7 +20,8 @@ pin_project! {
     /// The response of an [`Idempotent`](crate::Idempotent) or an [`Inline`](crate::Inline) service.
     ///
     /// Dropping it drops a call that has not begun, and gives its key back. A call of the former that has begun is carried on
-    /// without it, so that its answer is there for whoever asks again; one of the latter is dropped.
+    /// without it, so that its answer is there for whoever asks again; one of the latter is dropped, and so is one that is
+    /// not guarded, or unprotected.
     pub struct ResponseFuture<F, P, C> {
         #[pin]
         state: State<F, P, C>,
@@ -91,6 +94,8 @@ pub struct Detachable<R> {
     tasks: Arc<Tasks>,
     runtime: Handle,
     limit: Duration,
+    /// So long, from when the call began.
+    ends: Option<Instant>,
 }
 
 impl<R> fmt::Debug for Detachable<R> {
@@ -107,7 +112,7 @@ impl<R> Detachable<R> {
         tasks: Arc<Tasks>,
         (runtime, limit): (Handle, Duration),
     ) -> Self {
-        Self { work: Some(work), polled: false, reply, begun, tasks, runtime, limit }
+        Self { work: Some(work), polled: false, reply, begun, tasks, runtime, limit, ends: None }
     }
 }
 
@@ -122,6 +127,8 @@ impl<R> Future for Detachable<R> {
             this.polled = false;
             if ended {
                 this.work = None;
+            } else if this.ends.is_none() && this.begun.load(Ordering::Acquire) {
+                this.ends = Some(after(Instant::now(), this.limit));
             }
         }
         let reply = ready!(Pin::new(&mut this.reply).poll(cx)).expect("a call ends with a reply");
@@ -135,11 +142,12 @@ impl<R> Future for Detachable<R> {
 
 impl<R> Drop for Detachable<R> {
     fn drop(&mut self) {
-        if self.polled || !self.begun.load(Ordering::Acquire) {
+        if self.polled {
             return;
         }
-        if let Some(work) = self.work.take() {
-            self.tasks.detach(&self.runtime, self.limit, work);
+        if let (Some(work), Some(ends)) = (self.work.take(), self.ends) {
+            let left = ends.saturating_duration_since(Instant::now());
+            self.tasks.detach(&self.runtime, left, work);
         }
     }
 }

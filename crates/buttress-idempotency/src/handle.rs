@@ -19,7 +19,7 @@ use crate::future::Detachable;
 use crate::key::Claim;
 use crate::layer::IdempotencyLayer;
 use crate::tasks::{Tasks, answered};
-use crate::value::{Ran, Returned};
+use crate::value::{Ran, Returned, named};
 
 /// Carries out each call once; what all layers, services and functions over one store share.
 ///
@@ -59,7 +59,8 @@ impl<St> fmt::Debug for Idempotency<St> {
 }
 
 impl<St> Idempotency<St> {
-    /// Claims and answers are kept in `store`; `name` says in events what is guarded.
+    /// Claims and answers are kept in `store`; `name` says what is guarded, in events and in the keys as the store has them: two
+    /// that share a store share no key unless they have one name. Whoever changes it forgets what was answered before.
     ///
     /// # Errors
     ///
@@ -100,7 +101,8 @@ impl<St> Idempotency<St> {
         self.engine.mode.get()
     }
 
-    /// Switches the mode for calls that start from now on. In [`Mode::Observe`] every call is carried out, claims and answers
+    /// Switches the mode for calls that start from now on. In [`Mode::Off`] nothing is asked of the store, and requests are shown
+    /// no claim. In [`Mode::Observe`] every call is carried out, claims and answers
     /// are stored as they would be, and events tell which calls would have been answered from the store or refused.
     pub fn set_mode(&self, mode: Mode) {
         self.engine.mode.set(mode);
@@ -184,8 +186,13 @@ impl<St: ClaimStore> Idempotency<St> {
         E: std::error::Error + Send + Sync + 'static,
         F: Future<Output = Result<T, E>>,
     {
-        let protocol = Returned;
-        let answer = match self.engine.decide(&runtime, &key, fingerprint).await {
+        let (protocol, engine) = (Returned, &self.engine);
+        let key = named(&engine.name, &key);
+        let decision = match engine.mode.get() {
+            Mode::Off => Decision::Unprotected,
+            Mode::Enforce | Mode::Observe => engine.decide(&runtime, &key, fingerprint).await,
+        };
+        let answer = match decision {
             Decision::Run(held) => return held.drive(begun, &protocol, effect, reply).await,
             Decision::Replay(record) => Returned::read(&record).map(Ran::Replayed),
             Decision::Refuse(error) => Err(error),
@@ -197,7 +204,7 @@ impl<St: ClaimStore> Idempotency<St> {
             }
         };
         if let Err(Error::Unreadable(_)) = &answer {
-            self.engine.report(IdempotencyResult::Unknown);
+            engine.report(IdempotencyResult::Unknown);
         }
         let _ = reply.send(answer.map_err(RunError::Idempotency));
     }

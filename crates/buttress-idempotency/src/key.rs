@@ -144,6 +144,12 @@ impl Claim {
         self.claim.unfinished()
     }
 
+    /// Whether anything is claimed. If not, because the store failed and calls are carried out all the same, or because the
+    /// layer only observes, the [epoch](Claim::epoch) is 0 and fences nothing; [derived](Claim::derive) keys are as ever.
+    pub fn is_protected(&self) -> bool {
+        self.epoch() > 0
+    }
+
     /// The key for a call that the effect makes in turn: the same at every attempt, another for each name. A UUID, so that
     /// it suits every API.
     ///

@@ -16,6 +16,7 @@ use crate::future::{Detachable, ResponseFuture};
 use crate::handle::Idempotency;
 use crate::key::Claim;
 use crate::protocol::{Identify, Protocol};
+use crate::value::named;
 
 /// Carries out each call once; made by [`IdempotencyLayer`](crate::IdempotencyLayer).
 pub struct Idempotent<S, P, St> {
@@ -150,6 +151,7 @@ impl<S, P, St> Call<S, P, St> {
         let mut unclaimed = None;
         let decision = match identified {
             Ok(Some((key, fingerprint))) => {
+                let key = named(&engine.name, &key);
                 let decision = engine.decide(&runtime, &key, fingerprint).await;
                 unclaimed = Some((key, fingerprint));
                 decision

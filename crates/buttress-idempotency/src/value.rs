@@ -4,12 +4,12 @@ use std::future::{Future, Ready, ready};
 use std::sync::Arc;
 
 use buttress_core::{BoxError, Captured, Effect, ErrorRef, Seal, Verdict, error_verdict};
-use buttress_store::{Record, ScopedKey};
+use buttress_store::{MAX_NAME, Record, ScopedKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, RunError};
-use crate::key::{Claim, Hash};
+use crate::error::{Error, InvalidKey, RunError};
+use crate::key::{Claim, Hash, MAX_KEY};
 use crate::outcome::{Outcome, Reconciled};
 use crate::protocol::{Identify, Identity, Protocol};
 use crate::tasks::BoxFuture;
@@ -194,14 +194,28 @@ impl<Req, Res> Identify<Req> for Keyed<Req, Res> {
 }
 
 pub(crate) fn scoped(scope: Cow<'_, str>, key: &str) -> Result<ScopedKey, Error> {
-    // A scope that is too long is hashed: it only has to be different from others.
-    let scope = if scope.len() > buttress_store::MAX_NAME {
-        format!("blake3:{}", blake3::hash(scope.as_bytes()).to_hex()).into()
-    } else {
-        scope
+    let why = match key.len() {
+        0 => InvalidKey::Empty,
+        1..=MAX_KEY => return Ok(fitting(&scope, key)),
+        _ => InvalidKey::TooLong,
     };
-    let why = if key.is_empty() { crate::InvalidKey::Empty } else { crate::InvalidKey::TooLong };
-    ScopedKey::try_new(&*scope, key).map_err(|_| Error::KeyInvalid(why))
+    Err(Error::KeyInvalid(why))
+}
+
+/// A scope that is too long is hashed: it only has to be different from others. So is what looks like a hash.
+fn fitting(scope: &str, key: &str) -> ScopedKey {
+    const HASHED: &str = "blake3:";
+    let scope = if scope.len() > MAX_NAME || scope.starts_with(HASHED) {
+        format!("{HASHED}{}", blake3::hash(scope.as_bytes()).to_hex()).into()
+    } else {
+        Cow::Borrowed(scope)
+    };
+    ScopedKey::try_new(&*scope, key).expect("a scope and a key that fit")
+}
+
+/// The key of a call at one of several guards that share a store, each with a name of its own.
+pub(crate) fn named(name: &str, key: &ScopedKey) -> ScopedKey {
+    fitting(&format!("{}:{name}{}", name.len(), key.scope()), key.key())
 }
 
 impl<Req, Res, E> Protocol<Res, E> for Keyed<Req, Res>

@@ -29,6 +29,10 @@ macro_rules! behaviours {
             replay: what_is_no_key_is_refused_and_a_missing_one_where_it_is_required
             replay: headers_are_replayed_but_for_those_of_the_connection_and_the_date
             replay: tenants_do_not_see_each_others_keys
+            replay: two_that_share_a_store_do_not_share_keys
+            replay: a_stripped_path_can_be_compared_as_it_came
+            replay: a_request_that_breaks_off_is_never_taken_for_a_whole_one
+            replay: switched_off_a_function_runs_each_time
             replay: a_request_over_the_cap_is_refused_or_passes_with_and_without_a_length
             replay: nothing_of_a_request_that_passes_is_lost
             replay: an_answer_over_the_cap_is_delivered_and_never_made_again

@@ -15,9 +15,8 @@ idempotency_tests::behaviours!(idempotency_tests::InRedis);
 fn for_each_claim(server: &services::Redis, script: &str) {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     let each = format!("if redis.call('TYPE', key).ok == 'hash' then {script} end");
-    let command = format!(
-        "EVAL \"for _, key in ipairs(redis.call('KEYS', '*')) do {each} end return 'done'\" 0\r\n"
-    );
+    let command =
+        format!("EVAL \"for _, key in ipairs(redis.call('KEYS', '*')) do {each} end return 'done'\" 0\r\n");
     stream.write_all(command.as_bytes()).unwrap();
     let mut answer = [0; 10];
     stream.read_exact(&mut answer).unwrap();

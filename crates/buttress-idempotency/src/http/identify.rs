@@ -64,7 +64,7 @@ where
             (Ok(Some(key)), Read::Whole) => Ok(Some((key, keys.hash(parts, body)))),
             (Ok(Some(_)), Read::TooLarge) => keys.too_large(),
             (Ok(Some(_)), Read::Failed) => {
-                let error = body.take_error().unwrap_or_else(|| "the body failed".into());
+                let error = body.error().unwrap_or_else(|| "the body failed".into());
                 Err(Error::RequestFailed(error))
             }
             (Ok(None), _) => Ok(None),

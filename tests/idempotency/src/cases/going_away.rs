@@ -8,6 +8,7 @@ use buttress_testkit::clock::poll_in_task;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Channel};
+use tokio::time::{Instant, sleep};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::timeout::TimeoutLayer;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
@@ -137,8 +138,19 @@ pub async fn too_many_detached_calls_let_no_more_begin<St: ClaimStore>(store: St
 
 /// IA-13: the ceiling bounds what nobody waits for, too.
 pub async fn a_detached_call_that_hangs_ends_at_the_ceiling<St: ClaimStore>(store: St) {
-    let rig = Rig::shut(&store, short());
-    rig.abandon(post("k1", "100")).await;
+    let ceiling = SHORT * 4;
+    let rig = Rig::shut(&store, Config::new().lease(SHORT).ceiling(ceiling));
+    let began = Instant::now();
+    let call = rig.spawn(post("k1", "100"));
+    sleep(ceiling / 2).await;
+    call.abort();
+    call.await.unwrap_err();
     until("it is dropped", || rig.idempotency.detached() == 0).await;
     assert_eq!((rig.handler.ended(), rig.log.has(Is::Unknown)), (0, true));
+    assert!(began.elapsed() >= ceiling, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < ceiling * 5 / 4,
+        "its caller's going away prolongs nothing: {:?}",
+        began.elapsed()
+    );
 }

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use buttress_core::{BoxError, Reason, Refused, find};
-use buttress_idempotency::{Claim, Error, Hash, Idempotency, Keyed, Outcome, Reconciled};
+use buttress_idempotency::{
+    Claim, Error, Hash, Idempotency, InvalidKey, Keyed, MAX_KEY, Outcome, Reconciled,
+};
 use tower::{Layer, ServiceExt, service_fn};
 
 /// A transfer, and what its handler was shown.
@@ -77,13 +79,21 @@ pub async fn a_request_of_any_type_is_carried_out_once<St: ClaimStore>(store: St
     let mismatch = bank.pay(&layer, transfer("t-1", 101)).await.unwrap_err();
     assert!(is(&mismatch, |error| matches!(error, Error::Mismatch)), "{mismatch}");
     let long = "tenant ".repeat(200);
-    for tenant in ["acme", &long] {
+    // Another tenant may call itself what a long name becomes.
+    let hashed = format!("blake3:{}", blake3::hash(long.as_bytes()).to_hex());
+    for tenant in ["acme", &long, &hashed] {
         let theirs = Transfer { tenant: tenant.to_owned(), ..transfer("t-1", 7) };
         assert_eq!(bank.pay(&layer, theirs.clone()).await.unwrap(), 7, "another scope has keys of its own");
         assert_eq!(bank.pay(&layer, theirs).await.unwrap(), 7);
     }
-    assert_eq!(bank.calls(), 3);
+    assert_eq!(bank.calls(), 4);
 }
+
+/// A byte more than fits.
+const LONG: &str = match std::str::from_utf8(&[b'k'; MAX_KEY + 1]) {
+    Ok(key) => key,
+    Err(_) => panic!("it is ASCII"),
+};
 
 /// With `required`, whatever the type.
 pub async fn a_request_without_a_key_passes_unless_one_is_required<St: ClaimStore>(store: St) {
@@ -97,7 +107,9 @@ pub async fn a_request_without_a_key_passes_unless_one_is_required<St: ClaimStor
     let refused = bank.pay(&required, keyless()).await.unwrap_err();
     assert!(is(&refused, |error| matches!(error, Error::KeyMissing)), "{refused}");
     let empty = bank.pay(&required, transfer("", 100)).await.unwrap_err();
-    assert!(is(&empty, |error| matches!(error, Error::KeyInvalid(_))), "{empty}");
+    assert!(is(&empty, |error| matches!(error, Error::KeyInvalid(InvalidKey::Empty))), "{empty}");
+    let long = bank.pay(&required, transfer(LONG, 100)).await.unwrap_err();
+    assert!(is(&long, |error| matches!(error, Error::KeyInvalid(InvalidKey::TooLong))), "{long}");
     assert_eq!(bank.calls(), 2);
 }
 

@@ -1,12 +1,18 @@
 use super::*;
 
 use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use buttress_core::Mode;
+use buttress_idempotency::{Claim, Hash, Idempotency, Ran, RequestBody};
+use buttress_store::ScopedKey;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Channel, Full};
 use tower::{Layer, ServiceExt, service_fn};
+
+use crate::faulty::{Faulty, Switch};
 
 /// IA-1
 pub async fn the_second_call_gets_the_answer_of_the_first<St: ClaimStore>(store: St) {
@@ -143,6 +149,103 @@ pub async fn tenants_do_not_see_each_others_keys<St: ClaimStore>(store: St) {
     assert_eq!(rig.send(of("a", "100")).await.seen(), (201, true));
     let claims = rig.handler.claims();
     assert_ne!(claims[0].derive("charge"), claims[1].derive("charge"));
+}
+
+/// IA-34: what guards charges and what guards refunds may share a store, and a client may use one key for both.
+pub async fn two_that_share_a_store_do_not_share_keys<St: ClaimStore>(store: St) {
+    let of = |name: &str| Idempotency::new(name, store.clone(), Config::new()).unwrap();
+    let (charges, refunds) = (of("charges"), of("refunds"));
+    let key = |scope: &str| ScopedKey::try_new(scope, "order-42").unwrap();
+    let fingerprint = Hash::new().part("100 EUR").fingerprint();
+    let charge = async |_| Ok::<_, io::Error>(String::from("charged"));
+    let refund = async |claim: Claim| Ok::<_, io::Error>(format!("refunded with {}", claim.derive("bank")));
+    let charged = charges.run(key("acme"), fingerprint, charge).await.unwrap();
+    assert_eq!(charged, Ran::Executed("charged".into()));
+    let refunded = refunds.run(key("acme"), fingerprint, refund).await.unwrap();
+    assert!(matches!(&refunded, Ran::Executed(said) if said.starts_with("refunded")), "{refunded:?}");
+    let again = charges.run(key("acme"), Hash::new().part("100 EUR").fingerprint(), charge).await.unwrap();
+    assert_eq!(again, Ran::Replayed("charged".into()));
+    // No name and scope look like others, however they are put together, or long.
+    let long = "s".repeat(512);
+    let hashed = format!("blake3:{}", blake3::hash(long.as_bytes()).to_hex());
+    for (name, scope) in
+        [("a", "bc"), ("ab", "c"), ("", "abc"), ("a", &long), ("as", &long[1..]), ("a", &hashed)]
+    {
+        let ran = of(name).run(key(scope), fingerprint, charge).await.unwrap();
+        assert_eq!(ran, Ran::Executed("charged".into()), "{name} {}", scope.len());
+    }
+}
+
+/// IA-5: a router that strips its own part of the path leaves the same request to two of them, unless what is compared says
+/// otherwise.
+pub async fn a_stripped_path_can_be_compared_as_it_came<St: ClaimStore>(store: St) {
+    use axum::extract::OriginalUri;
+    let keys = HttpKeys::default().fingerprint(|parts, body, hash| {
+        let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |uri| &uri.0);
+        hash.part(parts.method.as_str()).part(uri.to_string()).part(body)
+    });
+    let idempotency = Idempotency::new("charges", store, Config::new()).unwrap();
+    let charges = || {
+        let charge = axum::routing::post(async || (StatusCode::CREATED, "charged"));
+        axum::Router::new().route("/charges", charge).layer(idempotency.layer(keys.clone()))
+    };
+    let app = axum::Router::new().nest("/v1", charges()).nest("/v2", charges());
+    let send = async |path: &str| {
+        let request = Request::post(path).header("idempotency-key", "k1");
+        let answer = app.clone().oneshot(request.body(axum::body::Body::from("100")).unwrap()).await.unwrap();
+        Got::of(answer).await.seen()
+    };
+    assert_eq!(send("/v1/charges").await, (201, false));
+    assert_eq!(send("/v1/charges").await, (201, true));
+    assert_eq!(send("/v2/charges").await, (422, false));
+}
+
+/// IA-24: a request that breaks off is refused; where nothing is refused, its handler sees it break off, too.
+pub async fn a_request_that_breaks_off_is_never_taken_for_a_whole_one<St: ClaimStore>(store: St) {
+    let rig = Rig::open(&store);
+    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let whole = Arc::clone(&seen);
+    let service =
+        rig.layer.layer(service_fn(move |request: Request<RequestBody<Channel<Bytes, io::Error>>>| {
+            let whole = Arc::clone(&whole);
+            async move {
+                let body = request.into_body().collect().await;
+                whole.lock().unwrap().push(body.is_ok());
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        }));
+    let broken = || {
+        let (sender, body) = Channel::<Bytes, io::Error>::new(4);
+        let request = Request::post("/").header("idempotency-key", "k1").body(body).unwrap();
+        (sender, request)
+    };
+    for (mode, status) in [(Mode::Enforce, 400), (Mode::Observe, 200), (Mode::Off, 200)] {
+        rig.idempotency.set_mode(mode);
+        let (mut sender, request) = broken();
+        sender.send_data(Bytes::from_static(b"pay alice\n")).await.unwrap();
+        sender.abort(io::Error::other("the client is gone"));
+        assert_eq!(service.clone().oneshot(request).await.unwrap().status(), status, "{mode:?}");
+    }
+    assert_eq!(*seen.lock().unwrap(), [false, false]);
+}
+
+/// Functions obey the mode as well: nothing is asked of the store, whatever state that is in.
+pub async fn switched_off_a_function_runs_each_time<St: ClaimStore>(store: St) {
+    let store = Faulty::new(store);
+    Switch::set(&store.switch.claims_fail, true);
+    let idempotency = Idempotency::new("charges", store.clone(), Config::new()).unwrap();
+    let key = || ScopedKey::try_new("", "k1").unwrap();
+    let fingerprint = Hash::new().fingerprint();
+    let effect = async |claim: Claim| Ok::<_, io::Error>((claim.epoch(), claim.derive("bank")));
+    idempotency.run(key(), fingerprint, effect).await.unwrap_err();
+    idempotency.set_mode(Mode::Off);
+    let ran = idempotency.run(key(), fingerprint, effect).await.unwrap();
+    let Ran::Executed((0, derived)) = ran else { panic!("{ran:?}") };
+    let inline = idempotency.run_inline(key(), fingerprint, effect).await.unwrap();
+    assert_eq!(inline, Ran::Executed((0, derived.clone())));
+    Switch::set(&store.switch.claims_fail, false);
+    idempotency.set_mode(Mode::Enforce);
+    assert_eq!(idempotency.run(key(), fingerprint, effect).await.unwrap(), Ran::Executed((1, derived)));
 }
 
 /// IA-24: the request.

@@ -24,11 +24,13 @@ pub async fn without_the_store_nothing_is_done_unless_it_is_to_fail_open<St: Cla
     assert_eq!(answer.headers["idempotent-unprotected"], "true");
     assert_eq!(open.log.take(), [Is::Unprotected]);
     let claim = &open.handler.claims()[0];
-    assert_eq!(claim.epoch(), 0, "there is a key for what lies below, and no fencing token");
+    assert_eq!((claim.is_protected(), claim.epoch()), (false, 0), "there is no fencing token");
 
     Switch::set(&store.switch.claims_fail, false);
     assert_eq!(closed.post("k1", "100").await.seen(), (201, false), "nothing was claimed meanwhile");
-    assert_eq!(closed.handler.claims()[0].derive("charge"), claim.derive("charge"));
+    let protected = &closed.handler.claims()[0];
+    assert!(protected.is_protected());
+    assert_eq!(protected.derive("charge"), claim.derive("charge"), "there is a key for what lies below");
 }
 
 /// IA-27
