@@ -29,6 +29,10 @@
 //! anything else, a protocol of your own or another order, stack the layers of the modules below by hand: they are the
 //! same ones. It is no client, no load balancer and no rate limiter.
 //!
+//! What has to be remembered beyond a call comes with features that are off by default: `idempotency` (the same key gets the
+//! same answer), `checkpoint` (workflows that resume after a crash), and for both a store: in memory, or `sqlite`,
+//! `postgres`, `redis`.
+//!
 //! # What the stack does
 //!
 //! From the outside in: a deadline for the whole call, until the response's head; a retry within it, paid from a budget, obeying the server's
@@ -105,6 +109,21 @@
 //! # }
 //! ```
 //!
+//! A server that carries out each call once, with the features `idempotency` and `sqlite`:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "idempotency", feature = "sqlite"))]
+//! # async fn server() -> Result<(), buttress::BoxError> {
+//! use buttress::idempotency::{Config, HttpKeys, Idempotency};
+//! use buttress::store::Sqlite;
+//!
+//! let idempotency = Idempotency::new("charges", Sqlite::open("claims.db").await?, Config::new())?;
+//! let layer = idempotency.layer(HttpKeys::http_default().required());
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Watched before it is enforced:
 //!
 //! ```
@@ -123,6 +142,8 @@ mod stack;
 
 use std::sync::Arc;
 
+#[cfg(feature = "checkpoint")]
+pub use buttress_checkpoint as checkpoint;
 pub use buttress_circuit_breaker as circuit_breaker;
 pub use buttress_core as core;
 pub use buttress_core::{
@@ -135,7 +156,11 @@ pub use buttress_http as http;
 #[cfg(feature = "problem")]
 pub use buttress_http::Problem;
 pub use buttress_http::{RequestExt, ResponseExt};
+#[cfg(feature = "idempotency")]
+pub use buttress_idempotency as idempotency;
 pub use buttress_retry as retry;
+#[cfg(feature = "store")]
+pub use buttress_store as store;
 pub use explain::{Explanation, Warning};
 #[cfg(feature = "tonic")]
 pub use grpc_stack::GrpcService;
