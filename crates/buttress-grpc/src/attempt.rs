@@ -17,11 +17,11 @@ use tower_service::Service;
 use crate::by_method::Unlisted;
 use crate::call::Known;
 use crate::code::Code;
-use crate::grpc::{End, Noted};
+use crate::grpc::{End, Noted, field};
 use crate::peeked_body::{Look, PeekedBody, Time};
 use crate::timeout::{GRPC_TIMEOUT, format_timeout};
 
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// What each attempt at a call needs. Put it below everything else, right above the transport.
 ///
@@ -129,7 +129,9 @@ impl Settings {
                 (carried.deadline, carried.attempt, carried.repeatable || carried.idempotency_key.is_some())
             });
         let is_told = || {
-            known.unary || request.headers().contains_key(GRPC_TIMEOUT) || self.send_deadline && !known.stream
+            known.unary
+                || field(request.headers(), &GRPC_TIMEOUT).is_some()
+                || self.send_deadline && !known.stream
         };
         let told = match known.time {
             Some((time, _)) if known.unary => Some(deadline.map_or(time, |deadline| deadline.min(time))),
@@ -139,10 +141,10 @@ impl Settings {
         };
         if let Some(told) = told {
             let left = format_timeout(told.saturating_duration_since(Instant::now()));
-            request.headers_mut().insert(GRPC_TIMEOUT, left);
+            request.headers_mut().insert(&GRPC_TIMEOUT, left);
         }
         if attempt > 1 {
-            request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
+            request.headers_mut().insert(&PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
         }
         let depth = match self.peek {
             Some(_) if known.unary => Depth::Whole,

@@ -10,7 +10,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::code::Codes;
-use crate::service_config::ServiceConfig;
+use crate::grpc::field;
+use crate::service_config::{Name, ServiceConfig};
 use crate::timeout::{GRPC_TIMEOUT, parse_timeout};
 
 /// Says to the layers below what is known of a call's method. Put it above all of them.
@@ -71,17 +72,17 @@ pub(crate) struct Known {
 
 impl<S> Call<S> {
     fn prepare<B>(&self, request: &mut Request<B>) {
-        let path = request.uri().path();
-        let (stream, repeatable) = (self.config.is_stream(path), self.config.is_repeatable(path));
-        let method = self.config.method(path);
-        let asked = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
+        let name = Name::of(request.uri().path());
+        let (stream, repeatable) = (self.config.is_stream(name), self.config.is_repeatable(name));
+        let method = self.config.method(name);
+        let asked = field(request.headers(), &GRPC_TIMEOUT).and_then(parse_timeout);
         let timeout = asked.into_iter().chain(method.and_then(|method| method.timeout)).min();
         let policy = method.and_then(|method| method.retry.as_ref());
 
         let known = Known {
             codes: policy.map(|policy| policy.codes),
             stream,
-            unary: self.config.is_unary(path),
+            unary: self.config.is_unary(name),
             time: timeout.map(|timeout| (after(Instant::now(), timeout), timeout)),
         };
         if known != Known::default() {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use buttress_core::clock::wall;
 use buttress_core::{Carried, Carry, Classify, Discard, ErrorRef, Hint, KeyOf, Kind, Verdict};
 use buttress_http::{Http, Vendor, grpc_pushback, hint};
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 
 use crate::code::{Code, Codes};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Hints beyond a day are as good as never; it is the policies that have real caps.
@@ -93,7 +93,7 @@ pub(crate) enum End {
 impl End {
     /// What trailers, or headers in their place, say; `None` if they have no status.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let code = Code::from_header(headers.get(GRPC_STATUS)?);
+        let code = Code::from_header(field(headers, &GRPC_STATUS)?);
         // OK is looked at no further.
         let hint = if code == Code::Ok { Hint::None } else { pushback(headers) };
         Some(Self::Status { code, hint })
@@ -102,6 +102,16 @@ impl End {
     pub(crate) fn of_trailers(trailers: &HeaderMap) -> Self {
         Self::of(trailers).unwrap_or(Self::Truncated)
     }
+}
+
+/// The first value of a field. Messages of gRPC have a handful of them, whose names are sooner compared than the wanted one
+/// is hashed.
+#[inline]
+pub(crate) fn field<'a>(headers: &'a HeaderMap, wanted: &HeaderName) -> Option<&'a HeaderValue> {
+    if headers.len() > 8 {
+        return headers.get(wanted);
+    }
+    headers.iter().find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
 fn pushback(headers: &HeaderMap) -> Hint {

@@ -176,6 +176,7 @@ fn list<'a>(map: &'a Map<String, Value>, field: &'static str) -> Result<&'a [Val
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service_config::Name;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -206,7 +207,7 @@ mod tests {
             "retryThrottling": { "maxTokens": 10, "tokenRatio": 0.1 },
         });
         let config = parse(&config.to_string()).unwrap();
-        let method = config.method("/a.B/C").unwrap();
+        let method = config.method(Name::of("/a.B/C")).unwrap();
         assert_eq!(method.timeout, Some(Duration::new(1, 500_000_001)));
         let retry = method.retry.as_ref().unwrap();
         assert_eq!(
@@ -214,8 +215,11 @@ mod tests {
             (2, "{ResourceExhausted, Unavailable}")
         );
         assert_eq!(retry.backoff.to_string(), "250 ms × 1.6 up to 30 s, ± 20 %");
-        assert_eq!(config.method("/a.D/Any"), Some(method));
-        assert_eq!(config.method("/x/Y").unwrap(), &Method { timeout: Some(Duration::ZERO), retry: None });
+        assert_eq!(config.method(Name::of("/a.D/Any")), Some(method));
+        assert_eq!(
+            config.method(Name::of("/x/Y")).unwrap(),
+            &Method { timeout: Some(Duration::ZERO), retry: None }
+        );
         assert_eq!(config.throttle(), Some((10, 0.1)));
         assert!(config.has_retries() && !parse("{}").unwrap().has_retries());
     }
@@ -326,7 +330,7 @@ mod tests {
             let config = json!({ "methodConfig": [{ "name": [{}], "retryPolicy": policy }] });
             match parse(&config.to_string()) {
                 Ok(config) => {
-                    let retry = config.method("/a/b").unwrap().retry.clone().unwrap();
+                    let retry = config.method(Name::of("/a/b")).unwrap().retry.clone().unwrap();
                     prop_assert_eq!(retry.max_retries, attempts.min(5) - 1);
                 }
                 Err(error) => prop_assert!(attempts < 2, "{error}"),

@@ -167,26 +167,22 @@ impl ServiceConfig {
         self.methods.values().chain(&self.default).any(|method| method.retry.is_some())
     }
 
-    /// What is known of the method of this path, which begins with a slash.
-    pub(crate) fn method(&self, path: &str) -> Option<&Method> {
-        let (method, service) = names(path);
-        let by_name = || self.methods.get(method).or_else(|| self.methods.get(service));
+    /// What is said of this method in particular.
+    pub(crate) fn method(&self, name: Name<'_>) -> Option<&Method> {
+        let by_name = || self.methods.get(name.method).or_else(|| self.methods.get(name.service));
         (if self.methods.is_empty() { None } else { by_name() }).or(self.default.as_ref())
     }
 
-    pub(crate) fn is_repeatable(&self, path: &str) -> bool {
-        let (method, service) = names(path);
-        has(&self.repeatable, method) || has(&self.repeatable, service)
+    pub(crate) fn is_repeatable(&self, name: Name<'_>) -> bool {
+        has(&self.repeatable, name.method) || has(&self.repeatable, name.service)
     }
 
-    pub(crate) fn is_stream(&self, path: &str) -> bool {
-        let (method, service) = names(path);
-        has(&self.streams, method) || has(&self.streams, service) && !has(&self.unary, method)
+    pub(crate) fn is_stream(&self, name: Name<'_>) -> bool {
+        has(&self.streams, name.method) || has(&self.streams, name.service) && !has(&self.unary, name.method)
     }
 
-    pub(crate) fn is_unary(&self, path: &str) -> bool {
-        let (method, service) = names(path);
-        (has(&self.unary, method) || has(&self.unary, service)) && !self.is_stream(path)
+    pub(crate) fn is_unary(&self, name: Name<'_>) -> bool {
+        (has(&self.unary, name.method) || has(&self.unary, name.service)) && !self.is_stream(name)
     }
 }
 
@@ -218,12 +214,23 @@ fn has(set: &HashSet<Box<str>>, name: &str) -> bool {
     !set.is_empty() && set.contains(name)
 }
 
-/// The method's name and its service's: the last two parts of the path, since there may be a prefix before them.
-fn names(path: &str) -> (&str, &str) {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let Some(slash) = path.rfind('/') else { return (path, path) };
-    let start = path[..slash].rfind('/').map_or(0, |before| before + 1);
-    (&path[start..], &path[start..slash])
+/// A method's name and its service's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Name<'a> {
+    method: &'a str,
+    service: &'a str,
+}
+
+impl<'a> Name<'a> {
+    /// The last two parts of the path, since there may be a prefix before them.
+    pub(crate) fn of(path: &'a str) -> Self {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        // Names are short: byte by byte is faster than what is made for long texts.
+        let slash_in = |part: &str| part.bytes().rposition(|byte| byte == b'/');
+        let Some(slash) = slash_in(path) else { return Self { method: path, service: path } };
+        let start = slash_in(&path[..slash]).map_or(0, |before| before + 1);
+        Self { method: &path[start..], service: &path[start..slash] }
+    }
 }
 
 /// A name as it is looked for: people also write paths.
@@ -244,7 +251,7 @@ mod tests {
     fn the_most_specific_name_counts() {
         let config = ServiceConfig::new().retry("a.B/C", policy(2)).retry("a.B", policy(3));
         let retries = |config: &ServiceConfig, path: &str| {
-            config.method(path).and_then(|method| Some(method.retry.as_ref()?.max_retries))
+            config.method(Name::of(path)).and_then(|method| Some(method.retry.as_ref()?.max_retries))
         };
         assert_eq!((retries(&config, "/a.B/C"), retries(&config, "/a.B/D")), (Some(1), Some(2)));
         assert_eq!((retries(&config, "/a.Other/C"), retries(&config, "/")), (None, None));
@@ -258,18 +265,23 @@ mod tests {
         let config = ServiceConfig::new().repeatable("/a.B/Get").repeatable("a.Reads").stream("a.B/Watch");
         let config = config.unary("a.B");
         assert!(
-            config.is_unary("/a.B/Get") && !config.is_unary("/a.B/Watch") && !config.is_unary("/a.C/Get")
+            config.is_unary(Name::of("/a.B/Get"))
+                && !config.is_unary(Name::of("/a.B/Watch"))
+                && !config.is_unary(Name::of("/a.C/Get"))
         );
         let config = config.stream("a.Feeds").unary("a.Feeds/One");
-        assert!(config.is_stream("/a.Feeds/All") && !config.is_unary("/a.Feeds/All"));
+        assert!(config.is_stream(Name::of("/a.Feeds/All")) && !config.is_unary(Name::of("/a.Feeds/All")));
         assert!(
-            config.is_unary("/a.Feeds/One") && !config.is_stream("/a.Feeds/One"),
+            config.is_unary(Name::of("/a.Feeds/One")) && !config.is_stream(Name::of("/a.Feeds/One")),
             "a method's own name counts"
         );
-        assert!(config.is_repeatable("/a.B/Get") && config.is_repeatable("/a.Reads/Any"));
-        assert!(!config.is_repeatable("/a.B/Put") && !config.is_repeatable("/a.B"));
-        assert!(config.is_stream("/a.B/Watch") && !config.is_stream("/a.B/Get"));
-        assert!(config.is_repeatable("/behind/a/gateway/a.B/Get") && !config.is_repeatable("/a.B/Get/more"));
+        assert!(config.is_repeatable(Name::of("/a.B/Get")) && config.is_repeatable(Name::of("/a.Reads/Any")));
+        assert!(!config.is_repeatable(Name::of("/a.B/Put")) && !config.is_repeatable(Name::of("/a.B")));
+        assert!(config.is_stream(Name::of("/a.B/Watch")) && !config.is_stream(Name::of("/a.B/Get")));
+        assert!(
+            config.is_repeatable(Name::of("/behind/a/gateway/a.B/Get"))
+                && !config.is_repeatable(Name::of("/a.B/Get/more"))
+        );
     }
 
     #[test]

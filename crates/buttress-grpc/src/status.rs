@@ -19,6 +19,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::grpc::field;
+
 /// Turns the errors of a stack into [`tonic::Status`], which is what a client that tonic generates gives to its caller. Put
 /// it above all other layers.
 ///
@@ -215,24 +217,24 @@ impl Error for Shared {
     }
 }
 
-const DETAILS: &str = "grpc-status-details-bin";
+static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// What the details of a status say about when to come back (`google.rpc.RetryInfo`).
 pub(crate) fn retry_info(headers: &HeaderMap) -> Option<Duration> {
-    let details = decoded(headers.get(DETAILS)?)?;
+    let details = decoded(field(headers, &DETAILS)?)?;
     Status::with_details(Code::Unknown, "", details).get_details_retry_info()?.retry_delay
 }
 
 /// Takes details away that cannot be decoded: tonic panics when it finds them.
 pub(crate) fn without_broken_details(headers: &mut HeaderMap) {
-    if headers.get(DETAILS).is_some_and(|details| decoded(details).is_none()) {
-        headers.remove(DETAILS);
+    if field(headers, &DETAILS).is_some_and(|details| decoded(details).is_none()) {
+        headers.remove(&DETAILS);
     }
 }
 
 fn decoded(details: &HeaderValue) -> Option<Bytes> {
-    let details = HeaderMap::from_iter([(HeaderName::from_static(DETAILS), details.clone())]);
-    MetadataMap::from_headers(details).get_bin(DETAILS)?.to_bytes().ok()
+    let details = HeaderMap::from_iter([(DETAILS.clone(), details.clone())]);
+    MetadataMap::from_headers(details).get_bin(DETAILS.as_str())?.to_bytes().ok()
 }
 
 /// What is tonic's own among the errors of a transport. A status that stands alone says what it means; one that has a
@@ -345,7 +347,7 @@ mod tests {
     fn details_say_when_to_come_back_and_broken_ones_are_taken_away() {
         let details = |value: &'static str| {
             let mut headers = HeaderMap::new();
-            headers.insert(DETAILS, HeaderValue::from_static(value));
+            headers.insert(&DETAILS, HeaderValue::from_static(value));
             headers
         };
         let delay = Some(Duration::from_millis(1500));
@@ -361,7 +363,7 @@ mod tests {
         let verdict = Classify::classify(&crate::Grpc::new(), Ok(&response));
         assert_eq!(verdict.hint(), Hint::DoNotRetry, "A6 comes first");
         without_broken_details(&mut headers);
-        assert!(headers.contains_key(DETAILS));
+        assert!(headers.contains_key(&DETAILS));
         // Base64, but nothing that protobuf would know.
         assert_eq!((retry_info(&details("AAAA")), retry_info(&details("%%%"))), (None, None));
         for broken in ["%%%", "A", "AAA=A"] {
