@@ -284,7 +284,7 @@ impl Tape {
     /// What is to be stored.
     fn finish(&mut self) -> StoredResponse {
         let mut record = self.record.clone();
-        record.body = self.left.map(|_| concat(&std::mem::take(&mut self.data)));
+        record.body = self.left.map(|_| concat(std::mem::take(&mut self.data).iter()));
         record.trailers = self.held[1].as_ref().and_then(Frame::trailers_ref).cloned();
         record
     }

@@ -1,10 +1,12 @@
 //! A body that is read by several readers, and recorded for those to come.
 
+mod frames;
+mod waiting;
+
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use buttress_core::BoxError;
 use bytes::{Buf, Bytes};
@@ -12,58 +14,38 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::replay_body::{ReplayError, concat};
-
-/// Bounds what all recordings hold together.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Pool {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let taken = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit);
-        self.used.fetch_update(Relaxed, Relaxed, taken).is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Relaxed);
-    }
-}
+use frames::Frames;
+pub(crate) use frames::Pool;
+use waiting::Waiting;
 
 /// What a body turned out to be.
 pub(crate) enum Taken<B> {
     /// All there already.
-    Whole(Bytes, Option<HeaderMap>),
+    Whole(Bytes, Option<Box<HeaderMap>>),
     Reader(Reader<B>),
 }
 
-/// One reader of a body that is not all there yet.
+/// One reader of a body that is not all there yet, or of which something has been read.
+///
+/// As small as three words: a client moves a request, and its body with it, some twenty times.
 pub(crate) struct Reader<B> {
-    shared: Arc<Shared<B>>,
-    /// The next frame.
-    next: usize,
-    read: u64,
-    trailers_read: bool,
-    generation: u64,
-}
-
-struct Shared<B> {
-    state: Mutex<State<B>>,
-    wakers: Arc<Wakers>,
+    shared: Arc<Mutex<State<B>>>,
+    /// The next frame; one beyond the last when the trailers have been read.
+    next: u64,
+    generation: u32,
+    /// Which of the readers it is.
+    number: u32,
 }
 
 struct State<B> {
     source: Option<B>,
-    frames: Vec<Bytes>,
+    frames: Frames,
     /// How many frames the source has given; `frames` has them all while the body is replayable.
-    front: usize,
+    front: u64,
+    /// The bytes in them.
+    passed: u64,
     buffered: usize,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     progress: Progress,
     /// The exact length, if the source promised one.
     length: Option<u64>,
@@ -76,7 +58,10 @@ struct State<B> {
     /// Why the source failed, for whoever reads at the front.
     error: Option<BoxError>,
     /// Readers of earlier generations are cut off.
-    generation: u64,
+    generation: u32,
+    /// So many readers there have been.
+    readers: u32,
+    waiting: Waiting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,26 +76,6 @@ const FRAME_OVERHEAD: usize = 64;
 
 /// A smaller frame is copied when it is recorded: it may be a slice of a buffer many times its size.
 const COPIED_BELOW: usize = 4096;
-
-/// Wakes all readers of a body: any of them may go on when the source does.
-#[derive(Debug, Default)]
-struct Wakers(Mutex<Vec<Waker>>);
-
-impl Wakers {
-    fn add(&self, waker: &Waker) {
-        let mut wakers = lock(&self.0);
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
-            wakers.push(waker.clone());
-        }
-    }
-}
-
-impl Wake for Wakers {
-    fn wake(self: Arc<Self>) {
-        let wakers = std::mem::take(&mut *lock(&self.0));
-        wakers.into_iter().for_each(Waker::wake);
-    }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,7 +92,7 @@ where
             return Taken::Whole(Bytes::new(), None);
         }
         let hint = body.size_hint();
-        let mut state = State::new(body, hint.exact(), per_body, pool);
+        let mut state = State::new(Some(body), hint.exact(), per_body, pool);
         let mut cx = Context::from_waker(Waker::noop());
         while state.length.is_some() && (state.replayable || state.front == 0) {
             match state.poll_source(&mut cx) {
@@ -135,7 +100,7 @@ where
                 Poll::Ready(Some(Ok(frame))) => state.keep_unread(frame),
                 // A body that ends before what it promised must go on being one that does.
                 Poll::Ready(None) if state.length == Some(state.buffered as u64) => {
-                    return Taken::Whole(concat(&state.frames), state.trailers.take());
+                    return Taken::Whole(concat(state.frames.iter()), state.trailers.take());
                 }
                 Poll::Ready(None) => break,
                 Poll::Ready(Some(Err(error))) => {
@@ -147,15 +112,14 @@ where
         if hint.lower() > per_body as u64 || !state.charge() {
             state.replayable = false;
         }
-        let shared = Arc::new(Shared { state: Mutex::new(state), wakers: Arc::default() });
-        Taken::Reader(Self::at_start(shared, 0))
+        Taken::Reader(Self::first(state))
     }
 
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut state = lock(&self.shared.state);
+        let mut state = lock(&self.shared);
         if self.generation < state.generation {
             return Poll::Ready(Some(Err(ReplayError::Superseded.into())));
         }
@@ -165,7 +129,6 @@ where
                     return Poll::Ready(Some(Err(ReplayError::Overtaken.into())));
                 };
                 self.next += 1;
-                self.read += data.len() as u64;
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             match state.progress {
@@ -175,15 +138,14 @@ where
                     return Poll::Ready(Some(Err(error)));
                 }
                 Progress::Ended => {
-                    let trailers =
-                        state.trailers.clone().filter(|_| !std::mem::replace(&mut self.trailers_read, true));
-                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                    let trailers = state.trailers.as_ref().filter(|_| self.next == state.front);
+                    return Poll::Ready(trailers.map(|trailers| {
+                        self.next += 1;
+                        Ok(Frame::trailers(HeaderMap::clone(trailers)))
+                    }));
                 }
             }
-            // Whoever reads at the front may be any of the readers: all are woken.
-            self.shared.wakers.add(cx.waker());
-            let waker = Waker::from(Arc::clone(&self.shared.wakers));
-            let frame = match ready!(state.poll_source(&mut Context::from_waker(&waker))) {
+            let frame = match ready!(state.poll_front(self.number, cx)) {
                 Some(frame) => frame?,
                 None => continue,
             };
@@ -191,7 +153,6 @@ where
             let alone = Arc::strong_count(&self.shared) == 1;
             if let Some(data) = state.keep(frame, alone) {
                 self.next += 1;
-                self.read += data.len() as u64;
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
@@ -199,57 +160,79 @@ where
 }
 
 impl<B> Reader<B> {
-    fn at_start(shared: Arc<Shared<B>>, generation: u64) -> Self {
-        Self { shared, next: 0, read: 0, trailers_read: false, generation }
+    fn first(state: State<B>) -> Self {
+        Self { shared: Arc::new(Mutex::new(state)), next: 0, generation: 0, number: 0 }
+    }
+
+    /// Of a body that is all there.
+    pub(crate) fn of_whole(data: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
+        let mut state = State::new(None, Some(data.len() as u64), 0, None);
+        (state.progress, state.replayable, state.trailers) = (Progress::Ended, true, trailers);
+        if !data.is_empty() {
+            (state.front, state.passed) = (1, data.len() as u64);
+            state.frames.push(data);
+        }
+        Self::first(state)
+    }
+
+    fn next_of(&self, state: &mut State<B>) -> Self {
+        state.readers += 1;
+        let (generation, number) = (state.generation, state.readers);
+        Self { shared: Arc::clone(&self.shared), next: 0, generation, number }
     }
 
     /// The only reader from now on: earlier ones are cut off, and told so. `None` if the body is not replayable.
     pub(crate) fn restarted(&self) -> Option<Self> {
-        let mut state = lock(&self.shared.state);
+        let mut state = lock(&self.shared);
         if !state.is_replayable() {
             return None;
         }
         state.generation += 1;
-        let reader = Self::at_start(Arc::clone(&self.shared), state.generation);
+        let reader = self.next_of(&mut state);
+        let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        Arc::clone(&self.shared.wakers).wake();
+        waiting.wake();
         Some(reader)
     }
 
     /// One more reader.
     pub(crate) fn fork(&self) -> Self {
-        let generation = lock(&self.shared.state).generation;
-        Self::at_start(Arc::clone(&self.shared), generation)
+        self.next_of(&mut lock(&self.shared))
     }
 
     pub(crate) fn is_replayable(&self) -> bool {
-        lock(&self.shared.state).is_replayable()
+        lock(&self.shared).is_replayable()
     }
 }
 
 impl<B: Body> Reader<B> {
     /// Also of a source that has ended and that nobody has asked: who sees that a body is at its end reads no further.
     pub(crate) fn is_complete(&self) -> bool {
-        let state = lock(&self.shared.state);
+        let state = lock(&self.shared);
         let ended = || state.source.as_ref().is_some_and(Body::is_end_stream);
         state.replayable && (state.progress == Progress::Ended || ended())
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        let state = lock(&self.shared.state);
+        let state = lock(&self.shared);
         let ended = match &state.source {
             Some(source) => source.is_end_stream(),
             None => state.progress == Progress::Ended,
         };
-        ended && self.next == state.front && (state.trailers.is_none() || self.trailers_read)
+        ended && self.next >= state.front + u64::from(state.trailers.is_some())
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        let state = lock(&self.shared.state);
+        let state = lock(&self.shared);
+        let unread = if self.next >= state.front {
+            0
+        } else {
+            let read = state.frames.iter().take(usize::try_from(self.next).unwrap_or(usize::MAX));
+            state.passed - read.map(|data| data.len() as u64).sum::<u64>()
+        };
         if let Some(length) = state.length {
-            return SizeHint::with_exact(length.saturating_sub(self.read));
+            return SizeHint::with_exact(length.saturating_sub(state.passed - unread));
         }
-        let unread: u64 = state.frames.iter().skip(self.next).map(|data| data.len() as u64).sum();
         let rest = state.source.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(unread + rest.lower());
@@ -262,7 +245,11 @@ impl<B: Body> Reader<B> {
 
 impl<B> fmt::Debug for Reader<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_replayable() { "recording" } else { "not kept" })
+        let state = lock(&self.shared);
+        match (&state.pool, state.progress) {
+            (None, Progress::Ended) if state.replayable => write!(f, "{} bytes in memory", state.passed),
+            _ => f.write_str(if state.is_replayable() { "recording" } else { "not kept" }),
+        }
     }
 }
 
@@ -278,14 +265,19 @@ where
         // All there is, in one piece, costs nothing to keep.
         let whole = self.front == 0 && self.length == Some(data.len() as u64);
         self.replayable &= whole || self.buffered <= self.per_body;
-        self.front += 1;
+        self.came(&data);
         self.frames.push(data);
+    }
+
+    fn came(&mut self, data: &Bytes) {
+        self.front += 1;
+        self.passed += data.len() as u64;
     }
 
     /// While it is being read. The data, if it is any.
     fn keep(&mut self, frame: Frame<B::Data>, alone: bool) -> Option<Bytes> {
         let data = self.take_data(frame)?;
-        self.front += 1;
+        self.came(&data);
         if self.replayable {
             self.buffered += data.len();
             let recorded =
@@ -311,6 +303,24 @@ where
         }
     }
 
+    /// For the reader of this number, which is at the front.
+    fn poll_front(
+        &mut self,
+        number: u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        match self.waiting.shared(number, cx) {
+            Some(waker) => self.poll_source(&mut Context::from_waker(&waker)),
+            None => {
+                let polled = self.poll_source(cx);
+                if polled.is_pending() {
+                    self.waiting.waits_alone(cx);
+                }
+                polled
+            }
+        }
+    }
+
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(source).poll_frame(cx)).map(|frame| frame.map_err(Into::into));
@@ -327,11 +337,12 @@ where
 }
 
 impl<B> State<B> {
-    fn new(source: B, length: Option<u64>, per_body: usize, pool: Option<Arc<Pool>>) -> Self {
+    fn new(source: Option<B>, length: Option<u64>, per_body: usize, pool: Option<Arc<Pool>>) -> Self {
         Self {
-            source: Some(source),
-            frames: Vec::new(),
+            source,
+            frames: Frames::default(),
             front: 0,
+            passed: 0,
             buffered: 0,
             trailers: None,
             progress: Progress::Reading,
@@ -342,6 +353,8 @@ impl<B> State<B> {
             charged: 0,
             error: None,
             generation: 0,
+            readers: 0,
+            waiting: Waiting::default(),
         }
     }
 
@@ -353,7 +366,7 @@ impl<B> State<B> {
     fn charge(&mut self) -> bool {
         let Some(pool) = &self.pool else { return false };
         let owed = self.buffered + self.frames.len() * FRAME_OVERHEAD - self.charged;
-        let charged = pool.take(owed);
+        let charged = owed == 0 || pool.take(owed);
         self.charged += if charged { owed } else { 0 };
         charged
     }
@@ -361,8 +374,8 @@ impl<B> State<B> {
     /// Forgets the recording. Only whoever reads at the front can go on.
     fn stop_recording(&mut self) {
         self.replayable = false;
-        self.frames = Vec::new();
-        if let Some(pool) = &self.pool {
+        self.frames = Frames::default();
+        if let (Some(pool), 1..) = (&self.pool, self.charged) {
             pool.give_back(std::mem::take(&mut self.charged));
         }
     }

@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 
 use buttress_core::BoxError;
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::recording::{Pool, Reader, Taken};
@@ -30,21 +29,7 @@ pub struct ReplayBody<B> {
 enum Kind<B> {
     /// A whole body without trailers, of which nothing has been read.
     Unread(Bytes),
-    Other(Box<Other<B>>),
-}
-
-enum Other<B> {
-    Memory(Memory),
-    Recording(Reader<B>),
-}
-
-/// A whole body that has trailers, or of which something has been read.
-#[derive(Clone, Debug)]
-struct Memory {
-    data: Bytes,
-    data_read: bool,
-    trailers: Option<HeaderMap>,
-    trailers_read: bool,
+    Reader(Reader<B>),
 }
 
 /// Why a clone of a body cannot be read on.
@@ -88,17 +73,18 @@ where
 
     fn taken(taken: Taken<B>) -> Self {
         let kind = match taken {
-            Taken::Whole(data, trailers) => Kind::whole(data, trailers),
-            Taken::Reader(reader) => Kind::recording(reader),
+            Taken::Whole(data, None) => Kind::Unread(data),
+            Taken::Whole(data, trailers) => Kind::Reader(Reader::of_whole(data, trailers)),
+            Taken::Reader(reader) => Kind::Reader(reader),
         };
         Self { kind }
     }
 
     /// The first reader again: earlier ones are cut off. `None`, and no harm done, if the body is not replayable.
     pub(crate) fn restarted(&self) -> Option<Self> {
-        let kind = match self.kind.reader() {
-            Some(reader) => Kind::recording(reader.restarted()?),
-            None => self.kind.unread(),
+        let kind = match &self.kind {
+            Kind::Unread(data) => Kind::Unread(data.clone()),
+            Kind::Reader(reader) => Kind::Reader(reader.restarted()?),
         };
         Some(Self { kind })
     }
@@ -107,14 +93,18 @@ where
     /// body only if the body is [replayable](ReplayBody::is_replayable).
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { kind: self.kind.unread() }
+        let kind = match &self.kind {
+            Kind::Unread(data) => Kind::Unread(data.clone()),
+            Kind::Reader(reader) => Kind::Reader(reader.fork()),
+        };
+        Self { kind }
     }
 
     /// The whole body, if it is in memory and nothing of it has been read.
     pub fn as_bytes(&self) -> Option<&Bytes> {
         match &self.kind {
             Kind::Unread(data) => Some(data),
-            _ => None,
+            Kind::Reader(_) => None,
         }
     }
 
@@ -130,59 +120,11 @@ where
 }
 
 impl<B> Kind<B> {
-    fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        match trailers {
-            None => Self::Unread(data),
-            trailers => Self::memory(Memory { data, data_read: false, trailers, trailers_read: false }),
-        }
-    }
-
-    fn memory(memory: Memory) -> Self {
-        Self::Other(Box::new(Other::Memory(memory)))
-    }
-
-    fn recording(reader: Reader<B>) -> Self {
-        Self::Other(Box::new(Other::Recording(reader)))
-    }
-
     fn reader(&self) -> Option<&Reader<B>> {
         match self {
-            Self::Other(other) => match &**other {
-                Other::Recording(reader) => Some(reader),
-                Other::Memory(_) => None,
-            },
+            Self::Reader(reader) => Some(reader),
             Self::Unread(_) => None,
         }
-    }
-
-    /// The same from the start.
-    fn unread(&self) -> Self {
-        match self {
-            Self::Unread(data) => Self::Unread(data.clone()),
-            Self::Other(other) => match &**other {
-                Other::Memory(memory) => Self::whole(memory.data.clone(), memory.trailers.clone()),
-                Other::Recording(reader) => Self::recording(reader.fork()),
-            },
-        }
-    }
-}
-
-impl Memory {
-    fn left(&self) -> usize {
-        if self.data_read { 0 } else { self.data.len() }
-    }
-
-    fn next(&mut self) -> Option<Frame<Bytes>> {
-        if self.left() > 0 {
-            self.data_read = true;
-            return Some(Frame::data(self.data.clone()));
-        }
-        let trailers = self.trailers.as_ref().filter(|_| !std::mem::replace(&mut self.trailers_read, true));
-        trailers.map(|trailers| Frame::trailers(trailers.clone()))
-    }
-
-    fn is_over(&self) -> bool {
-        self.left() == 0 && (self.trailers.is_none() || self.trailers_read)
     }
 }
 
@@ -202,35 +144,26 @@ where
         match kind {
             Kind::Unread(data) if data.is_empty() => Poll::Ready(None),
             Kind::Unread(data) => {
-                let data = std::mem::take(data);
-                let frame = Frame::data(data.clone());
-                *kind = Kind::memory(Memory { data, data_read: true, trailers: None, trailers_read: false });
-                Poll::Ready(Some(Ok(frame)))
+                let mut reader = Reader::of_whole(std::mem::take(data), None);
+                let frame = reader.poll_frame(cx);
+                *kind = Kind::Reader(reader);
+                frame
             }
-            Kind::Other(other) => match &mut **other {
-                Other::Memory(memory) => Poll::Ready(memory.next().map(Ok)),
-                Other::Recording(reader) => reader.poll_frame(cx),
-            },
+            Kind::Reader(reader) => reader.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Unread(data) => data.is_empty(),
-            Kind::Other(other) => match &**other {
-                Other::Memory(memory) => memory.is_over(),
-                Other::Recording(reader) => reader.is_end_stream(),
-            },
+            Kind::Reader(reader) => reader.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Unread(data) => SizeHint::with_exact(data.len() as u64),
-            Kind::Other(other) => match &**other {
-                Other::Memory(memory) => SizeHint::with_exact(memory.left() as u64),
-                Other::Recording(reader) => reader.size_hint(),
-            },
+            Kind::Reader(reader) => reader.size_hint(),
         }
     }
 }
@@ -240,22 +173,20 @@ impl<B> fmt::Debug for ReplayBody<B> {
         // Never the contents: bodies hold secrets.
         match &self.kind {
             Kind::Unread(data) => write!(f, "ReplayBody({} bytes in memory)", data.len()),
-            Kind::Other(other) => match &**other {
-                Other::Memory(memory) => write!(f, "ReplayBody({} bytes in memory)", memory.data.len()),
-                Other::Recording(reader) => write!(f, "ReplayBody({reader:?})"),
-            },
+            Kind::Reader(reader) => write!(f, "ReplayBody({reader:?})"),
         }
     }
 }
 
 /// One piece of several; a single one is not copied.
-pub(crate) fn concat(pieces: &[Bytes]) -> Bytes {
-    match pieces {
-        [] => Bytes::new(),
-        [piece] => piece.clone(),
-        pieces => {
-            let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-            pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+pub(crate) fn concat<'a>(pieces: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let mut rest = pieces.clone();
+    match (rest.next(), rest.next()) {
+        (None, _) => Bytes::new(),
+        (Some(piece), None) => piece.clone(),
+        (Some(_), Some(_)) => {
+            let mut all = BytesMut::with_capacity(pieces.clone().map(Bytes::len).sum());
+            pieces.for_each(|piece| all.extend_from_slice(piece));
             all.freeze()
         }
     }

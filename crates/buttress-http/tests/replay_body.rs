@@ -332,6 +332,20 @@ async fn several_readers_at_once_each_get_everything() {
     assert!(again.next().is_some());
 }
 
+/// A connection that is held up reads no further, though it was the last to ask.
+#[tokio::test]
+async fn a_reader_that_waits_is_woken_although_another_one_asked_last() {
+    let (mut sender, mut first, _again) = streamed(&HttpReplay::new());
+    let mut second = first.fork();
+    let waiting = tokio::spawn(async move { data(&mut first).await });
+    settle().await;
+    assert!(poll_once(&mut Box::pin(second.frame())).is_pending());
+    sender.send_data("one".into()).await.unwrap();
+    settle().await;
+    assert!(waiting.is_finished());
+    assert_eq!((waiting.await.unwrap(), data(&mut second).await), ("one".into(), "one".into()));
+}
+
 #[tokio::test]
 async fn a_reader_that_is_behind_when_the_body_outgrows_its_cap_fails_and_the_front_does_not() {
     let (mut sender, mut first, mut again) = streamed(&HttpReplay::new().limits(5, 1000));
