@@ -52,10 +52,11 @@ pub enum HintRule {
         /// How much longer than computed it may get.
         extra: Duration,
     },
-    /// Exactly the hint, without jitter; the backoff then starts again (gRPC A6). A longer one counts as the cap. What a
-    /// layer of ours asks for, such as an open circuit, gets jitter all the same.
+    /// Exactly the hint, neither earlier nor with jitter; the backoff then starts again (gRPC A6). Asked for more than the
+    /// cap, the call fails at once and says when to come back. What a layer of ours asks for, such as an open circuit, gets
+    /// jitter all the same.
     Exact {
-        /// The longest delay.
+        /// The longest hint that is obeyed.
         cap: Duration,
     },
 }

@@ -198,19 +198,19 @@ impl Session {
         let Hint::RetryAfter(asked) = hint else { return Ok((computed, None)) };
         match config.hints {
             HintRule::Ignore => Ok((computed, None)),
-            HintRule::Floor { cap } if asked > cap => Err(Stop::HintTooLong),
+            HintRule::Floor { cap } | HintRule::Exact { cap } if asked > cap => Err(Stop::HintTooLong),
             HintRule::Floor { .. } => Ok((self.above(config, facts, now, asked).max(computed), Some(asked))),
             HintRule::Clamp { extra } => {
                 Ok((asked.min(computed.saturating_add(extra)).max(computed), Some(asked)))
             }
             // No server asked for this, and all who wait for one circuit would come back at the same moment.
-            HintRule::Exact { cap } if kind == Kind::Refused => {
-                Ok((self.above(config, facts, now, asked.min(cap)).max(computed), Some(asked)))
+            HintRule::Exact { .. } if kind == Kind::Refused => {
+                Ok((self.above(config, facts, now, asked).max(computed), Some(asked)))
             }
-            HintRule::Exact { cap } => {
+            HintRule::Exact { .. } => {
                 self.delays.restart();
                 self.throttled.iter_mut().for_each(Delays::restart);
-                Ok((asked.min(cap), Some(asked)))
+                Ok((asked, Some(asked)))
             }
         }
     }
@@ -301,11 +301,23 @@ mod tests {
         let transient = Verdict::failure(Kind::Transient);
         let mut session = Session::new(&config, None, now);
         let delays =
-            [transient, transient, hinted(5), transient, transient, hinted(0), transient, hinted(999)];
+            [transient, transient, hinted(5), transient, transient, hinted(0), transient, hinted(300)];
         let delays = delays.map(|verdict| delay(next(&mut session, &config, verdict, FACTS)).as_secs());
         assert_eq!(delays, [1, 2, 5, 1, 2, 0, 1, 300]);
         let stop = transient.with_hint(Hint::DoNotRetry);
         assert_eq!(next(&mut session, &config, stop, FACTS), Next::Stop(Stop::DoNotRetry));
+    }
+
+    /// exactly means not earlier, too.
+    #[tokio::test(start_paused = true)]
+    async fn a_pushback_beyond_the_cap_fails_now_and_says_when() {
+        let config = config().retry_refused(true).hints(HintRule::Exact { cap: secs(300) });
+        let refused = Verdict::failure(Kind::Refused).with_hint(Hint::RetryAfter(secs(301)));
+        for verdict in [hinted(301), refused] {
+            let mut session = Session::new(&config, None, Instant::now());
+            assert_eq!(next(&mut session, &config, verdict, FACTS), Next::Stop(Stop::HintTooLong));
+            assert_eq!(session.retry_at, Some(Instant::now() + secs(301)));
+        }
     }
 
     #[tokio::test(start_paused = true)]
