@@ -51,6 +51,7 @@ mod classify;
 pub mod clock;
 mod error;
 mod jitter;
+mod level;
 mod mode;
 pub mod observe;
 mod refused;
@@ -70,6 +71,7 @@ pub use error::{
     BoxError, ConfigError, Elapsed, Exhausted, Judged, Recorded, Stop, chain, find, own_verdict,
 };
 pub use jitter::Jitter;
+pub use level::Level;
 pub use mode::{Mode, ModeCell};
 pub use observe::{Event, IdempotencyResult, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};

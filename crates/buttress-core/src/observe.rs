@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::error::Stop;
+use crate::level::Level;
 use crate::verdict::{Kind, Verdict};
 
 mod outbox;
@@ -211,6 +212,32 @@ pub enum Event {
         run: Arc<str>,
         /// What happened.
         change: RunChange,
+    },
+    /// A call got a degraded answer, or (level 4) none.
+    Degraded {
+        /// How good the answer is.
+        level: Level,
+        /// Where it comes from: the name of a rung, `last good answer`, `upstream`; `none` at level 4.
+        source: Arc<str>,
+    },
+    /// A rung of a degradation chain gave no answer, and the next one was asked.
+    Rung {
+        /// The name of the rung.
+        rung: Arc<str>,
+        /// Why not, in a few words.
+        cause: &'static str,
+    },
+    /// A background refresh of a stored answer ended.
+    Refreshed {
+        /// Whether there is a new answer.
+        success: bool,
+    },
+    /// The degradation level of the whole system has changed.
+    SystemLevel {
+        /// What is true now.
+        instant: Level,
+        /// What is declared: one step at a time, and upwards only after a while.
+        declared: Level,
     },
     /// So many events were lost because the observer is slower than the layer.
     Lost(u64),

@@ -32,6 +32,10 @@ pub enum Reason {
     DeadlinePassed,
     /// The server asked for a pause that outlasts what this call may wait.
     RateLimited,
+    /// Only reads are served for now.
+    ReadOnly,
+    /// The system is more degraded than its maximum acceptable level.
+    Degraded,
 }
 
 impl Reason {
@@ -43,6 +47,8 @@ impl Reason {
             Self::CircuitIsolated => "the circuit is isolated by an operator",
             Self::DeadlinePassed => "the deadline has already passed",
             Self::RateLimited => "the server asked for a longer pause than this call may wait",
+            Self::ReadOnly => "only reads are served for now",
+            Self::Degraded => "the service is degraded beyond its maximum acceptable level",
         }
     }
 }

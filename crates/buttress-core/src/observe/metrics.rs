@@ -17,6 +17,9 @@ use crate::verdict::Verdict;
 /// | `deadline_elapsed_total` | `service` |
 /// | `idempotency_outcomes_total` | `service`, `outcome` |
 /// | `checkpoints_saved_total` | `service` |
+/// | `degraded_responses_total` (levels 1 to 4) | `service`, `level` |
+/// | `system_degradation_level` (gauge: 0 to 4, what is true now) | |
+/// | `system_degradation_level_declared` (gauge: one step at a time) | |
 ///
 /// The handles are registered once, at the first event, so that a recorder installed after the stack was built still
 /// gets them; they are never looked up per call. A keyed breaker moves the gauge of its service with each of its keys.
@@ -40,6 +43,8 @@ struct Handles {
     /// In the order of [`IdempotencyResult::ALL`].
     idempotency: [Counter; IdempotencyResult::ALL.len()],
     saved: Counter,
+    /// By level, from 1 on.
+    degraded: [Counter; 4],
 }
 
 impl Metrics {
@@ -82,6 +87,9 @@ impl Handles {
                 counter!("idempotency_outcomes_total", "service" => service(), "outcome" => outcome.as_str())
             }),
             saved: counter!("checkpoints_saved_total", "service" => service()),
+            degraded: ["1", "2", "3", "4"].map(
+                |level| counter!("degraded_responses_total", "service" => service(), "level" => level),
+            ),
         }
     }
 }
@@ -105,6 +113,14 @@ impl Observe for Metrics {
             Event::Budget { tokens } => handles.budget_tokens.set(*tokens),
             Event::Saved { entries } => handles.saved.increment(*entries as u64),
             Event::Elapsed { .. } => handles.elapsed.increment(1),
+            Event::Degraded { level, .. } if level.is_degraded() => {
+                handles.degraded[usize::from(level.as_u8()) - 1].increment(1);
+            }
+            // Seldom, and of no service: looked up each time.
+            Event::SystemLevel { instant, declared } => {
+                gauge!("system_degradation_level").set(f64::from(instant.as_u8()));
+                gauge!("system_degradation_level_declared").set(f64::from(declared.as_u8()));
+            }
             Event::Idempotency(outcome) => handles.idempotency[*outcome as usize].increment(1),
             _ => {}
         }
@@ -114,6 +130,7 @@ impl Observe for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Level;
     use crate::observe::CircuitCause;
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
     use std::collections::HashMap;
@@ -135,6 +152,9 @@ mod tests {
             observer.event("datadog", &Event::Call(CallResult::Refused));
             observer.event("datadog", &Event::Idempotency(IdempotencyResult::Replayed));
             observer.event("datadog", &Event::Budget { tokens: 4.5 });
+            let level = Level::Moderate;
+            observer.event("datadog", &Event::Degraded { level, source: "last good answer".into() });
+            observer.event("all", &Event::SystemLevel { instant: level, declared: Level::Slight });
             let (from, to) = (CircuitState::HalfOpen, CircuitState::Isolated);
             observer.event(
                 "x",
@@ -159,6 +179,10 @@ mod tests {
             DebugValue::Counter(1)
         );
         assert_eq!(seen["circuit_breaker_state,service=datadog"], DebugValue::Gauge(2.0.into()));
+        assert_eq!(seen["degraded_responses_total,service=datadog,level=2"], DebugValue::Counter(1));
+        assert_eq!(seen["degraded_responses_total,service=datadog,level=4"], DebugValue::Counter(0));
+        assert_eq!(seen["system_degradation_level"], DebugValue::Gauge(2.0.into()));
+        assert_eq!(seen["system_degradation_level_declared"], DebugValue::Gauge(1.0.into()));
         assert_eq!(seen["retry_budget_tokens,service=datadog"], DebugValue::Gauge(4.5.into()));
     }
 }

@@ -79,6 +79,17 @@ impl Observe for Tracing {
                 }
                 _ => info!(target: "buttress", service, run = &**run, change = change.as_str(), "run"),
             },
+            Event::Degraded { level, source } => {
+                warn!(target: "buttress", service, level = level.as_u8(), source = &**source, "degraded answer")
+            }
+            Event::Rung { rung, cause } => {
+                warn!(target: "buttress", service, rung = &**rung, cause, "fallback gave no answer")
+            }
+            Event::Refreshed { success } => debug!(target: "buttress", service, success, "refreshed"),
+            Event::SystemLevel { instant, declared } => {
+                let (instant, declared) = (instant.as_u8(), declared.as_u8());
+                warn!(target: "buttress", service, instant, declared, "system degradation level")
+            }
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }
     }
