@@ -31,7 +31,7 @@ impl HttpCapture {
 
     /// The response as it is, of the type of those that are recorded.
     pub fn pass<B>(response: Response<B>) -> Response<Answer<B>> {
-        response.map(|body| Answer { from: From::Passing { body } })
+        response.map(Answer::passing)
     }
 }
 
@@ -203,9 +203,22 @@ pin_project! {
 }
 
 impl<B> Answer<B> {
+    /// A body of the service that passes as it is, unrecorded.
+    pub fn passing(body: B) -> Self {
+        Self { from: From::Passing { body } }
+    }
+
     /// Whether it was stored, and does not come from the service.
     pub fn is_stored(&self) -> bool {
         matches!(self.from, From::Store { .. })
+    }
+}
+
+/// A body that is not the service's: stored, or fixed.
+impl<B> std::convert::From<Bytes> for Answer<B> {
+    fn from(data: Bytes) -> Self {
+        let data = Some(data).filter(|data| !data.is_empty()).map(Frame::data);
+        Self { from: From::Store { frames: [data, None] } }
     }
 }
 

@@ -253,3 +253,14 @@ async fn once_nobody_waits_for_the_record_nothing_is_recorded() {
     drop(recording);
     assert_eq!(held_after_reading(sender, live.into_body()).await, 0);
 }
+
+#[tokio::test]
+async fn a_body_that_passes_is_told_as_it_is_and_a_fixed_one_has_its_length() {
+    let body = Answer::passing(Full::new(Bytes::from_static(b"live")));
+    assert_eq!((body.is_stored(), body.size_hint().exact()), (false, Some(4)));
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "live");
+    let body = Answer::<Full<Bytes>>::from(Bytes::from_static(b"fixed"));
+    assert_eq!((body.is_stored(), body.size_hint().exact(), body.is_end_stream()), (true, Some(5), false));
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "fixed");
+    assert!(Answer::<Full<Bytes>>::from(Bytes::new()).is_end_stream());
+}
