@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("buttress-circuit-breaker", &["buttress-core"]),
     ("buttress-retry", &["buttress-core"]),
     ("buttress-deadline", &["buttress-core"]),
-    ("buttress-degrade", &["buttress-core"]),
+    ("buttress-degrade", &["buttress-core", "buttress-http", "buttress-store"]),
     ("buttress-heal", &["buttress-core"]),
     ("buttress-chaos", &["buttress-core"]),
     ("buttress-store", &["buttress-core"]),

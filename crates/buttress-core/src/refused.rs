@@ -34,8 +34,6 @@ pub enum Reason {
     RateLimited,
     /// Only reads are served for now.
     ReadOnly,
-    /// The system is more degraded than its maximum acceptable level.
-    Degraded,
 }
 
 impl Reason {
@@ -48,7 +46,6 @@ impl Reason {
             Self::DeadlinePassed => "the deadline has already passed",
             Self::RateLimited => "the server asked for a longer pause than this call may wait",
             Self::ReadOnly => "only reads are served for now",
-            Self::Degraded => "the service is degraded beyond its maximum acceptable level",
         }
     }
 }

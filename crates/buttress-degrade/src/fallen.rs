@@ -1,0 +1,70 @@
+use std::fmt;
+
+use buttress_core::{BoxError, Elapsed, Kind, Refused, Verdict, find};
+use tokio::time::Instant;
+
+use crate::served::Cause;
+
+/// A call that the service has failed, as the rungs of a chain see it.
+pub struct Fallen<Req, A> {
+    pub(crate) request: Option<Req>,
+    pub(crate) failure: Failure<A>,
+    pub(crate) cause: Cause,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// How the service failed: with a response, such as an HTTP 503, or with an error.
+#[derive(Debug)]
+pub(crate) enum Failure<A> {
+    Response(A),
+    Error(BoxError),
+}
+
+impl<Req, A> Fallen<Req, A> {
+    /// The request, where the chain keeps one: see [`Chain::keep_requests`](crate::Chain::keep_requests).
+    pub fn request(&self) -> Option<&Req> {
+        self.request.as_ref()
+    }
+
+    /// The error, if it was one.
+    pub fn error(&self) -> Option<&BoxError> {
+        match &self.failure {
+            Failure::Error(error) => Some(error),
+            Failure::Response(_) => None,
+        }
+    }
+
+    /// The response, if it was one that counts as a failure.
+    pub fn response(&self) -> Option<&A> {
+        match &self.failure {
+            Failure::Response(response) => Some(response),
+            Failure::Error(_) => None,
+        }
+    }
+
+    /// Why the call fell.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// When the whole call has to be over, if that travels with the request.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
+impl<Req, A> fmt::Debug for Fallen<Req, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fallen").field("cause", &self.cause).finish_non_exhaustive()
+    }
+}
+
+/// What an outcome that is not good means for whoever reads of it.
+pub(crate) fn cause_of(verdict: Verdict, error: Option<&BoxError>) -> Cause {
+    let Verdict::Failure { kind, .. } = verdict else { return Cause::Rejected };
+    match error {
+        Some(error) if find::<Refused>(&**error).is_some() => Cause::Failed(Kind::Refused),
+        Some(error) if find::<Elapsed>(&**error).is_some() => Cause::Failed(Kind::Timeout),
+        _ => Cause::Failed(kind),
+    }
+}

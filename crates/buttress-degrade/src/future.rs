@@ -1,0 +1,209 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Classify, Elapsed, Timer, Verdict};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use crate::chain::{Chain, DRILL, Last, descend};
+use crate::error::NotAsked;
+use crate::fallen::{Failure, Fallen, cause_of};
+use crate::grade::{Grade, IntoAnswer};
+use crate::primary::{Ended, Primary};
+use crate::rung::BoxFuture;
+use crate::served::Cause;
+use crate::shared::Holder;
+
+/// What a chain is made for; [`Chain`] and [`Recalling`](crate::Recalling) are the two.
+pub trait Rungs: 'static {
+    /// The requests.
+    type Request;
+    /// The answers.
+    type Answer;
+    /// What a service with the chain fails with.
+    type Error;
+}
+
+impl<Req: 'static, A: 'static, L: Last<Req, A>> Rungs for Chain<Req, A, L> {
+    type Request = Req;
+    type Answer = A;
+    type Error = L::Error;
+}
+
+pin_project! {
+    /// The response of a [`Degrade`](crate::Degrade).
+    ///
+    /// Dropping it drops the call below, or the rung that is being asked; no rung is asked for a caller who has gone.
+    pub struct ResponseFuture<F, C: Rungs, P: 'static> {
+        #[pin]
+        state: State<F, C, P>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, C: Rungs, P: 'static> {
+        Calling { #[pin] primary: Primary<F>, call: Call<C, P> },
+        Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
+        Done { answer: Option<C::Answer> },
+    }
+}
+
+impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.state {
+            State::Calling { .. } => "ResponseFuture(calling)",
+            State::Falling { .. } => "ResponseFuture(falling)",
+            State::Done { .. } => "ResponseFuture(done)",
+        })
+    }
+}
+
+/// What a call needs when it falls.
+pub(crate) struct Call<C: Rungs, P: 'static> {
+    pub(crate) shared: Holder<P, C>,
+    pub(crate) request: Option<C::Request>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timer: Timer,
+}
+
+impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
+    #[inline]
+    pub(crate) fn calling(primary: Primary<F>, call: Call<C, P>) -> Self {
+        Self { state: State::Calling { primary, call } }
+    }
+
+    pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
+        Self { state: State::Falling { future } }
+    }
+
+    pub(crate) fn done(answer: C::Answer) -> Self {
+        Self { state: State::Done { answer: Some(answer) } }
+    }
+}
+
+/// Chains that can be fallen down.
+pub(crate) trait Fall<P>: Rungs {
+    fn fall(
+        shared: Holder<P, Self>,
+        fallen: Fallen<Self::Request, Self::Answer>,
+    ) -> BoxFuture<Result<Self::Answer, Self::Error>>
+    where
+        Self: Sized;
+}
+
+impl<Req, A, L, P> Fall<P> for Chain<Req, A, L>
+where
+    Req: Send + 'static,
+    A: Grade + Send + 'static,
+    L: Last<Req, A>,
+    P: Send + Sync + 'static,
+{
+    fn fall(shared: Holder<P, Self>, fallen: Fallen<Req, A>) -> BoxFuture<Result<A, L::Error>> {
+        Box::pin(async move { descend(&shared.chain, &shared.told, fallen, None).await })
+    }
+}
+
+impl<C: Rungs, P> Call<C, P> {
+    /// The time is over: the error that says so.
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
+        if !self.timer.is_set() {
+            let end = after(Instant::now(), self.shared.budget);
+            let end = self.deadline.map_or(end, |deadline| deadline.min(end));
+            match Timer::at(end) {
+                Ok(timer) => self.timer = timer,
+                Err(error) => return Poll::Ready((Cause::Rejected, error.into())),
+            }
+        }
+        self.timer.poll(cx).map(|()| {
+            let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), self.shared.budget);
+            (Cause::Elapsed, elapsed.into())
+        })
+    }
+
+    #[cold]
+    fn fall(&mut self, cause: Cause, failure: Failure<C::Answer>) -> BoxFuture<Result<C::Answer, C::Error>>
+    where
+        C: Fall<P>,
+    {
+        let (request, deadline) = (self.request.take(), self.deadline);
+        C::fall(self.shared.clone(), Fallen { request, failure, cause, deadline })
+    }
+
+    /// A drill leaves the service out.
+    pub(crate) fn drill(mut self) -> BoxFuture<Result<C::Answer, C::Error>>
+    where
+        C: Fall<P>,
+    {
+        self.fall(DRILL, Failure::Error(NotAsked(DRILL).into()))
+    }
+}
+
+impl<F, C, P, T, E> Future for ResponseFuture<F, C, P>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+    T: IntoAnswer<C::Answer>,
+    C: Fall<P>,
+    C::Answer: Grade,
+    P: Classify<T>,
+{
+    type Output = Result<C::Answer, C::Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let falling = match self.as_mut().project().state.project() {
+                StateProj::Calling { primary, call } => match primary.poll(cx) {
+                    Poll::Ready(Ended::Outcome(Ok(response))) => {
+                        let verdict = call.shared.policy.classify(Ok(&response));
+                        let answer = response.into_answer();
+                        if !verdict.is_failure() {
+                            let level = answer.level();
+                            call.shared.told.answered(level, || "upstream".into());
+                            return Poll::Ready(Ok(answer));
+                        }
+                        call.fall(cause_of(verdict, None), Failure::Response(answer))
+                    }
+                    Poll::Ready(ended) => {
+                        let (cause, error) = call.failed(ended);
+                        call.fall(cause, Failure::Error(error))
+                    }
+                    Poll::Pending => match call.poll_elapsed(cx) {
+                        Poll::Ready((cause, error)) => call.fall(cause, Failure::Error(error)),
+                        Poll::Pending => return Poll::Pending,
+                    },
+                },
+                StateProj::Falling { future } => return future.as_mut().poll(cx),
+                StateProj::Done { answer } => {
+                    return Poll::Ready(Ok(answer
+                        .take()
+                        .expect("a future is not polled again after it was ready")));
+                }
+            };
+            // The call below is dropped now, and not only with this future.
+            self.as_mut().project().state.set(State::Falling { future: falling });
+        }
+    }
+}
+
+impl<C: Rungs, P> Call<C, P> {
+    #[cold]
+    fn failed<T>(&self, ended: Ended<T>) -> (Cause, BoxError)
+    where
+        P: Classify<T>,
+    {
+        match ended {
+            Ended::NotReady(error) => (Cause::NotReady, error),
+            Ended::Outcome(Err(error)) => {
+                let verdict: Verdict = self.shared.policy.classify(Err(&*error));
+                (cause_of(verdict, Some(&error)), error)
+            }
+            Ended::Outcome(Ok(_)) => unreachable!("a response is no error"),
+        }
+    }
+}

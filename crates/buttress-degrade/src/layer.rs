@@ -1,0 +1,152 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::{ConfigError, Observe, Plain};
+use tower_layer::Layer;
+
+use crate::chain::{Chain, Last};
+use crate::recall::Kept;
+use crate::registry::Component;
+use crate::service::Degrade;
+use crate::shared::{Holder, Shared, Told};
+use crate::store::LastGood;
+
+/// Answers by a chain of rungs where the services that it is applied to fail.
+///
+/// What rungs count and the store keeps lives in the layer: all services made by it, and all their clones, share it.
+///
+/// ```
+/// use buttress_core::Level;
+/// use buttress_degrade::{Chain, DegradeLayer, Degraded};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), buttress_core::ConfigError> {
+/// let chain = Chain::<&str, Degraded<u32>>::new().finally(Level::Minimal, "an estimate", |_| 100);
+/// let service = ServiceBuilder::new()
+///     .layer(DegradeLayer::new("prices", chain)?)
+///     .service(service_fn(|_: &str| async { Err::<u32, _>("connection refused") }));
+/// // The chain is closed: there is no error to handle.
+/// let Ok(price) = service.oneshot("umbrella").await;
+/// assert_eq!((price.level(), *price.get_ref()), (Level::Minimal, 100));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DegradeLayer<C, P = Plain> {
+    told: Told,
+    budget: Duration,
+    policy: P,
+    chain: C,
+    leaked: bool,
+}
+
+impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for DegradeLayer<C, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { told, budget, policy, chain, leaked } = self;
+        let mut debug = f.debug_struct("DegradeLayer");
+        debug.field("name", &told.name).field("budget", budget).field("policy", policy);
+        debug.field("chain", chain).field("leaked", leaked).finish()
+    }
+}
+
+impl<Req: 'static, A: Send + 'static, L: Last<Req, A>> DegradeLayer<Chain<Req, A, L>> {
+    /// `name` says in answers, errors, events and metrics which service falls short.
+    ///
+    /// Until told otherwise, errors are failures and every response is a success.
+    ///
+    /// # Errors
+    ///
+    /// If a rung's configuration breaks a rule; see its setters.
+    pub fn new(name: impl Into<Arc<str>>, chain: Chain<Req, A, L>) -> Result<Self, ConfigError> {
+        chain.check()?;
+        let told = Told { name: name.into(), observer: None, component: None };
+        let (budget, policy) = (Duration::from_secs(10), Plain::default());
+        Ok(Self { told, budget, policy, chain, leaked: false })
+    }
+}
+
+impl<Req, A, L, P> DegradeLayer<Chain<Req, A, L>, P> {
+    /// Serves good answers again: fresh ones at once, stale ones while they are refreshed or when the service fails.
+    ///
+    /// # Errors
+    ///
+    /// If the store's configuration breaks a rule; see its setters.
+    pub fn last_good<R: Kept>(
+        self,
+        store: LastGood<R>,
+    ) -> Result<DegradeLayer<Recalling<Chain<Req, A, L>, R>, P>, ConfigError> {
+        store.check()?;
+        let Self { told, budget, policy, chain, leaked } = self;
+        Ok(DegradeLayer { chain: Recalling { chain, store }, told, budget, policy, leaked })
+    }
+}
+
+impl<C, P> DegradeLayer<C, P> {
+    /// Judges outcomes with this policy, which also says what travels with a request; for HTTP that is `buttress_http::Http`.
+    #[must_use]
+    pub fn policy<Q>(self, policy: Q) -> DegradeLayer<C, Q> {
+        DegradeLayer { policy, told: self.told, budget: self.budget, chain: self.chain, leaked: self.leaked }
+    }
+
+    /// How long the service has, readiness included, until the chain answers; less where the request's deadline comes first.
+    /// Default 10 s.
+    ///
+    /// # Errors
+    ///
+    /// If it is zero.
+    pub fn budget(self, budget: Duration) -> Result<Self, ConfigError> {
+        if budget.is_zero() {
+            return Err(ConfigError::new(
+                "budget",
+                budget,
+                "must be longer than zero, or the service never answers",
+            ));
+        }
+        Ok(Self { budget, ..self })
+    }
+
+    /// Reports to this observer; a `Vec` of several is one.
+    #[must_use]
+    pub fn observe(mut self, observer: Arc<dyn Observe>) -> Self {
+        self.told.observer = Some(observer);
+        self
+    }
+
+    /// Reports the level of each answer to a registry, whose drills it obeys.
+    #[must_use]
+    pub fn report_to(mut self, component: Component) -> Self {
+        self.told.component = Some(component);
+        self
+    }
+
+    /// For layers that live as long as the process: what their services share is never freed, and a call whose service
+    /// answers well counts no references. Each application of the layer then takes memory for good.
+    #[must_use]
+    pub fn leaked(self) -> Self {
+        Self { leaked: true, ..self }
+    }
+}
+
+/// A chain with a store of last good answers; see [`DegradeLayer::last_good`].
+#[derive(Clone, Debug)]
+pub struct Recalling<C, R: Kept> {
+    pub(crate) chain: C,
+    pub(crate) store: LastGood<R>,
+}
+
+impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> {
+    type Service = Degrade<S, C, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let Self { told, budget, policy, chain, leaked } = self.clone();
+        let shared = Shared { told, budget, policy, chain };
+        let holder = if leaked {
+            Holder::Leaked(Box::leak(Box::new(shared)))
+        } else {
+            Holder::Counted(Arc::new(shared))
+        };
+        Degrade::new(inner, holder)
+    }
+}

@@ -1,0 +1,197 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::future::{Future, Ready, ready};
+use std::marker::PhantomData;
+
+use buttress_core::{BoxError, Level};
+
+use crate::grade::Degraded;
+use crate::store::Lifetime;
+
+/// What a store keeps, and how large it is.
+pub trait Kept: Clone + Send + Sync + 'static {
+    /// What is kept of an answer.
+    type Record: Send + Sync + 'static;
+
+    /// About how many bytes a record takes.
+    fn size(&self, record: &Self::Record) -> usize;
+}
+
+/// Gives answers from what is kept.
+pub trait Restore<A>: Kept {
+    /// The answer that a record holds.
+    fn restore(&self, record: &Self::Record) -> A;
+}
+
+/// The rules by which answers are kept and given again: [`ByKey`] for values, `HttpRules` for HTTP.
+pub trait Recall<Req, Res>: Restore<Self::Answer> {
+    /// The answers that callers get.
+    type Answer;
+    /// What is remembered of a request until its response is judged.
+    type Asked: Send + 'static;
+    /// Resolves to what is to be kept, once the response is complete.
+    type Recording: Future<Output = Result<Self::Record, BoxError>> + Send;
+
+    /// Under which key an answer to this request is kept; `None` if it is neither kept nor looked for.
+    fn key<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>>;
+
+    /// Which key's answer is out of date once this request has succeeded.
+    fn obsoletes(&self, request: &Req) -> Option<String> {
+        let _ = request;
+        None
+    }
+
+    /// What is remembered of a request.
+    fn asked(&self, request: &Req) -> Self::Asked;
+
+    /// Whether this record answers this request.
+    fn accepts(&self, record: &Self::Record, request: &Req) -> Accepts {
+        let _ = (record, request);
+        Accepts::Yes
+    }
+
+    /// Makes a request conditional, so that the service can say that the record is still good.
+    fn revalidate(&self, request: &mut Req, record: &Self::Record) {
+        let _ = (request, record);
+    }
+
+    /// The record again, if the response says that it is still good, and its new lifetime.
+    fn renewed(
+        &self,
+        asked: &Self::Asked,
+        record: &Self::Record,
+        response: &Res,
+        lifetime: Lifetime,
+    ) -> Option<(Self::Record, Lifetime)> {
+        let _ = (asked, record, response, lifetime);
+        None
+    }
+
+    /// How good a response says itself that it is; a degraded one is never kept.
+    fn level(&self, response: &Res) -> Level {
+        let _ = response;
+        Level::Full
+    }
+
+    /// What is to be done with a good response (`good`), or with one that is not. `lifetime` is the store's own.
+    fn keep(&self, asked: &Self::Asked, response: &Res, good: bool, lifetime: Lifetime) -> Keep;
+
+    /// The answer for the caller, and its recording.
+    fn capture(&self, response: Res) -> (Self::Answer, Self::Recording);
+}
+
+/// Whether a record answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// It does.
+    Yes,
+    /// Only if the service confirms it: never when the service has failed.
+    IfConfirmed,
+    /// It is an answer to something else.
+    No,
+}
+
+/// What is to be done with a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Keep it.
+    Store(Lifetime),
+    /// Give it to all who wait for the same, and keep what was there.
+    Share,
+    /// Give it to all who wait for the same, and forget what was there.
+    Forget,
+    /// It is for this caller only.
+    Alone,
+}
+
+/// Keeps values by a key that a function takes from the request.
+///
+/// Who asks belongs into the key, where that makes a difference: a tenant, a user.
+///
+/// ```
+/// use buttress_degrade::{ByKey, LastGood};
+///
+/// struct Query { tenant: String }
+/// let store = LastGood::new(ByKey::new(|query: &Query| Some(query.tenant.as_str().into())).weighing(|text: &String| text.len()));
+/// # let _ = store;
+/// ```
+pub struct ByKey<F, T> {
+    key: F,
+    weigh: fn(&T) -> usize,
+}
+
+impl<F: Clone, T> Clone for ByKey<F, T> {
+    fn clone(&self) -> Self {
+        Self { key: self.key.clone(), weigh: self.weigh }
+    }
+}
+
+impl<F, T> fmt::Debug for ByKey<F, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ByKey")
+    }
+}
+
+impl<F, T> ByKey<F, T> {
+    /// Keys from this function; `None` neither keeps nor looks for an answer. A value counts as its own size in memory.
+    pub fn new<Req>(key: F) -> Self
+    where
+        F: for<'a> Fn(&'a Req) -> Option<Cow<'a, str>>,
+    {
+        let _: PhantomData<Req> = PhantomData;
+        Self { key, weigh: |_| size_of::<T>() }
+    }
+
+    /// Weighs values by this: about how many bytes each holds on to.
+    #[must_use]
+    pub fn weighing(self, weigh: fn(&T) -> usize) -> Self {
+        Self { weigh, ..self }
+    }
+}
+
+impl<F, T> Kept for ByKey<F, T>
+where
+    F: Clone + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    type Record = T;
+
+    fn size(&self, record: &T) -> usize {
+        (self.weigh)(record).max(size_of::<T>())
+    }
+}
+
+impl<F, T> Restore<Degraded<T>> for ByKey<F, T>
+where
+    F: Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    fn restore(&self, record: &T) -> Degraded<T> {
+        Degraded::full(record.clone())
+    }
+}
+
+impl<F, Req, T> Recall<Req, T> for ByKey<F, T>
+where
+    F: for<'a> Fn(&'a Req) -> Option<Cow<'a, str>> + Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    type Answer = Degraded<T>;
+    type Asked = ();
+    type Recording = Ready<Result<T, BoxError>>;
+
+    fn key<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>> {
+        (self.key)(request)
+    }
+
+    fn asked(&self, _: &Req) {}
+
+    fn keep(&self, (): &(), _: &T, good: bool, lifetime: Lifetime) -> Keep {
+        if good { Keep::Store(lifetime) } else { Keep::Share }
+    }
+
+    fn capture(&self, response: T) -> (Degraded<T>, Self::Recording) {
+        let record = response.clone();
+        (Degraded::full(response), ready(Ok(record)))
+    }
+}

@@ -1,0 +1,210 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::{Kind, Level};
+
+/// How good an answer is, where it comes from, and what fell short.
+///
+/// With HTTP it is in the response's extensions, with other services in [`Degraded`](crate::Degraded). An answer of level 0 has
+/// none, unless it was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub(crate) level: Level,
+    pub(crate) source: Source,
+    pub(crate) age: Option<Duration>,
+    pub(crate) shortfalls: Vec<Shortfall>,
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// The service itself; if the answer is degraded, what lies below it has said so.
+    Primary,
+    /// The rung of this name: an alternate service, a reduced mode, a fixed answer.
+    Rung(Arc<str>),
+    /// The last good answer.
+    LastGood {
+        /// Whether it was fresh, or is served because it is refreshed meanwhile, or because that failed.
+        freshness: Freshness,
+    },
+    /// Nothing answered: the failure is passed on.
+    Nothing,
+}
+
+/// Why a stored answer is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Freshness {
+    /// It is fresh.
+    Fresh,
+    /// The service has just been asked, for this call or another, and has confirmed or made it.
+    Refreshed,
+    /// It is stale, and is refreshed in the background (RFC 5861, `stale-while-revalidate`).
+    WhileRevalidate,
+    /// It is stale, and the service failed (RFC 5861, `stale-if-error`).
+    IfError,
+}
+
+impl Freshness {
+    /// As `Cache-Status` details it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Refreshed => "refreshed",
+            Self::WhileRevalidate => "stale-while-revalidate",
+            Self::IfError => "stale-if-error",
+        }
+    }
+}
+
+impl Source {
+    /// The name in events.
+    pub(crate) fn name(&self) -> Arc<str> {
+        match self {
+            Self::Primary => "upstream".into(),
+            Self::Rung(name) => Arc::clone(name),
+            Self::LastGood { .. } => "last good answer".into(),
+            Self::Nothing => "none".into(),
+        }
+    }
+}
+
+/// One component that did not give its full answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    pub(crate) component: Arc<str>,
+    pub(crate) level: Level,
+    pub(crate) cause: Cause,
+}
+
+impl Shortfall {
+    pub(crate) fn new(component: Arc<str>, level: Level, cause: Cause) -> Self {
+        Self { component, level, cause }
+    }
+
+    /// The name of the service, or of the part.
+    pub fn component(&self) -> &str {
+        &self.component
+    }
+
+    /// How good its answer was all the same.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Why it fell short.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+}
+
+/// Why a component fell short. It prints nothing of the request, the response or the error, which may hold secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// It failed; a refusal by a layer below (an open circuit, a deadline) is [`Kind::Refused`].
+    Failed(Kind),
+    /// It could not become ready.
+    NotReady,
+    /// It had not answered when its time was over.
+    Elapsed,
+    /// It panicked.
+    Panicked,
+    /// Its answer is old, and is being refreshed.
+    Stale,
+    /// It failed a moment ago, and was not asked again.
+    FailedBefore,
+    /// As many calls as it may have were under way.
+    Full,
+    /// It was left out, for this reason.
+    Skipped(&'static str),
+    /// It has nothing for this request.
+    Nothing,
+    /// What lies below it was degraded.
+    Upstream,
+    /// The request was the caller's fault; only in a closed chain, which has to answer all the same.
+    Rejected,
+}
+
+impl Cause {
+    /// The cause in a few words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed(Kind::Transient) => "failed",
+            Self::Failed(Kind::Throttled) => "was throttled",
+            Self::Failed(Kind::Timeout) => "timed out",
+            Self::Failed(Kind::Refused) => "was refused by a layer below",
+            Self::Failed(Kind::Permanent) => "failed for good",
+            Self::NotReady => "could not become ready",
+            Self::Elapsed => "did not answer in time",
+            Self::Panicked => "panicked",
+            Self::Stale => "is being refreshed",
+            Self::FailedBefore => "failed a moment ago",
+            Self::Full => "has as many calls as it may have",
+            Self::Skipped(why) => why,
+            Self::Nothing => "has no answer for this request",
+            Self::Upstream => "was degraded itself",
+            Self::Rejected => "rejected the request",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Served {
+    pub(crate) fn new(level: Level, source: Source) -> Self {
+        Self { level, source, age: None, shortfalls: Vec::new() }
+    }
+
+    pub(crate) fn aged(self, age: Duration) -> Self {
+        Self { age: Some(age), ..self }
+    }
+
+    pub(crate) fn because(mut self, shortfall: Shortfall) -> Self {
+        self.shortfalls.push(shortfall);
+        self
+    }
+
+    /// How good the answer is.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// How old it is, if it was stored: the age that it came with and the time since then.
+    pub fn age(&self) -> Option<Duration> {
+        self.age
+    }
+
+    /// What fell short: sorted by name, each once.
+    pub fn shortfalls(&self) -> &[Shortfall] {
+        &self.shortfalls
+    }
+
+    /// One whose rung's own answer was degraded: the level is the worse of the two, and what fell short is all that did.
+    pub(crate) fn on_top_of(mut self, below: Option<&Self>) -> Self {
+        if let Some(below) = below {
+            self.level = self.level.max(below.level);
+            self.age = self.age.max(below.age);
+            self.shortfalls.extend(below.shortfalls.iter().cloned());
+        }
+        sort(&mut self.shortfalls);
+        self
+    }
+}
+
+/// Sorts by name, and keeps the worst of each name.
+pub(crate) fn sort(shortfalls: &mut Vec<Shortfall>) {
+    shortfalls.sort_by(|a, b| a.component.cmp(&b.component).then(b.level.cmp(&a.level)));
+    shortfalls.dedup_by(|later, first| later.component == first.component);
+}

@@ -1,0 +1,93 @@
+use std::task::{Context, Poll};
+
+use buttress_core::{BoxError, Carry, Classify, Level, Timer};
+use tower_service::Service;
+
+use crate::chain::{Chain, Last};
+use crate::future::{Call, ResponseFuture};
+use crate::grade::{Grade, IntoAnswer};
+use crate::primary::{Readiness, start};
+use crate::shared::Holder;
+
+/// Answers by a chain where the service inside fails; made by [`DegradeLayer`](crate::DegradeLayer).
+#[derive(Debug)]
+pub struct Degrade<S, C: 'static, P: 'static> {
+    pub(crate) inner: S,
+    pub(crate) shared: Holder<P, C>,
+    pub(crate) readiness: Readiness,
+}
+
+impl<S, C, P> Degrade<S, C, P> {
+    pub(crate) fn new(inner: S, shared: Holder<P, C>) -> Self {
+        Self { inner, shared, readiness: Readiness::Unasked }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Asks the service inside, and is ready whatever it says.
+    #[inline]
+    pub(crate) fn ask<Req>(&mut self, cx: &mut Context<'_>)
+    where
+        S: Service<Req>,
+        S::Error: Into<BoxError>,
+    {
+        self.readiness = match self.inner.poll_ready(cx) {
+            Poll::Ready(Ok(())) => Readiness::Ready,
+            Poll::Ready(Err(error)) => Readiness::Failed(error.into()),
+            Poll::Pending => Readiness::Waiting,
+        };
+    }
+}
+
+impl<S: Clone, C, P> Clone for Degrade<S, C, P> {
+    fn clone(&self) -> Self {
+        // What the service inside has said holds for the instance that was asked, not for its clones.
+        Self::new(self.inner.clone(), self.shared.clone())
+    }
+}
+
+impl<S, P, Req, A, L> Service<Req> for Degrade<S, Chain<Req, A, L>, P>
+where
+    S: Service<Req> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Response: IntoAnswer<A>,
+    P: Classify<S::Response> + Carry<Req> + Send + Sync + 'static,
+    Req: Send + 'static,
+    A: Grade + Send + 'static,
+    L: Last<Req, A>,
+{
+    type Response = A;
+    type Error = L::Error;
+    type Future = ResponseFuture<S::Future, Chain<Req, A, L>, P>;
+
+    /// Always ready: where the service inside is not, the call waits for it within its budget, and is degraded if that is over.
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), L::Error>> {
+        self.ask(cx);
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let shared = &self.shared;
+        let kept = shared.chain.copy.map(|copy| copy(&request));
+        let deadline = if P::ACTIVE {
+            shared.policy.carried(&request).and_then(|carried| carried.deadline)
+        } else {
+            None
+        };
+        let call = Call { shared: shared.clone(), request: kept, deadline, timer: Timer::default() };
+        if shared.told.drill() > Level::Full {
+            return ResponseFuture::falling(call.drill());
+        }
+        ResponseFuture::calling(start(&mut self.inner, &mut self.readiness, request), call)
+    }
+}

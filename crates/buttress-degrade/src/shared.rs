@@ -1,0 +1,85 @@
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::{Event, Level, Observe};
+
+use crate::registry::Component;
+
+/// Everything that the services of a layer and their calls have in common.
+#[derive(Debug)]
+pub(crate) struct Shared<P, C> {
+    pub(crate) told: Told,
+    pub(crate) budget: Duration,
+    pub(crate) policy: P,
+    pub(crate) chain: C,
+}
+
+/// Who hears of the answers.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub(crate) name: Arc<str>,
+    pub(crate) observer: Option<Arc<dyn Observe>>,
+    pub(crate) component: Option<Component>,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Told").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Told {
+    /// An answer was given, or (level 4) none.
+    #[inline]
+    pub(crate) fn answered(&self, level: Level, source: impl FnOnce() -> Arc<str>) {
+        if let Some(component) = &self.component {
+            component.report(level);
+        }
+        if level.is_degraded() {
+            self.emit(|| Event::Degraded { level, source: source() });
+        }
+    }
+
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        if let Some(observer) = &self.observer {
+            buttress_core::Observer::from(Arc::clone(observer)).emit(&self.name, event);
+        }
+    }
+
+    /// From which level on an operator wants answers: those that are better are left out.
+    #[inline]
+    pub(crate) fn drill(&self) -> Level {
+        self.component.as_ref().map_or(Level::Full, Component::drill)
+    }
+}
+
+/// Counted; or never freed, so that calls need not count.
+#[derive(Debug)]
+pub(crate) enum Holder<P: 'static, C: 'static> {
+    Counted(Arc<Shared<P, C>>),
+    Leaked(&'static Shared<P, C>),
+}
+
+impl<P, C> Clone for Holder<P, C> {
+    #[inline]
+    fn clone(&self) -> Self {
+        match self {
+            Self::Counted(shared) => Self::Counted(Arc::clone(shared)),
+            Self::Leaked(shared) => Self::Leaked(shared),
+        }
+    }
+}
+
+impl<P, C> Deref for Holder<P, C> {
+    type Target = Shared<P, C>;
+
+    #[inline]
+    fn deref(&self) -> &Shared<P, C> {
+        match self {
+            Self::Counted(shared) => shared,
+            Self::Leaked(shared) => shared,
+        }
+    }
+}

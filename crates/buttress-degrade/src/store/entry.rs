@@ -1,0 +1,109 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use buttress_core::clock::nanos;
+use tokio::time::Instant;
+
+use crate::served::Freshness;
+
+/// How long an answer may be used, counted from its birth: its `age` on arrival is a part of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    /// How old it was when it arrived.
+    pub age: Duration,
+    /// Up to this age it is fresh.
+    pub fresh: Duration,
+    /// For so long after that it is served while it is refreshed (RFC 5861 § 3).
+    pub while_revalidate: Duration,
+    /// For so long after it was fresh it is served if the service fails (RFC 5861 § 4).
+    pub if_error: Duration,
+}
+
+/// An answer that is kept.
+#[derive(Debug)]
+pub(crate) struct Entry<V> {
+    pub(crate) record: V,
+    pub(crate) stored: Instant,
+    pub(crate) lifetime: Lifetime,
+    /// From this age on it is refreshed: its lifetime, spread.
+    pub(crate) refresh_at: Duration,
+    /// When the service last failed to give a newer one, in nanoseconds since it was stored, plus one.
+    failed: AtomicU64,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(record: V, stored: Instant, lifetime: Lifetime, refresh_at: Duration) -> Self {
+        Self { record, stored, lifetime, refresh_at, failed: AtomicU64::new(0) }
+    }
+
+    /// How old it is. It counts on the runtime's clock, which does not run backwards.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        self.lifetime.age.saturating_add(now.saturating_duration_since(self.stored))
+    }
+
+    /// Whether it may be served without asking first, and if so, why.
+    pub(crate) fn serves(&self, age: Duration) -> Option<Freshness> {
+        let Lifetime { fresh, while_revalidate, .. } = self.lifetime;
+        if age < self.refresh_at {
+            return Some(Freshness::Fresh);
+        }
+        (age < fresh.saturating_add(while_revalidate)).then_some(Freshness::WhileRevalidate)
+    }
+
+    /// Whether it may be served when the service has failed.
+    pub(crate) fn serves_if_error(&self, age: Duration) -> bool {
+        let Lifetime { fresh, while_revalidate, if_error, .. } = self.lifetime;
+        age < fresh.saturating_add(if_error.max(while_revalidate))
+    }
+
+    pub(crate) fn fails(&self, now: Instant) {
+        let since = nanos(now.saturating_duration_since(self.stored)).saturating_add(1);
+        self.failed.store(since, Ordering::Relaxed);
+    }
+
+    /// Whether the service has failed within this time.
+    pub(crate) fn failed_within(&self, time: Duration, now: Instant) -> bool {
+        let failed = self.failed.load(Ordering::Relaxed);
+        let since = nanos(now.saturating_duration_since(self.stored)).saturating_add(1);
+        failed != 0 && since.saturating_sub(failed) < nanos(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// HD-47, HD-50, the windows.
+    #[tokio::test(start_paused = true)]
+    async fn the_windows_begin_where_freshness_ends() {
+        let lifetime =
+            Lifetime { fresh: secs(600), while_revalidate: secs(30), if_error: secs(1200), age: secs(0) };
+        let entry = Entry::new((), Instant::now(), lifetime, secs(600));
+        let at = |age| (entry.serves(secs(age)), entry.serves_if_error(secs(age)));
+        assert_eq!(at(599), (Some(Freshness::Fresh), true));
+        assert_eq!(at(600), (Some(Freshness::WhileRevalidate), true));
+        assert_eq!(at(630), (None, true));
+        assert_eq!((at(1799), at(1800)), ((None, true), (None, false)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_lifetime_overflows_and_a_failure_is_forgotten_in_time() {
+        let forever = Lifetime {
+            age: secs(5),
+            fresh: Duration::MAX,
+            while_revalidate: Duration::MAX,
+            if_error: Duration::MAX,
+        };
+        let entry = Entry::new((), Instant::now(), forever, Duration::MAX);
+        tokio::time::advance(secs(60)).await;
+        let now = Instant::now();
+        assert_eq!((entry.age(now), entry.serves(entry.age(now))), (secs(65), Some(Freshness::Fresh)));
+        assert!(!entry.failed_within(secs(1), now));
+        entry.fails(now);
+        assert!(entry.failed_within(secs(1), now) && !entry.failed_within(secs(1), now + secs(1)));
+    }
+}

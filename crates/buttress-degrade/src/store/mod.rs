@@ -1,0 +1,362 @@
+//! The store of last good answers.
+
+mod entry;
+mod flights;
+mod lru;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use buttress_core::clock::nanos;
+use buttress_core::{BoxError, ConfigError, Level, Rng};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::recall::{Accepts, Kept};
+use crate::rung::within;
+use crate::served::{Cause, Freshness, Served, Source};
+
+pub(crate) use entry::Entry;
+pub use entry::Lifetime;
+pub(crate) use flights::{Flight, Flights, Joined};
+use lru::Lru;
+
+/// A store of last good answers, and the handle that reads and clears it. Clones share the answers.
+///
+/// What it does with an answer depends on its age:
+///
+/// | age | what happens |
+/// |---|---|
+/// | below `ttl` | the answer is served, level 0, and the service is not asked |
+/// | for `while_revalidate` after that | the answer is served, level 1, and one refresh is made in the background |
+/// | for `if_error` after the `ttl` | the service is asked; if it fails, the answer is served, level 2 |
+/// | beyond | the service is asked; if it fails, the next rung answers |
+///
+/// All who ask for the same at the same time share one call of the service. It is made by a task of its own: a caller that goes away does not stop
+/// it, and if it fails or panics all learn of it at once. A failure, a degraded answer and an answer that the caller is at
+/// fault for (HTTP 404) are never kept, and change nothing of what is kept, but that the service is not asked again for
+/// `negative_ttl` while a stale answer can be served.
+///
+/// Ages are counted on tokio's clock, by which a paused runtime drives them and which does not run backwards. This is why the
+/// store is made here: moka and quick_cache, the well-kept ones, count by a clock of their own or by none, and hide what is
+/// out of date, where this store needs it most.
+///
+/// | setting | default |
+/// |---|---|
+/// | `ttl` | 60 s |
+/// | `while_revalidate` | 10 s |
+/// | `if_error` | 24 h |
+/// | `negative_ttl` | 1 s |
+/// | `refresh_jitter` | 10 % |
+/// | `max_bytes` | 64 MiB |
+/// | `max_refreshes` | 64 at once |
+pub struct LastGood<R: Kept> {
+    pub(crate) rules: R,
+    config: Config,
+    shared: Arc<Shared<R::Record>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Config {
+    lifetime: Lifetime,
+    negative_ttl: Duration,
+    jitter: u8,
+    level: Level,
+    max_refreshes: usize,
+}
+
+struct Shared<V> {
+    entries: Lru<Entry<V>>,
+    flights: Arc<Flights<Outcome<V>>>,
+    refreshes: AtomicUsize,
+    /// Calls and refreshes under way; `None` once it is shut down.
+    tasks: Mutex<Option<JoinSet<()>>>,
+}
+
+/// How a call for all who asked for the same ended.
+pub(crate) enum Outcome<V> {
+    /// There is a new answer.
+    Kept(Arc<Entry<V>>),
+    /// There is one that is not kept; whether it is a failure, or how good it is.
+    Shared(Arc<V>, Result<Level, Cause>),
+    /// There is none.
+    Failed(Cause, Arc<BoxError>),
+    /// It was for one caller only.
+    Alone,
+}
+
+impl<V> Clone for Outcome<V> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Kept(entry) => Self::Kept(Arc::clone(entry)),
+            Self::Shared(record, grade) => Self::Shared(Arc::clone(record), *grade),
+            Self::Failed(cause, error) => Self::Failed(*cause, Arc::clone(error)),
+            Self::Alone => Self::Alone,
+        }
+    }
+}
+
+/// What is known of a key when a call begins.
+pub(crate) enum Look<V> {
+    /// It is served at once; and, if this is so, refreshed.
+    Serve { entry: Arc<Entry<V>>, served: Served, refresh: bool },
+    /// The service is to be asked. There may be something to ask it about.
+    Ask(Option<Arc<Entry<V>>>),
+}
+
+impl<R: Kept> Clone for LastGood<R> {
+    fn clone(&self) -> Self {
+        Self { rules: self.rules.clone(), config: self.config, shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<R: Kept> fmt::Debug for LastGood<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("LastGood");
+        debug.field("config", &self.config).field("len", &self.len()).field("bytes", &self.bytes()).finish()
+    }
+}
+
+impl<R: Kept> LastGood<R> {
+    /// An empty store with these rules and the defaults of the table above.
+    pub fn new(rules: R) -> Self {
+        let lifetime = Lifetime {
+            age: Duration::ZERO,
+            fresh: Duration::from_secs(60),
+            while_revalidate: Duration::from_secs(10),
+            if_error: Duration::from_secs(86_400),
+        };
+        let negative_ttl = Duration::from_secs(1);
+        let config = Config { lifetime, negative_ttl, jitter: 10, level: Level::Moderate, max_refreshes: 64 };
+        Self { rules, config, shared: Arc::new(Shared::new(64 * 1024 * 1024)) }
+    }
+
+    /// How long an answer is fresh; zero asks the service first, each time.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.config.lifetime.fresh = ttl;
+        self
+    }
+
+    /// For how long after that it is served while it is refreshed.
+    #[must_use]
+    pub fn while_revalidate(mut self, time: Duration) -> Self {
+        self.config.lifetime.while_revalidate = time;
+        self
+    }
+
+    /// For how long after it was fresh it is served if the service fails.
+    #[must_use]
+    pub fn if_error(mut self, time: Duration) -> Self {
+        self.config.lifetime.if_error = time;
+        self
+    }
+
+    /// For how long after a failure the service is not asked again, while a stale answer can be served; zero asks it each time.
+    #[must_use]
+    pub fn negative_ttl(mut self, time: Duration) -> Self {
+        self.config.negative_ttl = time;
+        self
+    }
+
+    /// Spreads the moment of the refresh by up to so many percent of the time to live, so that what was stored together is not
+    /// refreshed together; never beyond a lifetime that the answer came with.
+    #[must_use]
+    pub fn refresh_jitter(mut self, percent: u8) -> Self {
+        self.config.jitter = percent;
+        self
+    }
+
+    /// How good a stale answer is that is served because the service has failed; rungs of a better level are asked before.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.config.level = level;
+        self
+    }
+
+    /// How many refreshes may be made at once in the background; beyond that, stale answers are served unrefreshed.
+    #[must_use]
+    pub fn max_refreshes(mut self, refreshes: usize) -> Self {
+        self.config.max_refreshes = refreshes;
+        self
+    }
+
+    /// An empty store of at most so many bytes: keys, records and what holds them together. A store of 8 MiB or more is
+    /// divided into up to 16 shards, and what is larger than one is not kept.
+    #[must_use]
+    pub fn max_bytes(self, bytes: usize) -> Self {
+        Self { shared: Arc::new(Shared::new(bytes)), ..self }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let Config { jitter, level, .. } = self.config;
+        if jitter > 50 {
+            return Err(ConfigError::new("refresh_jitter", jitter, "must be at most 50 percent"));
+        }
+        if matches!(level, Level::Full | Level::Failed) {
+            return Err(ConfigError::new("level", level, "must be 1 to 3"));
+        }
+        Ok(())
+    }
+
+    /// Forgets the answer of this key; whether there was one. A call that is under way may still bring a new one.
+    pub fn invalidate(&self, key: &str) -> bool {
+        self.shared.entries.remove(key)
+    }
+
+    /// Forgets all answers.
+    pub fn clear(&self) {
+        self.shared.entries.retain(|_| false);
+    }
+
+    /// Forgets what can no longer be served, whatever happens; says how many these were. This, and not
+    /// [`clear`](Self::clear), is what frees memory: what is stale is what an outage needs.
+    pub fn purge(&self) -> usize {
+        let now = Instant::now();
+        self.shared.entries.retain(|entry| {
+            let age = entry.age(now);
+            entry.serves(age).is_some() || entry.serves_if_error(age)
+        })
+    }
+
+    /// Forgets what can no longer be served, and then what has not been used for longest, until so many bytes are left.
+    pub fn shrink_to(&self, bytes: usize) {
+        self.purge();
+        self.shared.entries.shrink_to(bytes);
+    }
+
+    /// How many answers there are.
+    pub fn len(&self) -> usize {
+        self.shared.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// About how many bytes they take; never more than [`max_bytes`](Self::max_bytes).
+    pub fn bytes(&self) -> usize {
+        self.shared.entries.bytes()
+    }
+
+    /// How many calls of the service are under way, those in the background included.
+    pub fn in_flight(&self) -> usize {
+        self.shared.flights.len()
+    }
+
+    /// Waits for the calls under way, for so long at most, and drops what is left; says how many those were. Nothing is kept
+    /// from then on: callers call the service themselves.
+    pub async fn shutdown(&self, bound: Duration) -> usize {
+        let tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut tasks) = tasks else { return 0 };
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if within(bound, all).await.is_some() { 0 } else { tasks.len() }
+    }
+
+    pub(crate) fn if_error_level(&self) -> Level {
+        self.config.level
+    }
+
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        self.config.lifetime
+    }
+
+    #[inline]
+    pub(crate) fn look(
+        &self,
+        key: &str,
+        now: Instant,
+        accepts: impl FnOnce(&R::Record) -> Accepts,
+    ) -> Look<R::Record> {
+        let Some(entry) = self.shared.entries.get(key) else { return Look::Ask(None) };
+        match accepts(&entry.record) {
+            Accepts::No => return Look::Ask(None),
+            Accepts::IfConfirmed => return Look::Ask(Some(entry)),
+            Accepts::Yes => {}
+        }
+        let age = entry.age(now);
+        let failed = || entry.failed_within(self.config.negative_ttl, now);
+        let serve = |freshness: Freshness, level, refresh| {
+            let served = Served::new(level, Source::LastGood { freshness }).aged(age);
+            (served, refresh)
+        };
+        let (served, refresh) = match entry.serves(age) {
+            Some(Freshness::Fresh) => serve(Freshness::Fresh, Level::Full, false),
+            Some(stale) => serve(stale, Level::Slight, !failed()),
+            None if entry.serves_if_error(age) && failed() => {
+                serve(Freshness::IfError, self.config.level, false)
+            }
+            None => return Look::Ask(Some(entry)),
+        };
+        Look::Serve { entry, served, refresh }
+    }
+
+    /// What may be served of this entry now that the service has failed, unless it has been forgotten meanwhile.
+    pub(crate) fn after_failure(&self, key: &str, entry: &Arc<Entry<R::Record>>) -> Option<Served> {
+        let age = entry.age(Instant::now());
+        let still_kept = self.shared.entries.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
+        let freshness = Freshness::IfError;
+        (still_kept && entry.serves_if_error(age))
+            .then(|| Served::new(self.config.level, Source::LastGood { freshness }).aged(age))
+    }
+
+    /// Keeps this answer. Even where it does not fit, those who wait for it get it.
+    pub(crate) fn insert(&self, key: &str, record: R::Record, lifetime: Lifetime) -> Arc<Entry<R::Record>> {
+        let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
+        let fresh = nanos(lifetime.fresh);
+        let half = fresh / 100 * u64::from(self.config.jitter);
+        // What came with the answer is not exceeded.
+        let most =
+            if lifetime.fresh == self.config.lifetime.fresh { fresh.saturating_add(half) } else { fresh };
+        let refresh_at = if half == 0 { fresh } else { Rng::from_system().between(fresh - half, most) };
+        let refresh_at =
+            if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
+        let entry = Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at));
+        self.shared.entries.insert(key, Arc::clone(&entry), size);
+        entry
+    }
+
+    pub(crate) fn flights(&self) -> &Arc<Flights<Outcome<R::Record>>> {
+        &self.shared.flights
+    }
+
+    /// A place among the refreshes, given back when it is dropped.
+    pub(crate) fn refresh_place(&self) -> Option<RefreshPlace<R>> {
+        let more = |running: usize| (running < self.config.max_refreshes).then_some(running + 1);
+        self.shared.refreshes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(RefreshPlace(self.clone()))
+    }
+
+    /// Makes a task of this; gives it back where that is not possible: without a runtime, and after a shutdown.
+    pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> Result<(), F> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return Err(work) };
+        let mut tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tasks) = tasks.as_mut() else { return Err(work) };
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(work, &runtime);
+        Ok(())
+    }
+}
+
+impl<V> Shared<V> {
+    fn new(max_bytes: usize) -> Self {
+        Self {
+            entries: Lru::new(max_bytes),
+            flights: Arc::default(),
+            refreshes: AtomicUsize::new(0),
+            tasks: Mutex::new(Some(JoinSet::new())),
+        }
+    }
+}
+
+pub(crate) struct RefreshPlace<R: Kept>(LastGood<R>);
+
+impl<R: Kept> Drop for RefreshPlace<R> {
+    fn drop(&mut self) {
+        self.0.shared.refreshes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
