@@ -7,6 +7,8 @@ mod fallen;
 mod future;
 mod gather;
 mod grade;
+#[cfg(feature = "http")]
+mod http;
 mod layer;
 mod primary;
 mod recall;
@@ -26,6 +28,8 @@ pub use fallen::Fallen;
 pub use future::{ResponseFuture, Rungs};
 pub use gather::{Gather, Partial};
 pub use grade::{Degraded, Grade, IntoAnswer};
+#[cfg(feature = "http")]
+pub use http::{DEGRADATION, HttpAsked, HttpKept, HttpRecording, HttpRules};
 pub use layer::{DegradeLayer, Recalling};
 pub use recall::{Accepts, ByKey, Keep, Kept, Recall, Restore};
 pub use registry::{Component, DegradationRegistry, ServiceDegraded, SystemLevel};

@@ -77,7 +77,7 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
     fn keep(&self, asked: &Self::Asked, response: &Res, good: bool, lifetime: Lifetime) -> Keep;
 
     /// The answer for the caller, and its recording.
-    fn capture(&self, response: Res) -> (Self::Answer, Self::Recording);
+    fn capture(&self, asked: Self::Asked, response: Res) -> (Self::Answer, Self::Recording);
 }
 
 /// Whether a record answers a request.
@@ -190,8 +190,38 @@ where
         if good { Keep::Store(lifetime) } else { Keep::Share }
     }
 
-    fn capture(&self, response: T) -> (Degraded<T>, Self::Recording) {
+    fn capture(&self, (): (), response: T) -> (Degraded<T>, Self::Recording) {
         let record = response.clone();
         (Degraded::full(response), ready(Ok(record)))
+    }
+}
+
+/// Over a service whose answers are graded already.
+impl<F, Req, T> Recall<Req, Degraded<T>> for ByKey<F, T>
+where
+    F: for<'a> Fn(&'a Req) -> Option<Cow<'a, str>> + Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    type Answer = Degraded<T>;
+    type Asked = ();
+    type Recording = Ready<Result<T, BoxError>>;
+
+    fn key<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>> {
+        (self.key)(request)
+    }
+
+    fn asked(&self, _: &Req) {}
+
+    fn level(&self, response: &Degraded<T>) -> Level {
+        response.level()
+    }
+
+    fn keep(&self, (): &(), _: &Degraded<T>, good: bool, lifetime: Lifetime) -> Keep {
+        if good { Keep::Store(lifetime) } else { Keep::Share }
+    }
+
+    fn capture(&self, (): (), response: Degraded<T>) -> (Degraded<T>, Self::Recording) {
+        let record = response.get_ref().clone();
+        (response, ready(Ok(record)))
     }
 }

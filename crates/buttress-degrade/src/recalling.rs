@@ -293,12 +293,19 @@ async fn fly<F, T, E, P, Req, A, L, R>(
     if let Some(old) = &old {
         old.fails(Instant::now());
     }
-    let (cause, error) = (failed.0, Arc::new(failed.1));
+    let (cause, error) = failed;
+    // Whoever asked alone gets the error as it is.
+    let (error, outcome) = if flight.close() == 0 {
+        (error, Outcome::Alone)
+    } else {
+        let error = Arc::new(error);
+        (SharedFailure(Arc::clone(&error)).into(), Outcome::Failed(cause, error))
+    };
     if let Some(live) = live {
         // It may have gone.
-        let _ = live.send(Live::Failed(cause, SharedFailure(Arc::clone(&error)).into()));
+        let _ = live.send(Live::Failed(cause, error));
     }
-    flight.land(Outcome::Failed(cause, error));
+    flight.land(outcome);
     if in_background {
         shared.told.emit(|| Event::Refreshed { success: false });
     }
@@ -351,7 +358,7 @@ async fn land<T, P, Req, A, L, R>(
         flight.land(Outcome::Alone);
         return refreshed(grade.is_ok());
     }
-    let (answer, recording) = rules.capture(response);
+    let (answer, recording) = rules.capture(asked, response);
     tell(Live::Answer(answer, grade.map(drop)));
     let outcome = match (within(shared.budget, recording).await, keep) {
         (Some(Ok(record)), Keep::Store(lifetime)) if good => {
@@ -392,7 +399,7 @@ where
         match within(self.limit(), live).await {
             Some(Ok(Live::Answer(answer, Ok(())))) => Ok(self.passed(answer)),
             Some(Ok(Live::Answer(answer, Err(cause)))) => self.fall(cause, Failure::Response(answer)).await,
-            Some(Ok(Live::Renewed(entry))) => Ok(self.refreshed(&entry)),
+            Some(Ok(Live::Renewed(entry))) => Ok(self.kept(&entry, Freshness::Confirmed)),
             Some(Ok(Live::Failed(cause, error))) => self.fall(cause, Failure::Error(error)).await,
             Some(Err(_)) => self.fall(Cause::Panicked, Failure::Error(Vanished.into())).await,
             None => self.elapsed().await,
@@ -422,11 +429,18 @@ where
             _ => false,
         };
         match outcome {
-            Some(Outcome::Kept(entry)) if fits => Ok(self.refreshed(&entry)),
+            Some(Outcome::Kept(entry)) if fits => Ok(self.kept(&entry, Freshness::Shared)),
             Some(Outcome::Shared(record, grade)) if fits => {
-                let answer = rules.restore(&record);
+                let mut answer = rules.restore(&record);
                 match grade {
-                    Ok(_) => Ok(self.passed(answer)),
+                    Ok(level) => {
+                        if level > answer.level() {
+                            let name = Arc::clone(&self.shared.told.name);
+                            let shortfall = Shortfall::new(name, level, Cause::Upstream);
+                            answer.grade(Served::new(level, Source::Primary).because(shortfall));
+                        }
+                        Ok(self.passed(answer))
+                    }
                     Err(cause) => self.fall(cause, Failure::Response(answer)).await,
                 }
             }
@@ -470,9 +484,9 @@ where
     }
 
     /// An answer that is in the store because it was asked for just now.
-    fn refreshed(&self, entry: &Entry<R::Record>) -> A {
-        let freshness = Freshness::Refreshed;
-        let served = Served::new(Level::Full, Source::LastGood { freshness }).aged(entry.age(Instant::now()));
+    fn kept(&self, entry: &Entry<R::Record>, freshness: Freshness) -> A {
+        let served = Served::new(Level::Full, Source::LastGood { freshness });
+        let served = served.aged(entry.age(Instant::now()), entry.lifetime.fresh);
         answer(&self.shared, entry, served)
     }
 

@@ -21,7 +21,7 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// What a rung has for a call: an answer, or why it has none.
 type Given<A> = Result<A, (Cause, Option<BoxError>)>;
 type Ask<Req, A> = dyn Fn(&Fallen<Req, A>) -> BoxFuture<Given<A>> + Send + Sync;
-type Skip<Req, A> = dyn Fn(&Fallen<Req, A>) -> Option<&'static str> + Send + Sync;
+type Skip<Req, A> = dyn Fn(&Fallen<Req, A>) -> Option<(Cause, Option<BoxError>)> + Send + Sync;
 
 /// One way to answer when the service has failed.
 ///
@@ -164,7 +164,20 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
         self,
         reason: impl Fn(&Fallen<Req, A>) -> Option<&'static str> + Send + Sync + 'static,
     ) -> Self {
-        Self { skip: Some(Box::new(reason)), ..self }
+        let skip = move |fallen: &Fallen<Req, A>| Some((Cause::Skipped(reason(fallen)?), None));
+        Self { skip: Some(Box::new(skip)), ..self }
+    }
+
+    /// Leaves the rung out where this gives a refusal.
+    #[cfg(feature = "http")]
+    pub(crate) fn refuse_if(
+        self,
+        refuses: impl Fn(&Fallen<Req, A>) -> Option<(&'static str, BoxError)> + Send + Sync + 'static,
+    ) -> Self {
+        let skip = move |fallen: &Fallen<Req, A>| {
+            refuses(fallen).map(|(reason, refused)| (Cause::Skipped(reason), Some(refused)))
+        };
+        Self { skip: Some(Box::new(skip)), ..self }
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -184,7 +197,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     /// Begins to ask it. What is given back no longer needs the call, which need not be `Sync` therefore.
     pub(crate) fn begin(self: &Arc<Self>, fallen: &Fallen<Req, A>) -> Result<Asked<Req, A>, Tried> {
         if let Some(reason) = self.skip.as_ref().and_then(|skip| skip(fallen)) {
-            return Err(self.tried((Cause::Skipped(reason), None)));
+            return Err(self.tried(reason));
         }
         let more = |running: usize| (running < self.at_most).then_some(running + 1);
         if self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {

@@ -13,6 +13,7 @@ pub struct Served {
     pub(crate) level: Level,
     pub(crate) source: Source,
     pub(crate) age: Option<Duration>,
+    pub(crate) fresh_for: Option<Duration>,
     pub(crate) shortfalls: Vec<Shortfall>,
 }
 
@@ -39,8 +40,10 @@ pub enum Source {
 pub enum Freshness {
     /// It is fresh.
     Fresh,
-    /// The service has just been asked, for this call or another, and has confirmed or made it.
-    Refreshed,
+    /// The service has just been asked, and has confirmed it.
+    Confirmed,
+    /// It has just been made, for another call that asked for the same.
+    Shared,
     /// It is stale, and is refreshed in the background (RFC 5861, `stale-while-revalidate`).
     WhileRevalidate,
     /// It is stale, and the service failed (RFC 5861, `stale-if-error`).
@@ -52,7 +55,8 @@ impl Freshness {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fresh => "fresh",
-            Self::Refreshed => "refreshed",
+            Self::Confirmed => "confirmed",
+            Self::Shared => "shared",
             Self::WhileRevalidate => "stale-while-revalidate",
             Self::IfError => "stale-if-error",
         }
@@ -159,11 +163,11 @@ impl fmt::Display for Cause {
 
 impl Served {
     pub(crate) fn new(level: Level, source: Source) -> Self {
-        Self { level, source, age: None, shortfalls: Vec::new() }
+        Self { level, source, age: None, fresh_for: None, shortfalls: Vec::new() }
     }
 
-    pub(crate) fn aged(self, age: Duration) -> Self {
-        Self { age: Some(age), ..self }
+    pub(crate) fn aged(self, age: Duration, fresh_for: Duration) -> Self {
+        Self { age: Some(age), fresh_for: Some(fresh_for), ..self }
     }
 
     pub(crate) fn because(mut self, shortfall: Shortfall) -> Self {
@@ -184,6 +188,11 @@ impl Served {
     /// How old it is, if it was stored: the age that it came with and the time since then.
     pub fn age(&self) -> Option<Duration> {
         self.age
+    }
+
+    /// Up to which age it was fresh, if it was stored.
+    pub fn fresh_for(&self) -> Option<Duration> {
+        self.fresh_for
     }
 
     /// What fell short: sorted by name, each once.

@@ -64,6 +64,12 @@ impl<T> Flight<T> {
         self.told.send_replace(Some(outcome));
     }
 
+    /// Lets nobody join any more; how many wait.
+    pub(crate) fn close(&self) -> usize {
+        self.leave();
+        self.told.receiver_count()
+    }
+
     fn leave(&self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
         // After `land` there may be another one of the same key.

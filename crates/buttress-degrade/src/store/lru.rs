@@ -114,14 +114,24 @@ impl<V> Lru<V> {
         removed
     }
 
-    /// Forgets the least recently used, until no more than this is left, divided evenly.
+    /// Forgets the least recently used, one of each shard in turn, until no more than this is left.
     pub(crate) fn shrink_to(&self, bytes: usize) {
-        for shard in &self.shards {
-            let mut gone = Vec::new();
-            let mut shard = lock(shard);
-            while shard.bytes > bytes / self.shards.len() {
+        let mut left = self.bytes();
+        while left > bytes {
+            let before = left;
+            for shard in &self.shards {
+                let mut shard = lock(shard);
                 let oldest = shard.ends.1;
-                gone.push(shard.remove(oldest));
+                if left > bytes && oldest != NONE {
+                    let all = shard.bytes;
+                    let gone = shard.remove(oldest);
+                    left = left.saturating_sub(all - shard.bytes);
+                    drop(shard);
+                    drop(gone);
+                }
+            }
+            if left == before {
+                return;
             }
         }
     }

@@ -281,7 +281,7 @@ impl<R: Kept> LastGood<R> {
         let age = entry.age(now);
         let failed = || entry.failed_within(self.config.negative_ttl, now);
         let serve = |freshness: Freshness, level, refresh| {
-            let served = Served::new(level, Source::LastGood { freshness }).aged(age);
+            let served = Served::new(level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh);
             (served, refresh)
         };
         let (served, refresh) = match entry.serves(age) {
@@ -300,8 +300,9 @@ impl<R: Kept> LastGood<R> {
         let age = entry.age(Instant::now());
         let still_kept = self.shared.entries.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
         let freshness = Freshness::IfError;
-        (still_kept && entry.serves_if_error(age))
-            .then(|| Served::new(self.config.level, Source::LastGood { freshness }).aged(age))
+        (still_kept && entry.serves_if_error(age)).then(|| {
+            Served::new(self.config.level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh)
+        })
     }
 
     /// Keeps this answer. Even where it does not fit, those who wait for it get it.

@@ -1,0 +1,373 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use buttress_core::clock::wall;
+use buttress_core::{BoxError, Capture, Level};
+use buttress_http::{Answer, HttpCapture, Recording, StoredResponse};
+use http::header::{
+    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, ETAG,
+    EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+    PROXY_AUTHORIZATION, RANGE, SET_COOKIE, VARY,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::directives::{Directives, seconds};
+use super::{field, note_next_hop};
+use crate::recall::{Accepts, Keep, Kept, Recall, Restore};
+use crate::store::Lifetime;
+
+type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
+
+/// What RFC 9111 lets a store keep of HTTP, and how long: as a private store, or one that is shared between users.
+///
+/// * Kept are complete answers to `GET`: 200, 203, 204, 300, 301, 308. Not kept: what says `no-store` (on either side) or
+///   `Vary: *`; partial and conditional requests; and in a shared store `private`, `Set-Cookie`, and answers to `Authorization` that do not
+///   allow it (§ 3.5).
+/// * Requests with credentials (`Authorization`, `Cookie`, and what [`credential`](Self::credential) names) are neither kept nor
+///   looked for, unless [`principal`](Self::principal) says whose they are.
+/// * A lifetime that the answer brings (`s-maxage` in a shared store, `max-age`, `Expires`) takes the place of the store's `ttl`,
+///   and so do `stale-while-revalidate` and `stale-if-error` (RFC 5861). `no-cache` and `must-revalidate`, and in a shared store
+///   `s-maxage` and `proxy-revalidate`, forbid to serve it stale, whatever fails (§ 4.2.4).
+/// * A stale answer with an `ETag` or a `Last-Modified` is asked about with that, and a 304 makes it fresh again (§ 4.3).
+/// * Of each URI one answer is kept; a request whose headers differ in what its `Vary` names asks anew (§ 4.1).
+/// * A write that succeeds forgets the answer of its URI (§ 4.4); 410 does, too. 401, 403 and 404 pass through and change nothing.
+///
+/// A body over 1 MiB passes and is not kept.
+///
+/// The arithmetic is done here and not by `http-cache-semantics`, whose rules know nothing of `stale-if-error` and
+/// `stale-while-revalidate`, which are the point; which tells time by the wall clock, by which ages run backwards; and which keeps a
+/// copy of all headers of each request.
+///
+/// ```
+/// use buttress_degrade::{HttpRules, LastGood};
+///
+/// let store = LastGood::new(HttpRules::private().principal(|headers| {
+///     // One tenant a process: the credentials are always the same.
+///     headers.contains_key("authorization").then(|| "us".into())
+/// }));
+/// # let _ = store;
+/// ```
+#[derive(Clone)]
+pub struct HttpRules {
+    shared: bool,
+    capture: HttpCapture,
+    credentials: Arc<[HeaderName]>,
+    principal: Option<Arc<Principal>>,
+}
+
+impl fmt::Debug for HttpRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("HttpRules");
+        debug.field("shared", &self.shared).field("credentials", &self.credentials).finish_non_exhaustive()
+    }
+}
+
+/// What is kept of an answer.
+#[derive(Clone, Debug)]
+pub struct HttpKept {
+    response: StoredResponse,
+    /// The fields of the request that its `Vary` names.
+    vary: Vec<(HeaderName, Option<HeaderValue>)>,
+}
+
+/// What is remembered of a request until its response is judged.
+#[derive(Debug)]
+pub struct HttpAsked {
+    headers: HeaderMap,
+    sent: Instant,
+}
+
+impl HttpRules {
+    /// A store for the answers of one user, or of one service.
+    pub fn private() -> Self {
+        let credentials = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].into();
+        Self { shared: false, capture: HttpCapture::default(), credentials, principal: None }
+    }
+
+    /// A store for the answers of several users.
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::private() }
+    }
+
+    /// Keeps bodies of at most so many bytes. Default 1 MiB.
+    #[must_use]
+    pub fn max_body(self, bytes: usize) -> Self {
+        Self { capture: HttpCapture::up_to(bytes), ..self }
+    }
+
+    /// This header is a credential, too, such as an API key.
+    #[must_use]
+    pub fn credential(self, name: HeaderName) -> Self {
+        let credentials = self.credentials.iter().cloned().chain([name]).collect();
+        Self { credentials, ..self }
+    }
+
+    /// Whose request it is, by its headers: a part of each key. `None` neither keeps nor looks for an answer.
+    ///
+    /// The name is kept in memory as it is: derive it from the user or the tenant, not from a secret.
+    #[must_use]
+    pub fn principal(
+        self,
+        principal: impl Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { principal: Some(Arc::new(principal)), ..self }
+    }
+
+    /// The key of a URI, as [`LastGood::invalidate`](crate::LastGood::invalidate) takes it, of a principal if there is one.
+    pub fn key_of<B>(&self, request: &Request<B>) -> Option<String> {
+        let headers = request.headers();
+        let principal = match &self.principal {
+            Some(principal) => principal(headers)?,
+            None if self.credentials.iter().any(|name| headers.contains_key(name)) => return None,
+            None => Cow::Borrowed(""),
+        };
+        let uri = request.uri();
+        // The origin form names no host.
+        let host = if uri.authority().is_some() { None } else { headers.get(HOST) };
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        Some(format!("{principal}\n{host}{uri}"))
+    }
+
+    /// What the headers of an answer say of its lifetime; `None` forbids to keep it.
+    fn lifetime(&self, asked: &HttpAsked, headers: &HeaderMap, own: Lifetime) -> Option<Lifetime> {
+        let says = Directives::of(headers);
+        let authorized = says.public || says.must_revalidate || says.s_maxage.is_some();
+        let varies_on_all = headers.get_all(VARY).iter().any(|value| value.as_bytes().contains(&b'*'));
+        if says.no_store || Directives::of(&asked.headers).no_store || varies_on_all {
+            return None;
+        }
+        if self.shared {
+            let unauthorized = asked.headers.contains_key(AUTHORIZATION) && !authorized;
+            if says.private || unauthorized || headers.contains_key(SET_COOKIE) {
+                return None;
+            }
+        }
+        let s_maxage = says.s_maxage.filter(|_| self.shared);
+        let explicit = s_maxage.or(says.max_age).or_else(|| expires_in(headers));
+        let never_stale = says.no_cache
+            || says.must_revalidate
+            || s_maxage.is_some()
+            || self.shared && says.proxy_revalidate;
+        let stale =
+            |time: Option<Duration>, own| if never_stale { Duration::ZERO } else { time.unwrap_or(own) };
+        Some(Lifetime {
+            age: initial_age(asked, headers),
+            fresh: if says.no_cache { Duration::ZERO } else { explicit.unwrap_or(own.fresh) },
+            while_revalidate: stale(says.stale_while_revalidate, own.while_revalidate),
+            if_error: stale(says.stale_if_error, own.if_error),
+        })
+    }
+}
+
+/// RFC 9111 § 4.2.1: `Expires` minus `Date`. What is no date is in the past.
+fn expires_in(headers: &HeaderMap) -> Option<Duration> {
+    let expires = headers.get(EXPIRES)?;
+    let now = date(headers.get(DATE)).unwrap_or_else(wall);
+    Some(date(Some(expires)).and_then(|expires| expires.duration_since(now).ok()).unwrap_or_default())
+}
+
+fn date(value: Option<&HeaderValue>) -> Option<std::time::SystemTime> {
+    httpdate::parse_http_date(value?.to_str().ok()?).ok()
+}
+
+/// RFC 9111 § 4.2.3: by the answer's `Age` and the time that it took, or by its `Date`, whichever makes it older. This is all
+/// that the wall clock has a part in: from here on the age counts on tokio's.
+fn initial_age(asked: &HttpAsked, headers: &HeaderMap) -> Duration {
+    let age =
+        headers.get(AGE).and_then(|age| age.to_str().ok()).map_or(Duration::ZERO, |age| seconds(age.trim()));
+    let apparent =
+        date(headers.get(DATE)).and_then(|date| wall().duration_since(date).ok()).unwrap_or_default();
+    // Dates are whole seconds.
+    let apparent = Duration::from_secs(apparent.as_secs().saturating_sub(1));
+    age.saturating_add(asked.sent.elapsed()).max(apparent)
+}
+
+/// The fields of a request that an answer's `Vary` names.
+fn varying(vary: &HeaderMap, request: &HeaderMap) -> Vec<(HeaderName, Option<HeaderValue>)> {
+    let names = vary.get_all(VARY).iter().filter_map(|value| value.to_str().ok());
+    let names = names.flat_map(|names| names.split(',')).filter_map(|name| name.trim().parse().ok());
+    names.map(|name: HeaderName| (name.clone(), combined(request, &name))).collect()
+}
+
+/// All values of a field as one.
+fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.clone();
+    let joined =
+        values.fold(first.as_bytes().to_vec(), |joined, value| [&*joined, b", ", value.as_bytes()].concat());
+    HeaderValue::from_bytes(&joined).ok().or(Some(first))
+}
+
+impl Kept for HttpRules {
+    type Record = HttpKept;
+
+    fn size(&self, kept: &HttpKept) -> usize {
+        // A header map has places to spare.
+        let fields = |headers: &HeaderMap| -> usize {
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum()
+        };
+        let StoredResponse { headers, body, trailers, .. } = &kept.response;
+        let vary: usize =
+            kept.vary.iter().map(|(_, value)| 64 + value.as_ref().map_or(0, HeaderValue::len)).sum();
+        fields(headers)
+            + trailers.as_ref().map_or(0, fields)
+            + body.as_ref().map_or(0, |body| body.len())
+            + vary
+    }
+}
+
+impl<B> Restore<Response<Answer<B>>> for HttpRules
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    fn restore(&self, kept: &HttpKept) -> Response<Answer<B>> {
+        self.capture.restore(&kept.response).expect("only whole answers are kept")
+    }
+}
+
+impl<B, Res> Recall<Request<B>, Response<Res>> for HttpRules
+where
+    Res: Body + Send + 'static,
+    Res::Error: Into<BoxError>,
+{
+    type Answer = Response<Answer<Res>>;
+    type Asked = HttpAsked;
+    type Recording = HttpRecording<Res>;
+
+    fn key<'a>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
+        const NOT_WHOLE: [HeaderName; 6] =
+            [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+        let headers = request.headers();
+        if *request.method() != Method::GET || NOT_WHOLE.iter().any(|name| headers.contains_key(name)) {
+            return None;
+        }
+        if Directives::of(headers).no_store {
+            return None;
+        }
+        self.key_of(request).map(Cow::Owned)
+    }
+
+    fn obsoletes(&self, request: &Request<B>) -> Option<String> {
+        if request.method().is_safe() { None } else { self.key_of(request) }
+    }
+
+    fn asked(&self, request: &Request<B>) -> HttpAsked {
+        HttpAsked { headers: request.headers().clone(), sent: Instant::now() }
+    }
+
+    fn accepts(&self, kept: &HttpKept, request: &Request<B>) -> Accepts {
+        if !kept.vary.iter().all(|(name, value)| combined(request.headers(), name) == *value) {
+            return Accepts::No;
+        }
+        let says = Directives::of(request.headers());
+        let unconfirmed = says.no_cache || says.max_age == Some(Duration::ZERO);
+        if unconfirmed { Accepts::IfConfirmed } else { Accepts::Yes }
+    }
+
+    fn revalidate(&self, request: &mut Request<B>, kept: &HttpKept) {
+        for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
+            if let Some(value) = kept.response.headers.get(validator) {
+                request.headers_mut().insert(condition, value.clone());
+            }
+        }
+    }
+
+    fn renewed(
+        &self,
+        asked: &HttpAsked,
+        kept: &HttpKept,
+        response: &Response<Res>,
+        own: Lifetime,
+    ) -> Option<(HttpKept, Lifetime)> {
+        // Of what describes the body, only what was kept with it is true.
+        const OF_THE_BODY: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE];
+        let etag = |headers: &HeaderMap| headers.get(ETAG).cloned();
+        let (new, old) = (response.headers(), &kept.response.headers);
+        if response.status() != StatusCode::NOT_MODIFIED
+            || etag(new).is_some_and(|new| Some(new) != etag(old))
+        {
+            return None;
+        }
+        let mut kept = kept.clone();
+        for name in new.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+            kept.response.headers.remove(name);
+            for value in new.get_all(name) {
+                kept.response.headers.append(name, value.clone());
+            }
+        }
+        // The age that it had is over.
+        if !new.contains_key(AGE) {
+            kept.response.headers.remove(AGE);
+        }
+        let mut headers = kept.response.headers.clone();
+        headers.remove(DATE);
+        headers.extend(new.get(DATE).map(|date| (DATE, date.clone())));
+        kept.response.headers.remove(DATE);
+        let lifetime = self.lifetime(asked, &headers, own)?;
+        Some((kept, lifetime))
+    }
+
+    fn level(&self, response: &Response<Res>) -> Level {
+        field::level(response.headers())
+    }
+
+    fn keep(&self, asked: &HttpAsked, response: &Response<Res>, good: bool, own: Lifetime) -> Keep {
+        let Some(lifetime) = self.lifetime(asked, response.headers(), own) else { return Keep::Alone };
+        let validates =
+            response.headers().contains_key(ETAG) || response.headers().contains_key(LAST_MODIFIED);
+        let Lifetime { fresh, while_revalidate, if_error, .. } = lifetime;
+        let of_use = validates || [fresh, while_revalidate, if_error].iter().any(|time| !time.is_zero());
+        match response.status().as_u16() {
+            410 => Keep::Forget,
+            206 | 304 => Keep::Alone,
+            200 | 203 | 204 | 300 | 301 | 308 if good && of_use => Keep::Store(lifetime),
+            _ => Keep::Share,
+        }
+    }
+
+    fn capture(
+        &self,
+        asked: HttpAsked,
+        mut response: Response<Res>,
+    ) -> (Response<Answer<Res>>, HttpRecording<Res>) {
+        note_next_hop(&mut response);
+        let vary = varying(response.headers(), &asked.headers);
+        let (answer, recording) = self.capture.capture(response);
+        (answer, HttpRecording { recording, vary })
+    }
+}
+
+/// Resolves to what is kept of a response when its body is at its end.
+#[derive(Debug)]
+pub struct HttpRecording<B> {
+    recording: Recording<B>,
+    vary: Vec<(HeaderName, Option<HeaderValue>)>,
+}
+
+impl<B> Future for HttpRecording<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<HttpKept, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let captured = std::task::ready!(Pin::new(&mut self.recording).poll(cx))?;
+        // The caller need not wait for a store in memory.
+        captured.seal.release();
+        let (response, vary) = (captured.record, std::mem::take(&mut self.vary));
+        Poll::Ready(if response.body.is_some() {
+            Ok(HttpKept { response, vary })
+        } else {
+            Err("the body is too large to be kept".into())
+        })
+    }
+}

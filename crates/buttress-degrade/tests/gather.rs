@@ -1,0 +1,182 @@
+//! Several services at once, and the level of a system.
+
+mod support;
+
+use buttress_core::{BoxError, ErrorsAreFailures, Event, Kind, Level, observe_fn};
+use buttress_degrade::{
+    ByKey, Cause, Chain, DegradationRegistry, DegradeLayer, Degraded, Gather, LastGood, Need, Partial, Rung,
+};
+use buttress_testkit::{Scripted, err, hang, ok};
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use support::{ms, secs};
+use tokio::time::{Instant, advance};
+use tower::{Layer, ServiceExt};
+
+type Answer = Degraded<u32>;
+
+async fn good(value: u32) -> Result<Answer, BoxError> {
+    Ok(Degraded::full(value))
+}
+
+fn missing(partial: &Partial<Answer>) -> Vec<(&str, Level, Cause)> {
+    partial.shortfalls().iter().map(|part| (part.component(), part.level(), part.cause())).collect()
+}
+
+/// HD-63.
+#[tokio::test(start_paused = true)]
+async fn a_slow_part_is_cut_off_at_the_soft_deadline_and_its_late_answer_is_kept_for_the_next_time() {
+    let rules = ByKey::new(|request: &String| Some(request.as_str().into()));
+    let store = LastGood::new(rules).ttl(secs(60));
+    let layer =
+        DegradeLayer::new("slow", Chain::<String, Answer>::new()).unwrap().last_good(store.clone()).unwrap();
+    let inner = Scripted::new([ok(3).after(ms(500))]);
+    let gather = || {
+        let slow = layer.layer(inner.clone()).oneshot("a".to_owned());
+        let gather =
+            Gather::new().part("one", Need::Weight(1), good(1)).part("two", Need::Weight(1), good(2));
+        gather.part("slow", Need::Weight(1), slow).soft_deadline(ms(200))
+    };
+    let start = Instant::now();
+    let partial = gather().await;
+    assert_eq!(start.elapsed(), ms(200));
+    assert_eq!((partial.level(), partial.get("one").unwrap().get_ref()), (Level::Moderate, &1));
+    assert_eq!(missing(&partial), [("slow", Level::Failed, Cause::Elapsed)]);
+    tokio::time::sleep(ms(301)).await;
+    assert_eq!(store.len(), 1, "it came late, and is there");
+    let mut partial = gather().await;
+    assert_eq!((start.elapsed(), inner.calls(), partial.level()), (ms(501), 1, Level::Full));
+    assert_eq!((partial.take("slow").unwrap().into_inner(), partial.score()), (3, 100.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_when_all_have_answered_and_drops_what_has_not() {
+    let hanging = Scripted::<u32>::new([hang()]);
+    let layer = DegradeLayer::new("slow", Chain::<u64, Answer>::new()).unwrap();
+    let start = Instant::now();
+    let gather = Gather::new().part("one", Need::Required, good(1)).soft_deadline(secs(60));
+    assert_eq!((gather.await.level(), start.elapsed()), (Level::Full, ms(0)));
+    let gather = Gather::new().part("slow", Need::Required, layer.layer(hanging.clone()).oneshot(1));
+    let partial = gather.soft_deadline(ms(10)).await;
+    assert_eq!((partial.level(), hanging.counts().dropped), (Level::Failed, 1));
+    assert_eq!(Gather::<Answer>::new().await.level(), Level::Full, "nothing is missing of nothing");
+}
+
+/// HD-65.
+#[tokio::test(start_paused = true)]
+async fn the_list_is_sorted_and_exact_and_the_age_is_that_of_the_oldest() {
+    let stale = async |name: &str, age| {
+        let store = LastGood::new(ByKey::new(|_: &u64| Some("a".into()))).ttl(secs(1)).negative_ttl(secs(0));
+        let layer = DegradeLayer::new(name, Chain::<u64, Answer>::new()).unwrap().last_good(store).unwrap();
+        let service = layer.layer(Scripted::new([ok(1), err("down")]));
+        service.clone().oneshot(1).await.unwrap();
+        advance(age).await;
+        service.oneshot(1)
+    };
+    let (young, old) = (stale("young", secs(20)).await, stale("old", secs(30)).await);
+    let partial = Gather::new()
+        .part("zeta", Need::Weight(1), young)
+        .part("alpha", Need::Weight(1), old)
+        .part("mid", Need::Weight(1), async { Err::<Answer, _>(BoxError::from("down")) })
+        .part("mid", Need::Weight(1), async { Err::<Answer, _>(BoxError::from("down")) })
+        .part("fine", Need::Weight(1), good(1))
+        .part("never", Need::Weight(0), pending::<Result<Answer, BoxError>>())
+        .soft_deadline(ms(1))
+        .await;
+    let failed = Cause::Failed(Kind::Transient);
+    let expected = [
+        ("alpha", Level::Moderate, failed),
+        ("mid", Level::Failed, failed),
+        ("never", Level::Failed, Cause::Elapsed),
+        ("zeta", Level::Moderate, failed),
+    ];
+    assert_eq!(missing(&partial), expected);
+    assert_eq!((partial.age(), partial.level()), (Some(secs(50)), Level::Moderate));
+    let served = partial.served().unwrap();
+    assert_eq!(
+        (served.level(), served.age(), served.shortfalls().len()),
+        (Level::Moderate, Some(secs(50)), 4)
+    );
+    assert_eq!(
+        partial.into_answers().map(|(name, _)| name.to_string()).collect::<Vec<_>>(),
+        ["alpha", "fine", "zeta"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_level_of_a_system_is_told_at_once_and_declared_step_by_step() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&heard);
+    let registry = DegradationRegistry::new("checkout").observe(observe_fn(move |name, event| {
+        if let Event::SystemLevel { instant, declared } = event {
+            record.lock().unwrap().push((name.to_owned(), instant.as_u8(), declared.as_u8()));
+        }
+    }));
+    let prices = registry.component("prices", Need::Required);
+    let layer = DegradeLayer::new("prices", Chain::<u64, Answer>::new()).unwrap().report_to(prices);
+    let service = layer.layer(Scripted::new([err("down"), ok(1)]));
+    let mut watch = registry.watch();
+    let running = registry.clone();
+    let running = tokio::spawn(async move { running.run().await });
+
+    service.clone().oneshot(1).await.unwrap_err();
+    let levels = registry.levels();
+    assert_eq!((levels.instant, levels.declared), (Level::Failed, Level::Slight));
+    tokio::time::sleep(secs(31)).await;
+    let levels = *watch.borrow_and_update();
+    assert_eq!((levels.instant, levels.declared), (Level::Failed, Level::Failed), "by itself");
+    service.clone().oneshot(1).await.unwrap();
+    let levels = registry.levels();
+    assert_eq!((levels.instant, levels.declared), (Level::Full, Level::Failed));
+    tokio::time::sleep(secs(125)).await;
+    assert_eq!(registry.levels().declared, Level::Full);
+    running.abort();
+    let seen: Vec<_> =
+        heard.lock().unwrap().iter().map(|(_, instant, declared)| (*instant, *declared)).collect();
+    assert_eq!(seen, [(4, 1), (4, 2), (4, 3), (4, 4), (0, 4), (0, 3), (0, 2), (0, 1), (0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_maximum_the_system_says_that_it_is_degraded_and_by_what() {
+    let registry = DegradationRegistry::new("checkout").max_acceptable(Level::Slight);
+    let [prices, reviews] = ["prices", "reviews"].map(|name| registry.component(name, Need::Weight(1)));
+    assert_eq!(registry.check(), Ok(Level::Full));
+    reviews.report(Level::Failed);
+    let error = registry.check().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`checkout` is degraded to level 2 (moderate), and 1 (slight) is the worst that is acceptable; degraded: `reviews`"
+    );
+    reviews.report(Level::Slight);
+    assert!(registry.check().is_ok());
+    registry.force(Some(Level::Minimal));
+    assert_eq!((registry.levels().instant, registry.check().is_err()), (Level::Minimal, true));
+    registry.force(None);
+    assert_eq!((registry.levels().instant, prices.level()), (Level::Slight, Level::Full));
+    assert_eq!(registry.component("prices", Need::Required).name(), "prices");
+    assert_eq!(registry.components().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drill_answers_from_the_rungs_below_and_leaves_the_service_alone() {
+    let registry = DegradationRegistry::new("checkout");
+    let prices = registry.component("prices", Need::Required);
+    let store = LastGood::new(ByKey::new(|request: &u64| Some(request.to_string().into()))).ttl(secs(60));
+    let replica = Scripted::new([ok(5)]);
+    let chain = Chain::<u64, Answer>::new()
+        .rung(Rung::alternate("replica", replica.clone(), ErrorsAreFailures))
+        .finally(Level::Minimal, "static", |_| 0);
+    let layer = DegradeLayer::new("prices", chain).unwrap().report_to(prices.clone());
+    let (plain, stored) = (layer.clone(), layer.last_good(store).unwrap());
+    let inner = Scripted::new([ok(1)]);
+    for (level, expected) in [(Level::Slight, 5), (Level::Minimal, 0)] {
+        prices.set_drill(level);
+        let Ok(answer) = plain.layer(inner.clone()).oneshot(1).await;
+        let Ok(same) = stored.layer(inner.clone()).oneshot(1).await;
+        assert_eq!((*answer.get_ref(), answer.level(), *same.get_ref()), (expected, level, expected));
+    }
+    assert_eq!((inner.calls(), replica.calls(), prices.level()), (0, 2, Level::Minimal));
+    prices.set_drill(Level::Full);
+    let Ok(answer) = plain.layer(inner.clone()).oneshot(1).await;
+    assert_eq!((answer.into_inner(), prices.level()), (1, Level::Full));
+}
