@@ -17,7 +17,9 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 type Received = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Sends each request to two replicas of one target at once, and to another target as well, and takes the first answer.
-fn hedging<S>(server: S) -> impl Service<Request<Full<Bytes>>, Response = Response<()>, Error = S::Error> + Clone
+fn hedging<S>(
+    server: S,
+) -> impl Service<Request<Full<Bytes>>, Response = Response<()>, Error = S::Error> + Clone
 where
     S: Service<Request<Full<Bytes>>, Response = Response<()>> + Clone,
 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use buttress_checkpoint::{Cx, Failure, StepKey, Workflow, Workflows};
 use buttress_cli::AnyStore;
 use buttress_store::{JournalStore, RunId, StatusKind};
-use idempotency_tests::{Effects, apply, signal};
+use services::{Effects, apply, signal};
 use tokio::time::{sleep, timeout};
 
 use crate::quick;
@@ -72,7 +72,7 @@ impl Crowd {
     /// If the store cannot be opened.
     pub async fn open(url: &str, program: &'static str) -> Self {
         let store = AnyStore::create(url).await.expect("the store opens");
-        let effects = Effects::start();
+        let effects = Effects::start(program, &["effects"]);
         let flow = register(&workflows(store.clone()), effects.address());
         Self { url: url.to_owned(), program, store, flow, effects, runs: HashMap::new() }
     }
@@ -107,7 +107,7 @@ impl Crowd {
 
     /// Waits for so many requests for effects.
     pub async fn requests(&self, count: usize) {
-        while self.effects.seen().values().map(Vec::len).sum::<usize>() < count {
+        while self.effects.ledger().values().map(Vec::len).sum::<usize>() < count {
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -131,16 +131,17 @@ impl Crowd {
             assert_eq!(recorded, expected.collect::<Vec<_>>(), "each step of {id} is recorded once");
             effects += *steps as usize;
         }
-        let seen = self.effects.seen();
+        let seen = self.effects.ledger();
         let mut keys = HashSet::new();
         for (call, sent) in &seen {
             assert!(
-                sent.iter().all(|key| *key == sent[0]),
+                sent.iter().all(|request| request.key == sent[0].key),
                 "{call} was asked for under several keys: {sent:?}"
             );
-            assert!(keys.insert(&sent[0]), "{call} has the key of another");
+            assert!(keys.insert(&sent[0].key), "{call} has the key of another");
         }
         assert_eq!(keys.len(), effects, "each effect once");
+        self.effects.assert_one_effect_each();
         (effects, seen.values().map(Vec::len).sum::<usize>() - effects)
     }
 

@@ -2,12 +2,10 @@
 
 mod backends;
 pub mod cases;
-mod effects;
 mod faulty;
 mod rig;
 
 pub use backends::{Backend, InMemory, InPostgres, InRedis, InSqlite, Opened, open_postgres, open_redis};
-pub use effects::{Effects, apply};
 pub use faulty::{Faulty, Switch};
 pub use rig::{Got, Handler, Log, Rig, post, until};
 

@@ -1,13 +1,15 @@
-//! Private PostgreSQL and Redis servers, for tests of real stores.
+//! Private PostgreSQL and Redis servers, for tests of real stores, and a server of effects.
 //!
 //! Each runs on a port of its own, in a folder of its own, from the programs that are installed, with no rights but those to
 //! start them: PostgreSQL refuses to run as root, so root starts it as another user. A server ends with the value that started
 //! it, or with the process, however that ends.
 
+mod effects;
 mod postgres;
 mod redis;
 mod server;
 
+pub use effects::{Effects, Request, apply, serve_effects, signal};
 pub use postgres::Postgres;
 pub use redis::Redis;
 

@@ -1,8 +1,8 @@
 //! What is measured.
 
 mod breaker;
-mod claims;
 mod checkpoint;
+mod claims;
 mod deadline;
 mod keyed;
 mod machine;

@@ -10,7 +10,7 @@ use buttress_idempotency::{
     Claim, Config, Hash, Idempotency, IdempotencyKeyLayer, InFlight, Ran, RunError, new_key, stamp_fn,
 };
 use buttress_store::{ClaimStore, Postgres, Redis, ScopedKey, Sqlite};
-use idempotency_tests::apply;
+use services::apply;
 use tower::{Layer, ServiceExt, service_fn};
 
 pub(crate) const ROLE: &str = "BUTTRESS_IDEMPOTENCY_ROLE";

@@ -6,13 +6,13 @@ mod player;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use idempotency_tests::Effects;
 use player::{Place, Player};
 use rand::RngExt;
+use services::Effects;
 
 /// A server of effects of one's own, and so keys of one's own.
 fn effects() -> Effects {
-    Effects::start(env!("CARGO_BIN_EXE_effects"))
+    Effects::start(env!("CARGO_BIN_EXE_effects"), &[])
 }
 
 fn killed_at_each_point(place: &Place) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use idempotency_tests::Effects;
+use services::{Effects, signal};
 use tempfile::TempDir;
 
 use crate::child::{EFFECTS, ROLE, STORE};
@@ -78,9 +78,7 @@ impl Player {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args([format!("-{name}"), id]).status();
-        assert!(sent.expect("`kill` is installed").success(), "the child is gone");
+        signal(self.child.id(), name);
     }
 
     /// With `SIGKILL`; what it had said before.
