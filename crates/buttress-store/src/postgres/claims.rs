@@ -14,11 +14,16 @@ use crate::stored;
 use crate::time;
 use crate::waiters::{self, News};
 
-/// Takes the key if it may be had; gives the claim, or what kept it from being had.
+/// Takes the key if it may be had; gives the claim, or what kept it from being had. A key that is not to be had is only read:
+/// an insertion that meets it would wait for whoever changes it, lock it, and have the disk wait for that.
 const CLAIM: &str = concat!(
     "WITH attempt AS (
         INSERT INTO buttress_claims AS c (key, fingerprint, owner, epoch, unfinished, state, lease_until, expires)
-        VALUES ($1, $2, $3, 1, 0, 0, buttress_now() + $4, buttress_now() + $4 + $5)
+        SELECT $1, $2, $3, 1, 0, 0, buttress_now() + $4, buttress_now() + $4 + $5
+        WHERE NOT EXISTS (
+            SELECT FROM buttress_claims AS c
+            WHERE c.key = $1 AND c.expires > buttress_now() AND (c.fingerprint <> $2 OR c.state > 1
+                OR c.state = 0 AND c.owner <> $3 AND c.lease_until > buttress_now()))
         ON CONFLICT (key) DO UPDATE SET
             fingerprint = excluded.fingerprint,
             owner = excluded.owner,

@@ -1,6 +1,6 @@
 //! Records that are completed in the caller's own transaction.
 
-use buttress_store::{ClaimStore, Claimed, Waited, Written};
+use buttress_store::{ClaimStore, Claimed, Postgres, Waited, Written};
 use std::time::Duration;
 use store_tests::{HOUR, owned, request, value};
 
@@ -96,4 +96,27 @@ async fn wait_for_a_lock(server: &services::Postgres) {
     while observer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn a_hot_key_that_a_long_transaction_completes_keeps_nobody_from_other_keys() {
+    let server = services::Postgres::start();
+    let config = server.config().parse().unwrap();
+    let store = Postgres::at(config).connections(2).open(tokio_postgres::NoTls).await.unwrap();
+    let mut client = connect(&server).await;
+    let hot = owned(&store, "hot").await;
+    let transaction = client.transaction().await.unwrap();
+    let written = store.complete_in(&transaction, &hot, &value("answer"), HOUR).await.unwrap();
+    assert_eq!(written, Written::Applied);
+    // Each of them would hold a connection until the transaction ends.
+    for _ in 0..5 {
+        let claimed = store.claim(&request("hot")).await.unwrap();
+        assert!(matches!(claimed, Claimed::InFlight { .. }), "{claimed:?}");
+        let short = Duration::from_millis(20);
+        let waited = store.wait(hot.key(), request("hot").fingerprint(), short).await.unwrap();
+        assert!(matches!(waited, Waited::InFlight { .. }), "{waited:?}");
+    }
+    owned(&store, "another").await;
+    transaction.commit().await.unwrap();
+    assert!(matches!(store.claim(&request("hot")).await.unwrap(), Claimed::Done(_)));
 }

@@ -3,7 +3,7 @@
 use buttress_store::{
     ClaimStore, Claimed, Command, Created, Flow, JournalStore, Owner, Postgres, Wanted, Written,
 };
-use store_tests::{HOUR, Proxy, request, run, trips, value};
+use store_tests::{HOUR, Proxy, owned, request, run, trips, value};
 use tokio::task::JoinSet;
 
 use super::{connect, open};
@@ -128,5 +128,31 @@ async fn every_verb_is_one_round_trip_once_its_statement_is_prepared() {
     trips(&store, &proxy, "prepare").await;
     for (verb, trips) in trips(&store, &proxy, "prepared").await {
         assert_eq!(trips, 1, "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_to_be_had_writes_nothing_to_the_log() {
+    let server = services::Postgres::start();
+    let (store, client) = (open(&server.config()).await, connect(&server).await);
+    let done = owned(&store, "done").await;
+    assert_eq!(store.complete(&done, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+    owned(&store, "in flight").await;
+    let position = async || -> String {
+        client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0)
+    };
+    // The server writes to it now and then for reasons of its own.
+    let mut tries = 0;
+    loop {
+        let before = position().await;
+        for _ in 0..5 {
+            assert!(matches!(store.claim(&request("done")).await.unwrap(), Claimed::Done(_)));
+            assert!(matches!(store.claim(&request("in flight")).await.unwrap(), Claimed::InFlight { .. }));
+        }
+        if position().await == before {
+            return;
+        }
+        tries += 1;
+        assert!(tries < 20, "replays are written to the log");
     }
 }

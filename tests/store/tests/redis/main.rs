@@ -112,3 +112,28 @@ async fn every_verb_is_one_round_trip_the_first_one_included() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_claim_that_is_not_to_be_had_writes_nothing_to_the_log() {
+    let server = services::Redis::start();
+    let store = open(&server).await;
+    let Claimed::Owned(done) = store.claim(&request("done")).await.unwrap() else { panic!("it is free") };
+    assert_eq!(store.complete(&done, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+    assert!(matches!(store.claim(&request("in flight")).await.unwrap(), Claimed::Owned(_)));
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let before = log_size(&mut connection).await;
+    for _ in 0..5 {
+        assert!(matches!(store.claim(&request("done")).await.unwrap(), Claimed::Done(_)));
+        assert!(matches!(store.claim(&request("in flight")).await.unwrap(), Claimed::InFlight { .. }));
+    }
+    assert_eq!(log_size(&mut connection).await, before);
+    assert!(matches!(store.claim(&request("another")).await.unwrap(), Claimed::Owned(_)));
+    assert!(log_size(&mut connection).await > before);
+}
+
+async fn log_size(connection: &mut redis::aio::MultiplexedConnection) -> u64 {
+    let info: String = redis::cmd("INFO").arg("persistence").query_async(connection).await.unwrap();
+    let size = info.lines().find_map(|line| line.strip_prefix("aof_current_size:"));
+    size.and_then(|size| size.trim().parse().ok()).expect("the server tells")
+}
