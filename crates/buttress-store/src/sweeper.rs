@@ -15,7 +15,7 @@ use crate::journal::JournalStore;
 
 /// Deletes what is of no use any more, in the background, without getting in the way of what is alive.
 ///
-/// It works in small batches, and after each full one it rests nine times as long as that took: so it takes a tenth of the
+/// It works in small batches, and after each full one it rests 19 times as long as that took: so it takes a twentieth of the
 /// store's time at most, however much there is to delete. When there is nothing left it looks again after a while, between
 /// half and one and a half times [`every`](SweeperOptions::every), so that many processes do not do so at once. A store that
 /// fails is left alone until then. Any number of processes may sweep one store.
@@ -46,9 +46,9 @@ struct Counts {
 const REST: Duration = Duration::from_millis(5);
 
 impl SweeperOptions {
-    /// Every minute, 200 rows at once.
+    /// Every minute, 100 rows at once.
     pub fn new() -> Self {
-        Self { every: Duration::from_secs(60), batch: 200 }
+        Self { every: Duration::from_secs(60), batch: 100 }
     }
 
     /// The time until it looks again when there was nothing left to delete.
@@ -156,7 +156,7 @@ async fn run<Sweeping>(
         let rest = match sweep(options.batch).await {
             Ok(swept) => {
                 counts.swept.fetch_add(swept, Ordering::Relaxed);
-                (swept >= options.batch.into()).then(|| (start.elapsed() * 9).max(REST))
+                (swept >= options.batch.into()).then(|| (start.elapsed() * 19).max(REST))
             }
             Err(_) => {
                 counts.failures.fetch_add(1, Ordering::Relaxed);
