@@ -61,15 +61,18 @@ async fn list<S: JournalStore>(
     limit: usize,
 ) -> Result<String, Failure> {
     let mut runs: Vec<RunInfo> = Vec::new();
+    let mut damaged: Vec<RunId> = Vec::new();
     while runs.len() < limit {
         query.limit = u32::try_from(limit - runs.len()).unwrap_or(1000).min(1000);
         let page = store.list(&query).await.map_err(|error| Failure::from(&error))?;
         runs.extend(page.runs);
+        damaged.extend(page.damaged);
         let Some(next) = page.next else { break };
         query.after = Some(next);
     }
     if json {
-        let runs: Vec<_> = runs.iter().map(show::info).collect();
+        let damaged = damaged.iter().map(|id| json!({ "id": id.as_str(), "status": "damaged" }));
+        let runs: Vec<_> = runs.iter().map(show::info).chain(damaged).collect();
         return Ok(format!("{}\n", json!(runs)));
     }
     let mut rows = vec![["ID", "WORKFLOW", "STATUS", "ENTRIES", "AGE", "WORKER"].map(str::to_owned)];
@@ -85,6 +88,7 @@ async fn list<S: JournalStore>(
             info.worker.to_string(),
         ]
     }));
+    rows.extend(damaged.iter().map(|id| [id.as_str(), "", "damaged", "", "", ""].map(str::to_owned)));
     Ok(show::table(&rows))
 }
 

@@ -79,7 +79,7 @@ pub trait JournalStore: Clone + Send + Sync + 'static {
     /// If the store fails, or what is asked for is [damaged](crate::Fault::Corrupt).
     fn peek(&self, id: &RunId) -> impl Future<Output = Result<Option<Peek>, StoreError>> + Send;
 
-    /// One page of runs, the youngest first.
+    /// One page of runs, the youngest first. A run that is damaged keeps no other off it.
     ///
     /// # Errors
     ///
@@ -473,6 +473,9 @@ impl RunInfo {
 pub struct Page {
     /// The runs.
     pub runs: Vec<RunInfo>,
+    /// Runs that are [damaged](crate::Fault::Corrupt): they have their places on this page, and may or may not be among those
+    /// that were asked for.
+    pub damaged: Vec<RunId>,
     /// Where the next page begins; `None` if this was the last.
     pub next: Option<Cursor>,
 }
@@ -480,11 +483,23 @@ pub struct Page {
 impl Page {
     /// The page for a query, of the runs that match it and of one more if there is one; for implementations of
     /// [`JournalStore`].
-    pub fn of(mut runs: Vec<RunInfo>, query: &Query) -> Self {
+    pub fn of(runs: Vec<RunInfo>, query: &Query) -> Self {
+        Self::with_damaged(runs.into_iter().map(Ok).collect(), query)
+    }
+
+    /// The same where of some runs nothing can be read but their places.
+    pub fn with_damaged(mut runs: Vec<Result<RunInfo, Cursor>>, query: &Query) -> Self {
         let more = runs.len() > query.page_size();
         runs.truncate(query.page_size());
-        let next = if more { runs.last().map(RunInfo::cursor) } else { None };
-        Self { runs, next }
+        let cursor = |run: &Result<RunInfo, Cursor>| run.as_ref().map_or_else(Cursor::clone, RunInfo::cursor);
+        let mut page = Self { next: runs.last().filter(|_| more).map(cursor), ..Self::default() };
+        for run in runs {
+            match run {
+                Ok(info) => page.runs.push(info),
+                Err(place) => page.damaged.push(place.id),
+            }
+        }
+        page
     }
 }
 

@@ -41,7 +41,7 @@
 //! | [`Busy`](Fault::Busy) | others kept it busy for longer than it waits for them | repeat |
 //! | [`Full`](Fault::Full) | disk or memory | nothing was changed; make room, then repeat |
 //! | [`Corrupt`](Fault::Corrupt) | a checksum is wrong, or a value cannot be read | the row is neither used nor overwritten; all others work |
-//! | [`Version`](Fault::Version) | a newer release wrote it | refused when the store is opened; upgrade |
+//! | [`Version`](Fault::Version) | a newer release wrote it | refused when the store is opened, by SQLite and PostgreSQL later as well; upgrade |
 //! | [`TooLarge`](Fault::TooLarge), [`Invalid`](Fault::Invalid) | the value | nothing was changed; for a record there is [`Record::TooLarge`] |
 //! | [`Misconfigured`](Fault::Misconfigured) | rights, or a set-up that would lose data | refused when the store is opened |
 //! | [`Closed`](Fault::Closed) | the store was shut down | open it again |
@@ -138,6 +138,8 @@ mod stored;
 mod sweeper;
 mod time;
 mod waiters;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod warn;
 
 pub use claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 pub use error::{Fault, StoreError};

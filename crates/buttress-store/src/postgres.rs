@@ -20,6 +20,7 @@ use tokio_postgres::{Config, Row, Socket};
 use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
+use crate::warn::warn;
 use fault::Failure;
 use listener::Listener;
 
@@ -42,6 +43,12 @@ use listener::Listener;
 /// process completes or releases it, `complete_in` included: one connection beside the pool listens, from the first wait on.
 /// What nobody waits for is told to nobody. While that connection is down, waiters look for themselves, every 10 to 500 ms, and
 /// every 2 seconds all the same while it is up.
+///
+/// # Releases
+///
+/// Tables that a newer release has migrated are refused, with [`Fault::Version`], when the store is opened. A migration that
+/// older releases could not live with takes away the function that all their statements call: those of processes that have
+/// the store open fail with the same fault from then on, and change nothing.
 ///
 /// # Clock
 ///
@@ -94,7 +101,8 @@ impl Postgres {
         Self::at(config).open(tokio_postgres::NoTls).await
     }
 
-    /// What in the server's set-up would lose what it acknowledged; empty if nothing would.
+    /// What in the server's set-up would lose what it acknowledged; empty if nothing would. With the feature `tracing` each is
+    /// a warning when the store is opened, too.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
     }
@@ -221,6 +229,7 @@ impl PostgresOptions {
         let inner = Inner { pool, timeout: self.timeout, limits, waiters, listener, warnings: Vec::new() };
         let mut store = Postgres { inner: Arc::new(inner) };
         let warnings = store.within("open", schema::open).await?;
+        warn("postgres", &warnings);
         Arc::get_mut(&mut store.inner).expect("nobody else has it yet").warnings = warnings;
         Ok(store)
     }

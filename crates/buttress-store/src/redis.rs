@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
+use crate::warn::warn;
 use fault::Failure;
 use scripts::Scripts;
 
@@ -33,6 +34,11 @@ use scripts::Scripts;
 /// A key is one hash, under a name with a hash tag of its own, so that claims spread over a cluster's slots behind a proxy
 /// that speaks for it; journals share one tag. What is of no use any more expires by itself: there is nothing to
 /// [sweep](crate::ClaimStore::sweep).
+///
+/// # Releases
+///
+/// What a newer release has written is refused, with [`Fault::Version`], when the store is opened. A release that older ones
+/// could not live with has other keys, which those that have the store open do not see.
 ///
 /// # Clock
 ///
@@ -113,7 +119,8 @@ impl Redis {
         Ok(RedisOptions { client, prefix, timeout: Duration::from_secs(5), max_value: MAX_VALUE })
     }
 
-    /// What in the server's set-up would lose what it acknowledged; empty if nothing would.
+    /// What in the server's set-up would lose what it acknowledged; empty if nothing would. With the feature `tracing` each is
+    /// a warning when the store is opened, too.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
     }
@@ -198,6 +205,7 @@ impl RedisOptions {
         fault::expect_version(&mut connection, &self.prefix).await.map_err(failed)?;
         Scripts::load(&mut connection).await.map_err(|error| failed(Failure::before(error)))?;
         let warnings = fault::warnings(&mut connection).await.map_err(failed)?;
+        warn("redis", &warnings);
         let limits = Limits { store: "redis", value: self.max_value };
         let inner = Inner {
             client: self.client,

@@ -14,14 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Fault, StoreError};
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use clock::StoreClock;
 use fault::Failure;
-use worker::{Message, Pending, Statistics};
+use worker::{Pending, Statistics, Thread};
 
 /// A store in a SQLite file: the default for one machine.
 ///
@@ -35,6 +34,16 @@ use worker::{Message, Pending, Statistics};
 /// SQLite has no server, so the store's clock is this machine's wall clock, which the processes share. Within a process it
 /// never runs backwards, and goes on at its own pace where the wall clock is set back. Where the wall clock is set forward,
 /// leases end early: another process may take over what is still being worked on, and whoever lost it is fenced.
+///
+/// Set forward and then back, it leaves each process that used the store meanwhile ahead by as much, for as long as it runs.
+/// By itself, or among others that were all running, it loses nothing by that: a lease lasts as long as it was asked for,
+/// neither for ever nor less. But a process that is started afterwards sees the leases of the others last longer by as much,
+/// and the others may take over its own at once: restart all processes that have the file open after a clock was wrong.
+///
+/// # Releases
+///
+/// A file that a newer release has migrated is refused, with [`Fault::Version`]: when it is opened, and by a process that
+/// has it open already, from its next command on.
 ///
 /// # Dropped futures, shutdown
 ///
@@ -50,8 +59,8 @@ pub struct Sqlite {
 
 struct Inner {
     path: PathBuf,
-    writer: mpsc::Sender<Message>,
-    reader: mpsc::Sender<Message>,
+    writer: Thread,
+    reader: Thread,
     limits: Limits,
     waiters: Waiters,
     statistics: Arc<Statistics>,
@@ -106,14 +115,10 @@ impl Sqlite {
     }
 
     /// Carries out what was handed over before, closes the file and refuses everything after that with
-    /// [`Fault::Closed`], for all clones. Returns once the file is closed.
+    /// [`Fault::Closed`], for all clones. Returns once the file is closed, however often and by however many it is called.
     pub async fn shutdown(&self) {
-        for thread in [&self.inner.writer, &self.inner.reader] {
-            let (ended, end) = oneshot::channel();
-            if thread.send(Message::Stop(ended)).await.is_ok() {
-                let _ = end.await;
-            }
-        }
+        self.inner.writer.stop().await;
+        self.inner.reader.stop().await;
     }
 
     async fn write<T: Send + 'static>(
@@ -123,7 +128,7 @@ impl Sqlite {
         work: impl FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (pending, answer) = Pending::job(verb, bytes, work);
-        let sent = self.inner.writer.send(Message::Job(pending)).await;
+        let sent = self.inner.writer.send(pending).await;
         sent.map_err(|_| StoreError::new("sqlite", verb, Fault::Closed))?;
         let closed = |_| StoreError::new("sqlite", verb, Fault::Closed).may_have_been_applied();
         answer.await.map_err(closed)?
@@ -136,7 +141,7 @@ impl Sqlite {
     ) -> Result<T, StoreError> {
         let (pending, answer) = Pending::job(verb, 0, work);
         let closed = || StoreError::new("sqlite", verb, Fault::Closed);
-        self.inner.reader.send(Message::Job(pending)).await.map_err(|_| closed())?;
+        self.inner.reader.send(pending).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 }
@@ -165,7 +170,7 @@ impl SqliteOptions {
     /// # Errors
     ///
     /// [`Fault::Unavailable`] if it cannot be opened or created, [`Fault::Corrupt`] if it is damaged or no database,
-    /// [`Fault::Version`] if a newer release wrote it, [`Fault::Misconfigured`] if it is a database of something else, or on
+    /// [`Fault::Version`] if a newer release has migrated it, [`Fault::Misconfigured`] if it is a database of something else, or on
     /// a file system that does not support the write-ahead log.
     pub async fn open(self) -> Result<Sqlite, StoreError> {
         let clock = Arc::new(StoreClock::new(self.clock.clone()));

@@ -101,6 +101,8 @@ fn fault(refusal: &DbError) -> Fault {
         "53100" | "53200" | "53400" => Fault::Full,
         "57014" => Fault::Timeout,
         "XX001" | "XX002" => Fault::Corrupt,
+        // What this release has created is not there any more, or not as it was.
+        "42P01" | "42703" | "42883" => Fault::Version,
         // A replica: the primary is elsewhere by now.
         "25006" => Fault::Unavailable,
         _ if *code == SqlState::TOO_MANY_CONNECTIONS => Fault::Unavailable,

@@ -6,7 +6,7 @@ use tokio_postgres::types::FromSql;
 use super::fault::Failure;
 use crate::claim_row::ClaimRow;
 use crate::error::Fault;
-use crate::journal::{Entry, NewEntry, StatusKind};
+use crate::journal::{Cursor, Entry, NewEntry, StatusKind};
 use crate::key::{Fingerprint, Owner, RunId};
 use crate::run_row::RunRow;
 use crate::stored;
@@ -100,6 +100,12 @@ pub(super) fn run(row: &Row) -> Result<RunRow, Failure> {
         created: get(row, "created")?,
         changed: get(row, "changed")?,
     })
+}
+
+/// Where a run stands in the list that is damaged otherwise.
+pub(super) fn place(row: &Row) -> Option<Cursor> {
+    let id = RunId::try_new(get::<&str>(row, "id").ok()?).ok()?;
+    Some(Cursor { created: time::to_system(get(row, "created").ok()?), id })
 }
 
 /// A run, and the server's time.

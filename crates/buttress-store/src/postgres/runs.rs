@@ -278,9 +278,12 @@ impl JournalStore for Postgres {
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&created, &id, &statuses, &query.name.as_deref(), &parent, &limit];
         let rows = self.query("list", LIST, &parameters).await?;
-        let infos = rows.iter().map(|row| row::run_now(row).map(|(run, now)| run.info(now)));
-        let infos: Result<Vec<RunInfo>, Failure> = infos.collect();
-        Ok(Page::of(infos.map_err(|failure| failure.into_error("list"))?, query))
+        let runs = rows.iter().map(|row| match row::run_now(row) {
+            Ok((run, now)) => Ok(Ok(run.info(now))),
+            Err(failure) => row::place(row).map(Err).ok_or(failure),
+        });
+        let runs: Result<Vec<_>, Failure> = runs.collect();
+        Ok(Page::with_damaged(runs.map_err(|failure| failure.into_error("list"))?, query))
     }
 
     async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {

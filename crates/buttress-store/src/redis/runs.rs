@@ -163,28 +163,30 @@ impl JournalStore for Redis {
             Some(Cursor { created, id }) => format!("({}", place(time::from_system(*created), id)),
             None => "+".to_owned(),
         };
-        let mut infos: Vec<RunInfo> = Vec::new();
-        while infos.len() <= query.page_size() {
+        let mut listed = Vec::new();
+        while listed.len() <= query.page_size() {
             let mut script = self.inner.scripts.list.key(self.runs_key());
             script.arg(&from).arg(CHUNK);
             let answer = self.ask("list", &script).await?;
             let runs = answer.rest.chunks_exact(1 + RUN);
             let last = runs.len() < CHUNK;
             for run in runs {
-                let info = codec::read_run(&run[1..])
-                    .map_err(|failure| failure.into_error("list"))?
-                    .info(answer.now);
-                from = format!("({}", String::from_utf8_lossy(run[0].as_deref().unwrap_or_default()));
-                if query.matches(&info) {
-                    infos.push(info);
+                let at = std::str::from_utf8(run[0].as_deref().unwrap_or_default()).unwrap_or_default();
+                from = format!("({at}");
+                match codec::read_run(&run[1..]) {
+                    Ok(row) if query.matches(&row.info(answer.now)) => listed.push(Ok(row.info(answer.now))),
+                    Ok(_) => {}
+                    Err(failure) => {
+                        let place = placed(at).ok_or_else(|| failure.into_error("list"))?;
+                        listed.push(Err(place));
+                    }
                 }
             }
             if last {
                 break;
             }
         }
-        infos.truncate(query.page_size() + 1);
-        Ok(Page::of(infos, query))
+        Ok(Page::with_damaged(listed, query))
     }
 
     async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
@@ -250,4 +252,10 @@ fn disagree() -> Failure {
 /// Where a run stands in the list: sixteen digits of the time, a colon, and its identity.
 fn place(created: i64, id: &RunId) -> String {
     format!("{:016}:{id}", created.max(0))
+}
+
+/// What stands at such a place.
+fn placed(place: &str) -> Option<Cursor> {
+    let (created, id) = place.split_once(':')?;
+    Some(Cursor { created: time::to_system(created.parse().ok()?), id: RunId::try_new(id).ok()? })
 }

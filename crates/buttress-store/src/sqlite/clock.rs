@@ -26,14 +26,18 @@ impl StoreClock {
         }
         // In this order: what comes between makes its own pace late, and never runs ahead for good.
         let (wall, instant) = (time::from_system(clock::wall()), Instant::now());
-        let elapsed = instant.saturating_duration_since(last.1).as_micros();
-        let own = last.0.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX));
-        if wall < own {
-            return own;
-        }
-        *last = (wall, instant);
-        wall
+        read(&mut last, wall, instant)
     }
+}
+
+fn read(last: &mut (i64, Instant), wall: i64, instant: Instant) -> i64 {
+    let elapsed = instant.saturating_duration_since(last.1).as_micros();
+    let own = last.0.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX));
+    if wall < own {
+        return own;
+    }
+    *last = (wall, instant);
+    wall
 }
 
 #[cfg(test)]
@@ -65,6 +69,22 @@ mod tests {
         }
         let ahead = clock.now() - time::from_system(buttress_core::clock::wall());
         assert!(ahead < 10_000, "{ahead} microseconds ahead");
+    }
+
+    #[test]
+    fn after_a_wall_clock_was_set_forward_and_back_a_minute_is_a_minute() {
+        const SECOND: i64 = 1_000_000;
+        let start = Instant::now();
+        let mut last = (0, start);
+        let mut at = |seconds: u64, wall| {
+            read(&mut last, wall * SECOND, start + Duration::from_secs(seconds)) / SECOND
+        };
+        assert_eq!(at(1, 1), 1);
+        assert_eq!(at(2, 3602), 3602, "what was to end within the hour is over");
+        // A lease that is taken now is neither over at once nor an hour longer.
+        assert_eq!([at(3, 3), at(63, 63)], [3603, 3663]);
+        assert_eq!(at(4000, 7600), 7600, "once the wall clock has caught up it is followed again");
+        assert_eq!(at(4001, 7601), 7601);
     }
 
     #[test]

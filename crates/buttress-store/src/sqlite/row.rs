@@ -5,7 +5,7 @@ use rusqlite::Row;
 
 use super::fault::Failure;
 use crate::claim_row::ClaimRow;
-use crate::journal::{Entry, NewEntry, StatusKind};
+use crate::journal::{Cursor, Entry, NewEntry, StatusKind};
 use crate::key::{Fingerprint, Owner, RunId};
 use crate::run_row::RunRow;
 use crate::stored::{self, Sum, body_sum, entry_sum, owner};
@@ -103,6 +103,12 @@ pub(super) fn run(row: &Row<'_>) -> Result<(i64, RunRow), Failure> {
         return Err(damaged("the run"));
     }
     Ok((row.get(0)?, run))
+}
+
+/// Where a run stands in the list that is damaged otherwise.
+pub(super) fn place(row: &Row<'_>) -> Option<Cursor> {
+    let id = RunId::try_new(row.get::<_, String>(1).ok()?).ok()?;
+    Some(Cursor { created: time::to_system(row.get(16).ok()?), id })
 }
 
 /// Of the columns `seq, at, kind, format, name, occurrence, payload, sum`.

@@ -154,8 +154,16 @@ impl JournalStore for Sqlite {
             };
             let limit = query.page_size() as i64 + 1;
             let name = query.name.as_deref();
-            let runs = select(connection, LIST, params![created, id, statuses, name, parent, limit])?;
-            Ok(Page::of(runs.iter().map(|(_, run)| run.info(now)).collect(), &query))
+            let mut select = connection.prepare_cached(LIST)?;
+            let mut rows = select.query(params![created, id, statuses, name, parent, limit])?;
+            let mut runs = Vec::new();
+            while let Some(row) = rows.next()? {
+                runs.push(match row::run(row) {
+                    Ok((_, run)) => Ok(run.info(now)),
+                    Err(failure) => Err(row::place(row).ok_or(failure)?),
+                });
+            }
+            Ok(Page::with_damaged(runs, &query))
         };
         self.read("list", work).await
     }

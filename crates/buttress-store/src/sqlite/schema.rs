@@ -133,14 +133,23 @@ fn connect(path: &Path, busy_timeout: Duration, create: OpenFlags) -> Result<Con
     Ok(connection)
 }
 
-/// Refuses a file that is a newer release's, or something else's, before anything in it is changed.
-fn expect_ours(connection: &Connection) -> Result<(), Failure> {
-    let version = pragma(connection, "user_version")?;
-    let application = pragma(connection, "application_id")?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if application == APPLICATION && version > VERSION {
+/// Refuses a file that a newer release has migrated, perhaps since it was opened.
+pub(super) fn expect_known(connection: &Connection) -> Result<(), Failure> {
+    let mut version = connection.prepare_cached("PRAGMA user_version")?;
+    let version: i64 = version.query_row([], |row| row.get(0))?;
+    if version > VERSION {
         let detail = format!("its schema has version {version}, this release knows {VERSION}");
         return Err(Failure::new(Fault::Version, detail));
+    }
+    Ok(())
+}
+
+/// Refuses a file that is a newer release's, or something else's, before anything in it is changed.
+fn expect_ours(connection: &Connection) -> Result<(), Failure> {
+    let application = pragma(connection, "application_id")?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application == APPLICATION {
+        expect_known(connection)?;
     }
     if application != APPLICATION && (application != 0 || tables != 0) {
         return Err(Failure::new(Fault::Misconfigured, "the file is a database of something else"));

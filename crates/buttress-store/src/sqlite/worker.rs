@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
-use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::{SendError, TryRecvError};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::SqliteStatistics;
 use super::clock::StoreClock;
 use super::fault::Failure;
+use super::schema;
 use crate::error::{Fault, StoreError};
 
 /// Commands that share one commit: so many, and so many bytes, at most.
@@ -19,8 +20,29 @@ const GROUP: (usize, usize) = (256, 4 << 20);
 
 pub(super) enum Message {
     Job(Box<dyn Job>),
-    /// Nothing is taken in after this; the sender is dropped once the connection is closed.
-    Stop(oneshot::Sender<()>),
+    /// Nothing is taken in after this.
+    Stop,
+}
+
+/// A thread that serves a connection.
+pub(super) struct Thread {
+    jobs: mpsc::Sender<Message>,
+    /// Told of nothing but the end.
+    ended: watch::Receiver<()>,
+}
+
+impl Thread {
+    /// An error if it was stopped.
+    pub(super) async fn send(&self, job: Box<dyn Job>) -> Result<(), SendError<Message>> {
+        self.jobs.send(Message::Job(job)).await
+    }
+
+    /// Returns once what was sent before is done and the connection is closed, however many ask for it.
+    pub(super) async fn stop(&self) {
+        // An error if somebody else has stopped it.
+        let _ = self.jobs.send(Message::Stop).await;
+        let _ = self.ended.clone().changed().await;
+    }
 }
 
 /// A command, and whoever waits for its answer.
@@ -92,29 +114,32 @@ pub(super) async fn spawn(
     queue: usize,
     open: impl FnOnce() -> Result<Connection, Failure> + Send + 'static,
     serve: impl Serve,
-) -> Result<mpsc::Sender<Message>, StoreError> {
-    let (sender, mut receiver) = mpsc::channel(queue);
+) -> Result<Thread, StoreError> {
+    let (jobs, mut receiver) = mpsc::channel(queue);
+    let (running, ended) = watch::channel(());
     let (opened, opening) = oneshot::channel();
     let failed = |detail: String| StoreError::new("sqlite", "open", Fault::Internal).detail(detail);
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || match open() {
-        Ok(connection) => {
-            if opened.send(Ok(())).is_ok() {
-                run(connection, &mut receiver, &serve);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        match open() {
+            Ok(connection) => {
+                if opened.send(Ok(())).is_ok() {
+                    run(&connection, &mut receiver, &serve);
+                }
             }
+            Err(failure) => drop(opened.send(Err(failure))),
         }
-        Err(failure) => drop(opened.send(Err(failure))),
+        drop(running);
     });
     thread.map_err(|error| failed(format!("no thread: {error}")))?;
     match opening.await {
-        Ok(Ok(())) => Ok(sender),
+        Ok(Ok(())) => Ok(Thread { jobs, ended }),
         Ok(Err(failure)) => Err(failure.into_error("open")),
         Err(_) => Err(failed("the thread panicked".to_owned())),
     }
 }
 
-fn run(connection: Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
+fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
     let mut jobs: VecDeque<Box<dyn Job>> = VecDeque::new();
-    let mut stopping = Vec::new();
     let mut over = false;
     while !over {
         let mut next = if jobs.is_empty() { queue.blocking_recv().ok_or(()) } else { Err(()) };
@@ -126,11 +151,8 @@ fn run(connection: Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl
                     bytes += job.bytes();
                     jobs.push_back(job);
                 }
-                Ok(Message::Stop(ended)) => {
-                    // What was sent before is still received.
-                    queue.close();
-                    stopping.push(ended);
-                }
+                // What was sent before is still received.
+                Ok(Message::Stop) => queue.close(),
                 Err(()) => {}
             }
             if jobs.len() >= GROUP.0 || bytes >= GROUP.1 {
@@ -142,11 +164,9 @@ fn run(connection: Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl
             };
         }
         if !jobs.is_empty() {
-            serve.serve(&connection, &mut jobs);
+            serve.serve(connection, &mut jobs);
         }
     }
-    drop(connection);
-    drop(stopping);
 }
 
 #[derive(Default)]
@@ -211,7 +231,7 @@ pub(super) struct Reads {
 impl Serve for Reads {
     fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
         for mut job in jobs.drain(..) {
-            let begun = execute(connection, "BEGIN");
+            let begun = execute(connection, "BEGIN").and_then(|()| schema::expect_known(connection));
             let result = begun.and_then(|()| job.run(connection, self.clock.now()));
             let ended = if connection.is_autocommit() { Ok(()) } else { execute(connection, "ROLLBACK") };
             job.finish(result.and(ended));
@@ -220,7 +240,8 @@ impl Serve for Reads {
 }
 
 fn begin(connection: &Connection) -> Result<(), Failure> {
-    execute(connection, "BEGIN IMMEDIATE")
+    execute(connection, "BEGIN IMMEDIATE")?;
+    schema::expect_known(connection).inspect_err(|_| drop(execute(connection, "ROLLBACK")))
 }
 
 fn attempt(connection: &Connection, job: &mut dyn Job, now: i64) -> Result<(), Failure> {

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Created, Fault, Flow, JournalStore, Next, Owner, RunId, Sqlite,
+    Appended, ClaimStore, Claimed, Created, Fault, Flow, JournalStore, Next, Owner, Query, RunId, Sqlite,
     StoreError, Wanted, Written,
 };
 use rusqlite::Connection;
@@ -200,6 +201,31 @@ async fn a_damaged_run_that_is_due_keeps_no_other_from_being_acquired() {
     assert_eq!(error.fault(), Fault::Corrupt, "it is told of once nothing else is due");
 }
 
+#[tokio::test]
+async fn a_damaged_run_has_its_place_on_a_page_and_keeps_no_other_off_it() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    for id in ["a", "b", "c", "d"] {
+        assert!(matches!(store.create(&run(id), None).await.unwrap(), Created::Queued));
+    }
+    let connection = Connection::open(database(directory.path())).unwrap();
+    connection.execute_batch("UPDATE runs SET recoveries = 7 WHERE id IN ('b', 'c')").unwrap();
+    let mut query = Query { limit: 2, ..Query::default() };
+    let (mut sound, mut damaged) = (Vec::new(), Vec::new());
+    loop {
+        let page = store.list(&query).await.unwrap();
+        sound.extend(page.runs.iter().map(|run| run.id.to_string()));
+        damaged.extend(page.damaged.iter().map(RunId::to_string));
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    sound.sort();
+    damaged.sort();
+    assert_eq!((&sound[..], &damaged[..]), (&["a".into(), "d".into()][..], &["b".into(), "c".into()][..]));
+}
+
 /// Begins the run and its entries anew.
 async fn restore(connection: &Connection, store: &Sqlite, id: &RunId) {
     connection.execute_batch("DELETE FROM runs; DELETE FROM inputs; DELETE FROM entries").unwrap();
@@ -256,6 +282,18 @@ async fn a_newer_releases_file_and_one_of_something_else_are_refused_and_left_as
         "`sqlite` failed to open: it was written by a newer release \
          (its schema has version 7, this release knows 1); upgrade this process"
     );
+
+    connection.execute_batch("PRAGMA user_version = 1").unwrap();
+    let store = open(directory.path()).await;
+    let claim = owned(&store, "a").await;
+    connection.execute_batch("PRAGMA user_version = 7").unwrap();
+    let errors = [
+        store.complete(&claim, &value("answer"), HOUR).await.unwrap_err(),
+        store.wait(claim.key(), request("a").fingerprint(), Duration::ZERO).await.unwrap_err(),
+    ];
+    assert!(errors.iter().all(|error| error.fault() == Fault::Version), "{errors:?}");
+    connection.execute_batch("PRAGMA user_version = 1").unwrap();
+    assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
 
     let directory = TempDir::new().unwrap();
     let connection = Connection::open(database(directory.path())).unwrap();

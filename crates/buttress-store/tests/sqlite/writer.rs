@@ -82,7 +82,14 @@ async fn shutting_down_carries_out_what_was_handed_over_and_refuses_the_rest() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    store.shutdown().await;
+    tokio::join!(store.shutdown(), async {
+        store.shutdown().await;
+        // The last one to close a file removes its log.
+        assert!(
+            !directory.path().join("store.db-wal").exists(),
+            "whoever shuts it down waits until it is closed"
+        );
+    });
     for claimed in claims.join_all().await {
         assert!(matches!(claimed, Ok(Claimed::Owned(_))), "{claimed:?}");
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Created, Fault, JournalStore, Next, Postgres, RunId, StoreError, Written,
+    Appended, ClaimStore, Claimed, Created, Fault, JournalStore, Next, Postgres, Query, RunId, StoreError,
+    Written,
 };
 use store_tests::{Answers, HOUR, Proxy, entry, owned, request, run, value};
 use tokio_postgres::NoTls;
@@ -71,12 +72,12 @@ async fn what_was_given_up_does_not_go_on_waiting_in_the_server() {
     let server = services::Postgres::start();
     let (config, limit) = (server.config().parse().unwrap(), Duration::from_secs(3));
     let store = Postgres::at(config).timeout(limit).connections(2).open(NoTls).await.unwrap();
-    owned(&store, "a").await;
+    let claim = owned(&store, "a").await;
     let (mut blocker, observer) = (connect(&server).await, connect(&server).await);
     let lock = blocker.transaction().await.unwrap();
     lock.execute("SELECT FROM buttress_claims FOR UPDATE", &[]).await.unwrap();
     for _ in 0..2 {
-        let error = store.claim(&request("a")).await.unwrap_err();
+        let error = store.complete(&claim, &value("answer"), HOUR).await.unwrap_err();
         assert_eq!(error.fault(), Fault::Timeout, "{error}");
     }
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
@@ -199,6 +200,11 @@ async fn a_damaged_record_or_entry_is_an_error_and_left_as_it_is() {
         client.batch_execute(restore).await.unwrap();
     }
     assert_eq!(store.load(&hold.id).await.unwrap().unwrap().entries.len(), 2);
+
+    store.create(&run("sound"), None).await.unwrap();
+    client.batch_execute("UPDATE buttress_runs SET owner = 'x' WHERE id = 'run'").await.unwrap();
+    let page = store.list(&Query::default()).await.unwrap();
+    assert_eq!((page.runs.len(), &page.damaged[..]), (1, &[hold.id][..]));
 }
 
 #[tokio::test]
@@ -211,6 +217,17 @@ async fn tables_of_a_newer_release_are_refused_and_left_as_they_are() {
     let error = Postgres::open(server.config().parse().unwrap()).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Version);
     assert!(error.to_string().contains("its tables have version 9, this release knows 2"), "{error}");
+
+    client.batch_execute("UPDATE buttress_schema SET version = 2").await.unwrap();
+    let store = open(&server.config()).await;
+    let claim = owned(&store, "a").await;
+    client.batch_execute("ALTER FUNCTION buttress_now RENAME TO buttress_now_9").await.unwrap();
+    let errors = [
+        store.claim(&request("a")).await.unwrap_err(),
+        store.complete(&claim, &value("answer"), HOUR).await.unwrap_err(),
+        store.load(&run("run").id).await.unwrap_err(),
+    ];
+    assert!(errors.iter().all(|error| error.fault() == Fault::Version), "{errors:?}");
 }
 
 #[tokio::test]
@@ -232,7 +249,14 @@ async fn commits_are_synchronous_whatever_the_roles_default_is_and_what_else_los
     let server = services::Postgres::start();
     let client = connect(&server).await;
     client.batch_execute("ALTER ROLE buttress SET synchronous_commit = off").await.unwrap();
+    let (sender, traced) = std::sync::mpsc::channel();
+    let writer = move || Traced(sender.clone());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    let guard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
     let store = open(&server.config()).await;
+    drop(guard);
+    let traced: String = traced.try_iter().collect();
+    assert!(traced.contains("WARN") && traced.contains("PostgreSQL's fsync is off"), "{traced}");
     let spy = "CREATE TABLE seen (setting text);
         CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN INSERT INTO seen VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END';
@@ -269,4 +293,18 @@ async fn a_closed_store_refuses_everything() {
     store.close();
     assert_eq!(store.clone().claim(&request("a")).await.unwrap_err().fault(), Fault::Closed);
     assert_eq!(store.load(&RunId::try_new("a").unwrap()).await.unwrap_err().fault(), Fault::Closed);
+}
+
+/// Takes what is traced.
+struct Traced(std::sync::mpsc::Sender<String>);
+
+impl std::io::Write for Traced {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Command, Created, Fault, Flow, JournalStore, NewRun, Next, Owner, Redis,
-    StoreError, Wanted, Written,
+    Appended, ClaimStore, Claimed, Command, Created, Fault, Flow, JournalStore, NewRun, Next, Owner, Query,
+    Redis, StoreError, Wanted, Written,
 };
 use redis::AsyncTypedCommands;
 use redis::aio::MultiplexedConnection;
@@ -262,6 +262,8 @@ async fn what_is_due_is_found_behind_many_that_nobody_wants_and_a_damaged_run_ke
         assert!(matches!(store.create(&run(name), None).await.unwrap(), Created::Queued));
     }
     connection.hset("{buttress:runs}:run:damaged", "epoch", 7).await.unwrap();
+    let page = store.list(&Query { name: Some("nobody's".into()), ..Query::default() }).await.unwrap();
+    assert_eq!((page.runs.len(), &page.damaged[..]), (0, &[run("damaged").id][..]));
     let wanted = Wanted {
         flows: vec![Flow { name: run("sound").name, versions: 0..=8 }],
         id: None,
