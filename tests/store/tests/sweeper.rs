@@ -22,8 +22,15 @@ async fn latency<S: ClaimStore>(store: &S, name: &str, times: usize) -> (Duratio
     (taken[times / 2], taken[times * 9 / 10])
 }
 
-/// The claims that are alive take no more than twice as long while the others are swept: at the median, and compared in turns,
-/// since the machine has other things to do.
+/// Of some turns the middle one.
+fn middle(turns: &[(Duration, Duration)], of: impl Fn(&(Duration, Duration)) -> Duration) -> Duration {
+    let mut times: Vec<_> = turns.iter().map(of).collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The claims that are alive take no more than twice as long while the others are swept: half of them, and nine of ten. Compared
+/// in turns, since the machine has other things to do.
 async fn sweeps_without_getting_in_the_way<S: ClaimStore>(store: S) {
     latency(&store, "warm", 100).await;
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
@@ -43,10 +50,12 @@ async fn sweeps_without_getting_in_the_way<S: ClaimStore>(store: S) {
         swept += sweeper.swept();
         sweeper.shutdown(HOUR).await;
     }
-    alone.sort();
-    beside.sort();
     println!("alone {alone:?}, beside the sweeper {beside:?}, {swept} swept meanwhile");
-    assert!(beside[2].0 <= alone[2].0 * 2, "alone {alone:?}, beside the sweeper {beside:?}");
+    for of in [|turn: &(Duration, Duration)| turn.0, |turn: &(Duration, Duration)| turn.1] {
+        let [alone, beside] = [&alone, &beside].map(|turns| middle(turns, of));
+        println!("alone {alone:?}, beside the sweeper {beside:?}");
+        assert!(beside <= alone * 2, "alone {alone:?}, beside the sweeper {beside:?}");
+    }
     assert!(swept < EXPIRED, "there was something to sweep all the time");
     while store.sweep(20_000).await.unwrap() > 0 {}
     for turn in 0..5 {
