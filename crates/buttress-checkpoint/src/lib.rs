@@ -98,6 +98,8 @@ mod run;
 mod settle;
 mod sleep;
 mod step;
+#[cfg(feature = "postgres")]
+mod transaction;
 mod undo;
 mod verdict;
 mod worker;
@@ -120,6 +122,8 @@ pub use layer::{CheckpointFuture, CheckpointLayer, Checkpointed, Json, OutsideWo
 pub use race::Race;
 pub use sleep::Sleep;
 pub use step::{Semantics, Step};
+#[cfg(feature = "postgres")]
+pub use transaction::{Begun, StepTransaction, TransactionError};
 pub use workflows::{Versions, Workflows};
 
 /// Deletes runs that have been over for longer than `age`, in batches of a hundred at most, and says how many; see
