@@ -15,17 +15,23 @@ pub struct Failing<S> {
     inner: S,
     every: Arc<AtomicU32>,
     calls: Arc<AtomicU32>,
+    acquires: Arc<AtomicU32>,
 }
 
 impl<S> Failing<S> {
     /// A store that works, until it is told otherwise.
     pub fn new(inner: S) -> Self {
-        Self { inner, every: Arc::default(), calls: Arc::default() }
+        Self { inner, every: Arc::default(), calls: Arc::default(), acquires: Arc::default() }
     }
 
     /// From now on each call of which the number is a multiple of this fails, half of them after they were carried out.
     pub fn fail_every(&self, calls: u32) {
         self.every.store(calls, Ordering::SeqCst);
+    }
+
+    /// How often somebody has asked for runs.
+    pub fn acquires(&self) -> u32 {
+        self.acquires.load(Ordering::SeqCst)
     }
 
     /// `Some(true)` to fail before it is carried out, `Some(false)` to fail after.
@@ -56,6 +62,7 @@ impl<S: JournalStore> JournalStore for Failing<S> {
     }
 
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
+        self.acquires.fetch_add(1, Ordering::SeqCst);
         failing!(self, "acquire", self.inner.acquire(wanted))
     }
 

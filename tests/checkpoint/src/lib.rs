@@ -182,6 +182,8 @@ macro_rules! behaviours {
             undo: a_shutdown_waits_for_no_compensation_for_ever
             change: a_renamed_step_pauses_the_run_and_the_old_code_goes_on
             change: a_result_of_another_shape_is_an_error_that_names_the_step
+            change: a_step_with_another_input_pauses_the_run
+            change: a_mismatch_fails_the_run_where_that_is_wanted
             change: a_patch_is_for_runs_that_come_to_it_later
             errors: a_recorded_error_is_the_same_error_without_running_again
             errors: a_step_elsewhere_is_an_error_and_writes_nothing
@@ -200,6 +202,7 @@ macro_rules! behaviours {
             workers: a_retry_from_a_step_does_the_rest_again
             simple: a_save_whose_answer_was_lost_loses_nothing
             simple: a_cancelled_checkpoint_is_over
+            workers: a_retry_from_a_late_step_copies_all_that_was_done_before
             operator: a_halted_run_that_is_cancelled_is_undone
             operator: a_cancelled_run_that_cannot_be_undone_waits_for_an_operator
             operator: a_run_without_code_is_ended_by_abandoning_it

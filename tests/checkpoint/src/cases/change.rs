@@ -1,6 +1,6 @@
 use super::*;
 use crate::{Worker, long, short};
-use buttress_checkpoint::{Cx, Workflow, Workflows};
+use buttress_checkpoint::{Cx, OnMismatch, Workflow, Workflows};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -145,4 +145,68 @@ pub async fn a_patch_is_for_runs_that_come_to_it_later<S: JournalStore>(store: S
     assert_eq!(flow.start("new", ()).await.unwrap().result().await.unwrap(), (true, true, true));
     assert_eq!(effects.count("check"), 1);
     worker.stop().await;
+}
+
+/// A step that remembers its input, and one that ends the run if it is to.
+fn with_input<S: JournalStore>(
+    workflows: &Workflows<S>,
+    effects: &Effects,
+    cents: u32,
+    hangs: bool,
+) -> Workflow<S, (), usize, Failure> {
+    let effects = effects.clone();
+    let code = move |cx: Cx, ()| {
+        let effects = effects.clone();
+        async move {
+            let charged = cx.step("charge", async || effects.done("charge")).input(&cents).await?;
+            let last = async || if hangs { effects.hang("last").await } else { effects.done("last") };
+            Ok(charged + cx.step("last", last).input(&("to", "them")).await?)
+        }
+    };
+    workflows.register("w", 1, code).unwrap()
+}
+
+/// CP-12, of a step's input.
+pub async fn a_step_with_another_input_pauses_the_run<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let old = Workflows::with(store.clone(), short());
+    with_input(&old, &effects, 700, true).start("run", ()).await.unwrap();
+    let worker = Worker::start(&old);
+    effects.until("last", 1).await;
+    worker.crash().await;
+
+    let new = Workflows::with(store.clone(), long());
+    let flow = with_input(&new, &effects, 70_000, false);
+    let worker = Worker::start(&new);
+    let reason = halted(flow.handle(id("run")).result().await);
+    assert!(reason.contains("the input of step `charge`"), "{reason}");
+    worker.stop().await;
+    assert_eq!((effects.count("charge"), effects.count("last")), (1, 1));
+
+    let again = Workflows::with(store, long());
+    let flow = with_input(&again, &effects, 700, false);
+    again.resume(&id("run")).await.unwrap();
+    let worker = Worker::start(&again);
+    assert_eq!(flow.handle(id("run")).result().await.unwrap(), 10);
+    assert_eq!((effects.count("charge"), effects.count("last")), (1, 2));
+    worker.stop().await;
+}
+
+/// CP-12, where it is to fail.
+pub async fn a_mismatch_fails_the_run_where_that_is_wanted<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let old = Workflows::with(store.clone(), short());
+    two(&old, &effects, ["reserve", "charge"], true).start("run", ()).await.unwrap();
+    let worker = Worker::start(&old);
+    effects.until("charge", 1).await;
+    worker.crash().await;
+
+    let new = Workflows::with(store.clone(), long().on_mismatch(OnMismatch::Fail));
+    let flow = two(&new, &effects, ["hold", "charge"], false);
+    let worker = Worker::start(&new);
+    let Err(RunError::Mismatch(reason)) = flow.handle(id("run")).result().await else { panic!("it failed") };
+    assert!(reason.contains("`reserve`") && reason.contains("`hold`"), "{reason}");
+    worker.stop().await;
+    assert_eq!(info(&store, "run").await.status.kind(), StatusKind::Failed);
+    assert_eq!((effects.count("hold"), effects.count("charge")), (0, 1));
 }
