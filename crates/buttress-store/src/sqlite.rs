@@ -173,13 +173,29 @@ impl SqliteOptions {
     /// [`Fault::Version`] if a newer release has migrated it, [`Fault::Misconfigured`] if it is a database of something else, or on
     /// a file system that does not support the write-ahead log.
     pub async fn open(self) -> Result<Sqlite, StoreError> {
+        self.open_with(schema::open).await
+    }
+
+    /// Opens a file that an application keeps, as a tool does that looks at it: nothing is created, read as a whole or brought
+    /// up to date, and what is damaged in it is noticed where it is met.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](SqliteOptions::open); [`Fault::Misconfigured`] also if the file is empty or of an older release.
+    pub async fn attach(self) -> Result<Sqlite, StoreError> {
+        self.open_with(schema::attach).await
+    }
+
+    async fn open_with(
+        self,
+        open: fn(&Path, Duration) -> Result<Connection, Failure>,
+    ) -> Result<Sqlite, StoreError> {
         let clock = Arc::new(StoreClock::new(self.clock.clone()));
         let statistics = Arc::new(Statistics::default());
         // The writer first: it creates the tables that the reader reads.
         let writes = worker::Writes { clock: clock.clone(), statistics: statistics.clone() };
         let (path, timeout) = (self.path.clone(), self.busy_timeout);
-        let writer =
-            worker::spawn("sqlite-writer", QUEUE, move || schema::open(&path, timeout), writes).await?;
+        let writer = worker::spawn("sqlite-writer", QUEUE, move || open(&path, timeout), writes).await?;
         let (path, timeout) = (self.path.clone(), self.busy_timeout);
         let reads = worker::Reads { clock };
         let reader =

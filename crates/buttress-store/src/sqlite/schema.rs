@@ -82,6 +82,33 @@ pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Fa
     expect_ours(&snapshot)?;
     snapshot.finish()?;
     let journal = write_ahead(&connection)?;
+    make_durable(&connection, &journal)?;
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if check != "ok" {
+        return Err(Failure::new(Fault::Corrupt, check));
+    }
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// The connection that writes, to a file that somebody else keeps; it is taken as it is.
+pub(super) fn attach(path: &Path, busy_timeout: Duration) -> Result<Connection, Failure> {
+    let connection = connect(path, busy_timeout, OpenFlags::empty())?;
+    expect_ours(&connection)?;
+    let version = pragma(&connection, "user_version")?;
+    if version != VERSION {
+        let detail = format!(
+            "its schema has version {version}, and not {VERSION}; an application has to open it first"
+        );
+        return Err(Failure::new(Fault::Misconfigured, detail));
+    }
+    let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    make_durable(&connection, &journal)?;
+    Ok(connection)
+}
+
+/// What is committed from now on is on the disk then.
+fn make_durable(connection: &Connection, journal: &str) -> Result<(), Failure> {
     if journal != "wal" {
         let detail = format!("no write-ahead log is possible here, the journal mode is {journal}");
         return Err(Failure::new(Fault::Misconfigured, detail));
@@ -90,17 +117,12 @@ pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Fa
     connection.execute_batch(
         "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;",
     )?;
-    let synchronous = pragma(&connection, "synchronous")?;
+    let synchronous = pragma(connection, "synchronous")?;
     if synchronous != 2 {
         let detail = format!("synchronous is {synchronous}, and not 2 (FULL)");
         return Err(Failure::new(Fault::Misconfigured, detail));
     }
-    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if check != "ok" {
-        return Err(Failure::new(Fault::Corrupt, check));
-    }
-    migrate(&mut connection)?;
-    Ok(connection)
+    Ok(())
 }
 
 /// Turns the write-ahead log on. While another process does the same, SQLite does not wait for it.

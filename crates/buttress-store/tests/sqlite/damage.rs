@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Created, Fault, Flow, JournalStore, Next, Owner, Query, RunId, Sqlite,
-    StoreError, Wanted, Written,
+    Appended, ClaimStore, Claimed, Command, Created, Fault, Flow, JournalStore, Next, Owner, Query, RunId,
+    Sqlite, StoreError, Wanted, Written,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -267,6 +267,48 @@ async fn a_damaged_file_is_not_opened() {
     fs::write(database(directory.path()), &whole).unwrap();
     let store = open(directory.path()).await;
     assert!(matches!(store.claim(&request("499")).await.unwrap(), Claimed::InFlight { .. }));
+}
+
+#[tokio::test]
+async fn a_file_that_is_attached_to_is_neither_read_whole_nor_made_nor_changed() {
+    let directory = TempDir::new().unwrap();
+    let path = database(directory.path());
+    let attach_error = async || Sqlite::at(&path).attach().await.unwrap_err();
+    assert_eq!(attach_error().await.fault(), Fault::Unavailable);
+    assert!(!path.exists());
+    fs::write(&path, b"").unwrap();
+    assert_eq!(attach_error().await.fault(), Fault::Misconfigured, "it is empty");
+    assert_eq!(fs::read(&path).unwrap(), b"");
+
+    let application = open(directory.path()).await;
+    assert!(matches!(application.create(&run("run"), None).await.unwrap(), Created::Queued));
+    for index in 0..500 {
+        owned(&application, &index.to_string()).await;
+    }
+    let tool = Sqlite::at(&path).attach().await.unwrap();
+    assert_eq!(tool.list(&Query::default()).await.unwrap().runs.len(), 1);
+    let id = RunId::try_new("run").unwrap();
+    tool.control(&id, Command::Cancel).await.unwrap();
+    assert!(application.load(&id).await.unwrap().unwrap().info.cancel_requested, "what it does is done");
+    tool.shutdown().await;
+    application.shutdown().await;
+
+    let mut damaged = fs::read(&path).unwrap();
+    // Those after the first one of each table and index.
+    for page in 12..damaged.len() / 4096 {
+        damaged[page * 4096 + 3] ^= 0x55;
+    }
+    fs::write(&path, &damaged).unwrap();
+    assert_eq!(open_error(directory.path()).await.fault(), Fault::Corrupt);
+    let tool = Sqlite::at(&path).attach().await.unwrap();
+    assert_eq!(tool.list(&Query::default()).await.unwrap().runs.len(), 1, "what is sound can be looked at");
+    tool.shutdown().await;
+
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA user_version = 7").unwrap();
+    assert_eq!(attach_error().await.fault(), Fault::Version);
+    connection.execute_batch("PRAGMA user_version = 0").unwrap();
+    assert_eq!(attach_error().await.fault(), Fault::Misconfigured, "an older release may have it open");
 }
 
 #[tokio::test]
