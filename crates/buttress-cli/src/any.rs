@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::Duration;
 
 use buttress_store::{
@@ -20,17 +21,17 @@ pub enum AnyStore {
 }
 
 impl AnyStore {
-    /// Opens the store with this URL. A SQLite file must be there already.
+    /// Opens the store with this URL as a tool does: a SQLite file must be there already, and is not read as a whole.
     ///
     /// # Errors
     ///
     /// If the URL is of no known kind, or the store cannot be opened.
     pub async fn open(url: &str) -> Result<Self, Failure> {
-        match url.strip_prefix("sqlite:") {
-            Some(path) if std::path::Path::new(path).exists() => Self::create(url).await,
-            Some(path) => Err(Failure::new(format!("there is no file `{path}`"))),
-            None => Self::create(url).await,
+        let Some(path) = sqlite_path(url) else { return Self::create(url).await };
+        if !Path::new(path).exists() {
+            return Err(Failure::new(format!("there is no file `{path}`")));
         }
+        Sqlite::at(path).attach().await.map(Self::Sqlite).map_err(|error| Failure::from(&error))
     }
 
     /// Opens the store with this URL, and creates a SQLite file that is not there.
@@ -39,12 +40,11 @@ impl AnyStore {
     ///
     /// If the URL is of no known kind, or the store cannot be opened.
     pub async fn create(url: &str) -> Result<Self, Failure> {
+        if let Some(path) = sqlite_path(url) {
+            return Sqlite::open(path).await.map(Self::Sqlite).map_err(|error| Failure::from(&error));
+        }
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
-            "sqlite" => {
-                let path = url.trim_start_matches("sqlite:");
-                Sqlite::open(path).await.map(Self::Sqlite).map_err(|error| Failure::from(&error))
-            }
             "postgres" | "postgresql" => {
                 // The error may quote the URL, with its password.
                 let config = url.parse().map_err(|_| Failure::usage("that is no URL of PostgreSQL"))?;
@@ -64,6 +64,13 @@ impl AnyStore {
             sqlite.shutdown().await;
         }
     }
+}
+
+/// The file that a URL names, if it names one: `sqlite:PATH` or `sqlite://PATH`, where an absolute path begins with a slash of
+/// its own.
+fn sqlite_path(url: &str) -> Option<&str> {
+    let path = url.strip_prefix("sqlite:")?;
+    Some(path.strip_prefix("//").unwrap_or(path))
 }
 
 macro_rules! each {
@@ -117,5 +124,24 @@ impl JournalStore for AnyStore {
 
     async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
         each!(self, store => store.prune(age, max).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_with_and_without_slashes() {
+        for (url, path) in [
+            ("sqlite:runs.db", Some("runs.db")),
+            ("sqlite:/var/runs.db", Some("/var/runs.db")),
+            ("sqlite://runs.db", Some("runs.db")),
+            ("sqlite:///var/runs.db", Some("/var/runs.db")),
+            ("sqlite:sqlite:odd", Some("sqlite:odd")),
+            ("redis://localhost", None),
+        ] {
+            assert_eq!(sqlite_path(url), path, "{url}");
+        }
     }
 }

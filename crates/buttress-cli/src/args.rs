@@ -1,7 +1,7 @@
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use buttress_store::{RunId, StatusKind};
+use buttress_store::{Cursor, RunId, StatusKind};
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::Failure;
@@ -9,8 +9,9 @@ use crate::Failure;
 pub(crate) const HELP: &str = "\
 buttress [--store URL] [--json] runs <command>
 
-  list [--status S]… [--workflow NAME] [--limit N]
-                     the youngest runs first; S is running, sleeping, paused, parked, done, failed or cancelled
+  list [--status S]… [--workflow NAME] [--limit N] [--after PLACE]
+                     the youngest runs first, a hundred unless told otherwise; S is running, sleeping, paused, parked,
+                     done, failed or cancelled; if there are more it says after which place they come
   show ID            its steps with state, attempts, durations and keys, and where it goes on
   resume ID          lets a paused or parked run go on, and wakes one that sleeps
   cancel ID [--force]
@@ -34,7 +35,7 @@ pub(crate) struct Parsed {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    List { statuses: Vec<StatusKind>, workflow: Option<String>, limit: usize },
+    List { statuses: Vec<StatusKind>, workflow: Option<String>, limit: usize, after: Option<Cursor> },
     Show(RunId),
     Resume(RunId),
     Cancel { id: RunId, force: bool },
@@ -47,6 +48,7 @@ struct Options {
     statuses: Vec<StatusKind>,
     workflow: Option<String>,
     limit: Option<usize>,
+    after: Option<Cursor>,
     occurrence: u32,
     new: Option<RunId>,
     fresh_keys: bool,
@@ -74,13 +76,14 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
             "fresh-keys" => options.fresh_keys = true,
             "force" => options.force = true,
             "h" | "help" => return Ok(Parsed { store, json, command: None }),
-            "store" | "status" | "workflow" | "limit" | "occurrence" | "as" | "older-than" => {
+            "store" | "status" | "workflow" | "limit" | "after" | "occurrence" | "as" | "older-than" => {
                 let value = parser.value().and_then(ValueExt::string).map_err(wrong)?;
                 match flag.as_str() {
                     "store" => store = Some(value),
                     "status" => options.statuses.push(status(&value)?),
                     "workflow" => options.workflow = Some(value),
                     "limit" => options.limit = Some(number("limit", &value)?),
+                    "after" => options.after = Some(place(&value)?),
                     "occurrence" => options.occurrence = number("occurrence", &value)?,
                     "as" => options.new = Some(id(&value)?),
                     _ => options.older_than = Some(age(&value)?),
@@ -96,10 +99,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
 }
 
 fn command(words: &[&str], options: Options) -> Result<Option<Command>, Failure> {
-    let Options { statuses, workflow, limit, occurrence, new, fresh_keys, force, older_than } = options;
+    let Options { statuses, workflow, limit, after, occurrence, new, fresh_keys, force, older_than } =
+        options;
     Ok(Some(match words {
         [] | ["help"] => return Ok(None),
-        ["runs", "list"] => Command::List { statuses, workflow, limit: limit.unwrap_or(100) },
+        ["runs", "list"] => Command::List { statuses, workflow, limit: limit.unwrap_or(100), after },
         ["runs", "show", run] => Command::Show(id(run)?),
         ["runs", "resume", run] => Command::Resume(id(run)?),
         ["runs", "cancel", run] => Command::Cancel { id: id(run)?, force },
@@ -136,6 +140,18 @@ fn status(text: &str) -> Result<StatusKind, Failure> {
     known.ok_or_else(|| Failure::usage(format!("there is no status `{text}`")))
 }
 
+/// As [`show::place`](crate::show::place) writes it.
+fn place(text: &str) -> Result<Cursor, Failure> {
+    let read = || {
+        let (micros, run) = text.split_once(':')?;
+        let created = UNIX_EPOCH.checked_add(Duration::from_micros(micros.parse().ok()?))?;
+        Some(Cursor { created, id: RunId::try_new(run).ok()? })
+    };
+    read().ok_or_else(|| {
+        Failure::usage(format!("`{text}` is no place; `runs list` prints one if there are more"))
+    })
+}
+
 fn age(text: &str) -> Result<Duration, Failure> {
     let wrong = || Failure::usage(format!("`{text}` is no age; 30d, 12h, 90m and 10s are"));
     let unit = match text.chars().last() {
@@ -165,13 +181,20 @@ mod tests {
         );
         let list = parsed("runs list --status done --status failed --limit 5").unwrap();
         let statuses = vec![StatusKind::Done, StatusKind::Failed];
-        assert_eq!(list, Some(Command::List { statuses, workflow: None, limit: 5 }));
+        assert_eq!(list, Some(Command::List { statuses, workflow: None, limit: 5, after: None }));
+        let after = Some(Cursor { created: UNIX_EPOCH + Duration::from_micros(17), id: id("a:b").unwrap() });
+        assert_eq!(after.as_ref().map(crate::show::place).unwrap(), "17:a:b");
+        let list = parsed("runs list --after 17:a:b").unwrap();
+        assert_eq!(list, Some(Command::List { statuses: Vec::new(), workflow: None, limit: 100, after }));
         assert_eq!(parsed("--help").unwrap(), None);
         for wrong in [
             "runs prune",
             "runs prune --older-than soon",
             "runs lost",
             "runs list --status x",
+            "runs list --after a",
+            "runs list --after 1:",
+            "runs list --limit -1",
             "runs show --depth",
         ] {
             assert!(parsed(wrong).unwrap_err().is_usage(), "{wrong}");

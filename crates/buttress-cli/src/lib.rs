@@ -53,7 +53,7 @@ impl<E: std::error::Error> From<&E> for Failure {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Self::new(message)
+        Self::new(show::plain(&message))
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{Failure, show};
 
 pub(crate) async fn run<S: JournalStore>(store: &S, json: bool, command: Command) -> Result<String, Failure> {
     match command {
-        Command::List { statuses, workflow, limit } => {
-            let query = Query { statuses, name: workflow.map(Into::into), ..Query::default() };
+        Command::List { statuses, workflow, limit, after } => {
+            let query = Query { statuses, name: workflow.map(Into::into), after, ..Query::default() };
             list(store, json, query, limit).await
         }
         Command::Show(id) => {
@@ -67,13 +67,16 @@ async fn list<S: JournalStore>(
         let page = store.list(&query).await.map_err(|error| Failure::from(&error))?;
         runs.extend(page.runs);
         damaged.extend(page.damaged);
-        let Some(next) = page.next else { break };
-        query.after = Some(next);
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
     }
+    let next = query.after.as_ref().map(show::place);
     if json {
         let damaged = damaged.iter().map(|id| json!({ "id": id.as_str(), "status": "damaged" }));
         let runs: Vec<_> = runs.iter().map(show::info).chain(damaged).collect();
-        return Ok(format!("{}\n", json!(runs)));
+        return Ok(format!("{}\n", json!({ "runs": runs, "next": next })));
     }
     let mut rows = vec![["ID", "WORKFLOW", "STATUS", "ENTRIES", "AGE", "WORKER"].map(str::to_owned)];
     rows.extend(runs.iter().map(|info| {
@@ -88,8 +91,12 @@ async fn list<S: JournalStore>(
             info.worker.to_string(),
         ]
     }));
-    rows.extend(damaged.iter().map(|id| [id.as_str(), "", "damaged", "", "", ""].map(str::to_owned)));
-    Ok(show::table(&rows))
+    rows.extend(damaged.iter().map(|id| [&*show::plain(id.as_str()), "", "damaged", "", "", ""].map(str::to_owned)));
+    let mut text = show::table(&rows);
+    if let Some(next) = next {
+        let _ = writeln!(text, "… and more: --after '{}'", show::plain(&next));
+    }
+    Ok(text)
 }
 
 async fn control<S: JournalStore>(
@@ -104,7 +111,7 @@ async fn control<S: JournalStore>(
         return Ok(format!("{}\n", show::info(&info)));
     }
     let mut text = String::new();
-    let _ = writeln!(text, "`{id}`: {}", show::status(&info));
+    let _ = writeln!(text, "`{}`: {}", show::plain(id.as_str()), show::plain(&show::status(&info)));
     Ok(text)
 }
 

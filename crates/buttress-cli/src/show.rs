@@ -2,7 +2,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buttress_checkpoint::{StepState, StepView, Timeline};
-use buttress_store::{Run, RunInfo, Status};
+use buttress_store::{Cursor, Run, RunInfo, Status};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -19,7 +19,7 @@ pub(crate) fn show(run: &Run, json: bool) -> Result<String, Failure> {
         return Ok(format!("{value}\n"));
     }
     let RunInfo { id, name, version, .. } = &run.info;
-    let mut text = format!("{id}: {name} {version}, {}\n", status(&run.info));
+    let mut text = format!("{}\n", plain(&format!("{id}: {name} {version}, {}", status(&run.info))));
     if !timeline.steps.is_empty() {
         let mut rows = vec![["", "STEP", "STATE", "ATTEMPTS", "TOOK", "KEY"].map(str::to_owned)];
         rows.extend(timeline.steps.iter().map(row));
@@ -27,16 +27,17 @@ pub(crate) fn show(run: &Run, json: bool) -> Result<String, Failure> {
     }
     for step in &timeline.steps {
         if let Some(error) = &step.error {
-            let _ = writeln!(text, "{}: {error}", step.id);
+            let _ = writeln!(text, "{}", plain(&format!("{}: {error}", step.id)));
         }
     }
     if let Some(output) = &timeline.output {
-        let _ = writeln!(text, "ended with {output}");
+        let _ = writeln!(text, "ended with {}", plain(output));
     } else if !run.info.status.kind().is_over() {
         let mut open = timeline.open().map(|step| step.id.to_string());
         let after = timeline.steps.last().map(|step| format!("after {}", step.id));
         let place = open.next().or(after).unwrap_or_else(|| "at the beginning".to_owned());
-        let _ = writeln!(text, "goes on {}{place}", if timeline.unwinding { "undoing, " } else { "" });
+        let _ =
+            writeln!(text, "goes on {}{}", if timeline.unwinding { "undoing, " } else { "" }, plain(&place));
     }
     Ok(text)
 }
@@ -116,6 +117,26 @@ fn word(info: &RunInfo) -> &'static str {
     STATUSES.iter().find(|(_, known)| *known == kind).map_or("", |(name, _)| name)
 }
 
+/// Where a list goes on after a run, as `--after` takes it.
+pub(crate) fn place(cursor: &Cursor) -> String {
+    let micros = cursor.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    format!("{micros}:{}", cursor.id)
+}
+
+/// One line without what a terminal would obey, such as what others gave as names and reasons.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for char in text.chars() {
+        // Control characters, and those that change the direction of what follows.
+        if char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            plain.extend(char.escape_default());
+        } else {
+            plain.push(char);
+        }
+    }
+    plain
+}
+
 /// The status in words.
 pub(crate) fn status(info: &RunInfo) -> String {
     let mut text = match &info.status {
@@ -144,6 +165,7 @@ pub(crate) fn short(duration: Duration) -> String {
 
 /// Columns, each as wide as its widest cell.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| plain(cell))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     rows.iter().fold(String::new(), |mut text, row| {
@@ -152,4 +174,18 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
         let _ = writeln!(text, "{}", line.trim_end());
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_neither_breaks_the_line_nor_reaches_the_terminal() {
+        let name = "a\u{1b}[2J\nb\u{9b}\u{202e}ü✓";
+        let rows = [[name.to_owned(), "x".to_owned()], ["long enough".to_owned(), "y".to_owned()]];
+        let table = table(&rows);
+        assert_eq!(table.lines().count(), 2, "{table:?}");
+        assert!(table.starts_with("a\\u{1b}[2J\\nb\\u{9b}\\u{202e}ü✓  x\n"), "{table}");
+    }
 }

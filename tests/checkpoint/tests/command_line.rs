@@ -39,9 +39,19 @@ async fn every_command(url: &str) {
     let _ = flow.start("fails", false).await.unwrap().result().await;
 
     let listed = json(url, "runs list").await;
-    assert_eq!(listed.as_array().unwrap().len(), 2);
-    assert_eq!(json(url, "runs list --status failed").await[0]["id"], "fails");
-    assert!(command(url, "runs list").await.unwrap().starts_with("ID"));
+    assert_eq!((listed["runs"].as_array().unwrap().len(), &listed["next"]), (2, &Value::Null));
+    assert_eq!(json(url, "runs list --status failed").await["runs"][0]["id"], "fails");
+    let table = command(url, "runs list").await.unwrap();
+    assert!(table.starts_with("ID") && !table.contains("--after"), "{table}");
+    let table = command(url, "runs list --limit 1").await.unwrap();
+    assert!(
+        table.lines().count() == 3 && table.contains("fails") && table.contains("… and more: --after"),
+        "{table}"
+    );
+    let page = json(url, "runs list --limit 1").await;
+    let next = page["next"].as_str().unwrap();
+    let last = json(url, &format!("runs list --limit 1 --after {next}")).await;
+    assert_eq!((&last["runs"][0]["id"], &last["next"]), (&"hangs".into(), &Value::Null));
     let shown = json(url, "runs show fails").await;
     assert_eq!(
         (&shown["steps"][0]["state"], &shown["steps"][1]["state"]),
