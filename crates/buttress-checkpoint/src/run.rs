@@ -176,7 +176,7 @@ impl Core {
     /// Whether this task is in a run, and not in one of its steps.
     #[inline]
     pub(crate) fn is_in_run() -> bool {
-        CURRENT.try_with(|core| !core.is_in_step()).unwrap_or(false)
+        Self::here(|core| !core.is_in_step()).unwrap_or(false)
     }
 
     /// Whether the body of a step is being polled.

@@ -19,8 +19,8 @@ use tokio::time::sleep;
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    pub(crate) fn add(&self, what: impl ToString) {
-        self.0.lock().unwrap().push(what.to_string());
+    pub(crate) fn add(&self, what: impl Into<String>) {
+        self.0.lock().unwrap().push(what.into());
     }
 
     pub(crate) fn all(&self) -> Vec<String> {
