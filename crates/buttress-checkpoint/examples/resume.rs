@@ -1,7 +1,8 @@
 //! A workflow to kill and start again: `cargo run -p buttress-checkpoint --example resume`.
 //!
 //! It takes ten steps of a second each. End it with Ctrl-C, or harder, with `kill -9`, and start it again: it goes on with the
-//! step that was open, under the same key. After a kill that takes up to five seconds, until the lease is over.
+//! step that was open, under the same key. After a kill that takes up to five seconds, until the lease is over. Meanwhile the
+//! `buttress` command shows, cancels and resumes it.
 
 use std::time::Duration;
 
@@ -24,8 +25,12 @@ async fn main() -> Result<(), Failure> {
         }
         Ok::<_, Failure>("at the top".to_owned())
     })?;
-    println!("the journal is in {}; delete it to begin anew", path.display());
-    let handle = climb.start("the tower", ()).await?;
+    let url = format!("sqlite:{}", path.display());
+    println!("`buttress --store {url} runs show tower` shows the journal; delete the file to begin anew");
+    let handle = climb.start("tower", ()).await?;
+    if let Some(lease) = handle.info().await?.and_then(|run| run.lease).filter(|lease| !lease.is_zero()) {
+        println!("its last worker was killed, or still runs; its lease ends in {} s", lease.as_secs() + 1);
+    }
     let interrupted = async {
         let _ = tokio::signal::ctrl_c().await;
     };

@@ -14,18 +14,22 @@
 //!
 //! The identity of an operation is its name with its number among those of the same name, fixed when it is built. Recorded
 //! results are handed over one at a time, in the order in which they were recorded, and nothing new begins before they all
-//! are; so `join!` and `select!` are deterministic too. If the code builds something else than what is recorded, the run
-//! pauses with a [`Mismatch`], its journal untouched; [`Cx::patched`] lets old and new runs share one code.
+//! are; so `join!` is deterministic too, as are [`Cx::race`] and `select!` with `biased;`. If the code builds something else
+//! than what is recorded, the run pauses with a [`Mismatch`], its journal untouched; [`Cx::patched`] lets old and new runs
+//! share one code.
 //!
 //! A step runs at least once, under a [key](Cx::key) that never changes. What its receiver recognises by that key is done
-//! once. A run belongs to one worker, for the time of a lease on the store's clock; whoever lost it can record nothing.
+//! once. Others run [at most once](Semantics), are [reconciled](Step::reconcile), or are a transaction of PostgreSQL (the
+//! feature `postgres`) and happen exactly once. A run belongs to one worker, for the time of a lease on the store's clock;
+//! whoever lost it can record nothing.
 //!
 //! # Cancellation and panics
 //!
-//! A cancelled run stops before its next step and is undone ([`Step::compensate`]). A shutdown ends what is under way and
-//! gives the run back. Neither is ever recorded as a result, and nor are a lost lease or a store that fails. A panic is a
-//! crash: nothing is recorded, the run is tried again when its lease is over, and parked after
-//! [ten](Config::max_recoveries) of them. A body is dropped [before](Config::lease) its lease ends.
+//! A cancelled run stops before its next step, when the steps that are under way have ended, and is undone
+//! ([`Step::compensate`]). A shutdown ends what is under way and gives the run back. Neither is ever recorded as a result,
+//! and nor are a lost lease or a store that fails. A panic is a crash: only what was done beside it is recorded, the run is
+//! tried again when its lease is over, and parked after [ten](Config::max_recoveries) of them. A body is dropped
+//! [before](Config::lease) its lease ends.
 //!
 //! # Examples
 //!
