@@ -46,8 +46,8 @@ pub(crate) struct Driver<S> {
 pub(crate) enum Refused {
     /// It is somebody else's, or the store cannot be used.
     Lost,
-    /// It is too large.
-    TooLarge(StoreError),
+    /// The store refuses it, and will do so again.
+    Never(StoreError),
 }
 
 pub(crate) struct Stored {
@@ -81,7 +81,8 @@ pub(crate) async fn drive<S: JournalStore>(
 }
 
 impl<S: JournalStore> Driver<S> {
-    /// What no store takes pauses the run: whoever takes it over could not store it either.
+    /// What the store will never take pauses the run, if it takes that: whoever takes the run over could not store it either,
+    /// and would do it again.
     async fn run_or_pause(
         &mut self,
         acquired: &Acquired,
@@ -89,7 +90,7 @@ impl<S: JournalStore> Driver<S> {
         lease: &Lease,
     ) -> Result<RunChange, Refused> {
         match self.run(acquired, code, lease).await {
-            Err(Refused::TooLarge(error)) => self.pause(vec![], &error.to_string()).await,
+            Err(Refused::Never(error)) => self.pause(vec![], &error.to_string()).await,
             other => other,
         }
     }
@@ -366,8 +367,7 @@ async fn append<S: JournalStore>(
             Err(error) if error.is_transient() || error.fault() == Fault::Full => {
                 sleep(delays.next().unwrap_or(PAUSE)).await;
             }
-            Err(error) if error.fault() == Fault::TooLarge => return Err(Refused::TooLarge(error)),
-            Err(_) => return Err(Refused::Lost),
+            Err(error) => return Err(Refused::Never(error)),
         }
     }
 }

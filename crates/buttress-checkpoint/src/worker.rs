@@ -7,7 +7,7 @@ use std::sync::Arc;
 use buttress_core::Event;
 use buttress_core::observe::RunChange;
 use buttress_store::{
-    Acquired, Flow, JournalStore, Next, Owner, Query, RunId, StatusKind, StoreError, Wanted,
+    Acquired, Fault, Flow, JournalStore, Next, Owner, Query, RunId, StatusKind, StoreError, Wanted,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -47,7 +47,8 @@ impl<S: JournalStore> Workflows<S> {
     /// workers abandoned. Then it begins nothing new, waits for the steps that are under way
     /// ([`Config::drain`]), and gives every run back, so that other workers go on with them at once.
     ///
-    /// Failures of the store are waited out. Several of these can run at once, in any number of processes. When this future
+    /// Failures of the store are waited out, those that will not pass too; each is reported to the
+    /// [observer](Config::observe) ([`Event::StoreFailed`]), and a worker without one says nothing. Several of these can run at once, in any number of processes. When this future
     /// is dropped, what it runs is dropped with it, and others take over when the leases end.
     pub async fn run_until(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
@@ -78,7 +79,14 @@ impl<S: JournalStore> Workflows<S> {
                             self.spawn(&mut runs, run, asked, &stopped);
                         }
                     }
-                    Err(_) => pause = delays.next().unwrap_or(pause),
+                    Err(error) => {
+                        pause = delays.next().unwrap_or(pause);
+                        let Config { worker, observer, .. } = &self.shared.config;
+                        observer.emit(worker, || {
+                            let lasts = !error.is_transient() && error.fault() != Fault::Full;
+                            Event::StoreFailed { error: error.to_string().into(), lasts }
+                        });
+                    }
                 }
             }
             tokio::select! {

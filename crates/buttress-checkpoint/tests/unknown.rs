@@ -265,3 +265,30 @@ async fn a_shutdown_in_a_replay_that_waits_gives_the_run_back() {
     assert_eq!((run.info.status, run.info.lease), (buttress_store::Status::Running, None));
     assert_eq!(names(&store).await, ["a"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_will_never_take_pauses_the_run_and_is_not_done_again() {
+    let (store, log) = (Memory::new(), Log::default());
+    let workflows = Workflows::open(common::Slow::refuses(store.clone(), Some("charge")));
+    let shared = log.clone();
+    let code = move |cx: Cx, ()| {
+        let log = shared.clone();
+        async move {
+            let body = async || {
+                log.add("body");
+                Ok::<_, Failure>(())
+            };
+            Ok::<_, Failure>(cx.step("charge", body).await?)
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let handle = flow.start("run", ()).await.unwrap();
+    tokio::select! {
+        () = workflows.run_until(pending()) => {}
+        result = handle.result() => {
+            let Err(RunError::Halted { reason, .. }) = result else { panic!("{result:?}") };
+            assert!(reason.contains("no right to write"), "{reason}");
+        }
+    }
+    assert_eq!(log.all(), ["body"]);
+}

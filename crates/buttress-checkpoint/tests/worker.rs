@@ -82,3 +82,23 @@ async fn a_worker_that_cannot_read_a_journal_stops_all_the_same() {
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     assert_eq!(load(&store.0).await.info.lease, None, "it was given back");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_gives_no_runs_is_reported() {
+    let log = Log::default();
+    let heard = log.clone();
+    let observer = buttress_core::observe_fn(move |worker, event| {
+        if let buttress_core::Event::StoreFailed { error, lasts } = event {
+            heard.add(format!("{worker} {lasts} {error}"));
+        }
+    });
+    // No store takes so long a name of a worker.
+    let name = "x".repeat(513);
+    let workflows = Workflows::with(
+        Memory::new(),
+        buttress_checkpoint::Config::default().worker(&*name).observe(observer),
+    );
+    workflows.register::<(), _, _, _, _>("w", 1, async |_, ()| Ok::<_, Failure>(())).unwrap();
+    workflows.run_until(sleep(Duration::from_secs(5))).await;
+    assert!(log.all().len() > 1 && log.all()[0].starts_with(&format!("{name} true ")), "{:?}", log.all());
+}

@@ -239,6 +239,13 @@ pub enum Event {
         /// What is declared: one step at a time, and upwards only after a while.
         declared: Level,
     },
+    /// A worker could not ask its store for runs; it goes on asking. The service is the worker's name.
+    StoreFailed {
+        /// The store's error.
+        error: Arc<str>,
+        /// It will not pass by itself: somebody has to change something.
+        lasts: bool,
+    },
     /// So many events were lost because the observer is slower than the layer.
     Lost(u64),
 }

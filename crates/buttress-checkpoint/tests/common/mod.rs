@@ -102,16 +102,22 @@ pub(crate) struct Slow {
     inner: Memory,
     append: Duration,
     acquire: Duration,
+    refused: Option<&'static str>,
     held: Arc<Mutex<Vec<Acquired>>>,
 }
 
 impl Slow {
     pub(crate) fn appends(inner: Memory) -> Self {
-        Self { inner, append: Duration::from_secs(1), acquire: Duration::ZERO, held: Arc::default() }
+        Self { append: Duration::from_secs(1), ..Self::refuses(inner, None) }
     }
 
     pub(crate) fn acquires(inner: Memory) -> Self {
-        Self { inner, append: Duration::ZERO, acquire: Duration::from_secs(1), held: Arc::default() }
+        Self { acquire: Duration::from_secs(1), ..Self::refuses(inner, None) }
+    }
+
+    /// Entries of this name.
+    pub(crate) fn refuses(inner: Memory, refused: Option<&'static str>) -> Self {
+        Self { inner, append: Duration::ZERO, acquire: Duration::ZERO, refused, held: Arc::default() }
     }
 
     /// As if the store's clock had stepped over the leases.
@@ -144,6 +150,9 @@ impl JournalStore for Slow {
         next: &Next,
     ) -> Result<Appended, StoreError> {
         sleep(self.append).await;
+        if entries.iter().any(|entry| Some(&*entry.name) == self.refused) {
+            return Err(StoreError::new("slow", "append", Fault::Misconfigured).detail("no right to write"));
+        }
         self.inner.append(hold, seq, entries, next).await
     }
 

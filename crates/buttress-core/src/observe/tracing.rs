@@ -90,6 +90,12 @@ impl Observe for Tracing {
                 let (instant, declared) = (instant.as_u8(), declared.as_u8());
                 warn!(target: "buttress", service, instant, declared, "system degradation level")
             }
+            Event::StoreFailed { error, lasts: true } => {
+                error!(target: "buttress", worker = service, error = &**error, "no runs can be had from the store");
+            }
+            Event::StoreFailed { error, lasts: false } => {
+                warn!(target: "buttress", worker = service, error = &**error, "no runs could be had from the store");
+            }
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }
     }
