@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::run::Place;
 
 /// Any error, as text with its causes, in a form that can be stored: for steps and workflows without an error type of their
-/// own. Like `anyhow::Error` it takes in every error with `?`, and is none itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// own. Like `anyhow::Error` it takes in every error with `?`, is none itself, and is the same text for debugging, so that a
+/// `main` that returns it prints something to read.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     message: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -67,6 +68,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
