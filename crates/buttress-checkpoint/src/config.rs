@@ -27,6 +27,8 @@ pub struct Config {
     pub(crate) max_recoveries: u32,
     pub(crate) max_value: usize,
     pub(crate) undo: (Backoff, u32),
+    /// The delays between attempts at a store that does not answer.
+    pub(crate) retries: Backoff,
     pub(crate) on_mismatch: OnMismatch,
     pub(crate) observer: Arc<Observer>,
 }
@@ -34,6 +36,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let undo = Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60));
+        let retries = Backoff::exponential(Duration::from_millis(50), 2.0, Duration::from_secs(1));
         Self {
             worker: format!("pid {}", std::process::id()).into(),
             lease: Duration::from_secs(30),
@@ -46,6 +49,7 @@ impl Default for Config {
             max_recoveries: 10,
             max_value: 1 << 20,
             undo: (undo.unwrap_or_default(), 5),
+            retries: retries.unwrap_or_default(),
             on_mismatch: OnMismatch::Pause,
             observer: Arc::default(),
         }
@@ -157,6 +161,12 @@ impl Config {
     #[must_use]
     pub fn on_mismatch(self, on_mismatch: OnMismatch) -> Self {
         Self { on_mismatch, ..self }
+    }
+
+    /// Draws the delays between attempts at a store that fails from this seed, for tests that are to be repeated.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { retries: self.retries.seed(seed), ..self }
     }
 
     /// Reports to this observer. The first one stays; a `Vec` of several is one.

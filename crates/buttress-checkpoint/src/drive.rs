@@ -140,7 +140,7 @@ impl<S: JournalStore> Driver<S> {
 
     /// A journal, and when it was read.
     async fn load(&self, id: &RunId) -> Result<(Run, Instant), StoreError> {
-        let mut delays = retries();
+        let mut delays = self.config.retries.delays();
         loop {
             match self.store.load(id).await {
                 Ok(Some(run)) => return Ok((run, Instant::now())),
@@ -253,9 +253,8 @@ impl<S: JournalStore> Driver<S> {
                 }
                 Woken::Outgoing => {
                     let (store, hold, seq) = (self.store.clone(), self.hold.clone(), self.seq);
-                    let entries = core.dispatch();
-                    storing =
-                        Some(Box::pin(async move { append(store, hold, seq, entries, Next::Go).await }));
+                    let (entries, retries) = (core.dispatch(), self.config.retries.clone());
+                    storing = Some(Box::pin(append(store, hold, seq, entries, Next::Go, retries)));
                 }
                 Woken::Stuck(stuck) => patience = stuck.then(|| Box::pin(sleep(self.config.patience))),
                 Woken::Impatient => {
@@ -298,8 +297,8 @@ impl<S: JournalStore> Driver<S> {
     }
 
     pub(crate) async fn append(&mut self, entries: Vec<NewEntry>, next: Next) -> Result<Stored, Refused> {
-        let count = entries.len();
-        let stored = append(self.store.clone(), self.hold.clone(), self.seq, entries, next).await?;
+        let (count, retries) = (entries.len(), self.config.retries.clone());
+        let stored = append(self.store.clone(), self.hold.clone(), self.seq, entries, next, retries).await?;
         self.seq = stored.next;
         if count > 0 {
             self.config.observer.emit(&self.name, || Event::Saved { entries: count });
@@ -342,12 +341,6 @@ pub(crate) fn cut(text: &mut String, bytes: usize) {
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The delays between attempts at a store that does not answer.
-pub(crate) fn retries() -> impl Iterator<Item = Duration> {
-    let backoff = Backoff::exponential(Duration::from_millis(50), 2.0, PAUSE);
-    backoff.unwrap_or_default().delays()
-}
-
 /// Stores entries for as long as it takes; whoever awaits it stops when the lease ends. A store that failed may have stored
 /// them, and says so when it is asked again.
 async fn append<S: JournalStore>(
@@ -356,8 +349,9 @@ async fn append<S: JournalStore>(
     seq: u64,
     entries: Vec<NewEntry>,
     next: Next,
+    retries: Backoff,
 ) -> Result<Stored, Refused> {
-    let mut delays = retries();
+    let mut delays = None;
     loop {
         match store.append(&hold, seq, &entries, &next).await {
             Ok(Appended::Applied { next, at, cancel_requested }) => {
@@ -365,6 +359,7 @@ async fn append<S: JournalStore>(
             }
             Ok(Appended::Fenced | Appended::Conflict { .. }) => return Err(Refused::Lost),
             Err(error) if error.is_transient() || error.fault() == Fault::Full => {
+                let delays = delays.get_or_insert_with(|| retries.delays());
                 sleep(delays.next().unwrap_or(PAUSE)).await;
             }
             Err(error) => return Err(Refused::Never(error)),

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
-use crate::drive::{Driver, drive, retries};
+use crate::drive::{Driver, drive};
 use crate::workflows::{Registered, Shared, Workflows};
 
 /// A run that this process runs: how to stop that, and when it has ended.
@@ -54,7 +54,7 @@ impl<S: JournalStore> Workflows<S> {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
         let mut runs = JoinSet::new();
-        let mut delays = retries();
+        let mut delays = self.shared.config.retries.delays();
         self.warn_of_unknown().await;
         loop {
             let free =
@@ -74,7 +74,7 @@ impl<S: JournalStore> Workflows<S> {
                 };
                 match acquired {
                     Ok(acquired) => {
-                        delays = retries();
+                        delays = self.shared.config.retries.delays();
                         for run in acquired {
                             self.spawn(&mut runs, run, asked, &stopped);
                         }

@@ -1,34 +1,39 @@
 //! Workers that crash, stop and lose their store at random, on a paused clock: each seed is one history, which can be had
-//! again. `SEEDS=10000` tries more.
+//! again. `BUTTRESS_SEEDS=10000` tries more, from `BUTTRESS_SEED` on.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_checkpoint::{Cx, Failure, Workflows};
 use buttress_store::{JournalStore, Memory, StatusKind};
 use checkpoint_tests::cases::{Effects, id};
 use checkpoint_tests::failing::Failing;
-use checkpoint_tests::{Worker, quick};
+use checkpoint_tests::{Worker, number_from, quick};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const RUNS: usize = 4;
 const STEPS: usize = 5;
 
-async fn history(seed: u64) {
-    let mut rng = StdRng::seed_from_u64(seed);
+/// Gives all that was done, and when.
+async fn history(seed: u64) -> Vec<(Duration, String)> {
+    let (mut rng, began) = (StdRng::seed_from_u64(seed), Instant::now());
+    let told = Arc::<Mutex<Vec<(Duration, String)>>>::default();
     let (store, effects) = (Memory::new(), Effects::default());
     let start = || {
         let failing = Failing::new(store.clone());
-        let workflows = Workflows::with(failing.clone(), quick(Duration::from_secs(2)).max_recoveries(1000));
-        let body = effects.clone();
+        let config = quick(Duration::from_secs(2)).max_recoveries(1000).seed(seed);
+        let workflows = Workflows::with(failing.clone(), config);
+        let (body, told) = (effects.clone(), told.clone());
         let code = move |cx: Cx, ()| {
-            let effects = body.clone();
+            let (effects, told) = (body.clone(), told.clone());
             async move {
                 for step in 0..STEPS {
                     let name = format!("{} {step}", cx.run_id());
                     let body = async || {
                         sleep(Duration::from_millis(300)).await;
+                        told.lock().unwrap().push((began.elapsed(), name.clone()));
                         effects.done(&name)
                     };
                     cx.step("step", body).await?;
@@ -69,15 +74,32 @@ async fn history(seed: u64) {
     for (name, keys) in effects.keys() {
         assert!(keys.iter().all(|key| *key == keys[0]), "{name} of seed {seed}: {keys:?}");
     }
+    told.lock().unwrap().push((began.elapsed(), "over".to_owned()));
+    std::mem::take(&mut *told.lock().unwrap())
+}
+
+/// On a clock of its own.
+fn run(seed: u64) -> Vec<(Duration, String)> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let ended = runtime.block_on(async { tokio::spawn(history(seed)).await });
+    ended.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"))
 }
 
 #[test]
 fn whatever_workers_and_stores_do_each_run_ends_and_each_step_is_recorded_once() {
-    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200);
-    for seed in 0..seeds {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let ended = runtime.block_on(async { tokio::spawn(history(seed)).await });
-        assert!(ended.is_ok(), "seed {seed}: {ended:?}");
+    let (first, seeds) = (number_from("BUTTRESS_SEED", 0), number_from("BUTTRESS_SEEDS", 200));
+    let began = std::time::SystemTime::now();
+    for seed in first..first + seeds {
+        run(seed);
+    }
+    let took = began.elapsed().unwrap_or_default();
+    println!("simulation: seeds {first} to {} in {took:.0?}, failures 0", first + seeds - 1);
+}
+
+#[test]
+fn a_seed_gives_the_same_history_again() {
+    for seed in 0..20 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
     }
 }
