@@ -16,8 +16,14 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-/// What is durable of each file, and how often it was made so.
-static DISK: Mutex<Option<HashMap<PathBuf, (u64, Vec<u8>)>>> = Mutex::new(None);
+/// What is durable of a file, and how often it was made so.
+#[derive(Default)]
+struct Kept {
+    syncs: u64,
+    bytes: Vec<u8>,
+}
+
+static DISK: Mutex<Option<HashMap<PathBuf, Kept>>> = Mutex::new(None);
 
 // SAFETY: as the C library declares it.
 unsafe extern "C" {
@@ -39,7 +45,7 @@ extern "C" fn fsync(file: std::ffi::c_int) -> std::ffi::c_int {
     {
         let mut disk = DISK.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = disk.get_or_insert_default().entry(path).or_default();
-        *kept = (kept.0 + 1, bytes);
+        *kept = Kept { syncs: kept.syncs + 1, bytes };
     }
     // SAFETY: as the caller promises.
     (unsafe { syscall(FSYNC, file) }) as std::ffi::c_int
@@ -54,7 +60,7 @@ extern "C" fn fdatasync(file: std::ffi::c_int) -> std::ffi::c_int {
 /// How often a file was made durable.
 fn syncs(path: &Path) -> u64 {
     let disk = DISK.lock().unwrap();
-    disk.as_ref().and_then(|disk| disk.get(path)).map_or(0, |kept| kept.0)
+    disk.as_ref().and_then(|disk| disk.get(path)).map_or(0, |kept| kept.syncs)
 }
 
 /// What a loss of power leaves of a database and its log.
@@ -62,7 +68,7 @@ fn after_power_loss(path: &Path) -> TempDir {
     let folder = TempDir::new().unwrap();
     let disk = DISK.lock().unwrap();
     for (name, of) in [("runs.db", path.to_owned()), ("runs.db-wal", log(path))] {
-        if let Some((_, bytes)) = disk.as_ref().and_then(|disk| disk.get(&of)) {
+        if let Some(Kept { bytes, .. }) = disk.as_ref().and_then(|disk| disk.get(&of)) {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
     }

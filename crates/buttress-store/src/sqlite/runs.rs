@@ -360,8 +360,70 @@ fn read_entries(connection: &Connection, number: i64, id: &RunId, seq: u64) -> R
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
+    use crate::journal::Flow;
+    use crate::key::{Fingerprint, Owner};
     use crate::sqlite::{claims, schema};
+
+    fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        for parameter in 1..=explain.parameter_count() {
+            explain.raw_bind_parameter(parameter, 1).unwrap();
+        }
+        let mut rows = explain.raw_query();
+        let mut plan = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan.push(row.get::<_, String>(3).unwrap().replace("COVERING INDEX", "INDEX"));
+        }
+        plan
+    }
+
+    #[test]
+    fn a_hundred_open_runs_are_found_among_a_hundred_thousand_that_are_over_without_a_look_at_those() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = schema::open(&directory.path().join("store.db"), Duration::ZERO).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        let new = |id: String| NewRun {
+            id: RunId::try_new(id).unwrap(),
+            name: "flow".into(),
+            version: 1,
+            fingerprint: Fingerprint::new([0; 32]),
+            input: Bytes::new(),
+            parent: None,
+            owner: Owner::random(),
+            worker: "".into(),
+        };
+        for number in 0..100 {
+            insert(&connection, &RunRow::new(&new(format!("open {number}")), None, number)).unwrap();
+        }
+        let mut over = RunRow::new(&new("over".to_owned()), None, 0);
+        over.appended(&[], &Next::Done, 1);
+        insert(&connection, &over).unwrap();
+        let columns = "name, version, fingerprint, parent, status, reason, cancel, epoch, owner, worker, lease_until, \
+                       due, recoveries, entries, created, changed, sum";
+        let copies = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99999) \
+             INSERT INTO runs (id, {columns}) SELECT 'over ' || i, {columns} FROM runs, n WHERE id = 'over'"
+        );
+        assert_eq!(connection.execute(&copies, []).unwrap(), 99_999);
+        connection.execute_batch("COMMIT; ANALYZE").unwrap();
+
+        assert_eq!(plan(&connection, DUE), ["SEARCH runs USING INDEX runs_due (name=? AND due<?)"]);
+        let mut select = connection.prepare(DUE).unwrap();
+        let rows = select.query_map(params!["flow", 1000, 0, 9], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(rows.count(), 100);
+        let counted = |status| select.get_status(status);
+        assert_eq!((counted(StatementStatus::FullscanStep), counted(StatementStatus::Sort)), (0, 0));
+        let steps = counted(StatementStatus::VmStep);
+        assert!(steps < 100 * 40, "{steps} steps of SQLite's machine");
+
+        let flows = vec![Flow { name: "flow".into(), versions: 0..=9 }];
+        let (owner, lease) = (Owner::random(), Duration::from_secs(1));
+        let wanted = Wanted { flows, id: None, owner, worker: "".into(), lease, max: 1000 };
+        assert_eq!(due(&connection, &wanted, 1000).unwrap().len(), 100);
+    }
 
     #[test]
     fn what_is_looked_for_is_found_by_an_index_and_in_its_order() {
@@ -374,15 +436,7 @@ mod tests {
             (OLD, "SEARCH child USING INDEX runs_parent (parent=?)"),
             (claims::SWEEP, "SEARCH claims USING INDEX claims_expires (expires<?)"),
         ] {
-            let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            for parameter in 1..=explain.parameter_count() {
-                explain.raw_bind_parameter(parameter, 1).unwrap();
-            }
-            let mut rows = explain.raw_query();
-            let mut plan = Vec::new();
-            while let Some(row) = rows.next().unwrap() {
-                plan.push(row.get::<_, String>(3).unwrap().replace("COVERING INDEX", "INDEX"));
-            }
+            let plan = plan(&connection, sql);
             assert!(plan.iter().any(|step| step == index), "{sql}\n{plan:#?}");
             assert!(
                 !plan.iter().any(|step| step.starts_with("SCAN") || step.contains("B-TREE")),
