@@ -32,6 +32,9 @@ cargo xtask <command>
           whole stack for so many minutes (default 10), with nothing left behind; with --fuzz only the inputs
   soak --kills N
           kills a process at random so often over each store, and counts the effects of its calls
+  soak --workflows [--kills N] [--seeds N] [--seconds N]
+          kills so many worker processes in the middle of a workflow (default 5000), simulates workers that crash, stop and
+          lose their store by so many seeds (10000), and kills or stops one of four workers each second (60)
 
 All set up what they need and need nothing but a Rust toolchain with its linker, and a C compiler for SQLite.";
 
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         ["soak", "--fuzz"] => soak(None),
         ["soak", "--minutes", minutes] => soak(Some(minutes)),
         ["soak", "--kills", kills] => soak_kills(kills),
+        ["soak", "--workflows", ref options @ ..] => soak_workflows(options),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -123,6 +127,26 @@ fn soak_kills(kills: &str) -> Result<(), Failure> {
     let test =
         ["test", "--locked", "--profile", "soak", "--package", "idempotency-tests", "--test", "processes"];
     cargo(test.into_iter().chain(["--", "killed_at_random"])).env("BUTTRESS_KILLS", kills).run()
+}
+
+/// What the tests of every day do in a small form; each prints a line of what it came to, and a seed where it fails.
+fn soak_workflows(options: &[&str]) -> Result<(), Failure> {
+    services::ensure()?;
+    let mut parts = [
+        ("--kills", "5000", "BUTTRESS_KILLS", "kill", "a_killed_worker"),
+        ("--seeds", "10000", "BUTTRESS_SEEDS", "simulation", "whatever_workers_and_stores_do"),
+        ("--seconds", "60", "BUTTRESS_CHAOS_SECONDS", "crowd", "killed_and_stopped_each_second"),
+    ];
+    for option in options.chunks(2) {
+        let [name, number] = option else { return Err(Failure(format!("`{}` needs a number", option[0]))) };
+        let part = parts.iter_mut().find(|part| part.0 == *name);
+        part.ok_or_else(|| Failure(format!("`{name}` is no option of this")))?.1 = number;
+    }
+    for (_, number, variable, test, filter) in parts {
+        let soak = ["test", "--locked", "--profile", "soak", "--package", "checkpoint-tests", "--test", test];
+        cargo(soak.into_iter().chain(["--", "--nocapture", filter])).env(variable, number).run()?;
+    }
+    Ok(())
 }
 
 /// What a reviewer would otherwise have to look for.

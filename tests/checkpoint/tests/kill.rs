@@ -1,17 +1,24 @@
-//! CP-1: processes that are killed, at each fault point and at random, on each store that outlives them.
+//! CP-1, CP-2: processes that are killed, at each fault point and at random, on each store that outlives them.
+//! `BUTTRESS_KILLS=5000` kills more.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use checkpoint_tests::number_from;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 
-/// Before and after the row, before the body, three at each of ten steps, and at the end.
+/// Before the row of the run and after it; in its body before the first step; before and after the effect of each of ten
+/// steps, and after its record, which is before the next one's effect or the end; and after the end.
 const POINTS: u32 = 34;
-/// Beside those that are killed at a point of the code, some are killed at a random moment, in the middle of a write, say.
-const RANDOM: u32 = 34;
+
+/// The step that was open at this point, if its effect had been had and was not recorded: it is the only one that runs again.
+fn repeated(point: u32) -> Option<u32> {
+    (point > 4 && point < POINTS && (point - 5).is_multiple_of(3)).then(|| (point - 5) / 3)
+}
 
 fn worker(store: &str, effects: &Path, run: &str, fault: u32) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
@@ -23,9 +30,11 @@ fn worker(store: &str, effects: &Path, run: &str, fault: u32) -> Command {
 /// Kills a worker once, lets another one end the run, and looks at what both did.
 fn kill_once(store: &str, folder: &Path, number: u32) {
     let (run, effects) = (format!("run {number}"), folder.join(format!("effects {number}")));
-    if number <= POINTS {
-        let killed = worker(store, &effects, &run, number).output().expect("it starts");
-        assert!(!killed.status.success(), "point {number} was not reached: {killed:?}");
+    // As many are killed at a random moment, in the middle of a write, say.
+    let point = Some((number - 1) % (2 * POINTS) + 1).filter(|point| *point <= POINTS);
+    if let Some(point) = point {
+        let killed = worker(store, &effects, &run, point).output().expect("it starts");
+        assert!(!killed.status.success(), "point {point} was not reached: {killed:?}");
     } else {
         let mut killed = worker(store, &effects, &run, 0).spawn().expect("it starts");
         let millis = StdRng::seed_from_u64(number.into()).random_range(5..60);
@@ -44,41 +53,54 @@ fn kill_once(store: &str, folder: &Path, number: u32) {
         keys.entry(step).or_default().push(key);
     }
     assert_eq!(keys.len(), 10, "kill {number}");
-    let again = keys.values().filter(|keys| keys.len() > 1).count();
-    assert!(again <= 1, "kill {number}: only the step that was open may run again: {keys:?}");
+    let again: Vec<&str> = keys.iter().filter(|(_, keys)| keys.len() > 1).map(|(step, _)| *step).collect();
+    match point {
+        Some(point) => {
+            let expected: Vec<String> = repeated(point).iter().map(u32::to_string).collect();
+            assert_eq!(again, expected, "kill {number}, at point {point}: {keys:?}");
+        }
+        None => assert!(again.len() <= 1, "kill {number}: only the open step may run again: {keys:?}"),
+    }
     for keys in keys.values() {
         assert!(keys.len() <= 2 && keys.iter().all(|key| *key == keys[0]), "kill {number}: {keys:?}");
     }
 }
 
-fn kill_everywhere(store: &str) {
-    let folder = tempfile::tempdir().expect("there is a place for temporary files");
+fn kill_everywhere(name: &str, store: &str) {
+    let kills =
+        u32::try_from(number_from("BUTTRESS_KILLS", 204).div_ceil(3)).expect("as many as one waits for");
+    let (folder, began) =
+        (tempfile::tempdir().expect("there is a place for temporary files"), Instant::now());
     std::thread::scope(|scope| {
         for lane in 0..4 {
             let folder = folder.path();
             scope.spawn(move || {
-                for number in (1..=POINTS + RANDOM).filter(|number| number % 4 == lane) {
+                for number in (1..=kills).filter(|number| number % 4 == lane) {
                     kill_once(store, folder, number);
                 }
             });
         }
     });
+    println!(
+        "kill -9 on {name}: {kills} kills, half of them at {POINTS} fault points, in {:.0?}, failures 0",
+        began.elapsed()
+    );
 }
 
 #[test]
 fn a_killed_worker_loses_and_repeats_nothing_on_sqlite() {
     let folder = tempfile::tempdir().expect("there is a place for temporary files");
-    kill_everywhere(&format!("sqlite:{}", folder.path().join("runs.db").display()));
+    kill_everywhere("SQLite", &format!("sqlite:{}", folder.path().join("runs.db").display()));
 }
 
 #[test]
 fn a_killed_worker_loses_and_repeats_nothing_on_postgres() {
     let server = services::Postgres::start();
-    kill_everywhere(&checkpoint_tests::postgres_url(&server));
+    kill_everywhere("PostgreSQL", &checkpoint_tests::postgres_url(&server));
 }
 
 #[test]
 fn a_killed_worker_loses_and_repeats_nothing_on_redis() {
     let server = services::Redis::start();
-    kill_everywhere(&server.url());
+    kill_everywhere("Redis", &server.url());
 }
