@@ -31,7 +31,7 @@ cargo xtask <command>
           a million random inputs for each reader of bytes from outside, then a server that fails in every way under the
           whole stack for so many minutes (default 10), with nothing left behind; with --fuzz only the inputs
   soak --kills N
-          kills a process at random so often over each store, and counts the effects of its calls
+          kills a process at random so often over each store, and says what its calls were answered and their effects
   soak --workflows [--kills N] [--seeds N] [--seconds N]
           kills so many worker processes in the middle of a workflow (default 5000), simulates workers that crash, stop and
           lose their store by so many seeds (10000), and kills or stops one of four workers each second (60)
@@ -126,7 +126,8 @@ fn soak_kills(kills: &str) -> Result<(), Failure> {
     services::ensure()?;
     let test =
         ["test", "--locked", "--profile", "soak", "--package", "idempotency-tests", "--test", "processes"];
-    cargo(test.into_iter().chain(["--", "killed_at_random"])).env("BUTTRESS_KILLS", kills).run()
+    let random = ["--", "killed_at_random", "--nocapture"];
+    cargo(test.into_iter().chain(random)).env("BUTTRESS_KILLS", kills).run()
 }
 
 /// What the tests of every day do in a small form; each prints a line of what it came to, and a seed where it fails.

@@ -5,6 +5,7 @@ mod capture;
 mod dates;
 mod grpc;
 mod hints;
+mod keys;
 mod replay;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "bodies: recorded and read again", check: replay::replay },
     Target { name: "bodies: captured and restored", check: capture::capture },
     Target { name: "bodies: under a deadline, watched, drained", check: body::pass },
+    Target { name: "idempotency: keys in headers", check: keys::keys },
+    Target { name: "idempotency: requests compared as JSON", check: keys::json },
 ];
 
 impl Target {
