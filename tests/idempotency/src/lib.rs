@@ -54,6 +54,7 @@ macro_rules! behaviours {
             outcomes: each_preset_stores_what_its_table_says
             outcomes: an_unknown_answer_is_made_again_once_the_lease_is_over
             outcomes: a_closure_decides_where_the_preset_is_wrong
+            outcomes: a_stream_that_is_not_to_be_recorded_passes
             outcomes: a_panic_is_never_stored
             outcomes: an_unknown_effect_is_repeated_or_rejected
             outcomes: an_unknown_effect_is_looked_up

@@ -1,9 +1,15 @@
 use super::*;
 
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
 use buttress_core::BoxError;
 use buttress_idempotency::{OnPanic, OnUnknown, Outcome, Reconciled};
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Channel};
+use tower::{Layer, ServiceExt, service_fn};
 
 /// What the second call sees: how often the handler was called, and whether it was replayed.
 type Second = (usize, bool);
@@ -72,6 +78,38 @@ pub async fn a_closure_decides_where_the_preset_is_wrong<St: ClaimStore>(store: 
     let rig = Rig::new(&store, Config::new(), keys, Handler::answering([409]));
     rig.post("k1", "100").await;
     assert_eq!(rig.post("k1", "100").await.seen(), (409, true));
+}
+
+/// IA-23: a stream that is not to be recorded passes, and holds no key for as long as it runs.
+pub async fn a_stream_that_is_not_to_be_recorded_passes<St: ClaimStore>(store: St) {
+    let keys = HttpKeys::default().judge(|_, headers| {
+        headers
+            .get("content-type")
+            .is_some_and(|kind| kind == "text/event-stream")
+            .then_some(Outcome::NotExecuted)
+    });
+    let rig = Rig::new(&store, Config::new(), keys, Handler::open());
+    let senders: Arc<Mutex<Vec<_>>> = Arc::default();
+    let open = Arc::clone(&senders);
+    let service = rig.layer.layer(service_fn(move |_: Request<_>| {
+        let (sender, body) = Channel::<Bytes, BoxError>::new(4);
+        open.lock().unwrap().push(sender);
+        async {
+            Ok::<_, Infallible>(
+                Response::builder().header("content-type", "text/event-stream").body(body).unwrap(),
+            )
+        }
+    }));
+    let mut streams = Vec::new();
+    for number in 0..2 {
+        let answer = service.clone().oneshot(post("k1", "100")).await.unwrap();
+        assert!(!answer.headers().contains_key("idempotent-replayed"));
+        let mut body = answer.into_body();
+        senders.lock().unwrap()[number].try_send(Frame::data(Bytes::from_static(b"data: 1\n\n"))).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
+        streams.push(body);
+    }
+    assert_eq!(rig.log.take(), [Is::Released; 2]);
 }
 
 /// IA-29
