@@ -122,7 +122,7 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(time) = self.retry_after {
-            let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+            let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
@@ -214,5 +214,11 @@ mod tests {
         let response = problem.into_response::<String>();
         assert_eq!(response.status(), 418);
         assert!(response.body().contains(r#"a \"quoted\" word"#), "{}", response.body());
+    }
+
+    #[test]
+    fn the_longest_pause_is_sent_as_it_is() {
+        let problem = Problem::new(StatusCode::CONFLICT, "").with_retry_after(Some(Duration::MAX));
+        assert_eq!(problem.into_response::<String>().headers()[RETRY_AFTER], u64::MAX.to_string());
     }
 }
