@@ -270,7 +270,7 @@ pub enum IdempotencyResult {
     Unknown,
     /// It outlived its lease, and somebody else took its key.
     Lost,
-    /// Its answer is too large to be kept.
+    /// It was carried out, and its answer could not be kept: it was too large, or it broke off, or did not end.
     TooLarge,
     /// It was refused because the store failed, or because the layer is shutting down or has too much to do.
     Unavailable,

@@ -179,10 +179,10 @@ where
             return KeyFuture::refused(KeyTooOld { age, max });
         }
         // A stamp looks after a key that has come to a place that it was not made for.
-        if has_key || stamp.wants_key(&request) {
-            if let Err(why) = stamp.stamp(&mut request, &**make) {
-                return KeyFuture::refused(Error::KeyInvalid(why));
-            }
+        if (has_key || stamp.wants_key(&request))
+            && let Err(why) = stamp.stamp(&mut request, &**make)
+        {
+            return KeyFuture::refused(Error::KeyInvalid(why));
         }
         KeyFuture { state: State::Calling { inner: self.inner.call(request) } }
     }

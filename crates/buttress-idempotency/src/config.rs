@@ -42,7 +42,8 @@ pub enum InFlight {
     /// It fails at once with [`Error::InFlight`](crate::Error::InFlight) (HTTP 409).
     #[default]
     Refuse,
-    /// It waits for the answer of the other, for so long at most; then it fails.
+    /// It waits for the answer of the other, for so long at most; then it fails. Where that leaves no answer, one of those who
+    /// wait makes the call; where that leaves none either, the others at this process fail, too.
     Wait(Duration),
 }
 
@@ -71,6 +72,10 @@ impl Config {
     }
 
     /// How long a claim holds without a sign of life of its owner: so long a key is blocked after a crash.
+    ///
+    /// It is renewed by the call itself, each time that it is polled and a third of it is over. An effect that blocks its thread
+    /// for longer than this, or whose future is kept and not polled, loses its claim, and another call repeats it: let blocking
+    /// work have a thread of its own (`spawn_blocking`), and the call a task.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -101,14 +106,16 @@ impl Config {
         self
     }
 
-    /// How long one verb of the store may take. A claim that succeeds later than that is released.
+    /// How long one verb of the store may take, and a renewal a third of the lease at most. A claim that succeeds later than that
+    /// is released.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
         self
     }
 
-    /// Carries calls out unprotected while the store fails, where a refusal is worse than a repetition. By default nothing
-    /// is done without the store.
+    /// Carries calls out unprotected while the store cannot be reached, does not answer or has no room, where a refusal is worse
+    /// than a repetition. Not where the store has said that the key is in use, or has something that it cannot read. By default
+    /// nothing is done without the store.
     pub fn fail_open(mut self) -> Self {
         self.fail_open = true;
         self

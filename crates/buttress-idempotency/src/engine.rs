@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use crate::config::{Config, InFlight};
 use crate::error::Error;
-use crate::flights::{Flights, Joined, Lead};
+use crate::flights::{Flights, Followed, Joined, Lead};
 use crate::held::Held;
-use crate::tasks::{Tasks, within};
+use crate::returns::Returns;
+use crate::tasks::{Running, Tasks, within};
 
 pub(crate) struct Engine<St> {
     pub(crate) name: Arc<str>,
@@ -25,6 +26,7 @@ pub(crate) struct Engine<St> {
     pub(crate) observer: Observer,
     pub(crate) flights: Arc<Flights>,
     pub(crate) tasks: Arc<Tasks>,
+    pub(crate) returns: Returns,
 }
 
 impl<St> fmt::Debug for Engine<St> {
@@ -36,12 +38,29 @@ impl<St> fmt::Debug for Engine<St> {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "to be run is the common case")]
 pub(crate) enum Decision<St: ClaimStore> {
     Run(Held<St>),
     Replay(Record),
     Refuse(Error),
-    /// Carry it out, and store nothing.
-    Unprotected,
+    /// Carry it out, and store nothing. To be held until that is over.
+    Unprotected(Unprotected),
+}
+
+/// A call that is carried out although nothing is claimed for it.
+#[derive(Debug)]
+pub(crate) struct Unprotected {
+    /// Its duplicates at this process find it.
+    lead: Option<Lead>,
+    _running: Running,
+}
+
+impl Drop for Unprotected {
+    fn drop(&mut self) {
+        if let Some(lead) = self.lead.take() {
+            lead.fail();
+        }
+    }
 }
 
 impl<St: ClaimStore> Engine<St> {
@@ -51,6 +70,10 @@ impl<St: ClaimStore> Engine<St> {
 
     pub(crate) fn in_flight(&self) -> Error {
         Error::InFlight { retry_after: self.config.retry_after }
+    }
+
+    pub(crate) fn unprotected(&self) -> Unprotected {
+        Unprotected { lead: None, _running: self.tasks.begin() }
     }
 
     /// What to do with a call; reports everything but what is run.
@@ -65,30 +88,31 @@ impl<St: ClaimStore> Engine<St> {
             InFlight::Wait(max) if !observing => Some(after(Instant::now(), max)),
             _ => None,
         };
-        let decision = loop {
-            break match self.flights.join(key, fingerprint) {
-                Joined::First(lead) => self.ask(runtime, lead, key, fingerprint, wait).await,
-                Joined::Mismatch => Decision::Refuse(Error::Mismatch),
-                Joined::Duplicate(first) => {
-                    let Some(deadline) = wait else { break Decision::Refuse(self.in_flight()) };
-                    match within(deadline.saturating_duration_since(Instant::now()), first.landed()).await {
-                        Some(Some(record)) => Decision::Replay(record),
-                        Some(None) => continue,
-                        None => Decision::Refuse(self.in_flight()),
-                    }
+        let decision = match (self.flights.join(key, fingerprint), wait) {
+            (Joined::First(lead), _) => self.ask(runtime, lead, key, fingerprint, wait).await,
+            (Joined::Duplicate(_), None) => Decision::Refuse(self.in_flight()),
+            (Joined::Duplicate(first), Some(deadline)) => {
+                match within(deadline.saturating_duration_since(Instant::now()), first.wait()).await {
+                    Some(Followed::Landed(record)) => Decision::Replay(record),
+                    Some(Followed::Lead(lead)) => self.ask(runtime, lead, key, fingerprint, wait).await,
+                    Some(Followed::Failed) | None => Decision::Refuse(self.in_flight()),
                 }
-            };
+            }
         };
         let (result, decision) = match decision {
             Decision::Run(_) => return decision,
-            Decision::Replay(_) if observing => (IdempotencyResult::WouldReplay, Decision::Unprotected),
-            Decision::Refuse(Error::Store(_)) if observing || self.config.fail_open => {
-                (IdempotencyResult::Unprotected, Decision::Unprotected)
+            Decision::Replay(_) if observing => {
+                (IdempotencyResult::WouldReplay, Decision::Unprotected(self.unprotected()))
             }
-            Decision::Refuse(_) if observing => (IdempotencyResult::WouldRefuse, Decision::Unprotected),
+            Decision::Refuse(Error::Store(_)) if observing => {
+                (IdempotencyResult::Unprotected, Decision::Unprotected(self.unprotected()))
+            }
+            Decision::Refuse(_) if observing => {
+                (IdempotencyResult::WouldRefuse, Decision::Unprotected(self.unprotected()))
+            }
             Decision::Replay(_) => (IdempotencyResult::Replayed, decision),
             Decision::Refuse(ref error) => (result_of(error), decision),
-            Decision::Unprotected => (IdempotencyResult::Unprotected, decision),
+            Decision::Unprotected(_) => (IdempotencyResult::Unprotected, decision),
         };
         self.report(result);
         decision
@@ -103,33 +127,19 @@ impl<St: ClaimStore> Engine<St> {
         fingerprint: Fingerprint,
         wait: Option<Instant>,
     ) -> Decision<St> {
+        // A shutdown that sees nothing running has closed before this, which then sees that.
+        let running = self.tasks.begin();
         if self.tasks.is_closed() {
             return Decision::Refuse(Error::ShuttingDown);
         }
         if self.tasks.detached() >= self.config.max_detached {
             return Decision::Refuse(Error::Overloaded);
         }
-        let running = self.tasks.begin();
+        let mut has_owner = false;
         loop {
-            let request = ClaimRequest::new(key.clone(), fingerprint, self.config.lease);
-            let mut asked = Asked { engine: self, runtime, request: Some(&request) };
             let began = Instant::now();
-            let claimed = match within(self.config.store_timeout, self.store.claim(&request)).await {
-                Some(Ok(claimed)) => claimed,
-                Some(Err(error)) => {
-                    if error.effect() == Effect::NotSent {
-                        asked.request = None;
-                    }
-                    return Decision::Refuse(Error::Store(error));
-                }
-                None => {
-                    let error = StoreError::new("store", "claim", Fault::Timeout).may_have_been_applied();
-                    return Decision::Refuse(Error::Store(error));
-                }
-            };
-            asked.request = None;
-            match claimed {
-                Claimed::Owned(claim) => {
+            match self.claim(runtime, key, fingerprint).await {
+                Ok(Claimed::Owned(claim)) => {
                     let (engine, runtime) = (Arc::clone(self), runtime.clone());
                     return Decision::Run(Held::new(
                         engine,
@@ -141,12 +151,20 @@ impl<St: ClaimStore> Engine<St> {
                         began,
                     ));
                 }
-                Claimed::Done(record) => {
+                Ok(Claimed::Done(record)) => {
                     lead.land(&record);
                     return Decision::Replay(record);
                 }
-                Claimed::Mismatch => return Decision::Refuse(Error::Mismatch),
-                Claimed::InFlight { .. } => {}
+                Ok(Claimed::Mismatch) => return Decision::Refuse(Error::Mismatch),
+                Ok(Claimed::InFlight { .. }) => has_owner = true,
+                // Around a store that has named an owner nothing goes, nor around one that has something and cannot say what.
+                Err(error) if self.config.fail_open && !has_owner && is_absent(&error) => {
+                    return Decision::Unprotected(Unprotected { lead: Some(lead), _running: running });
+                }
+                Err(error) => {
+                    lead.fail();
+                    return Decision::Refuse(Error::Store(error));
+                }
             }
             let Some(deadline) = wait else { return Decision::Refuse(self.in_flight()) };
             match self.wait(key, &fingerprint, deadline).await {
@@ -156,10 +174,32 @@ impl<St: ClaimStore> Engine<St> {
                 }
                 Ok(Waited::Free) => {}
                 Ok(Waited::InFlight { .. }) => return Decision::Refuse(self.in_flight()),
+                Err(_) => {
+                    lead.fail();
+                    return Decision::Refuse(self.in_flight());
+                }
                 Ok(Waited::Mismatch) => return Decision::Refuse(Error::Mismatch),
-                Err(error) => return Decision::Refuse(Error::Store(error)),
             }
         }
+    }
+
+    async fn claim(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        key: &ScopedKey,
+        fingerprint: Fingerprint,
+    ) -> Result<Claimed, StoreError> {
+        let request = ClaimRequest::new(key.clone(), fingerprint, self.config.lease);
+        let mut asked = Asked { engine: self, runtime, request: Some(&request) };
+        let claimed = within(self.config.store_timeout, self.store.claim(&request)).await;
+        let claimed = claimed.unwrap_or_else(|| {
+            Err(StoreError::new("store", "claim", Fault::Timeout).may_have_been_applied())
+        });
+        let heard = claimed.as_ref().map_or_else(|error| error.effect() == Effect::NotSent, |_| true);
+        if heard {
+            asked.request = None;
+        }
+        claimed
     }
 
     /// Waits in the store until somebody else's call is over.
@@ -185,22 +225,15 @@ struct Asked<'a, St: ClaimStore> {
 
 impl<St: ClaimStore> Drop for Asked<'_, St> {
     fn drop(&mut self) {
-        let Some(request) = self.request.take().cloned() else { return };
-        let engine = Arc::clone(self.engine);
-        let lease = engine.config.lease;
-        // The same owner asks again, which gives the claim that it may have got; beyond a lease nothing is left to give back.
-        self.engine.tasks.spawn(self.runtime, lease, async move {
-            let mut pause = std::time::Duration::from_millis(50);
-            loop {
-                match engine.store.claim(&request).await {
-                    Ok(Claimed::Owned(claim)) if engine.store.release(&claim).await.is_ok() => return,
-                    Ok(Claimed::Owned(_)) | Err(_) => tokio::time::sleep(pause).await,
-                    Ok(_) => return,
-                }
-                pause = (pause * 2).min(lease);
-            }
-        });
+        if let Some(request) = self.request.take() {
+            self.engine.give_back(self.runtime, request.clone());
+        }
     }
+}
+
+/// Whether the store is not there, or has no room, which says nothing about the key.
+fn is_absent(error: &StoreError) -> bool {
+    error.is_transient() || matches!(error.fault(), Fault::Full | Fault::Closed)
 }
 
 pub(crate) fn result_of(error: &Error) -> IdempotencyResult {

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// An earlier attempt may have been carried out; nobody knows, and it is not tried again.
     Unknown,
-    /// The call was carried out before; its answer was too large to be kept.
+    /// The call was carried out before; its answer could not be kept: it was too large, or it broke off, or did not end.
     AnswerTooLarge,
     /// The call was carried out before; what is stored of its answer cannot be read.
     Unreadable(BoxError),
@@ -100,7 +100,7 @@ impl fmt::Display for Error {
                 "an earlier attempt with this key may have been carried out, and it is not tried again; look whether it was",
             ),
             Self::AnswerTooLarge => {
-                f.write_str("the call was carried out before, and its answer was too large to be kept")
+                f.write_str("the call was carried out before, and its answer could not be kept; look at what it did")
             }
             Self::Unreadable(_) => {
                 f.write_str("the call was carried out before, but its stored answer cannot be read")

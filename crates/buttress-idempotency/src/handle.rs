@@ -18,6 +18,7 @@ use crate::flights::Flights;
 use crate::future::Detachable;
 use crate::key::Claim;
 use crate::layer::IdempotencyLayer;
+use crate::returns::Returns;
 use crate::tasks::{Tasks, answered};
 use crate::value::{Ran, Returned, named};
 
@@ -75,6 +76,7 @@ impl<St> Idempotency<St> {
             observer: Observer::default(),
             flights: Arc::new(Flights::default()),
             tasks: Arc::new(Tasks::default()),
+            returns: Returns::default(),
         };
         Ok(Self { engine: Arc::new(engine) })
     }
@@ -113,7 +115,8 @@ impl<St> Idempotency<St> {
         self.engine.tasks.detached()
     }
 
-    /// Lets no call begin any more, and waits until all that have begun are answered and recorded, for `bound` at most.
+    /// Lets no call begin any more, but where it only observes, and waits until all that have begun are answered and recorded, for
+    /// `bound` at most.
     /// Returns how many were left; what of them nobody waits for is then dropped, and its claims end with their leases.
     pub async fn shutdown(&self, bound: Duration) -> usize {
         self.engine.tasks.shutdown(bound).await
@@ -189,14 +192,14 @@ impl<St: ClaimStore> Idempotency<St> {
         let (protocol, engine) = (Returned, &self.engine);
         let key = named(&engine.name, &key);
         let decision = match engine.mode.get() {
-            Mode::Off => Decision::Unprotected,
+            Mode::Off => Decision::Unprotected(engine.unprotected()),
             Mode::Enforce | Mode::Observe => engine.decide(&runtime, &key, fingerprint).await,
         };
         let answer = match decision {
             Decision::Run(held) => return held.drive(begun, &protocol, effect, reply).await,
             Decision::Replay(record) => Returned::read(&record).map(Ran::Replayed),
             Decision::Refuse(error) => Err(error),
-            Decision::Unprotected => {
+            Decision::Unprotected(_until_it_ends) => {
                 let claim = Claim::unprotected(key, fingerprint);
                 let answer = effect(claim).await;
                 let _ = reply.send(answer.map(Ran::Executed).map_err(RunError::Effect));

@@ -3,36 +3,35 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{Captured, IdempotencyResult, Seal, Timer};
-use buttress_store::{
-    Claim as Stored, ClaimRequest, ClaimStore, Claimed, Fault, Fingerprint, Record, StoreError, Waited,
-    Written,
-};
+use buttress_core::{Captured, IdempotencyResult, Mode, Seal};
+use buttress_store::{Claim as Stored, ClaimStore, Fault, Fingerprint, Record, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::config::InFlight;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::flights::Lead;
 use crate::key::Claim;
-use crate::outcome::{OnPanic, OnUnknown, Outcome, Reconciled};
+use crate::outcome::{OnUnknown, Outcome, Reconciled};
 use crate::protocol::Protocol;
 use crate::tasks::{Running, race, within};
 
-/// Dropped before the effect has begun, it gives the claim back; after that, it leaves it to its lease.
+mod writes;
+
+/// Dropped before the effect has begun, it gives the claim back; after that, it leaves it to its lease; and once the answer was
+/// judged to be one, it records that there was one.
 pub(crate) struct Held<St: ClaimStore> {
     engine: Arc<Engine<St>>,
     runtime: Handle,
-    claim: Stored,
     fingerprint: Fingerprint,
     state: Mutex<State>,
+    /// The call is carried out and gets its own answer, whatever the store says.
+    observing: bool,
     /// Shared with the future of the call, which is carried on from here even if it is dropped.
     begun: Arc<AtomicBool>,
     claimed: Instant,
@@ -41,9 +40,15 @@ pub(crate) struct Held<St: ClaimStore> {
 }
 
 struct State {
+    /// Another one where it was lost, and could be had again.
+    claim: Stored,
     lead: Option<Lead>,
     /// When the lease ends, as far as this process knows: as if the store had begun it when it was asked.
     lease_ends: Instant,
+    /// The effect has certainly not begun.
+    free: bool,
+    /// There is an answer that nobody has tried to record yet; as far as it is known.
+    answer: Option<Record>,
     settled: bool,
 }
 
@@ -84,9 +89,11 @@ impl<St: ClaimStore> Held<St> {
     ) -> Self {
         let ceiling = after(claimed, engine.config.ceiling);
         let lease_ends = after(claimed, engine.config.lease);
-        let state = Mutex::new(State { lead: Some(lead), lease_ends, settled: false });
-        let begun = Arc::new(AtomicBool::new(false));
-        Self { engine, runtime, claim, fingerprint, state, begun, claimed, ceiling, running: Some(running) }
+        let observing = engine.mode.get() == Mode::Observe;
+        let (lead, running) = (Some(lead), Some(running));
+        let state = State { claim, lead, lease_ends, free: false, answer: None, settled: false };
+        let (state, begun) = (Mutex::new(state), Arc::new(AtomicBool::new(false)));
+        Self { engine, runtime, fingerprint, state, observing, begun, claimed, ceiling, running }
     }
 
     /// Carries the call out, and records what it came to; answers as soon as that is known.
@@ -103,9 +110,15 @@ impl<St: ClaimStore> Held<St> {
         self.begun = begun;
         let held = &self;
         let work = async move {
-            let claim = Claim { claim: held.claim.clone() };
-            let known = match held.claim.unfinished() {
+            let claim = Claim { claim: held.claim() };
+            let known = match claim.unfinished() {
                 0 => None,
+                _ if held.observing => {
+                    if held.engine.config.on_unknown == OnUnknown::Reject {
+                        held.engine.report(IdempotencyResult::WouldRefuse);
+                    }
+                    None
+                }
                 _ => held.look_first(protocol, &claim).await,
             };
             if let Some(answer) = known {
@@ -141,14 +154,22 @@ impl<St: ClaimStore> Held<St> {
         };
         Some(match self.keep_record(&record).await {
             Kept::Stored => {
-                self.land(&record);
+                self.end(&record, replayed(&record));
                 Ok(record)
             }
-            Kept::Winner(record) => Ok(record),
-            Kept::Lost => Err(self.lost()),
+            Kept::Winner(winner) => {
+                self.end(&winner, replayed(&winner));
+                Ok(winner)
+            }
+            Kept::Lost => {
+                self.engine.report(IdempotencyResult::Lost);
+                self.settled();
+                Err(self.lost())
+            }
             Kept::Failed => {
-                let error = StoreError::new("store", "complete", Fault::Unavailable);
-                Err(Error::Store(error))
+                self.engine.report(IdempotencyResult::Unavailable);
+                self.settled();
+                Err(Error::Store(StoreError::new("store", "complete", Fault::Unavailable)))
             }
         })
     }
@@ -168,10 +189,12 @@ impl<St: ClaimStore> Held<St> {
                 return;
             }
         };
-        if let Some(taken) = self.taken_over().await {
+        if let Some(taken) = if self.observing { None } else { self.taken_over().await } {
             let _ = reply.send(self.answer_of(protocol, taken.as_ref()));
             return;
         }
+        // From here on it is never repeated, whatever becomes of the answer.
+        self.lock().answer = Some(Record::TooLarge);
         let (live, recording) = protocol.capture(response);
         let mut recording = pin!(recording);
         let mut waiting = Some((reply, Ok(live)));
@@ -185,14 +208,26 @@ impl<St: ClaimStore> Held<St> {
             }
         };
         let Some(Ok(Captured { record, seal })) = recorded else {
-            self.leave().await;
-            give(&mut waiting);
-            return;
+            return self.record(protocol, &Record::TooLarge, waiting, Seal::default()).await;
         };
-        match self.keep_record(&record).await {
+        self.record(protocol, &record, waiting, seal).await;
+    }
+
+    async fn record<P, Res, E>(
+        &self,
+        protocol: &P,
+        record: &Record,
+        mut waiting: Waiting<P, Res, E>,
+        seal: Seal,
+    ) where
+        P: Protocol<Res, E>,
+    {
+        self.lock().answer = Some(record.clone());
+        let kept = self.keep_record(record).await;
+        self.lock().answer = None;
+        match kept {
             Kept::Stored => {
-                self.report_kept(&record);
-                self.land(&record);
+                self.end(record, executed(record));
                 give(&mut waiting);
                 seal.release();
             }
@@ -200,7 +235,13 @@ impl<St: ClaimStore> Held<St> {
                 self.engine.report(IdempotencyResult::Unrecorded);
                 give(&mut waiting);
                 seal.release();
-                self.keep_trying(&record).await;
+                self.keep_trying(record).await;
+            }
+            Kept::Winner(_) | Kept::Lost if self.observing => {
+                self.engine.report(IdempotencyResult::Lost);
+                self.settled();
+                give(&mut waiting);
+                seal.release();
             }
             Kept::Winner(winner) => self.concede(protocol, Some(&winner), waiting, seal),
             Kept::Lost => self.concede(protocol, None, waiting, seal),
@@ -233,13 +274,13 @@ impl<St: ClaimStore> Held<St> {
     where
         P: Protocol<Res, E>,
     {
-        self.engine.report(IdempotencyResult::Lost);
         let answer = match winner {
             Some(record) => {
-                self.land(record);
+                self.end(record, IdempotencyResult::Lost);
                 protocol.restore(record)
             }
             None => {
+                self.engine.report(IdempotencyResult::Lost);
                 self.settled();
                 Err(self.lost())
             }
@@ -250,205 +291,19 @@ impl<St: ClaimStore> Held<St> {
     fn lost(&self) -> Error {
         Error::Lost { retry_after: self.engine.config.retry_after }
     }
+}
 
-    /// Before an answer is given away that streams: is the claim still this process's? Asked only where its lease may have
-    /// ended. The winner's record, or `None` inside if there is none yet.
-    #[allow(clippy::option_option, reason = "not taken over, or with a winner, or without one yet")]
-    async fn taken_over(&self) -> Option<Option<Record>> {
-        let engine = &self.engine;
-        if Instant::now() < self.lock().lease_ends {
-            return None;
-        }
-        let renewed =
-            within(engine.config.store_timeout, engine.store.renew(&self.claim, engine.config.lease)).await;
-        match renewed {
-            Some(Ok(Written::Fenced { winner: Some(winner) })) => Some(Some(winner)),
-            Some(Ok(Written::Fenced { winner: None })) => match self.wait_for_winner().await {
-                Some(Waited::Done(winner)) => Some(Some(winner)),
-                Some(Waited::InFlight { .. } | Waited::Mismatch) => Some(None),
-                Some(Waited::Free) | None => None,
-            },
-            _ => None,
-        }
-    }
-
-    async fn wait_for_winner(&self) -> Option<Waited> {
-        let max = match self.engine.config.in_flight {
-            InFlight::Wait(max) => max,
-            InFlight::Refuse => Duration::ZERO,
-        };
-        let deadline = after(Instant::now(), max);
-        self.engine.wait(self.claim.key(), &self.fingerprint, deadline).await.ok()
-    }
-
-    async fn keep_record(&self, record: &Record) -> Kept {
-        match self.complete(&self.claim, record).await {
-            Ok(Written::Applied) => Kept::Stored,
-            Ok(Written::Fenced { winner: Some(winner) }) => Kept::Winner(winner),
-            Ok(Written::Fenced { winner: None }) => self.keep_anew(record).await,
-            Err(_) => Kept::Failed,
-        }
-    }
-
-    /// The claim is gone. If nobody has taken the key, this answer still is the answer.
-    async fn keep_anew(&self, record: &Record) -> Kept {
-        let engine = &self.engine;
-        let request = ClaimRequest::new(self.claim.key().clone(), self.fingerprint, engine.config.lease);
-        match within(engine.config.store_timeout, engine.store.claim(&request)).await {
-            Some(Ok(Claimed::Owned(claim))) => match self.complete(&claim, record).await {
-                Ok(Written::Applied) => Kept::Stored,
-                Ok(Written::Fenced { winner: Some(winner) }) => Kept::Winner(winner),
-                Ok(Written::Fenced { winner: None }) => Kept::Lost,
-                Err(_) => Kept::Failed,
-            },
-            Some(Ok(Claimed::Done(winner))) => Kept::Winner(winner),
-            Some(Ok(Claimed::Mismatch)) => Kept::Lost,
-            Some(Ok(Claimed::InFlight { .. })) => match self.wait_for_winner().await {
-                Some(Waited::Done(winner)) => Kept::Winner(winner),
-                _ => Kept::Lost,
-            },
-            Some(Err(_)) | None => Kept::Failed,
-        }
-    }
-
-    async fn complete(&self, claim: &Stored, record: &Record) -> Result<Written, StoreError> {
-        let engine = &self.engine;
-        let timeout = engine.config.store_timeout;
-        let timed_out = || StoreError::new("store", "complete", Fault::Timeout).may_have_been_applied();
-        let complete = async |record| {
-            let completed = within(timeout, engine.store.complete(claim, record, engine.config.ttl)).await;
-            completed.unwrap_or_else(|| Err(timed_out()))
-        };
-        match complete(record).await {
-            // The effect is done, whatever there is room for.
-            Err(error) if error.fault() == Fault::TooLarge => complete(&Record::TooLarge).await,
-            completed => completed,
-        }
-    }
-
-    /// The caller has the answer; the store will have it when it can, as long as the lease is renewed.
-    async fn keep_trying(&self, record: &Record) {
-        let mut pause = Duration::from_millis(100);
-        while Instant::now() < self.ceiling {
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
-            match self.keep_record(record).await {
-                Kept::Failed => {}
-                Kept::Stored => {
-                    self.engine.report(IdempotencyResult::Recorded);
-                    return self.land(record);
-                }
-                Kept::Winner(_) | Kept::Lost => {
-                    self.engine.report(IdempotencyResult::Lost);
-                    return self.settled();
-                }
-            }
-        }
-    }
-
-    /// The effect has not begun.
-    async fn release(&self) {
-        self.engine.report(IdempotencyResult::Released);
-        let engine = &self.engine;
-        // If that fails the lease ends by itself.
-        let _ = within(engine.config.store_timeout, engine.store.release(&self.claim)).await;
-        self.settled();
-    }
-
-    /// Nobody knows what the effect came to.
-    async fn leave(&self) {
-        self.engine.report(IdempotencyResult::Unknown);
-        let engine = &self.engine;
-        if let Some(hold) = engine.config.hold_unknown {
-            let _ = within(engine.config.store_timeout, engine.store.renew(&self.claim, hold)).await;
-        }
-        self.settled();
-    }
-
-    fn report_kept(&self, record: &Record) {
-        self.engine.report(match record {
-            Record::TooLarge => IdempotencyResult::TooLarge,
-            Record::Unknown => IdempotencyResult::Unknown,
-            _ => IdempotencyResult::Executed,
-        });
-    }
-
-    fn land(&self, record: &Record) {
-        if let Some(lead) = self.settled_with_lead() {
-            lead.land(record);
-        }
-    }
-
-    fn settled(&self) {
-        drop(self.settled_with_lead());
-    }
-
-    fn settled_with_lead(&self) -> Option<Lead> {
-        let mut state = self.lock();
-        state.settled = true;
-        state.lead.take()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Renews the lease at each third of it, up to the ceiling, or until it is lost. Never ends: whoever carries the call out
-    /// goes on, and learns it when the record is refused.
-    async fn keep(&self) {
-        let lease = self.engine.config.lease;
-        let mut next = after(self.claimed, lease / 3);
-        loop {
-            match Timer::at(next) {
-                Ok(timer) => timer.await,
-                // Without a timer nothing can be renewed.
-                Err(_) => return std::future::pending().await,
-            }
-            let now = Instant::now();
-            let left = self.ceiling.saturating_duration_since(now);
-            if left.is_zero() || self.lock().settled {
-                return std::future::pending().await;
-            }
-            let renewed = lease.min(left);
-            let renewal = self.engine.store.renew(&self.claim, renewed);
-            match within(self.engine.config.store_timeout, renewal).await {
-                Some(Ok(Written::Applied)) => {
-                    self.lock().lease_ends = after(now, renewed);
-                    next = after(now, lease / 3);
-                }
-                Some(Ok(Written::Fenced { .. })) => return std::future::pending().await,
-                Some(Err(_)) | None => next = after(Instant::now(), lease / 10),
-            }
-        }
+fn executed(record: &Record) -> IdempotencyResult {
+    match record {
+        Record::TooLarge => IdempotencyResult::TooLarge,
+        Record::Unknown => IdempotencyResult::Unknown,
+        _ => IdempotencyResult::Executed,
     }
 }
 
-impl<St: ClaimStore> Drop for Held<St> {
-    fn drop(&mut self) {
-        let (lead, settled) = {
-            let mut state = self.lock();
-            (state.lead.take(), state.settled)
-        };
-        if settled {
-            return;
-        }
-        let config = &self.engine.config;
-        let free = !self.begun.load(Ordering::Acquire)
-            || std::thread::panicking() && config.on_panic == OnPanic::Release;
-        self.engine.report(if free { IdempotencyResult::Released } else { IdempotencyResult::Unknown });
-        if !free && config.hold_unknown.is_none() {
-            return;
-        }
-        let (engine, claim, running) = (Arc::clone(&self.engine), self.claim.clone(), self.running.take());
-        let limit = config.store_timeout;
-        self.engine.tasks.spawn(&self.runtime, limit, async move {
-            // If that fails the lease ends by itself.
-            match engine.config.hold_unknown {
-                Some(hold) if !free => drop(engine.store.renew(&claim, hold).await),
-                _ => drop(engine.store.release(&claim).await),
-            }
-            // Only now may the next one of this process ask.
-            drop((lead, running));
-        });
+fn replayed(record: &Record) -> IdempotencyResult {
+    match record {
+        Record::Unknown => IdempotencyResult::Unknown,
+        _ => IdempotencyResult::Replayed,
     }
 }

@@ -94,6 +94,7 @@ mod key;
 mod layer;
 mod outcome;
 mod protocol;
+mod returns;
 mod service;
 mod tasks;
 mod value;

@@ -158,11 +158,11 @@ impl<S, P, St> Call<S, P, St> {
             }
             Ok(None) => {
                 engine.report(IdempotencyResult::Unprotected);
-                Decision::Unprotected
+                Decision::Unprotected(engine.unprotected())
             }
             Err(_) if engine.mode.get() == Mode::Observe => {
                 engine.report(IdempotencyResult::WouldRefuse);
-                Decision::Unprotected
+                Decision::Unprotected(engine.unprotected())
             }
             Err(error) => {
                 engine.report(result_of(&error));
@@ -180,7 +180,7 @@ impl<S, P, St> Call<S, P, St> {
             }
             Decision::Replay(record) => protocol.restore(&record).or_else(|error| protocol.refuse(error)),
             Decision::Refuse(error) => protocol.refuse(error),
-            Decision::Unprotected => {
+            Decision::Unprotected(_until_it_ends) => {
                 if let Some((key, fingerprint)) = unclaimed {
                     protocol.attach(&mut request, Claim::unprotected(key, fingerprint));
                 }

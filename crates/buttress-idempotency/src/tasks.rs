@@ -28,7 +28,8 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
-        self.running.fetch_add(1, Ordering::AcqRel);
+        // In one order with `closed`: see `shutdown`.
+        self.running.fetch_add(1, Ordering::SeqCst);
         Running(Arc::clone(self))
     }
 
@@ -37,7 +38,7 @@ impl Tasks {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Goes on with something that nobody waits for, until it ends, for `limit` at most, or until [`Tasks::shutdown`] has had
@@ -72,12 +73,12 @@ impl Tasks {
 
     /// Lets nothing begin any more and waits for what has begun; says how much was left, and is now dropped.
     pub(crate) async fn shutdown(&self, bound: Duration) -> usize {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
         let all = async {
             loop {
                 let mut idle = pin!(self.idle.notified());
                 idle.as_mut().enable();
-                if self.running.load(Ordering::Acquire) == 0 {
+                if self.running.load(Ordering::SeqCst) == 0 {
                     return;
                 }
                 idle.await;

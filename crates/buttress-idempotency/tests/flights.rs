@@ -1,11 +1,10 @@
 //! Calls with one key at one process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress_idempotency::{Config, Error, Idempotency, InFlight, Ran, RunError};
-use buttress_store::Fault;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -54,7 +53,7 @@ async fn a_call_that_leaves_no_answer_is_tried_once_more_and_not_by_each_that_wa
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_is_not_asked_by_each_that_waited() {
     let store = Scripted::new();
-    store.script(|_, _| Do::Fail(Fault::Unavailable));
+    store.script(|_, _| Do::FailAfter(SECOND));
     let (tried, effects) = herd(&waiting(&store), 100).await;
     assert!(tried.iter().all(Result::is_err));
     assert_eq!((effects, store.count(Verb::Claim)), (0, 2));
@@ -65,14 +64,14 @@ async fn a_store_that_fails_is_not_asked_by_each_that_waited() {
 async fn a_call_whose_caller_goes_away_before_it_begins_is_led_by_the_next() {
     let store = Scripted::new();
     let idempotency = waiting(&store);
-    store.script(|verb, number| match verb {
-        Verb::Claim if number <= 4 => Do::Take(3600 * SECOND),
-        _ => Do::Pass,
-    });
+    let hangs = Arc::new(AtomicBool::new(true));
+    let flag = Arc::clone(&hangs);
+    store.script(move |_, _| if flag.load(SeqCst) { Do::Take(3600 * SECOND) } else { Do::Pass });
     let calls: Vec<_> =
         (0..5).map(|number| tokio::spawn(run(&idempotency, async move |_| Ok(number)))).collect();
-    for call in &calls[..4] {
+    for (number, call) in calls[..4].iter().enumerate() {
         sleep(SECOND).await;
+        hangs.store(number < 3, SeqCst);
         call.abort();
     }
     let last = calls.into_iter().next_back().unwrap();

@@ -253,7 +253,7 @@ pub enum Written {
 pub enum Record {
     /// The answer, encoded by whoever completed the claim.
     Value(Bytes),
-    /// The effect is done, but its answer was too large to be kept.
+    /// The effect is done, but its answer could not be kept: it was too large, or it broke off, or did not end.
     TooLarge,
     /// The effect may have been applied; nobody knows, and it was decided not to try again.
     Unknown,

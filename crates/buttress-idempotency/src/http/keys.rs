@@ -36,7 +36,7 @@ const UNPROTECTED: HeaderName = HeaderName::from_static("idempotent-unprotected"
 /// |---|---|
 /// | the key is missing where it is [required](HttpKeys::required), empty, over 255 bytes, has characters other than printable ASCII, or comes twice | 400 |
 /// | the same request is under way | 409, with `Retry-After` |
-/// | an earlier attempt is unknown and must not be repeated; its answer was too large to be kept | 409, without |
+/// | an earlier attempt is unknown and must not be repeated; its answer could not be kept | 409, without |
 /// | the request's body is over the [cap](HttpKeys::request_cap) | 413 |
 /// | the key was used for another method, path or body | 422 |
 /// | the store failed, or too much is under way | 503, with `Retry-After` |

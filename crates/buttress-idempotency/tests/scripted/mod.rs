@@ -33,6 +33,8 @@ pub enum Do {
     Pass,
     /// Nothing is changed.
     Fail(Fault),
+    /// The same after so long.
+    FailAfter(Duration),
     /// It is applied, and its answer is lost.
     Lose,
     /// It takes so long.
@@ -79,6 +81,10 @@ impl Scripted {
         match script(verb, number) {
             Do::Pass => work.await,
             Do::Fail(fault) => Err(StoreError::new("scripted", "answer", fault)),
+            Do::FailAfter(time) => {
+                tokio::time::sleep(time).await;
+                Err(StoreError::new("scripted", "answer", Fault::Unavailable))
+            }
             Do::Lose => {
                 work.await?;
                 Err(StoreError::new("scripted", "answer", Fault::Unavailable).may_have_been_applied())
