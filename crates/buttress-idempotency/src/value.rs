@@ -179,7 +179,7 @@ impl<Req, Res> Identify<Req> for Keyed<Req, Res> {
     fn identify(&self, request: Req) -> Self::Identified {
         let shared = &self.shared;
         let identified = match (shared.key)(&request) {
-            Some(key) => scoped((shared.scope)(&request), &key)
+            Some(key) => scoped(&(shared.scope)(&request), &key)
                 .map(|key| Some((key, (shared.fingerprint)(&request, Hash::new()).fingerprint()))),
             None => Err(Error::KeyMissing),
         };
@@ -193,10 +193,10 @@ impl<Req, Res> Identify<Req> for Keyed<Req, Res> {
     }
 }
 
-pub(crate) fn scoped(scope: Cow<'_, str>, key: &str) -> Result<ScopedKey, Error> {
+pub(crate) fn scoped(scope: &str, key: &str) -> Result<ScopedKey, Error> {
     let why = match key.len() {
         0 => InvalidKey::Empty,
-        1..=MAX_KEY => return Ok(fitting(&scope, key)),
+        1..=MAX_KEY => return Ok(fitting(scope, key)),
         _ => InvalidKey::TooLong,
     };
     Err(Error::KeyInvalid(why))

@@ -84,7 +84,7 @@ impl HttpKeys {
         }
         let key = parse_key(key.as_bytes()).map_err(Error::KeyInvalid)?;
         let scope = self.shared.scope.as_ref().map_or(Cow::Borrowed(""), |scope| scope(parts));
-        scoped(scope, &key)
+        scoped(&scope, &key)
     }
 
     /// By what it says of its length.
