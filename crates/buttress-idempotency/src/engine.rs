@@ -76,12 +76,13 @@ impl<St: ClaimStore> Engine<St> {
         Unprotected { lead: None, _running: self.tasks.begin() }
     }
 
-    /// What to do with a call; reports everything but what is run.
+    /// What to do with a call; reports everything but what is run. `waits` hears of it when it is to wait for another one.
     pub(crate) async fn decide(
         self: &Arc<Self>,
         runtime: &Handle,
         key: &ScopedKey,
         fingerprint: Fingerprint,
+        mut waits: impl FnMut(),
     ) -> Decision<St> {
         let observing = self.mode.get() == Mode::Observe;
         let wait = match self.config.in_flight {
@@ -89,12 +90,15 @@ impl<St: ClaimStore> Engine<St> {
             _ => None,
         };
         let decision = match (self.flights.join(key, fingerprint), wait) {
-            (Joined::First(lead), _) => self.ask(runtime, lead, key, fingerprint, wait).await,
+            (Joined::First(lead), _) => self.ask(runtime, lead, key, fingerprint, (wait, waits)).await,
             (Joined::Duplicate(_), None) => Decision::Refuse(self.in_flight()),
             (Joined::Duplicate(first), Some(deadline)) => {
+                waits();
                 match within(deadline.saturating_duration_since(Instant::now()), first.wait()).await {
                     Some(Followed::Landed(record)) => Decision::Replay(record),
-                    Some(Followed::Lead(lead)) => self.ask(runtime, lead, key, fingerprint, wait).await,
+                    Some(Followed::Lead(lead)) => {
+                        self.ask(runtime, lead, key, fingerprint, (wait, waits)).await
+                    }
                     Some(Followed::Failed) | None => Decision::Refuse(self.in_flight()),
                 }
             }
@@ -125,7 +129,7 @@ impl<St: ClaimStore> Engine<St> {
         lead: Lead,
         key: &ScopedKey,
         fingerprint: Fingerprint,
-        wait: Option<Instant>,
+        (wait, mut waits): (Option<Instant>, impl FnMut()),
     ) -> Decision<St> {
         // A shutdown that sees nothing running has closed before this, which then sees that.
         let running = self.tasks.begin();
@@ -167,6 +171,7 @@ impl<St: ClaimStore> Engine<St> {
                 }
             }
             let Some(deadline) = wait else { return Decision::Refuse(self.in_flight()) };
+            waits();
             match self.wait(key, &fingerprint, deadline).await {
                 Ok(Waited::Done(record)) => {
                     lead.land(&record);

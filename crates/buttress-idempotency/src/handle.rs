@@ -193,7 +193,7 @@ impl<St: ClaimStore> Idempotency<St> {
         let key = named(&engine.name, &key);
         let decision = match engine.mode.get() {
             Mode::Off => Decision::Unprotected(engine.unprotected()),
-            Mode::Enforce | Mode::Observe => engine.decide(&runtime, &key, fingerprint).await,
+            Mode::Enforce | Mode::Observe => engine.decide(&runtime, &key, fingerprint, || ()).await,
         };
         let answer = match decision {
             Decision::Run(held) => return held.drive(begun, &protocol, effect, reply).await,

@@ -1,5 +1,7 @@
 use std::fmt;
+use std::future::poll_fn;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
@@ -136,59 +138,90 @@ pub(crate) struct Call<S, P, St> {
 
 impl<S, P, St> Call<S, P, St> {
     pub(crate) async fn carry_out<Req>(
-        mut self,
+        self,
         request: Req,
         runtime: Handle,
         begun: Arc<AtomicBool>,
         reply: oneshot::Sender<Result<P::Response, P::Error>>,
     ) where
-        S: Service<<P as Identify<Req>>::Request>,
+        S: Service<<P as Identify<Req>>::Request> + Clone,
         P: Identify<Req> + Protocol<S::Response, S::Error>,
         St: ClaimStore,
     {
-        let (protocol, engine) = (&self.protocol, &self.idempotency.engine);
-        let (mut request, identified) = protocol.identify(request).await;
-        let mut unclaimed = None;
-        let decision = match identified {
+        let Self { inner, protocol, idempotency } = self;
+        let (mut inner, engine) = (Ready { service: inner, is_ready: true }, &idempotency.engine);
+        let (mut request, identified) = {
+            let mut identifying = pin!(protocol.identify(request));
+            match poll_fn(|cx| Poll::Ready(identifying.as_mut().poll(cx))).await {
+                Poll::Ready(identified) => identified,
+                Poll::Pending => {
+                    inner.let_go();
+                    identifying.await
+                }
+            }
+        };
+        let (identity, decision) = match identified {
             Ok(Some((key, fingerprint))) => {
                 let key = named(&engine.name, &key);
-                let decision = engine.decide(&runtime, &key, fingerprint).await;
-                unclaimed = Some((key, fingerprint));
-                decision
+                let decision = engine.decide(&runtime, &key, fingerprint, || inner.let_go()).await;
+                (Some((key, fingerprint)), decision)
             }
             Ok(None) => {
                 engine.report(IdempotencyResult::Unprotected);
-                Decision::Unprotected(engine.unprotected())
+                (None, Decision::Unprotected(engine.unprotected()))
             }
             Err(_) if engine.mode.get() == Mode::Observe => {
                 engine.report(IdempotencyResult::WouldRefuse);
-                Decision::Unprotected(engine.unprotected())
+                (None, Decision::Unprotected(engine.unprotected()))
             }
             Err(error) => {
                 engine.report(result_of(&error));
-                Decision::Refuse(error)
+                (None, Decision::Refuse(error))
             }
         };
         let answer = match decision {
             Decision::Run(held) => {
-                let inner = &mut self.inner;
                 let effect = |claim| {
                     protocol.attach(&mut request, claim);
                     inner.call(request)
                 };
-                return held.drive(begun, protocol, effect, reply).await;
+                return held.drive(begun, &protocol, effect, reply).await;
             }
             Decision::Replay(record) => protocol.restore(&record).or_else(|error| protocol.refuse(error)),
             Decision::Refuse(error) => protocol.refuse(error),
             Decision::Unprotected(_until_it_ends) => {
-                if let Some((key, fingerprint)) = unclaimed {
+                if let Some((key, fingerprint)) = identity {
                     protocol.attach(&mut request, Claim::unprotected(key, fingerprint));
                 }
                 let enforced = engine.mode.get() == Mode::Enforce;
-                let (_, answer) = protocol.judge(self.inner.call(request).await);
+                let (_, answer) = protocol.judge(inner.call(request).await);
                 answer.map(|response| protocol.unstored(response, enforced))
             }
         };
         let _ = reply.send(answer);
+    }
+}
+
+/// The service inside, as it was made ready, until its call has to wait: then it has nothing of it reserved meanwhile.
+struct Ready<S> {
+    service: S,
+    is_ready: bool,
+}
+
+impl<S: Clone> Ready<S> {
+    fn let_go(&mut self) {
+        if mem::take(&mut self.is_ready) {
+            self.service = self.service.clone();
+        }
+    }
+
+    async fn call<Req>(mut self, request: Req) -> Result<S::Response, S::Error>
+    where
+        S: Service<Req>,
+    {
+        if !self.is_ready {
+            poll_fn(|cx| self.service.poll_ready(cx)).await?;
+        }
+        self.service.call(request).await
     }
 }

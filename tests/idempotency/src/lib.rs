@@ -39,6 +39,8 @@ macro_rules! behaviours {
             contention: a_hundred_duplicates_wait_for_one_run_and_ask_the_store_once
             contention: a_wait_ends_in_time
             contention: a_duplicate_at_another_process_waits_in_the_store
+            contention: a_call_that_waits_holds_no_permit_of_the_service_inside
+            contention: whoever_waited_in_vain_gets_a_permit_before_it_goes_on
             contention: of_two_that_claim_the_same_keys_each_has_one_winner
             leases: what_a_crashed_owner_left_is_taken_over_after_its_lease
             leases: a_zombie_is_fenced_and_its_caller_gets_the_answer_of_the_new_owner

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use buttress_idempotency::{Hash, Idempotency, Ran};
+use buttress_idempotency::{Hash, Idempotency, Idempotent, Ran};
 use buttress_store::ScopedKey;
 use tokio::time::Instant;
+use tower::limit::{ConcurrencyLimit, ConcurrencyLimitLayer};
+use tower::{ServiceBuilder, ServiceExt};
 
 use crate::faulty::Faulty;
 
@@ -79,6 +81,57 @@ pub async fn a_duplicate_at_another_process_waits_in_the_store<St: ClaimStore>(s
         assert_eq!((second.seen(), &second.body), ((201, true), &first.body));
     }
     assert_eq!(other.handler.calls(), 0);
+}
+
+/// IA-3: nothing of the service inside is kept busy by those who wait, in this process or for another.
+pub async fn a_call_that_waits_holds_no_permit_of_the_service_inside<St: ClaimStore>(store: St) {
+    let (rig, other) = (Rig::shut(&store, waiting()), Rig::shut(&store, waiting()));
+    let stack = |rig: &Rig<St>, permits| {
+        let limit = ConcurrencyLimitLayer::new(permits);
+        ServiceBuilder::new().layer(rig.layer.clone()).layer(limit).service(rig.handler.clone())
+    };
+    let (here, there) = (stack(&rig, 2), stack(&other, 1));
+    let send = |stack: &Idempotent<ConcurrencyLimit<Handler>, HttpKeys, St>, key: &str| {
+        let call = stack.clone().oneshot(post(key, "100"));
+        tokio::spawn(async move { Got::of(call.await.unwrap()).await })
+    };
+    let first = send(&here, "k1");
+    rig.handler.called(1).await;
+    let duplicates = [send(&here, "k1"), send(&here, "k1"), send(&there, "k1")];
+    let others = [send(&here, "k2"), send(&there, "k3")];
+    rig.handler.called(2).await;
+    other.handler.called(1).await;
+    rig.handler.release();
+    other.handler.release();
+    assert_eq!(first.await.unwrap().seen(), (201, false));
+    for duplicate in duplicates {
+        assert_eq!(duplicate.await.unwrap().seen(), (201, true));
+    }
+    for other in others {
+        assert_eq!(other.await.unwrap().seen(), (201, false));
+    }
+}
+
+/// IA-3: whoever waited and is to carry the call out after all makes the service inside ready again.
+pub async fn whoever_waited_in_vain_gets_a_permit_before_it_goes_on<St: ClaimStore>(store: St) {
+    let rig = Rig::shut(&store, waiting());
+    rig.handler.answer([429]);
+    let limit = ConcurrencyLimitLayer::new(1);
+    let stack = ServiceBuilder::new().layer(rig.layer.clone()).layer(limit).service(rig.handler.clone());
+    let send = |key: &str| {
+        let call = stack.clone().oneshot(post(key, "100"));
+        tokio::spawn(async move { Got::of(call.await.unwrap()).await.seen() })
+    };
+    let first = rig.spawn(post("k1", "100"));
+    rig.handler.called(1).await;
+    let second = send("k1");
+    tokio::task::yield_now().await;
+    let busy = send("k2");
+    rig.handler.called(2).await;
+    rig.handler.release();
+    assert_eq!(first.await.unwrap().status, 429);
+    assert_eq!((busy.await.unwrap(), second.await.unwrap()), ((201, false), (201, false)));
+    assert_eq!(rig.handler.calls(), 3);
 }
 
 /// IA-4: two owners in one process; `processes.rs` has real ones.
