@@ -147,6 +147,13 @@ enum Told<B> {
     Rest(Box<Reel<B>>),
 }
 
+impl<B> Recording<B> {
+    /// Whether the response was dropped, and this reads the rest of it.
+    pub fn is_reading(&self) -> bool {
+        matches!(self.state, Recorder::Reading(_))
+    }
+}
+
 impl<B> fmt::Debug for Recording<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Recording")

@@ -52,12 +52,9 @@ struct State {
     settled: bool,
 }
 
-/// Hands the answer over, once.
-fn give<T>(waiting: &mut Option<(oneshot::Sender<T>, T)>) {
-    if let Some((reply, answer)) = waiting.take() {
-        // Whoever asked may be gone.
-        let _ = reply.send(answer);
-    }
+/// Hands the answer over, once; false if whoever asked is gone.
+fn give<T>(waiting: &mut Option<(oneshot::Sender<T>, T)>) -> bool {
+    waiting.take().is_some_and(|(reply, answer)| reply.send(answer).is_ok())
 }
 
 /// What a record came to.
@@ -202,9 +199,17 @@ impl<St: ClaimStore> Held<St> {
             Poll::Ready(recorded) => Some(recorded),
             Poll::Pending => {
                 // It streams from here on. A body that nobody ends is recorded until the ceiling, or for a lease if that has passed.
-                give(&mut waiting);
+                let is_read = give(&mut waiting);
                 let left = self.ceiling.saturating_duration_since(Instant::now());
-                within(left.max(self.engine.config.lease), recording).await
+                let mut abandoned = None;
+                let counted = poll_fn(|cx| {
+                    let recorded = recording.as_mut().poll(cx);
+                    if is_read && abandoned.is_none() && protocol.is_abandoned(&recording) {
+                        abandoned = Some(self.engine.tasks.count_detached());
+                    }
+                    recorded
+                });
+                within(left.max(self.engine.config.lease), counted).await
             }
         };
         let Some(Ok(Captured { record, seal })) = recorded else {

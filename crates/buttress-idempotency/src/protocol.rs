@@ -50,6 +50,12 @@ pub trait Protocol<Res, E> {
     /// Splits an answer into the one for the caller and its recording.
     fn capture(&self, response: Res) -> (Self::Response, Self::Recording);
 
+    /// Whether the recording goes on although its caller went away, and counts against
+    /// [`max_detached`](crate::Config::max_detached).
+    fn is_abandoned(&self, _: &Self::Recording) -> bool {
+        false
+    }
+
     /// An answer that is not stored; `unprotected` if it would have been, but for the store.
     fn unstored(&self, response: Res, unprotected: bool) -> Self::Response;
 

@@ -63,12 +63,17 @@ impl Tasks {
 
     /// The same for an effect whose caller went away.
     pub(crate) fn detach(self: &Arc<Self>, runtime: &Handle, limit: Duration, work: BoxFuture<()>) {
-        self.detached.fetch_add(1, Ordering::Relaxed);
-        let detached = Detached(Arc::clone(self));
+        let detached = self.count_detached();
         self.spawn(runtime, limit, async move {
             let _detached = detached;
             work.await;
         });
+    }
+
+    /// Counts something as detached for as long as this is held.
+    pub(crate) fn count_detached(self: &Arc<Self>) -> Detached {
+        self.detached.fetch_add(1, Ordering::Relaxed);
+        Detached(Arc::clone(self))
     }
 
     /// Lets nothing begin any more and waits for what has begun; says how much was left, and is now dropped.
@@ -105,7 +110,8 @@ impl Drop for Running {
     }
 }
 
-struct Detached(Arc<Tasks>);
+#[derive(Debug)]
+pub(crate) struct Detached(Arc<Tasks>);
 
 impl Drop for Detached {
     fn drop(&mut self) {

@@ -64,6 +64,7 @@ macro_rules! behaviours {
             going_away: a_call_that_was_dropped_before_it_began_never_begins
             going_away: a_timeout_outside_does_not_stop_the_effect_and_a_limit_inside_still_counts_it
             going_away: an_answer_streams_while_it_is_recorded
+            going_away: a_stream_that_outlives_its_caller_is_counted
             going_away: whoever_saw_the_end_of_an_answer_gets_it_again
             going_away: a_shutdown_waits_for_what_has_begun_and_lets_nothing_begin
             going_away: a_shutdown_ends_in_time_and_says_what_was_left

@@ -269,6 +269,10 @@ where
         (live, Recording::new(recording))
     }
 
+    fn is_abandoned(&self, recording: &Recording<B>) -> bool {
+        recording.is_abandoned()
+    }
+
     fn unstored(&self, response: Response<B>, unprotected: bool) -> Self::Response {
         let mut response = HttpCapture::pass(response);
         if unprotected {

@@ -19,6 +19,13 @@ impl<B> Recording<B> {
     }
 }
 
+impl<B> Recording<B> {
+    /// Whether nobody else reads the body any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.streamed.is_reading()
+    }
+}
+
 impl<B> Future for Recording<B>
 where
     B: Body,

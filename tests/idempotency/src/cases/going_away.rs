@@ -89,6 +89,28 @@ pub async fn an_answer_streams_while_it_is_recorded<St: ClaimStore>(store: St) {
     assert_eq!((replayed.is_replayed(), &replayed.body[..]), (true, &b"first second"[..]));
 }
 
+/// IA-21: what is read for the record although nobody else reads it counts as detached, and so is bounded.
+pub async fn a_stream_that_outlives_its_caller_is_counted<St: ClaimStore>(store: St) {
+    let rig = Rig::new(&store, Config::new().max_detached(1), HttpKeys::default(), Handler::open());
+    let (mut sender, body) = Channel::<Bytes, BoxError>::new(4);
+    let body = Arc::new(Mutex::new(Some(body)));
+    let service = rig.layer.layer(service_fn(move |_: Request<_>| {
+        let body = body.lock().unwrap().take().expect("called once");
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    }));
+    let mut live = service.oneshot(post("k1", "100")).await.unwrap().into_body();
+    sender.send_data(Bytes::from_static(b"first ")).await.unwrap();
+    live.frame().await.unwrap().unwrap();
+    assert_eq!(rig.idempotency.detached(), 0, "it has a reader");
+    assert_eq!(rig.post("k2", "100").await.status, 201);
+    drop(live);
+    until("it is counted", || rig.idempotency.detached() == 1).await;
+    assert_eq!(rig.post("k3", "100").await.status, 503);
+    drop(sender);
+    until("it ends", || rig.idempotency.detached() == 0).await;
+    assert_eq!(rig.post("k3", "100").await.status, 201);
+}
+
 /// IA-23: the end of the answer is told when it is stored, so that whoever saw it can rely on a replay.
 pub async fn whoever_saw_the_end_of_an_answer_gets_it_again<St: ClaimStore>(store: St) {
     for number in 0..20 {
