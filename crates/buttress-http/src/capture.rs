@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Capture, Captured, Seal};
 use bytes::{Buf, Bytes};
-use http::{HeaderName, Response, header};
+use http::{HeaderMap, HeaderName, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
@@ -27,6 +27,12 @@ impl HttpCapture {
     /// Records bodies of at most so many bytes.
     pub fn up_to(cap: usize) -> Self {
         Self { cap }
+    }
+
+    /// The record of a response that is in memory as a whole.
+    pub fn record(&self, response: &Response<Bytes>) -> StoredResponse {
+        let body = Some(response.body().clone()).filter(|body| body.len() <= self.cap);
+        StoredResponse { status: response.status(), headers: kept(response.headers()), body, trailers: None }
     }
 
     /// The response as it is, of the type of those that are recorded.
@@ -79,6 +85,20 @@ const NOT_STORED: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+fn kept(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    let named = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    for name in named.chain(NOT_STORED) {
+        kept.remove(name);
+    }
+    kept
+}
+
 impl<B> Capture<Response<B>> for HttpCapture
 where
     B: Body,
@@ -92,17 +112,7 @@ where
         let (parts, body) = response.into_parts();
         let unsent = parts.headers.get(header::CONTENT_LENGTH);
         let unsent = unsent.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-        let mut headers = parts.headers.clone();
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named.iter().chain(&NOT_STORED) {
-            headers.remove(name);
-        }
+        let headers = kept(&parts.headers);
         let record = StoredResponse { status: parts.status, headers, body: None, trailers: None };
         let (done, recording) = oneshot::channel();
         let tape = Tape { record, data: Vec::new(), left: Some(self.cap), unsent, held: [None, None] };

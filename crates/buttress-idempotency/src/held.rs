@@ -32,6 +32,8 @@ pub(crate) struct Held<St: ClaimStore> {
     state: Mutex<State>,
     /// The call is carried out and gets its own answer, whatever the store says.
     observing: bool,
+    /// As the effect sees it.
+    shown: Claim,
     /// Shared with the future of the call, which is carried on from here even if it is dropped.
     begun: Arc<AtomicBool>,
     claimed: Instant,
@@ -88,9 +90,10 @@ impl<St: ClaimStore> Held<St> {
         let lease_ends = after(claimed, engine.config.lease);
         let observing = engine.mode.get() == Mode::Observe;
         let (lead, running) = (Some(lead), Some(running));
+        let shown = Claim::new(claim.clone(), &engine.config);
         let state = State { claim, lead, lease_ends, free: false, answer: None, settled: false };
         let (state, begun) = (Mutex::new(state), Arc::new(AtomicBool::new(false)));
-        Self { engine, runtime, fingerprint, state, observing, begun, claimed, ceiling, running }
+        Self { engine, runtime, fingerprint, state, observing, shown, begun, claimed, ceiling, running }
     }
 
     /// Carries the call out, and records what it came to; answers as soon as that is known.
@@ -107,8 +110,7 @@ impl<St: ClaimStore> Held<St> {
         self.begun = begun;
         let held = &self;
         let work = async move {
-            let claim = Claim { claim: held.claim() };
-            let known = match claim.unfinished() {
+            let known = match held.shown.unfinished() {
                 0 => None,
                 _ if held.observing => {
                     if held.engine.config.on_unknown == OnUnknown::Reject {
@@ -116,7 +118,7 @@ impl<St: ClaimStore> Held<St> {
                     }
                     None
                 }
-                _ => held.look_first(protocol, &claim).await,
+                _ => held.look_first(protocol).await,
             };
             if let Some(answer) = known {
                 let answer = answer.and_then(|record| protocol.restore(&record));
@@ -124,18 +126,18 @@ impl<St: ClaimStore> Held<St> {
                 return;
             }
             held.begun.store(true, Ordering::Release);
-            let answer = effect(claim).await;
+            let answer = effect(held.shown.clone()).await;
             held.settle(protocol, answer, reply).await;
         };
         race(work, held.keep()).await;
     }
 
     /// Earlier owners left the effect unknown: an answer, if this call is not to be carried out.
-    async fn look_first<P, Res, E>(&self, protocol: &P, claim: &Claim) -> Option<Result<Record, Error>>
+    async fn look_first<P, Res, E>(&self, protocol: &P) -> Option<Result<Record, Error>>
     where
         P: Protocol<Res, E>,
     {
-        let found = match protocol.reconcile(claim) {
+        let found = match protocol.reconcile(&self.shown) {
             Some(looking) => looking.await,
             None if self.engine.config.on_unknown == OnUnknown::Reject => Ok(Reconciled::Unknown),
             None => Ok(Reconciled::NotDone),
@@ -175,6 +177,12 @@ impl<St: ClaimStore> Held<St> {
     where
         P: Protocol<Res, E>,
     {
+        #[cfg(feature = "postgres")]
+        if self.shown.transaction.was_fenced() && !self.observing {
+            let winner = self.winner().await;
+            let _ = reply.send(self.answer_of(protocol, winner.as_ref()));
+            return;
+        }
         let response = match protocol.judge(answer) {
             (Outcome::Definitive, Ok(response)) => response,
             (outcome, answer) => {

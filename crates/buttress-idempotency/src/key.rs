@@ -3,6 +3,7 @@ use std::fmt;
 use buttress_store::{Fingerprint, ScopedKey};
 use uuid::{Builder, Uuid};
 
+use crate::config::Config;
 use crate::error::InvalidKey;
 
 /// The longest key that callers may send, in bytes.
@@ -125,9 +126,21 @@ pub fn parse_key(value: &[u8]) -> Result<String, InvalidKey> {
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub(crate) claim: buttress_store::Claim,
+    #[cfg(feature = "postgres")]
+    pub(crate) transaction: crate::transaction::Transaction,
 }
 
 impl Claim {
+    pub(crate) fn new(claim: buttress_store::Claim, config: &Config) -> Self {
+        #[cfg(not(feature = "postgres"))]
+        let _ = config;
+        Self {
+            claim,
+            #[cfg(feature = "postgres")]
+            transaction: crate::transaction::Transaction::new(config),
+        }
+    }
+
     /// What was claimed.
     pub fn key(&self) -> &ScopedKey {
         self.claim.key()
@@ -135,6 +148,10 @@ impl Claim {
 
     /// The fencing token: it grows with each owner of the key, so whatever the effect writes to can refuse a smaller one
     /// than it has seen.
+    ///
+    /// It grows within one use of the key only. A key that the store has forgotten, after the time to live of its answer or
+    /// because the first owner released it, starts at 1 again: whoever keeps the largest token has to forget it as early, or to
+    /// keep it beside the row that this use of the key is about.
     pub fn epoch(&self) -> u64 {
         self.claim.epoch()
     }
@@ -166,26 +183,7 @@ impl Claim {
     /// For an effect that is carried out although nothing can be claimed: epoch 0.
     pub(crate) fn unprotected(key: ScopedKey, fingerprint: Fingerprint) -> Self {
         let request = buttress_store::ClaimRequest::new(key, fingerprint, std::time::Duration::ZERO);
-        Self { claim: request.granted(0, 0) }
-    }
-
-    /// Completes the claim in the effect's own transaction, so that what that writes and the answer become durable together,
-    /// or not at all: exactly once within one PostgreSQL. Complete last, and roll back on
-    /// [`Fenced`](buttress_store::Written::Fenced). The effect then returns the same answer, which is stored already;
-    /// [`record_of`](crate::record_of) makes its record.
-    ///
-    /// # Errors
-    ///
-    /// If the statement fails: the transaction has to be rolled back.
-    #[cfg(feature = "postgres")]
-    pub async fn complete_in(
-        &self,
-        store: &buttress_store::Postgres,
-        transaction: &tokio_postgres::Transaction<'_>,
-        record: &buttress_store::Record,
-        ttl: std::time::Duration,
-    ) -> Result<buttress_store::Written, buttress_store::StoreError> {
-        store.complete_in(transaction, &self.claim, record, ttl).await
+        Self::new(request.granted(0, 0), &Config::new())
     }
 
     /// The claim as the store knows it.

@@ -97,6 +97,8 @@ mod protocol;
 mod returns;
 mod service;
 mod tasks;
+#[cfg(feature = "postgres")]
+mod transaction;
 mod value;
 
 pub use client::{IdempotencyKey, IdempotencyKeyLayer, KeyFuture, KeyTooOld, Stamp, StampFn, stamp_fn};

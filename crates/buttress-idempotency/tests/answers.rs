@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress_core::{BoxError, IdempotencyResult as Is, Mode};
-use buttress_idempotency::{Config, Error, HttpKeys, Idempotency, Ran, RunError};
+use buttress_idempotency::{Config, Error, HttpKeys, Idempotency, Ran, RequestBody, RunError};
 use buttress_store::{ClaimStore, Fault, Memory};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,7 +14,8 @@ use http_body_util::channel::Sender;
 use http_body_util::{BodyExt, Channel, Full};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::util::BoxCloneService;
+use tower::{Layer, ServiceExt, service_fn};
 
 mod scripted;
 use scripted::{Do, Log, Scripted, Verb, run};
@@ -22,25 +23,15 @@ use scripted::{Do, Log, Scripted, Verb, run};
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 
-type Body = Channel<Bytes, BoxError>;
+type Handler =
+    BoxCloneService<Request<RequestBody<Full<Bytes>>>, Response<Channel<Bytes, BoxError>>, Infallible>;
 
 fn post() -> Request<Full<Bytes>> {
     Request::post("/charges").header("idempotency-key", "k").body(Full::default()).unwrap()
 }
 
 /// A handler whose bodies come from the test, and how often it was called.
-fn streaming() -> (
-    impl Service<
-        Request<buttress_idempotency::RequestBody<Full<Bytes>>>,
-        Response = Response<Body>,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
-    + Send
-    + 'static,
-    mpsc::UnboundedReceiver<Sender<Bytes, BoxError>>,
-    Arc<AtomicUsize>,
-) {
+fn streaming() -> (Handler, mpsc::UnboundedReceiver<Sender<Bytes, BoxError>>, Arc<AtomicUsize>) {
     let (senders, receiver) = mpsc::unbounded_channel();
     let calls: Arc<AtomicUsize> = Arc::default();
     let count = Arc::clone(&calls);
@@ -50,7 +41,7 @@ fn streaming() -> (
         senders.send(sender).unwrap();
         std::future::ready(Ok(Response::new(body)))
     });
-    (service, receiver, calls)
+    (BoxCloneService::new(service), receiver, calls)
 }
 
 fn guard<St: ClaimStore>(store: St, config: Config) -> (Idempotency<St>, Log) {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use buttress_testkit::clock::poll_once;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body_util::{BodyExt, Channel, Full};
 
 type Live = Answer<Channel<Bytes, BoxError>>;
@@ -263,4 +263,19 @@ async fn a_body_that_passes_is_told_as_it_is_and_a_fixed_one_has_its_length() {
     assert_eq!((body.is_stored(), body.size_hint().exact(), body.is_end_stream()), (true, Some(5), false));
     assert_eq!(body.collect().await.unwrap().to_bytes(), "fixed");
     assert!(Answer::<Full<Bytes>>::from(Bytes::new()).is_end_stream());
+}
+
+#[tokio::test]
+async fn a_response_in_memory_has_the_record_that_it_would_have_if_it_were_captured() {
+    let response =
+        || Response::builder().status(201).header("x", "1").header("date", "now").header("te", "x");
+    let response = || response().header("connection", "x-hop").header("x-hop", "1");
+    for cap in [5, 4] {
+        let capture = HttpCapture::up_to(cap);
+        let (live, recording) = capture.capture(response().body(Full::<Bytes>::from("whole")).unwrap());
+        let read = tokio::spawn(live.into_body().collect());
+        let captured = recording.await.unwrap().record;
+        read.await.unwrap().unwrap();
+        assert!(capture.record(&response().body("whole".into()).unwrap()) == captured, "{captured:?}");
+    }
 }

@@ -119,7 +119,30 @@ impl<St: ClaimStore> Held<St> {
         self.engine.wait(self.claim().key(), &self.fingerprint, deadline).await.ok()
     }
 
+    #[cfg(feature = "postgres")]
+    pub(super) async fn winner(&self) -> Option<Record> {
+        match self.wait_for_winner().await {
+            Some(Waited::Done(winner)) => Some(winner),
+            _ => None,
+        }
+    }
+
+    /// The effect has recorded its answer itself, if it has committed.
+    #[cfg(feature = "postgres")]
+    async fn look_for_record(&self, record: &Record) -> Kept {
+        match self.engine.wait(self.claim().key(), &self.fingerprint, Instant::now()).await {
+            Ok(Waited::Done(found)) if found == *record => Kept::Stored,
+            Ok(Waited::Done(found)) => Kept::Winner(found),
+            Ok(_) => Kept::Lost,
+            Err(_) => Kept::Failed,
+        }
+    }
+
     pub(super) async fn keep_record(&self, record: &Record) -> Kept {
+        #[cfg(feature = "postgres")]
+        if self.shown.transaction.was_tried() {
+            return self.look_for_record(record).await;
+        }
         match self.complete(record).await {
             Ok(Written::Applied) => Kept::Stored,
             Ok(Written::Fenced { winner: Some(winner) }) => Kept::Winner(winner),
@@ -223,6 +246,8 @@ impl<St: ClaimStore> Drop for Held<St> {
             return;
         }
         let (lead, claim, answer) = (state.lead.take(), state.claim.clone(), state.answer.take());
+        #[cfg(feature = "postgres")]
+        let answer = answer.filter(|_| !self.shown.transaction.was_tried());
         let begun = self.begun.load(Ordering::Acquire);
         let config = &self.engine.config;
         let released_by_panic = std::thread::panicking() && config.on_panic == OnPanic::Release;

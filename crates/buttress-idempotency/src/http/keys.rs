@@ -65,7 +65,7 @@ pub(super) struct Shared {
     pub(super) canonical_json: bool,
     pub(super) request_cap: usize,
     pub(super) pass_larger: bool,
-    capture: HttpCapture,
+    pub(super) capture: HttpCapture,
     preset: Preset,
     judge: Option<JudgeFn>,
     mismatch: StatusCode,
@@ -312,12 +312,10 @@ where
     }
 
     fn reconcile(&self, claim: &Claim) -> Option<BoxFuture<Result<Reconciled<Record>, BoxError>>> {
-        let looking = self.shared.reconcile.as_ref()?(claim.clone());
+        let (looking, keys) = (self.shared.reconcile.as_ref()?(claim.clone()), self.clone());
         Some(Box::pin(async move {
             Ok(match looking.await? {
-                Reconciled::Done(response) => {
-                    Reconciled::Done(Record::Value(StoredResponse::from(response).encode()))
-                }
+                Reconciled::Done(response) => Reconciled::Done(keys.record(&response)),
                 Reconciled::NotDone => Reconciled::NotDone,
                 Reconciled::Unknown => Reconciled::Unknown,
             })

@@ -3,9 +3,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Captured};
-use buttress_http::Recording as Streamed;
+use buttress_http::{Recording as Streamed, StoredResponse};
 use buttress_store::Record;
+use bytes::Bytes;
+use http::Response;
 use http_body::Body;
+
+use super::keys::HttpKeys;
 
 /// Resolves to the record of an HTTP response once its body has ended.
 #[derive(Debug)]
@@ -35,7 +39,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Captured { record, seal } = ready!(Pin::new(&mut self.get_mut().streamed).poll(cx))?;
-        let record = if record.body.is_some() { Record::Value(record.encode()) } else { Record::TooLarge };
-        Poll::Ready(Ok(Captured { record, seal }))
+        Poll::Ready(Ok(Captured { record: record_of(&record), seal }))
     }
+}
+
+impl HttpKeys {
+    /// A response as the layer stores it: without hop-by-hop headers and `Date`, and over the
+    /// [cap](HttpKeys::response_cap) only that there was one.
+    pub fn record(&self, response: &Response<Bytes>) -> Record {
+        record_of(&self.shared.capture.record(response))
+    }
+}
+
+fn record_of(response: &StoredResponse) -> Record {
+    if response.body.is_some() { Record::Value(response.encode()) } else { Record::TooLarge }
 }
