@@ -30,18 +30,19 @@ fn add(hash: &mut Hash, raw: &RawValue, depth: usize) -> Option<()> {
                 return None;
             }
             hash.add(b"{");
+            count(hash, fields.len());
             for (name, value) in fields {
                 hash.add(name.as_bytes());
                 add(hash, value, depth - 1)?;
             }
-            hash.add(b"}");
         }
         b'[' if depth > 0 => {
+            let values = serde_json::from_str::<Vec<&RawValue>>(text).ok()?;
             hash.add(b"[");
-            for value in serde_json::from_str::<Vec<&RawValue>>(text).ok()? {
+            count(hash, values.len());
+            for value in values {
                 add(hash, value, depth - 1)?;
             }
-            hash.add(b"]");
         }
         b'"' => {
             hash.add(b"\"");
@@ -50,6 +51,11 @@ fn add(hash: &mut Hash, raw: &RawValue, depth: usize) -> Option<()> {
         _ => hash.add(text.as_bytes()),
     }
     Some(())
+}
+
+/// Says how many values follow, so that none of them can be taken for the end.
+fn count(hash: &mut Hash, values: usize) {
+    hash.add(&(values as u64).to_be_bytes());
 }
 
 #[derive(Deserialize)]
@@ -95,7 +101,30 @@ mod tests {
         assert!(!same(r#"{"a":"1"}"#, r#"{"a":1}"#));
         assert!(!same("[1,2]", "[2,1]"));
         assert!(!same("[[1],2]", "[[1,2]]"));
+        assert!(!same("[[],1]", "[[1]]"));
+        assert!(!same(r#"{"a":{},"b":1}"#, r#"{"a":{"b":1}}"#));
         assert!(!same("{\"wei\":100000000000000000000001}", "{\"wei\":100000000000000000000002}"));
+    }
+
+    /// IA-5: whatever names look like.
+    #[test]
+    fn names_that_look_like_syntax_are_no_syntax() {
+        assert!(!same(r#"{"":{},"\"":"}"}"#, r#"{"":{"}":"\""}}"#));
+        let names = ["", "{", "}", "[", "]", "\\\"", "0"];
+        let objects = |inner: &[String]| -> Vec<String> {
+            names
+                .iter()
+                .flat_map(|name| inner.iter().map(move |value| format!("{{\"{name}\":{value}}}")))
+                .collect()
+        };
+        let texts: Vec<String> =
+            names.iter().map(|name| format!("\"{name}\"")).chain(["{}".into(), "[]".into()]).collect();
+        let (one, two) = (objects(&texts), objects(&objects(&texts)));
+        let lists = texts.iter().flat_map(|a| texts.iter().map(move |b| format!("[{a},{b}]")));
+        let all: Vec<String> = texts.iter().cloned().chain(one).chain(two).chain(lists).collect();
+        let hashes: std::collections::HashSet<_> =
+            all.iter().map(|json| hash(json.as_bytes()).unwrap().fingerprint()).collect();
+        assert_eq!(hashes.len(), all.len());
     }
 
     #[test]
