@@ -167,6 +167,8 @@ impl Http {
         }
         match status.as_u16() {
             408 => Verdict::failure(Kind::Timeout),
+            // A conflict that is over at a known time: a request with the same idempotency key is being processed.
+            409 if headers.contains_key(http::header::RETRY_AFTER) => Verdict::failure(Kind::Throttled),
             501 | 505 => Verdict::failure(Kind::Permanent),
             400..=499 => Verdict::Rejected,
             500.. => Verdict::failure(Kind::Transient),
@@ -273,6 +275,14 @@ mod tests {
         assert_eq!(hint(503), Hint::RetryAfter(Duration::from_secs(7)));
         assert_eq!(hint(429), Hint::RetryAfter(Duration::from_secs(7)));
         assert_eq!((hint(200), hint(404)), (Hint::None, Hint::None));
+    }
+
+    /// draft-ietf-httpapi-idempotency-key-header § 2.6: the same request is under way.
+    #[test]
+    fn a_conflict_that_says_when_it_is_over_is_tried_again_then() {
+        let expected = Verdict::failure(Kind::Throttled).with_hint(Hint::RetryAfter(Duration::from_secs(1)));
+        assert_eq!(verdict(&Http::new(), 409, &[("retry-after", "1")]), expected);
+        assert_eq!(verdict(&Http::new(), 409, &[]), Verdict::Rejected);
     }
 
     #[test]
