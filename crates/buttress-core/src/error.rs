@@ -16,7 +16,7 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
 /// Finds the first `T` in an error and everything below it.
 ///
-/// Follows [`source`](Error::source), and looks into an [`io::Error`], whose `source` skips the error it wraps.
+/// Follows [`source`](Error::source), and looks into an [`io::Error`] and a [`Judged`], whose `source` may skip the error it wraps.
 ///
 /// ```
 /// use buttress_core::{BoxError, Reason, Refused, find};
@@ -31,6 +31,9 @@ pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<
 /// An error and all that it was caused by, outermost first.
 pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
+        if let Some(judged) = error.downcast_ref::<Judged>() {
+            return Some(&*judged.source);
+        }
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner as &(dyn Error + 'static)),
             None => error.source(),
@@ -109,12 +112,26 @@ impl Error for Elapsed {}
 pub struct Judged {
     verdict: Verdict,
     source: BoxError,
+    transparent: bool,
 }
 
 impl Judged {
     /// This error, which means this.
     pub fn new(verdict: Verdict, error: impl Into<BoxError>) -> Self {
-        Self { verdict, source: error.into() }
+        Self { verdict, source: error.into(), transparent: false }
+    }
+
+    /// The same for an error that says by itself what failed and what to do: this reads as that does. [`find`] finds it.
+    ///
+    /// ```
+    /// use buttress_core::{Judged, Verdict, own_verdict};
+    ///
+    /// let error = Judged::transparent(Verdict::Rejected, "the key was used for another call");
+    /// assert_eq!(error.to_string(), "the key was used for another call");
+    /// assert_eq!(own_verdict(&error), Some(Verdict::Rejected));
+    /// ```
+    pub fn transparent(verdict: Verdict, error: impl Into<BoxError>) -> Self {
+        Self { verdict, source: error.into(), transparent: true }
     }
 
     /// What it means.
@@ -130,6 +147,9 @@ impl Judged {
 
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.transparent {
+            return self.source.fmt(f);
+        }
         match self.verdict {
             Verdict::Failure { kind, .. } => write!(f, "the client failed ({})", kind.as_str()),
             Verdict::Success | Verdict::Rejected | Verdict::Ignored => {
@@ -141,7 +161,7 @@ impl fmt::Display for Judged {
 
 impl Error for Judged {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
+        if self.transparent { self.source.source() } else { Some(&*self.source) }
     }
 }
 
@@ -336,6 +356,15 @@ mod tests {
         let error = exhausted(Box::new(io::Error::other(refused())));
         assert_eq!(find::<Refused>(&error).unwrap().name(), "datadog");
         assert!(find::<Elapsed>(&error).is_none());
+    }
+
+    #[test]
+    fn what_reads_as_another_error_is_that_and_has_its_verdict() {
+        let error = Judged::transparent(Verdict::Rejected, io::Error::other(refused()));
+        assert_eq!(own_verdict(&error), Some(Verdict::Rejected));
+        assert!(find::<io::Error>(&error).is_some() && find::<Refused>(&error).is_some());
+        assert_eq!(error.to_string(), io::Error::other(refused()).to_string());
+        assert_eq!(error.source().is_some(), io::Error::other(refused()).source().is_some());
     }
 
     #[tokio::test(start_paused = true)]
