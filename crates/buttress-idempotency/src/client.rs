@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buttress_core::clock::{Seconds, wall};
-use buttress_core::{BoxError, ConfigError, StepKey};
+use buttress_core::{BoxError, ConfigError, Judged, StepKey, Verdict};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -176,13 +176,13 @@ where
         let has_key = own.is_some();
         drop(own);
         if let Some((max, age)) = age {
-            return KeyFuture::refused(KeyTooOld { age, max });
+            return KeyFuture::refused(Judged::transparent(Verdict::Rejected, KeyTooOld { age, max }));
         }
         // A stamp looks after a key that has come to a place that it was not made for.
         if (has_key || stamp.wants_key(&request))
             && let Err(why) = stamp.stamp(&mut request, &**make)
         {
-            return KeyFuture::refused(Error::KeyInvalid(why));
+            return KeyFuture::refused(Error::KeyInvalid(why).into_boxed());
         }
         KeyFuture { state: State::Calling { inner: self.inner.call(request) } }
     }

@@ -2,8 +2,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use buttress_core::BoxError;
 use buttress_core::clock::Seconds;
+use buttress_core::{BoxError, Hint, Judged, Kind, Verdict, error_verdict};
 use buttress_store::StoreError;
 
 /// Why a call was not carried out, or why its answer cannot be given. Neither keys nor answers are printed.
@@ -56,6 +56,40 @@ impl Error {
     /// Whether it is certain that this attempt had no effect, so that it may be made again.
     pub fn is_safe_to_retry(&self) -> bool {
         !matches!(self, Self::Lost { .. })
+    }
+
+    /// What it means to layers around this one. A mistake of the caller is [`Rejected`](Verdict::Rejected). What was refused for now
+    /// is [`Refused`](Kind::Refused), certainly without an effect of this attempt, with [when](Error::retry_after) to come back.
+    /// What was done, or may have been, and cannot be answered is [`Permanent`](Kind::Permanent). A call that was taken over is
+    /// [`Transient`](Kind::Transient): the same key will have an answer.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Mismatch
+            | Self::KeyMissing
+            | Self::KeyInvalid(_)
+            | Self::RequestTooLarge { .. }
+            | Self::RequestFailed(_) => Verdict::Rejected,
+            Self::InFlight { .. }
+            | Self::Store(_)
+            | Self::Overloaded
+            | Self::ShuttingDown
+            | Self::Unreconciled(_)
+            | Self::NoRuntime => Verdict::failure(Kind::Refused).with_hint(self.hint()),
+            Self::Lost { .. } => Verdict::failure(Kind::Transient).with_hint(self.hint()),
+            Self::Unknown | Self::AnswerTooLarge | Self::Unreadable(_) => {
+                Verdict::failure(Kind::Permanent).with_hint(Hint::DoNotRetry)
+            }
+        }
+    }
+
+    fn hint(&self) -> Hint {
+        self.retry_after().map_or(Hint::None, Hint::RetryAfter)
+    }
+
+    /// In a box, with its [verdict](Error::verdict), as [`Keyed`](crate::Keyed) gives it: [`find`](buttress_core::find) finds it,
+    /// and [`error_verdict`](buttress_core::error_verdict) what it means.
+    pub fn into_boxed(self) -> BoxError {
+        Judged::transparent(self.verdict(), self).into()
     }
 
     /// When it is worth asking again; `None` if that would not help, or if nobody knows.
@@ -157,6 +191,25 @@ pub enum RunError<E> {
     Effect(E),
     /// It was not run, or its answer cannot be given.
     Idempotency(Error),
+}
+
+impl<E: StdError + Send + Sync + 'static> RunError<E> {
+    /// What it means to whoever would retry: the [verdict](buttress_core::error_verdict) of the effect's own error, or that of
+    /// [`Error`].
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Effect(error) => error_verdict(error),
+            Self::Idempotency(error) => error.verdict(),
+        }
+    }
+
+    /// In a box, with its verdict, for a retry or a circuit breaker around it.
+    pub fn into_boxed(self) -> BoxError {
+        match self {
+            Self::Effect(error) => error.into(),
+            Self::Idempotency(error) => error.into_boxed(),
+        }
+    }
 }
 
 impl<E: fmt::Display> fmt::Display for RunError<E> {

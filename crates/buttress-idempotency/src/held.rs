@@ -278,7 +278,7 @@ impl<St: ClaimStore> Held<St> {
             None => {
                 self.engine.report(IdempotencyResult::Lost);
                 self.settled();
-                seal.fail(self.lost());
+                seal.fail(self.lost().into_boxed());
             }
         }
     }

@@ -9,7 +9,9 @@
 pub enum Outcome {
     /// This is the answer: store it, and give it to whoever asks again.
     Definitive,
-    /// The effect has certainly not begun.
+    /// The effect has certainly not begun, or was undone as a whole. [`Idempotency::run`](crate::Idempotency::run) takes it from
+    /// the error's verdict: `Judged::new(Verdict::failure(Kind::Transient).not_sent(), error)` says so of a transaction that was
+    /// rolled back.
     NotExecuted,
     /// The effect may have been applied, as a whole or in part.
     Unknown,

@@ -251,7 +251,7 @@ where
     }
 
     fn refuse(&self, error: Error) -> Result<Res, BoxError> {
-        Err(error.into())
+        Err(error.into_boxed())
     }
 
     fn reconcile(&self, claim: &Claim) -> Option<BoxFuture<Result<Reconciled<Record>, BoxError>>> {
