@@ -1,10 +1,9 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::task::Context;
 
-use buttress_core::clock::{LazyNow, after, nanos};
+use buttress_core::clock::{LazyNow, after, before_poll, first_wait, nanos};
 use buttress_core::observe::CallResult;
 use buttress_core::{Hint, Kind, NoTimer, Settle, Timer, Verdict};
-use tokio::time::Instant;
 
 use crate::config::Abandoned;
 use crate::shared::Holder;
@@ -52,6 +51,9 @@ impl Permit {
     pub(crate) fn enter(&mut self) {
         if let Some(open) = &mut self.0 {
             open.flags |= INSIDE;
+            if open.waiting_since.is_none() {
+                before_poll();
+            }
         }
     }
 
@@ -106,7 +108,7 @@ impl Open {
             if !after_wait && settings.config.slow_calls.is_none() {
                 return Ok(());
             }
-            let now = Instant::now();
+            let now = first_wait();
             self.waiting_since = NonZeroU64::new(settings.clock.at(now).saturating_add(1));
             if let Some((slower_than, _)) = settings.config.slow_calls {
                 self.slow_timer = Timer::at(after(now, slower_than))?;

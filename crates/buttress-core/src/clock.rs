@@ -1,5 +1,6 @@
 //! The one clock: `tokio::time`, so that a paused runtime drives every layer.
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -57,6 +58,31 @@ impl<'a> LazyNow<'a> {
     pub fn get(&mut self) -> u64 {
         *self.read.get_or_insert_with(|| self.clock.now())
     }
+}
+
+thread_local! {
+    /// When a layer of this thread last found that it has to wait.
+    static WAITING: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// To be called by a layer before it polls what is inside of it, if it may then ask [`first_wait`]: what other layers have
+/// read before is none of its concern.
+#[inline]
+pub fn before_poll() {
+    WAITING.set(None);
+}
+
+/// The time, for a layer that has to wait for the first time: of all layers of a stack, which find so one after the
+/// other, the innermost reads the clock.
+///
+/// It is no earlier than the caller's last [`before_poll`], and so lies in the poll in which the wait began.
+#[inline]
+pub fn first_wait() -> Instant {
+    WAITING.get().unwrap_or_else(|| {
+        let now = Instant::now();
+        WAITING.set(Some(now));
+        now
+    })
 }
 
 /// Wall-clock time, for stored state and for dates in headers only: never to measure.
@@ -139,6 +165,17 @@ mod tests {
         assert!(clock.instant(u64::MAX) > Instant::now());
         assert!(after(Instant::now(), Duration::MAX) > Instant::now());
         assert_eq!(nanos(Duration::MAX), u64::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_layers_of_a_stack_have_waited_since_one_moment() {
+        let start = Instant::now();
+        before_poll();
+        assert_eq!(first_wait(), start, "the inner one");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(first_wait(), start, "the outer one, in the same poll");
+        before_poll();
+        assert_eq!(first_wait(), start + Duration::from_secs(1), "another poll");
     }
 
     #[test]

@@ -29,8 +29,18 @@ pub trait Replay<Req> {
     /// The request to send, when it will certainly be sent only once.
     fn once(&self, request: Req) -> Self::Request;
 
+    /// The request to send first, when it may be sent again.
+    fn record(&self, request: Req) -> Self::Request;
+
+    /// What is kept of a request that was [prepared for it](Replay::record) and has not been sent yet.
+    fn keep(&self, request: &Self::Request) -> Self::Saved;
+
     /// Splits a request into the one to send now and what is kept of it.
-    fn save(&self, request: Req) -> (Self::Request, Self::Saved);
+    fn save(&self, request: Req) -> (Self::Request, Self::Saved) {
+        let request = self.record(request);
+        let saved = self.keep(&request);
+        (request, saved)
+    }
 
     /// Another copy, for the next attempt in a row: whatever still reads an earlier copy may be cut off. `None`, and no
     /// harm done, if there is no complete copy: the body was too large to be kept, or failed.
@@ -53,9 +63,12 @@ impl<Req: Clone> Replay<Req> for CloneReplay {
         request
     }
 
-    fn save(&self, request: Req) -> (Req, Req) {
-        let saved = request.clone();
-        (request, saved)
+    fn record(&self, request: Req) -> Req {
+        request
+    }
+
+    fn keep(&self, request: &Req) -> Req {
+        request.clone()
     }
 
     fn replay(&self, saved: &mut Req) -> Option<Req> {
@@ -76,9 +89,11 @@ impl<Req> Replay<Req> for () {
         request
     }
 
-    fn save(&self, request: Req) -> (Req, ()) {
-        (request, ())
+    fn record(&self, request: Req) -> Req {
+        request
     }
+
+    fn keep(&self, _: &Req) {}
 
     fn replay(&self, (): &mut ()) -> Option<Req> {
         None
@@ -120,6 +135,11 @@ pub struct Carried {
     /// The caller's own time limit for each attempt at this request, in place of the layer's.
     pub attempt_limit: Option<Duration>,
 }
+
+/// Says of a request what [`Carried::repeatable`] does, where there is nothing else to say: it takes no memory. In the
+/// extensions of HTTP requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeatable;
 
 /// Carries nothing.
 impl<M> Carry<M> for () {

@@ -15,7 +15,7 @@ use crate::mode::{Mode, ModeCell};
 ///
 /// tokio's timer is a lock, which every registration takes. Most timers of calls never fire: the call is answered long
 /// before. So a thread keeps the ones it has used (64 at most), registered as they are, and arms them again for a
-/// later moment, which is a single store. Dropping a `Timer` gives it back.
+/// later moment, which is a single store; for an earlier one only if it has no other. Dropping a `Timer` gives it back.
 ///
 /// A kept timer holds on to the waker it was last polled with until it fires: that of a task that has mostly ended, which
 /// costs the memory of the task's header, and at most a poll too many. While a runtime's clock is paused nothing is kept:
@@ -36,6 +36,9 @@ pin_project! {
 /// Timers that a thread keeps.
 const KEPT: usize = 64;
 
+/// As many of them are looked at for one that suits best.
+const LOOKED_AT: usize = 4;
+
 /// The timers of one thread, all of one runtime.
 #[derive(Default)]
 struct Pool {
@@ -55,7 +58,7 @@ impl Timer {
     /// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer.
     pub fn at(deadline: Instant) -> Result<Self, NoTimer> {
         let runtime = Handle::try_current().map_err(|_| NoTimer::new())?.id();
-        let kept = POOL.try_with(|pool| pool.borrow_mut().take(runtime)).ok().flatten();
+        let kept = POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)).ok().flatten();
         if let Some(mut kept) = kept {
             kept.as_mut().project().sleep.reset(deadline);
             return Ok(Self(Some(kept)));
@@ -104,12 +107,18 @@ fn give_back(kept: Pin<Box<Kept>>) {
 }
 
 impl Pool {
-    fn take(&mut self, runtime: Id) -> Option<Pin<Box<Kept>>> {
+    fn take(&mut self, runtime: Id, deadline: Instant) -> Option<Pin<Box<Kept>>> {
         if self.runtime != Some(runtime) {
             // Timers of a runtime that this thread no longer serves.
             *self = Self { runtime: Some(runtime), free: Vec::new() };
         }
-        self.free.pop()
+        // One that is registered for a later moment would have to be registered anew. Calls with several deadlines give their
+        // timers back in turn.
+        let mut last = self.free.iter().enumerate().rev().take(LOOKED_AT);
+        match last.find(|(_, kept)| kept.sleep.deadline() <= deadline) {
+            Some((index, _)) => Some(self.free.swap_remove(index)),
+            None => self.free.pop(),
+        }
     }
 
     fn give_back(&mut self, kept: Pin<Box<Kept>>, runtime: Id) {
@@ -128,6 +137,12 @@ pub struct Countdown {
 }
 
 impl Countdown {
+    /// Whether it has begun.
+    #[inline]
+    pub fn has_begun(&self) -> bool {
+        self.over || self.timer.is_set()
+    }
+
     /// Ready, once, when the time is over: whether that is to be enforced. In [`Mode::Off`] it never is.
     pub fn poll(
         &mut self,
@@ -135,7 +150,7 @@ impl Countdown {
         mode: &ModeCell,
         deadline: impl FnOnce() -> Instant,
     ) -> Poll<Result<bool, NoTimer>> {
-        if !self.over && !self.timer.is_set() {
+        if !self.has_begun() {
             match mode.get() {
                 Mode::Off => self.over = true,
                 Mode::Enforce | Mode::Observe => self.timer = Timer::at(deadline())?,

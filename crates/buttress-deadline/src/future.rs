@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::after;
+use buttress_core::clock::{after, before_poll, first_wait};
 use buttress_core::{BoxError, Countdown, Elapsed, Event};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ impl Limit {
         let settings = &self.settings;
         let deadline = || match self.deadline {
             Some((deadline, _)) => deadline,
-            None => after(Instant::now(), settings.limit),
+            None => after(first_wait(), settings.limit),
         };
         let enforced = match ready!(countdown.poll(cx, &settings.mode, deadline)) {
             Ok(enforced) => enforced,
@@ -96,10 +96,15 @@ where
             StateProj::Refused { error } => {
                 error.take().expect("a future is not polled again after it was ready")
             }
-            StateProj::Calling { inner, limit, countdown } => match inner.poll(cx) {
-                Poll::Ready(outcome) => return Poll::Ready(outcome.map_err(Into::into)),
-                Poll::Pending => ready!(limit.poll(countdown, cx)),
-            },
+            StateProj::Calling { inner, limit, countdown } => {
+                if !countdown.has_begun() {
+                    before_poll();
+                }
+                match inner.poll(cx) {
+                    Poll::Ready(outcome) => return Poll::Ready(outcome.map_err(Into::into)),
+                    Poll::Pending => ready!(limit.poll(countdown, cx)),
+                }
+            }
         };
         // The call inside is dropped now, and not only with this future.
         this.state.set(State::Refused { error: None });

@@ -97,9 +97,10 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        match self.limit(&mut request) {
-            Ok(limit) => ResponseFuture::new(self.inner.call(request), limit),
-            Err(refused) => ResponseFuture::refused(refused),
-        }
+        let limit = match self.limit(&mut request) {
+            Ok(limit) => limit,
+            Err(refused) => return ResponseFuture::refused(refused),
+        };
+        ResponseFuture::new(self.inner.call(request), limit)
     }
 }

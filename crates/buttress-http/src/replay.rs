@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use buttress_core::{BoxError, Carried, Replay};
+use buttress_core::{BoxError, Carried, Repeatable, Replay};
 use http::{HeaderName, Method, Request};
 use http_body::Body;
 
@@ -18,7 +18,7 @@ use crate::replay_body::ReplayBody;
 /// A request may be repeated although it may have been applied if its method is idempotent (RFC 9110 § 9.2.2: GET, HEAD,
 /// OPTIONS, TRACE, PUT, DELETE), or if it has an idempotency key: an `Idempotency-Key` header, or
 /// [`Carried::idempotency_key`] in its extensions, which is how a client says that the key is elsewhere, for instance in
-/// the body. A client may also say so of a request that only reads ([`Carried::repeatable`]).
+/// the body. A client may also say so of a request that only reads ([`Carried::repeatable`], [`Repeatable`]).
 ///
 /// ```
 /// use buttress_core::Replay;
@@ -110,24 +110,27 @@ where
                 is_safe(request.method()) || matches!(*request.method(), Method::PUT | Method::DELETE)
             }
         };
+        let extensions = request.extensions();
         method
             || has_key(request)
-            || request.extensions().get::<Carried>().is_some_and(|carried| carried.repeatable)
+            || extensions.get::<Repeatable>().is_some()
+            || extensions.get::<Carried>().is_some_and(|carried| carried.repeatable)
     }
 
     fn once(&self, request: Request<B>) -> Self::Request {
         request.map(ReplayBody::unrecorded)
     }
 
-    fn save(&self, mut request: Request<B>) -> (Self::Request, Saved<B>) {
+    fn record(&self, mut request: Request<B>) -> Self::Request {
         // A layer inside this retry may make a key: the next attempt has to find it, whatever it is that lets it be made.
         if !is_safe(request.method()) && !has_key(&request) {
             request.extensions_mut().get_or_insert_default::<CallKey>();
         }
-        let (parts, body) = request.into_parts();
-        let body = ReplayBody::new(body, self.per_request, &self.pool);
-        let saved = Saved(Request::from_parts(parts.clone(), body.fork()));
-        (Request::from_parts(parts, body), saved)
+        request.map(|body| ReplayBody::new(body, self.per_request, &self.pool))
+    }
+
+    fn keep(&self, request: &Self::Request) -> Saved<B> {
+        Saved(request.clone())
     }
 
     fn replay(&self, saved: &mut Saved<B>) -> Option<Self::Request> {

@@ -93,11 +93,7 @@ where
     /// body only if the body is [replayable](ReplayBody::is_replayable).
     #[must_use]
     pub fn fork(&self) -> Self {
-        let kind = match &self.kind {
-            Kind::Unread(data) => Kind::Unread(data.clone()),
-            Kind::Reader(reader) => Kind::Reader(reader.fork()),
-        };
-        Self { kind }
+        self.clone()
     }
 
     /// The whole body, if it is in memory and nothing of it has been read.
@@ -116,6 +112,17 @@ where
     /// Whether the whole body has been recorded.
     pub fn is_complete(&self) -> bool {
         self.kind.reader().is_none_or(Reader::is_complete)
+    }
+}
+
+/// As [`fork`](ReplayBody::fork).
+impl<B> Clone for ReplayBody<B> {
+    fn clone(&self) -> Self {
+        let kind = match &self.kind {
+            Kind::Unread(data) => Kind::Unread(data.clone()),
+            Kind::Reader(reader) => Kind::Reader(reader.fork()),
+        };
+        Self { kind }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::after;
+use buttress_core::clock::{after, before_poll, first_wait};
 use buttress_core::{
     Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict,
 };
@@ -71,6 +71,7 @@ where
     P: Discard<S::Response> + Carry<Req> + KeyOf<Req>,
 {
     /// Calls `inner`, which is ready, unless the rate gate holds the request back.
+    #[inline(never)]
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
         let settings = &core.settings;
         let (deadline, max_retries, backoff) =
@@ -81,36 +82,43 @@ where
         let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
         let may_retry =
             max_retries.unwrap_or(settings.config.max_retries) > 0 && settings.mode.get() == Mode::Enforce;
-        let (request, saved) = if may_retry {
-            let (request, saved) = core.replay.save(request);
-            (request, Some(saved))
-        } else {
-            (core.replay.once(request), None)
+        let request = if may_retry { core.replay.record(request) } else { core.replay.once(request) };
+        let saved = || may_retry.then(|| core.replay.keep(&request));
+        let log = Log { started: settings.attempt_start(), backoff, session: None };
+        if settings.gate.is_some() {
+            let call = Call { core: Arc::clone(core), saved: saved(), log, facts, key };
+            return Self::unless_held(call, inner, request);
+        }
+        // Made where it stays: it is large.
+        Self {
+            call: Call { core: Arc::clone(core), saved: saved(), log, facts, key },
+            state: State::Attempt { attempt: inner.call(request) },
+        }
+    }
+
+    /// Calls `inner` if the rate gate lets it.
+    #[cold]
+    fn unless_held(mut call: Call<S, P, R, R::Saved>, inner: &mut S, request: R::Request) -> Self {
+        let (settings, backoff) = (&call.core.settings, call.log.backoff.clone());
+        let held = match held_first(settings, call.key, call.facts, backoff) {
+            Ok(None) => return Self { state: State::Attempt { attempt: inner.call(request) }, call },
+            Ok(Some(held)) => Ok(held),
+            Err(error) => Err(error),
         };
-        let held = match settings.gate {
-            Some(_) => held_first(settings, key, facts, backoff.clone()),
-            None => Ok(None),
-        };
-        let (state, log) = match held {
-            Ok(None) => {
-                let log = Log { started: settings.attempt_start(), backoff, session: None };
-                (State::Attempt { attempt: inner.call(request) }, log)
+        // Others may have use for what this instance has reserved.
+        let service = inner.clone();
+        *inner = service.clone();
+        let state = match held {
+            Ok((timer, log)) => {
+                call.log = log;
+                State::Pause { pause: Box::pin(Pause::new(timer, None, service, request)) }
             }
-            held => {
-                // Others may have use for what this instance has reserved.
-                let service = inner.clone();
-                *inner = service.clone();
-                match held {
-                    Ok(Some((timer, log))) => {
-                        let pause = Box::pin(Pause::new(timer, None, service, request));
-                        (State::Pause { pause }, log)
-                    }
-                    Ok(None) => unreachable!("it was called"),
-                    Err(error) => (State::Failed { error: Some(error) }, Log::default()),
-                }
+            Err(error) => {
+                call.log = Log::default();
+                State::Failed { error: Some(error) }
             }
         };
-        Self { state, call: Call { core: Arc::clone(core), saved, log, facts, key } }
+        Self { state, call }
     }
 }
 
@@ -141,24 +149,6 @@ type PauseOf<S, P, R, Req> = Pause<
 >;
 
 impl<S, P, R, Saved> Call<S, P, R, Saved> {
-    #[inline]
-    fn after_attempt<Req>(
-        &mut self,
-        outcome: Result<S::Response, BoxError>,
-        verdict: Verdict,
-    ) -> After<S, P, R, Req>
-    where
-        S: Service<R::Request> + Clone,
-        R: Replay<Req, Saved = Saved>,
-        P: Classify<S::Response> + Carry<R::Request> + Carry<S::Response> + Discard<S::Response>,
-    {
-        if verdict.is_failure() {
-            return self.after_failure(outcome, verdict);
-        }
-        self.core.settings.good(&self.log, verdict);
-        Err(outcome.map(|response| self.annotated(response)))
-    }
-
     #[cold]
     fn after_failure<Req>(
         &mut self,
@@ -181,12 +171,10 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         match core.settings.judge(log, verdict, *facts, copy) {
             Judgement::Retry(Some(request), delay) => self.pause(outcome, request, delay),
             Judgement::GaveUp(stop) => Err(match outcome {
-                Ok(response) => Ok(self.annotated(response)),
+                Ok(response) => Ok(response),
                 Err(error) => Err(core.settings.exhausted(mem::take(log), verdict, *facts, stop, error)),
             }),
-            Judgement::Final | Judgement::Retry(None, _) => {
-                Err(outcome.map(|response| self.annotated(response)))
-            }
+            Judgement::Final | Judgement::Retry(None, _) => Err(outcome),
         }
     }
 
@@ -234,15 +222,14 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
     }
 
     /// Notes on a response how many attempts it took, if it was more than one.
-    fn annotated<Res>(&self, mut response: Res) -> Res
+    fn annotate<Res>(&self, response: &mut Res)
     where
         P: Carry<Res>,
     {
         let attempt = self.log.attempts();
         if attempt > 1 {
-            self.core.policy.carry(&mut response, |carried| carried.attempt = attempt);
+            self.core.policy.carry(response, |carried| carried.attempt = attempt);
         }
-        response
     }
 }
 
@@ -258,20 +245,37 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        // The first attempt may have to wait now, for the first time.
+        if this.call.log.started.is_none() {
+            before_poll();
+        }
         loop {
             let core = &this.call.core;
             let (outcome, verdict) = match this.state.as_mut().project() {
+                // A good response goes straight to the caller: it is large, and moved as seldom as possible.
                 StateProj::Attempt { attempt } => match attempt.poll(cx) {
-                    Poll::Ready(outcome) => {
-                        let outcome = outcome.map_err(Into::into);
-                        let verdict =
-                            core.policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));
-                        (outcome, verdict)
+                    Poll::Ready(Ok(mut response)) => {
+                        let verdict = core.policy.classify(Ok(&response));
+                        if !verdict.is_failure() {
+                            core.settings.good(&this.call.log, verdict);
+                            this.call.annotate(&mut response);
+                            return Poll::Ready(Ok(response));
+                        }
+                        (Ok(response), verdict)
+                    }
+                    Poll::Ready(Err(error)) => {
+                        let error = error.into();
+                        let verdict = core.policy.classify(Err(&*error));
+                        if !verdict.is_failure() {
+                            core.settings.good(&this.call.log, verdict);
+                            return Poll::Ready(Err(error));
+                        }
+                        (Err(error), verdict)
                     }
                     Poll::Pending => {
                         let log = &mut this.call.log;
                         if log.started.is_none() && log.session.is_none() {
-                            log.started = Some(Instant::now());
+                            log.started = Some(first_wait());
                         }
                         return Poll::Pending;
                     }
@@ -307,9 +311,14 @@ where
                         .expect("a future is not polled again after it was ready")));
                 }
             };
-            match this.call.after_attempt::<Req>(outcome, verdict) {
+            match this.call.after_failure::<Req>(outcome, verdict) {
                 Ok(state) => this.state.set(state),
-                Err(end) => return Poll::Ready(end),
+                Err(mut end) => {
+                    if let Ok(response) = &mut end {
+                        this.call.annotate(response);
+                    }
+                    return Poll::Ready(end);
+                }
             }
         }
     }

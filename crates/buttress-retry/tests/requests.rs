@@ -115,8 +115,11 @@ impl Replay<Order> for Orders {
     fn once(&self, order: Order) -> Order {
         order
     }
-    fn save(&self, order: Order) -> (Order, Order) {
-        (order.clone(), order)
+    fn record(&self, order: Order) -> Order {
+        order
+    }
+    fn keep(&self, order: &Order) -> Order {
+        order.clone()
     }
     fn replay(&self, saved: &mut Order) -> Option<Order> {
         Some(saved.clone())
@@ -249,9 +252,8 @@ impl Replay<()> for Gone {
         true
     }
     fn once(&self, (): ()) {}
-    fn save(&self, (): ()) -> ((), ()) {
-        ((), ())
-    }
+    fn record(&self, (): ()) {}
+    fn keep(&self, (): &()) {}
     fn replay(&self, (): &mut ()) -> Option<()> {
         None
     }
