@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::{Seconds, after};
-use buttress_core::{BoxError, Carried, Timer};
+use buttress_core::clock::{Seconds, after, before_poll, first_wait};
+use buttress_core::{BoxError, Carried, Repeatable, Timer};
 use buttress_http::ReplayBody;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::by_method::Unlisted;
 use crate::call::Known;
-use crate::code::Code;
+use crate::code::{Code, Codes};
 use crate::grpc::{End, Noted, field};
 use crate::peeked_body::{Look, PeekedBody, Time};
 use crate::timeout::{GRPC_TIMEOUT, format_timeout};
@@ -38,7 +38,7 @@ static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rp
 /// gRPC (A6) holds a call to be committed as soon as headers have come, since its clients give them to the application at
 /// once. Here nothing is given out during the peek, and the call is committed with the first message that is.
 ///
-/// It reads what a [`CallLayer`](crate::CallLayer) and a total deadline note on the request. Dropping the future drops the
+/// It reads what a [`CallLayer`](crate::CallLayer) and the deadlines above note on the request. Dropping the future drops the
 /// attempt. The service inside is called with the request as it comes, and ready when it is.
 ///
 /// ```
@@ -57,12 +57,15 @@ pub struct AttemptLayer {
 struct Settings {
     peek: Option<Duration>,
     send_deadline: bool,
+    limit: Option<Duration>,
 }
 
 impl AttemptLayer {
     /// Looks into responses, for at most 500 ms after their head.
     pub fn new() -> Self {
-        Self { settings: Settings { peek: Some(Duration::from_millis(500)), send_deadline: false } }
+        Self {
+            settings: Settings { peek: Some(Duration::from_millis(500)), send_deadline: false, limit: None },
+        }
     }
 
     /// Waits at most so long after a response's head for its first message or its trailers; `None` looks into no response:
@@ -72,12 +75,24 @@ impl AttemptLayer {
         Self { settings: Settings { peek: wait.into(), ..self.settings } }
     }
 
+    /// The time that an attempt has, by a deadline above this layer: a look then ends before the attempt does, also of
+    /// requests with which no deadline travels. Default: nothing is known of one.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        Self { settings: Settings { limit: Some(limit), ..self.settings } }
+    }
+
     /// Tells the server of the stack's own deadline where the call has no `grpc-timeout`. Default `false`: a server ends a
     /// *stream* with it, too, while the deadline of a stack ends with the response's head. Methods that are called
-    /// streams are left alone.
+    /// streams are left alone. It has to travel with requests: `DeadlineLayer::carry`.
     #[must_use]
     pub fn send_deadline(self, send: bool) -> Self {
         Self { settings: Settings { send_deadline: send, ..self.settings } }
+    }
+
+    /// Whether [servers are told](AttemptLayer::send_deadline) of deadlines.
+    pub fn sends_deadline(&self) -> bool {
+        self.settings.send_deadline
     }
 }
 
@@ -121,13 +136,14 @@ pub struct Attempt<S> {
 }
 
 impl Settings {
-    /// Writes the headers, and says what is to be done with the response.
-    fn prepare<B>(&self, request: &mut Request<B>) -> Plan {
+    /// Writes the headers, and says what is to be done with the response, and when the call has to be over.
+    fn prepare<B>(&self, request: &mut Request<B>) -> (Plan, Option<(Instant, Duration)>) {
         let known = request.extensions().get::<Known>().copied().unwrap_or_default();
         let (deadline, attempt, repeatable) =
             request.extensions().get::<Carried>().map_or((None, 0, false), |carried| {
                 (carried.deadline, carried.attempt, carried.repeatable || carried.idempotency_key.is_some())
             });
+        let repeatable = repeatable || request.extensions().get::<Repeatable>().is_some();
         let is_told = || {
             known.unary
                 || field(request.headers(), &GRPC_TIMEOUT).is_some()
@@ -151,19 +167,34 @@ impl Settings {
             Some(wait) if repeatable && !known.stream => Depth::First(wait),
             _ => Depth::Head,
         };
-        Plan { known, depth, told, deadline }
+        let until = match (depth, deadline, self.limit) {
+            (Depth::First(_), Some(deadline), _) => Until::At(deadline),
+            (Depth::First(_), None, Some(limit)) => Until::After(limit),
+            _ => Until::Unknown,
+        };
+        let Known { codes, stream, time, .. } = known;
+        (Plan { codes, stream, depth, told, until }, time)
     }
 }
 
 /// What is known of a call, and what is to be done with its response.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
-    known: Known,
+    codes: Option<Codes>,
+    stream: bool,
     depth: Depth,
     /// The deadline that the server knows.
     told: Option<Instant>,
     /// The deadline of the layers above, for the response's head.
-    deadline: Option<Instant>,
+    until: Until,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    Unknown,
+    At(Instant),
+    /// So long after the first wait.
+    After(Duration),
 }
 
 /// How far a response is looked into.
@@ -196,9 +227,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
-        let plan = self.settings.prepare(&mut request);
+        let (plan, time) = self.settings.prepare(&mut request);
         let sent = matches!(plan.depth, Depth::First(_)).then(|| request.body().fork());
-        let time = plan.known.time.map(|(deadline, limit)| {
+        let time = time.map(|(deadline, limit)| {
             let method = request.uri().path().into();
             Box::new(Time { deadline, limit, method, timer: Timer::default() })
         });
@@ -228,8 +259,14 @@ pin_project! {
         R: Body,
     {
         Head { #[pin] inner: F },
-        Peek { response: Option<Response<PeekedBody<R>>>, timer: Option<Timer> },
+        Peek { waiting: Option<Box<Waiting<R>>> },
     }
+}
+
+/// A response of which more is waited for; boxed, since it is large and exists only beside a wait.
+struct Waiting<R: Body> {
+    response: Response<PeekedBody<R>>,
+    timer: Option<Timer>,
 }
 
 impl<F, B, R: Body> fmt::Debug for ResponseFuture<F, B, R> {
@@ -253,100 +290,127 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let plan = *this.plan;
-        loop {
-            match this.state.as_mut().project() {
-                StateProj::Head { inner } => {
-                    #[cfg_attr(
-                        not(feature = "tonic"),
-                        expect(unused_mut, reason = "only tonic is protected")
-                    )]
-                    let mut response = match ready!(inner.poll(cx)) {
-                        Ok(response) => response,
-                        Err(error) => {
-                            return Poll::Ready(Err(Unlisted::mark(error.into(), plan.known.codes)));
-                        }
-                    };
-                    #[cfg(feature = "tonic")]
-                    crate::status::without_broken_details(response.headers_mut());
-                    let is_open =
-                        response.status() == StatusCode::OK && End::of(response.headers()).is_none();
-                    let response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));
-                    if response.body().is_truncated() {
-                        return Poll::Ready(Ok(noted(response, plan, Some(End::Truncated))));
+        match this.state.as_mut().project() {
+            StateProj::Head { inner } => {
+                before_poll();
+                #[cfg_attr(not(feature = "tonic"), expect(unused_mut, reason = "only tonic is protected"))]
+                let mut response = match inner.poll(cx) {
+                    Poll::Ready(Ok(response)) => response,
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(Unlisted::mark(error.into(), this.plan.codes)));
                     }
-                    let sent = this.sent.take();
-                    let look = match plan.depth {
-                        Depth::Head => false,
-                        Depth::First(_) => sent.is_some_and(|sent| is_for_a_retry(&sent)),
-                        Depth::Whole => true,
-                    };
-                    if !(is_open && look) {
-                        return Poll::Ready(Ok(noted(response, plan, None)));
+                    Poll::Pending => {
+                        this.plan.wait();
+                        return Poll::Pending;
                     }
-                    this.state.set(State::Peek { response: Some(response), timer: None });
+                };
+                #[cfg(feature = "tonic")]
+                crate::status::without_broken_details(response.headers_mut());
+                let end = End::of(response.headers());
+                let is_open = response.status() == StatusCode::OK && end.is_none();
+                let mut response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));
+                let sent = this.sent.take();
+                if response.body().is_truncated() {
+                    this.plan.note(&mut response, Some(End::Truncated));
+                } else if !(is_open && this.plan.looks(sent.as_ref())) {
+                    this.plan.note(&mut response, end);
+                } else {
+                    let mut timer = None;
+                    if this.plan.poll_look(&mut response, &mut timer, cx)?.is_pending() {
+                        let waiting = Some(Box::new(Waiting { response, timer }));
+                        this.state.set(State::Peek { waiting });
+                        return Poll::Pending;
+                    }
                 }
-                StateProj::Peek { response, timer } => {
-                    let looked = response.as_mut().expect("a future is not polled again after it was ready");
-                    let whole = matches!(plan.depth, Depth::Whole);
-                    let end = match looked.body_mut().poll_look(whole, cx) {
-                        Poll::Ready(Look::End(end)) => Some(end),
-                        Poll::Ready(Look::Data) => None,
-                        Poll::Ready(Look::Failed(error)) => {
-                            return Poll::Ready(Err(Unlisted::mark(error, plan.known.codes)));
-                        }
-                        Poll::Pending => {
-                            ready!(plan.poll_wait(timer, cx));
-                            None
-                        }
-                    };
-                    let response = response.take().expect("it was there");
-                    return Poll::Ready(Ok(noted(response, plan, end)));
+                Poll::Ready(Ok(response))
+            }
+            StateProj::Peek { waiting } => {
+                let mut looked = waiting.take().expect("a future is not polled again after it was ready");
+                if this.plan.poll_look(&mut looked.response, &mut looked.timer, cx)?.is_pending() {
+                    *waiting = Some(looked);
+                    return Poll::Pending;
                 }
+                Poll::Ready(Ok(looked.response))
             }
         }
     }
 }
 
 impl Plan {
+    /// The head has to be waited for, from now on if it had not to be before.
+    fn wait(&mut self) {
+        if let Until::After(limit) = self.until {
+            self.until = Until::At(after(first_wait(), limit));
+        }
+    }
+
+    /// Whether a response whose status is open is looked into. A look is for nothing if the request could not be sent again;
+    /// and while it is still being sent, the response may be waiting for it.
+    fn looks<B>(&self, sent: Option<&ReplayBody<B>>) -> bool
+    where
+        B: Body + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        match self.depth {
+            Depth::Head => false,
+            Depth::First(_) => sent.is_some_and(|sent| sent.is_complete() && sent.is_replayable()),
+            Depth::Whole => true,
+        }
+    }
+
+    /// Looks into a response, and notes on it what there is to say.
+    fn poll_look<R>(
+        &self,
+        response: &mut Response<PeekedBody<R>>,
+        timer: &mut Option<Timer>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BoxError>>
+    where
+        R: Body + Unpin,
+        R::Error: Into<BoxError>,
+    {
+        let whole = matches!(self.depth, Depth::Whole);
+        let end = match response.body_mut().poll_look(whole, cx) {
+            Poll::Ready(Look::End(end)) => Some(end),
+            Poll::Ready(Look::Data) => None,
+            Poll::Ready(Look::Failed(error)) => return Poll::Ready(Err(Unlisted::mark(error, self.codes))),
+            Poll::Pending => {
+                ready!(self.poll_wait(timer, cx));
+                None
+            }
+        };
+        self.note(response, end);
+        Poll::Ready(Ok(()))
+    }
+
     /// Ready when the head is to be given out although nothing has followed it: early enough for the layers above.
     fn poll_wait(&self, timer: &mut Option<Timer>, cx: &mut Context<'_>) -> Poll<()> {
         let Depth::First(wait) = self.depth else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| {
-            let until = after(Instant::now(), wait);
+            let now = Instant::now();
+            let until = match self.until {
+                Until::Unknown => after(now, wait),
+                Until::At(deadline) => after(now, wait).min(deadline),
+                Until::After(limit) => after(now, wait.min(limit)),
+            };
             // Without a timer there is no waiting.
-            Timer::at(self.deadline.map_or(until, |deadline| deadline.min(until))).unwrap_or_default()
+            Timer::at(until).unwrap_or_default()
         });
         timer.poll(cx)
     }
-}
 
-/// A look is for nothing if the request could not be sent again; and while it is still being sent, the response may be waiting
-/// for it.
-fn is_for_a_retry<B>(sent: &ReplayBody<B>) -> bool
-where
-    B: Body + Unpin,
-    B::Error: Into<BoxError>,
-{
-    sent.is_complete() && sent.is_replayable()
-}
-
-/// Notes on a response how it ended, as far as that is known; nothing on one that is good.
-fn noted<R: Body>(
-    mut response: Response<PeekedBody<R>>,
-    plan: Plan,
-    end: Option<End>,
-) -> Response<PeekedBody<R>> {
-    let end = end.or_else(|| End::of(response.headers())).map(|end| in_time(end, plan.told));
-    let good = match end {
-        None => response.status() == StatusCode::OK,
-        Some(end) => matches!(end, End::Status { code: Code::Ok, .. }),
-    };
-    let Known { codes, stream, .. } = plan.known;
-    if stream || !good {
-        response.extensions_mut().insert(Noted { codes, stream, end });
+    /// Notes on a response how it ended, as far as that is known; nothing on one that is good.
+    fn note<B>(&self, response: &mut Response<B>, end: Option<End>) {
+        let end = end.map(|end| in_time(end, self.told));
+        let good = match end {
+            None => response.status() == StatusCode::OK,
+            Some(end) => matches!(end, End::Status { code: Code::Ok, .. }),
+        };
+        if self.stream || !good {
+            let Self { codes, stream, .. } = *self;
+            response.extensions_mut().insert(Noted { codes, stream, end });
+        }
     }
-    response
 }
 
 /// A server that is told of a deadline may be the first to end the call, and some (tonic's) call that cancelled: it has

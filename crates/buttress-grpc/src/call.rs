@@ -2,9 +2,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress_core::Carried;
 use buttress_core::clock::after;
-use http::{Extensions, Request};
+use buttress_core::{Carried, Repeatable};
+use http::Request;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -88,21 +88,20 @@ impl<S> Call<S> {
         if known != Known::default() {
             request.extensions_mut().insert(known);
         }
-        if timeout.is_none() && policy.is_none() && !repeatable {
+        if repeatable || policy.is_some() {
+            request.extensions_mut().insert(Repeatable);
+        }
+        // Servers are told of the deadlines of a call that is answered with one message: let them travel.
+        if timeout.is_none() && policy.is_none() && !known.unary {
             return;
         }
-        let carried = carried(request.extensions_mut());
-        carried.repeatable |= repeatable || policy.is_some();
+        let carried: &mut Carried = request.extensions_mut().get_or_insert_default();
         carried.time_limit = shorter(carried.time_limit, timeout);
         if let Some(policy) = policy {
             carried.max_retries.get_or_insert(policy.max_retries);
             carried.backoff.get_or_insert_with(|| Arc::clone(&policy.backoff));
         }
     }
-}
-
-fn carried(extensions: &mut Extensions) -> &mut Carried {
-    extensions.get_or_insert_default()
 }
 
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
@@ -148,6 +147,10 @@ mod tests {
         request
     }
 
+    fn is_repeatable(request: &Request<()>) -> bool {
+        request.extensions().get::<Repeatable>().is_some()
+    }
+
     fn carried_by(request: &Request<()>) -> Carried {
         request.extensions().get().cloned().unwrap_or_default()
     }
@@ -158,7 +161,7 @@ mod tests {
         let carried = carried_by(&request);
         let backoff = carried.backoff.as_ref().unwrap().to_string();
         assert_eq!(backoff, "1 s × 2 up to 9 s, ± 20 %");
-        assert_eq!((carried.repeatable, carried.max_retries), (true, Some(2)));
+        assert_eq!((is_repeatable(&request), carried.max_retries), (true, Some(2)));
         assert_eq!(carried.time_limit, Some(Duration::from_secs(5)));
         let known = request.extensions().get::<Known>().unwrap();
         assert_eq!(known.time, Some((Instant::now() + Duration::from_secs(5), Duration::from_secs(5))));
@@ -178,15 +181,25 @@ mod tests {
         let carried = carried_by(&prepared(Request::post("/a.B/Put").extension(own)));
         assert_eq!((carried.max_retries, carried.time_limit), (Some(0), Some(Duration::from_secs(1))));
         let other = carried_by(&prepared(Request::post("/a.B/Other").header("grpc-timeout", "3S")));
-        assert_eq!((other.time_limit, other.repeatable), (Some(Duration::from_secs(3)), false));
+        assert_eq!(other.time_limit, Some(Duration::from_secs(3)));
     }
 
     #[test]
     fn of_a_method_that_is_not_named_nothing_is_noted() {
         let request = prepared(Request::post("/a.B/Other"));
         assert!(request.extensions().is_empty());
-        assert!(carried_by(&prepared(Request::post("/a.B/Get"))).repeatable);
+        assert!(!is_repeatable(&request));
+        let get = prepared(Request::post("/a.B/Get"));
+        assert!(is_repeatable(&get) && get.extensions().get::<Carried>().is_none());
         let watch = prepared(Request::post("/a.B/Watch"));
-        assert!(watch.extensions().get::<Known>().unwrap().stream && !carried_by(&watch).repeatable);
+        assert!(watch.extensions().get::<Known>().unwrap().stream && !is_repeatable(&watch));
+    }
+
+    #[test]
+    fn deadlines_travel_with_a_call_that_is_answered_with_one_message() {
+        let call = CallLayer::new(ServiceConfig::new().unary("a.B/Get")).layer(());
+        let mut request = Request::post("/a.B/Get").body(()).unwrap();
+        call.prepare(&mut request);
+        assert_eq!(request.extensions().get(), Some(&Carried::default()));
     }
 }

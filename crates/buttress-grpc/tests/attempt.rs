@@ -120,6 +120,24 @@ async fn a_head_is_held_up_for_so_long_and_no_longer() {
     assert_eq!(Instant::now(), soon);
 }
 
+/// Of a head that comes 400 ms after the call, 200 ms are left for a look.
+#[tokio::test(start_paused = true)]
+async fn a_look_ends_before_its_attempt_although_no_deadline_travels() {
+    let started = Instant::now();
+    let (_sender, body) = Channel::<Bytes, BoxError>::new(8);
+    let body = std::sync::Mutex::new(Some(body));
+    let layer = AttemptLayer::new().within(Duration::from_millis(600));
+    let service = layer.layer(service_fn(move |_: Ask| {
+        let body = body.lock().unwrap().take().unwrap();
+        async move {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Ok::<_, Infallible>(Response::new(body))
+        }
+    }));
+    service.oneshot(repeatable()).await.unwrap();
+    assert_eq!(started.elapsed(), Duration::from_millis(600));
+}
+
 /// tonic's servers say so when the time is over that they were told of.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_cancelled_at_its_deadline_has_timed_out() {

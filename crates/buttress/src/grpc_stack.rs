@@ -236,20 +236,28 @@ impl GrpcBuilder {
         let limits =
             if self.background { (millis(600_000), millis(30_000)) } else { (millis(10_000), millis(2500)) };
         let (total, attempt) = (self.total.unwrap_or(limits.0), self.attempt.unwrap_or(limits.1));
-        let explanation = Explanation::of(&self.name, (total, true), attempt, &retry, &breaker)
+        // Who is told of it is told by what lies below; otherwise it costs a call several allocations to carry it.
+        let travels = self.attempts.sends_deadline();
+        let explanation = Explanation::of(&self.name, (total, travels), attempt, &retry, &breaker)
             .within(Some(("call", self.methods.to_string())), Some(("attempt", self.attempts.to_string())));
         let name = || Arc::clone(&self.name);
+        let deadline =
+            |layer: DeadlineLayer, grpc| if travels { layer.carry(grpc) } else { layer.obey(grpc) };
+        let within = attempt.min(total);
+        let total = DeadlineLayer::total(name(), total)?;
+        let above = total.clone();
         let mut layer = GrpcLayer {
             call: CallLayer::new(self.methods),
-            total: DeadlineLayer::total(name(), total)?.carry(self.grpc.clone()),
+            total: deadline(total, self.grpc.clone()),
             retry: RetryLayer::new(name(), retry)?
+                .deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()))
                 .policy(ByMethod::new(self.grpc.clone()))
                 .replay(self.replay),
             breaker: CircuitBreakerLayer::new(name(), breaker)?
                 .policy(self.grpc.clone())
                 .watch(GrpcWatch::new(self.grpc.clone())),
-            attempt: DeadlineLayer::attempt(name(), attempt)?.carry(self.grpc),
-            headers: self.attempts,
+            attempt: deadline(DeadlineLayer::attempt(name(), attempt)?, self.grpc),
+            headers: self.attempts.within(within),
             explanation,
         };
         if let Some(observer) = observer(&self.name, self.observers, self.silent) {
@@ -303,7 +311,8 @@ impl GrpcLayer {
         &self.breaker
     }
 
-    /// Switches the mode of deadlines, retry and circuit breaker.
+    /// Switches the mode of deadlines, retry and circuit breaker. A `grpc-timeout` that a call or its method brings is the
+    /// caller's own and stays: its server is told of it, and the response's body ends with it, in every mode.
     pub fn set_mode(&self, mode: Mode) {
         self.breaker.handle().set_mode(mode);
         self.total.set_mode(mode);
