@@ -24,7 +24,7 @@ use tower_service::Service;
 use crate::body::response_body;
 use asked::Asked;
 use attempt::Attempt;
-use courier::Jobs;
+use courier::{Courier, Jobs};
 pub use error::{Detached, StackError};
 pub use next::{NextFuture, NextService};
 pub use request::{RequestBuilderExt, attempts};
@@ -105,30 +105,34 @@ where
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<reqwest::Response> {
-        let (request, jobs, asked) = prepare(request, extensions)?;
-        let call = pin!(call(self.service(), request));
-        match drive(call, &jobs, &asked, extensions, &next).await {
-            Ok(response) => Ok(asked.answered(response.map(response_body)).into()),
-            Err(error) => Err(error::to_middleware(error)),
-        }
+        let asked = Asked::new(request.url().clone());
+        let (courier, jobs) = courier::channel();
+        let request = prepare(request, extensions, courier)?;
+        let mut service = self.service();
+        // One function, since the arguments of another would lie beside the future that they become.
+        let ready = |error: S::Error| error::to_middleware(error.into());
+        poll_fn(|cx| service.poll_ready(cx).map_err(ready)).await?;
+        let call = pin!(service.call(request));
+        let response = drive(call, &jobs, &asked, extensions, &next)
+            .await
+            .map_err(|error| error::to_middleware(error.into()))?;
+        Ok(asked.answered(response.map(response_body)).into())
     }
 }
 
-/// The request for the stack, and the ends of the way back from it.
+/// The request for the stack, with the way back from it.
 fn prepare(
     request: reqwest::Request,
     extensions: &Extensions,
-) -> reqwest_middleware::Result<(http::Request<reqwest::Body>, Jobs, Asked)> {
-    let url = request.url().clone();
+    courier: Courier,
+) -> reqwest_middleware::Result<http::Request<reqwest::Body>> {
     let mut request: http::Request<reqwest::Body> = request.try_into()?;
-    let asked = Asked::new(url, request.uri().clone());
     // What a stack further out has put on the request is newer than what the caller brought.
     let mut carried = extensions.clone();
     carried.extend(mem::take(request.extensions_mut()));
-    let (courier, jobs) = courier::channel();
     carried.insert(courier);
     *request.extensions_mut() = carried;
-    Ok((request, jobs, asked))
+    Ok(request)
 }
 
 /// Polls a call, and the attempts that it asks for beside it.
@@ -163,14 +167,4 @@ async fn drive<T>(
         }
     })
     .await
-}
-
-/// Makes the service ready and calls it.
-async fn call<S, Req>(mut service: S, request: Req) -> Result<S::Response, BoxError>
-where
-    S: Service<Req>,
-    S::Error: Into<BoxError>,
-{
-    poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-    service.call(request).await.map_err(Into::into)
 }

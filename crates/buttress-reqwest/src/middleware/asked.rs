@@ -8,8 +8,6 @@ use crate::service::{into_http, with_url};
 /// What a call asks for, so that a URL that stays the same is not parsed again by every attempt and for its answer.
 pub(crate) struct Asked {
     url: Url,
-    /// What `http` has made of it.
-    uri: Uri,
 }
 
 /// In the extensions of a response that came from the URL that was asked for.
@@ -17,8 +15,19 @@ pub(crate) struct Asked {
 struct AsAsked;
 
 impl Asked {
-    pub(crate) fn new(url: Url, uri: Uri) -> Self {
-        Self { url, uri }
+    pub(crate) fn new(url: Url) -> Self {
+        Self { url }
+    }
+
+    /// Whether this is what `http` has made of the URL.
+    fn is(&self, uri: &Uri) -> bool {
+        let rest =
+            uri.scheme_str().and_then(|scheme| self.url.as_str().strip_prefix(scheme)?.strip_prefix("://"));
+        let rest =
+            rest.zip(uri.authority()).and_then(|(rest, authority)| rest.strip_prefix(authority.as_str()));
+        let rest = rest.zip(uri.path_and_query()).and_then(|(rest, path)| rest.strip_prefix(path.as_str()));
+        // Only a fragment is left behind.
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
     }
 
     /// The request as reqwest has it.
@@ -26,7 +35,7 @@ impl Asked {
         &self,
         mut request: http::Request<reqwest::Body>,
     ) -> Result<reqwest::Request, reqwest::Error> {
-        if *request.uri() != self.uri {
+        if !self.is(request.uri()) {
             return request.try_into();
         }
         if request.extensions().is_empty() {
@@ -68,5 +77,30 @@ impl Asked {
             *response.extensions_mut() = mem::take(extensions);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_is_known_by_its_url_and_any_other_is_not() {
+        for (url, uri, same) in [
+            ("http://api:8080/v1/x?y=1", "http://api:8080/v1/x?y=1", true),
+            ("http://api/x#part", "http://api/x", true),
+            ("HTTP://API:80", "http://api/", true),
+            ("http://user:secret@api/x", "http://user:secret@api/x", true),
+            ("http://api/x?y=1", "http://api/x", false),
+            ("http://api/x", "http://api/x?y=1", false),
+            ("http://api/x", "https://api/x", false),
+            ("http://api/x", "http://api2/x", false),
+            ("http://api/x", "http://api/X", false),
+            ("http://api/xy", "http://api/x", false),
+            ("http://api/x", "/x", false),
+        ] {
+            let asked = Asked::new(Url::parse(url).unwrap());
+            assert_eq!(asked.is(&uri.parse().unwrap()), same, "{url} {uri}");
+        }
     }
 }

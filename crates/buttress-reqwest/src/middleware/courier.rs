@@ -78,8 +78,11 @@ impl fmt::Debug for Courier {
 impl Jobs {
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Job> {
         let mut queue = lock(&self.0);
-        if let Some(job) = queue.next.take() {
-            queue.next = queue.more.pop_front();
+        // Jobs are large: they are moved only where there are any.
+        if let Some(job) = queue.next.take_if(|_| true) {
+            if !queue.more.is_empty() {
+                queue.next = queue.more.pop_front();
+            }
             return Poll::Ready(job);
         }
         if !queue.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -92,7 +95,11 @@ impl Jobs {
 impl Drop for Jobs {
     fn drop(&mut self) {
         // What is left is dropped outside of the lock.
-        let left = mem::replace(&mut *lock(&self.0), Queue { closed: true, ..Queue::default() });
-        drop(left);
+        let mut queue = lock(&self.0);
+        queue.closed = true;
+        let waker = queue.waker.take();
+        let left = queue.next.is_some().then(|| (queue.next.take(), mem::take(&mut queue.more)));
+        drop(queue);
+        drop((waker, left));
     }
 }
