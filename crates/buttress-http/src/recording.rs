@@ -30,19 +30,40 @@ pub(crate) enum Taken<B> {
 /// As small as three words: a client moves a request, and its body with it, some twenty times.
 pub(crate) struct Reader<B> {
     shared: Arc<Mutex<State<B>>>,
-    /// The next frame; one beyond the last when the trailers have been read.
-    next: u64,
-    generation: u32,
+    place: Place,
+}
+
+/// How far a reader has come.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// So many bytes.
+    read: u64,
+    /// The next frame, as long as there is a recording, or [`TRAILERS_READ`].
+    next: u32,
     /// Which of the readers it is.
     number: u32,
 }
 
+const TRAILERS_READ: u32 = u32::MAX;
+
+impl Place {
+    fn start(number: u32) -> Self {
+        Self { read: 0, next: 0, number }
+    }
+
+    fn gives(&mut self, data: Bytes) -> Frame<Bytes> {
+        self.read += data.len() as u64;
+        // Memory bounds how many frames a recording has; without one they are not counted to their end.
+        self.next = self.next.saturating_add(1).min(TRAILERS_READ - 1);
+        Frame::data(data)
+    }
+}
+
 struct State<B> {
     source: Option<B>,
+    /// All that the source has given, while the body is replayable; none of them is empty.
     frames: Frames,
-    /// How many frames the source has given; `frames` has them all while the body is replayable.
-    front: u64,
-    /// The bytes in them.
+    /// How many bytes the source has given: whoever has read as many is at the front.
     passed: u64,
     buffered: usize,
     trailers: Option<Box<HeaderMap>>,
@@ -57,10 +78,10 @@ struct State<B> {
     replayable: bool,
     /// Why the source failed, for whoever reads at the front.
     error: Option<BoxError>,
-    /// Readers of earlier generations are cut off.
-    generation: u32,
-    /// So many readers there have been.
-    readers: u32,
+    /// Readers before this one are cut off.
+    first: u32,
+    /// The last reader there has been.
+    last: u32,
     waiting: Waiting,
 }
 
@@ -94,7 +115,7 @@ where
         let hint = body.size_hint();
         let mut state = State::new(Some(body), hint.exact(), per_body, pool);
         let mut cx = Context::from_waker(Waker::noop());
-        while state.length.is_some() && (state.replayable || state.front == 0) {
+        while state.length.is_some() && (state.replayable || state.passed == 0) {
             match state.poll_source(&mut cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(frame))) => state.keep_unread(frame),
@@ -119,17 +140,17 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut state = lock(&self.shared);
-        if self.generation < state.generation {
+        let Self { shared, place } = self;
+        let mut state = lock(shared);
+        if place.number < state.first {
             return Poll::Ready(Some(Err(ReplayError::Superseded.into())));
         }
         loop {
-            if self.next < state.front {
-                let Some(data) = state.frames.get(self.next).cloned() else {
+            if place.read < state.passed {
+                let Some(data) = state.frames.get(place.next).cloned() else {
                     return Poll::Ready(Some(Err(ReplayError::Overtaken.into())));
                 };
-                self.next += 1;
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+                return Poll::Ready(Some(Ok(place.gives(data))));
             }
             match state.progress {
                 Progress::Reading => {}
@@ -138,22 +159,21 @@ where
                     return Poll::Ready(Some(Err(error)));
                 }
                 Progress::Ended => {
-                    let trailers = state.trailers.as_ref().filter(|_| self.next == state.front);
+                    let trailers = state.trailers.as_ref().filter(|_| place.next != TRAILERS_READ);
                     return Poll::Ready(trailers.map(|trailers| {
-                        self.next += 1;
+                        place.next = TRAILERS_READ;
                         Ok(Frame::trailers(HeaderMap::clone(trailers)))
                     }));
                 }
             }
-            let frame = match ready!(state.poll_front(self.number, cx)) {
+            let frame = match ready!(state.poll_front(place.number, cx)) {
                 Some(frame) => frame?,
                 None => continue,
             };
             // Without anybody left who could read it again, there is nothing to record for.
-            let alone = Arc::strong_count(&self.shared) == 1;
+            let alone = Arc::strong_count(shared) == 1;
             if let Some(data) = state.keep(frame, alone) {
-                self.next += 1;
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+                return Poll::Ready(Some(Ok(place.gives(data))));
             }
         }
     }
@@ -161,7 +181,7 @@ where
 
 impl<B> Reader<B> {
     fn first(state: State<B>) -> Self {
-        Self { shared: Arc::new(Mutex::new(state)), next: 0, generation: 0, number: 0 }
+        Self { shared: Arc::new(Mutex::new(state)), place: Place::start(0) }
     }
 
     /// Of a body that is all there.
@@ -169,16 +189,15 @@ impl<B> Reader<B> {
         let mut state = State::new(None, Some(data.len() as u64), 0, None);
         (state.progress, state.replayable, state.trailers) = (Progress::Ended, true, trailers);
         if !data.is_empty() {
-            (state.front, state.passed) = (1, data.len() as u64);
+            state.passed = data.len() as u64;
             state.frames.push(data);
         }
         Self::first(state)
     }
 
     fn next_of(&self, state: &mut State<B>) -> Self {
-        state.readers += 1;
-        let (generation, number) = (state.generation, state.readers);
-        Self { shared: Arc::clone(&self.shared), next: 0, generation, number }
+        state.last += 1;
+        Self { shared: Arc::clone(&self.shared), place: Place::start(state.last) }
     }
 
     /// The only reader from now on: earlier ones are cut off, and told so. `None` if the body is not replayable.
@@ -187,8 +206,12 @@ impl<B> Reader<B> {
         if !state.is_replayable() {
             return None;
         }
-        state.generation += 1;
+        if state.is_in_memory() {
+            // Nobody has to make room.
+            return Some(self.next_of(&mut state));
+        }
         let reader = self.next_of(&mut state);
+        state.first = reader.place.number;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.wake();
@@ -219,20 +242,17 @@ impl<B: Body> Reader<B> {
             Some(source) => source.is_end_stream(),
             None => state.progress == Progress::Ended,
         };
-        ended && self.next >= state.front + u64::from(state.trailers.is_some())
+        ended
+            && self.place.read == state.passed
+            && (state.trailers.is_none() || self.place.next == TRAILERS_READ)
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         let state = lock(&self.shared);
-        let unread = if self.next >= state.front {
-            0
-        } else {
-            let read = state.frames.iter().take(usize::try_from(self.next).unwrap_or(usize::MAX));
-            state.passed - read.map(|data| data.len() as u64).sum::<u64>()
-        };
         if let Some(length) = state.length {
-            return SizeHint::with_exact(length.saturating_sub(state.passed - unread));
+            return SizeHint::with_exact(length.saturating_sub(self.place.read));
         }
+        let unread = state.passed - self.place.read;
         let rest = state.source.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(unread + rest.lower());
@@ -246,10 +266,10 @@ impl<B: Body> Reader<B> {
 impl<B> fmt::Debug for Reader<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.shared);
-        match (&state.pool, state.progress) {
-            (None, Progress::Ended) if state.replayable => write!(f, "{} bytes in memory", state.passed),
-            _ => f.write_str(if state.is_replayable() { "recording" } else { "not kept" }),
+        if state.is_in_memory() {
+            return write!(f, "{} bytes in memory", state.passed);
         }
+        f.write_str(if state.is_replayable() { "recording" } else { "not kept" })
     }
 }
 
@@ -263,21 +283,16 @@ where
         let Some(data) = self.take_data(frame) else { return };
         self.buffered += data.len();
         // All there is, in one piece, costs nothing to keep.
-        let whole = self.front == 0 && self.length == Some(data.len() as u64);
+        let whole = self.passed == 0 && self.length == Some(data.len() as u64);
         self.replayable &= whole || self.buffered <= self.per_body;
-        self.came(&data);
-        self.frames.push(data);
-    }
-
-    fn came(&mut self, data: &Bytes) {
-        self.front += 1;
         self.passed += data.len() as u64;
+        self.frames.push(data);
     }
 
     /// While it is being read. The data, if it is any.
     fn keep(&mut self, frame: Frame<B::Data>, alone: bool) -> Option<Bytes> {
         let data = self.take_data(frame)?;
-        self.came(&data);
+        self.passed += data.len() as u64;
         if self.replayable {
             self.buffered += data.len();
             let recorded =
@@ -341,7 +356,6 @@ impl<B> State<B> {
         Self {
             source,
             frames: Frames::default(),
-            front: 0,
             passed: 0,
             buffered: 0,
             trailers: None,
@@ -352,14 +366,19 @@ impl<B> State<B> {
             pool,
             charged: 0,
             error: None,
-            generation: 0,
-            readers: 0,
+            first: 0,
+            last: 0,
             waiting: Waiting::default(),
         }
     }
 
     fn is_replayable(&self) -> bool {
         self.replayable && self.progress != Progress::Failed
+    }
+
+    /// Whether it was all there before anybody read it.
+    fn is_in_memory(&self) -> bool {
+        self.replayable && self.pool.is_none()
     }
 
     /// Accounts for what has been recorded; `false` if there is no room for it.

@@ -75,6 +75,20 @@ async fn a_body_in_memory_is_not_copied() {
     }
 }
 
+/// Each copy of it is whole: there is nothing that a later attempt would have to take over.
+#[tokio::test]
+async fn a_body_in_memory_that_has_trailers_is_read_on_beside_a_later_attempt() {
+    let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("digest"), "x".parse().unwrap())]);
+    let body = Full::new(Bytes::from_static(b"body"));
+    let body = body.with_trailers(std::future::ready(Some(Ok(trailers.clone()))));
+    let (mut first, mut again) = save(&HttpReplay::new(), body);
+    assert_eq!(data(&mut first).await, "body");
+    let second = again.next().unwrap().collect().await.unwrap();
+    let first = first.collect().await.unwrap();
+    assert_eq!((first.trailers(), second.trailers()), (Some(&trailers), Some(&trailers)));
+    assert_eq!((first.to_bytes(), second.to_bytes()), ("".into(), "body".into()));
+}
+
 #[tokio::test]
 async fn an_empty_body_is_empty_every_time() {
     let (first, mut again) = save(&HttpReplay::new(), Full::new(Bytes::new()));

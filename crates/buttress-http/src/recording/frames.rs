@@ -42,10 +42,10 @@ impl Frames {
         }
     }
 
-    pub(super) fn get(&self, index: u64) -> Option<&Bytes> {
+    pub(super) fn get(&self, index: u32) -> Option<&Bytes> {
         match index.checked_sub(1) {
             None => self.first.as_ref(),
-            Some(index) => self.more.get(usize::try_from(index).ok()?),
+            Some(index) => self.more.get(index as usize),
         }
     }
 
