@@ -229,6 +229,26 @@ mod tests {
         assert_eq!(kept(), KEPT);
     }
 
+    /// A call with two deadlines, after another one.
+    #[tokio::test]
+    async fn a_timer_that_is_registered_for_an_earlier_moment_is_taken_first() {
+        let start = Instant::now();
+        let [soon, between, late] = [2, 3, 4].map(|seconds| start + Duration::from_secs(seconds));
+        let left = || {
+            POOL.with(|pool| pool.borrow().free.iter().map(|kept| kept.sleep.deadline()).collect::<Vec<_>>())
+        };
+        drop([arm(soon).await, arm(late).await]);
+        let first = arm(between).await;
+        assert_eq!(left(), [late]);
+        let second = arm(late).await;
+        assert_eq!(left(), []);
+        drop((first, second));
+        let earlier = arm(start + LONG).await;
+        assert_eq!(left(), [between], "if there is none, any will do");
+        earlier.await;
+        assert!(start.elapsed() >= LONG && start.elapsed() < Duration::from_secs(2));
+    }
+
     #[test]
     fn the_timers_of_one_runtime_are_not_used_in_another() {
         for _ in 0..3 {

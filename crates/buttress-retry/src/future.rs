@@ -71,7 +71,6 @@ where
     P: Discard<S::Response> + Carry<Req> + KeyOf<Req>,
 {
     /// Calls `inner`, which is ready, unless the rate gate holds the request back.
-    #[inline(never)]
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
         let settings = &core.settings;
         let (deadline, max_retries, backoff) =
