@@ -71,6 +71,8 @@ where
     P: Discard<S::Response> + Carry<Req> + KeyOf<Req>,
 {
     /// Calls `inner`, which is ready, unless the rate gate holds the request back.
+    // Compiled into its callers, it moves what it makes once more.
+    #[inline(never)]
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
         let settings = &core.settings;
         let (deadline, max_retries, backoff) =
