@@ -66,6 +66,22 @@ impl<Req, A, L: fmt::Debug> fmt::Debug for Chain<Req, A, L> {
     }
 }
 
+/// The rungs with their levels: ``1 `replica`, 3 `static` (always)``.
+impl<Req, A, L: Last<Req, A>> fmt::Display for Chain<Req, A, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for rung in &self.rungs {
+            write!(f, "{separator}{} `{}`", rung.level.as_u8(), rung.name)?;
+            separator = ", ";
+        }
+        match self.last.name() {
+            Some((name, level)) => write!(f, "{separator}{} `{name}` (always)", level.as_u8()),
+            None if self.rungs.is_empty() => f.write_str("no fallback"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl<Req, A> Default for Chain<Req, A> {
     fn default() -> Self {
         Self { rungs: Vec::new(), copy: None, last: Open }
@@ -131,6 +147,9 @@ pub trait Last<Req, A>: sealed::Sealed + Clone + Send + Sync + 'static {
     #[doc(hidden)]
     fn check(&self) -> Result<(), ConfigError>;
 
+    #[doc(hidden)]
+    fn name(&self) -> Option<(&str, Level)>;
+
     /// The answer, what it is worth and where it comes from; or the error.
     #[doc(hidden)]
     fn last(
@@ -152,6 +171,10 @@ impl<Req, A> Last<Req, A> for Open {
 
     fn check(&self) -> Result<(), ConfigError> {
         Ok(())
+    }
+
+    fn name(&self) -> Option<(&str, Level)> {
+        None
     }
 
     fn last(
@@ -178,6 +201,10 @@ impl<Req: 'static, A: 'static> Last<Req, A> for Closed<Req, A> {
             return Err(ConfigError::new("level", self.level, rule));
         }
         Ok(())
+    }
+
+    fn name(&self) -> Option<(&str, Level)> {
+        Some((&self.name, self.level))
     }
 
     fn last(&self, _: &Arc<str>, fallen: Fallen<Req, A>, _: Vec<Tried>) -> Result<(A, Served), Infallible> {

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::clock::Seconds;
 use buttress_core::{ConfigError, Observe, Plain};
 use tower_layer::Layer;
 
@@ -10,7 +11,7 @@ use crate::recall::Kept;
 use crate::registry::Component;
 use crate::service::Degrade;
 use crate::shared::{Holder, Shared, Told};
-use crate::store::LastGood;
+use crate::store::{LastGood, Lifetime};
 
 /// Answers by a chain of rungs where the services that it is applied to fail.
 ///
@@ -134,6 +135,26 @@ impl<C, P> DegradeLayer<C, P> {
 pub struct Recalling<C, R: Kept> {
     pub(crate) chain: C,
     pub(crate) store: LastGood<R>,
+}
+
+/// When the store answers, and what the chain does.
+impl<C: fmt::Display, R: Kept> fmt::Display for Recalling<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lifetime { fresh, while_revalidate, if_error, .. } = self.store.lifetime();
+        let (fresh, while_revalidate) = (Seconds(fresh), Seconds(while_revalidate));
+        let (if_error, level) = (Seconds(if_error), self.store.if_error_level().as_u8());
+        write!(
+            f,
+            "answers are fresh for {fresh}, served for {while_revalidate} more while they are refreshed, and for "
+        )?;
+        write!(f, "{if_error} at level {level} if that fails; {}", self.chain)
+    }
+}
+
+impl<C: fmt::Display, P> fmt::Display for DegradeLayer<C, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {} or a failure: {}", Seconds(self.budget), self.chain)
+    }
 }
 
 impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> {

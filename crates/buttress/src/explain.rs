@@ -73,7 +73,7 @@ impl Explanation {
     }
 
     /// With layers above those that every stack has, and below them.
-    #[cfg(feature = "grpc")]
+    #[cfg(any(feature = "degrade", feature = "grpc"))]
     pub(crate) fn within(
         mut self,
         above: Option<(&'static str, String)>,

@@ -135,6 +135,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "degrade")]
+mod degrading;
 mod explain;
 #[cfg(feature = "grpc")]
 mod grpc_stack;
@@ -150,6 +152,8 @@ pub use buttress_core::{
     BoxError, ConfigError, Elapsed, Exhausted, Mode, NoTimer, Reason, Refused, Stop, Verdict, chain, find,
 };
 pub use buttress_deadline as deadline;
+#[cfg(feature = "degrade")]
+pub use buttress_degrade as degrade;
 #[cfg(feature = "grpc")]
 pub use buttress_grpc as grpc;
 pub use buttress_http as http;
@@ -161,6 +165,8 @@ pub use buttress_idempotency as idempotency;
 pub use buttress_retry as retry;
 #[cfg(feature = "store")]
 pub use buttress_store as store;
+#[cfg(feature = "degrade")]
+pub use degrading::{HttpDegradeLayer, HttpDegradeService};
 pub use explain::{Explanation, Warning};
 #[cfg(feature = "tonic")]
 pub use grpc_stack::GrpcService;

@@ -118,6 +118,10 @@ impl Preset {
 }
 
 impl HttpBuilder {
+    pub(crate) fn http(&self) -> Http {
+        self.http.clone()
+    }
+
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
@@ -322,7 +326,7 @@ impl HttpBuilder {
         self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
     }
 
-    fn observer(&self) -> Option<Arc<dyn Observe>> {
+    pub(crate) fn observer(&self) -> Option<Arc<dyn Observe>> {
         observer(&self.name, self.observers.clone(), self.silent)
     }
 
