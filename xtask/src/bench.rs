@@ -10,6 +10,11 @@ pub(crate) fn overhead(arguments: &[&str]) -> Result<(), Failure> {
     timed("buttress-bench", "overhead", arguments)
 }
 
+/// Times chains of fallbacks and stores of last good answers; passes the arguments on.
+pub(crate) fn degrade(arguments: &[&str]) -> Result<(), Failure> {
+    timed("buttress-bench", "degrade", arguments)
+}
+
 /// Lets real clients call a server on loopback; passes the arguments on.
 pub(crate) fn http(arguments: &[&str]) -> Result<(), Failure> {
     timed("buttress-bench-http", "times", arguments)

@@ -23,6 +23,7 @@ cargo xtask <command>
           (a minute or two the first time; LOOM_MAX_PREEMPTIONS says how thoroughly, default 3)
   bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind;
           http [--json FILE]: requests per second of real clients, bare and under stacks; http-instructions
+          degrade [--json FILE]: chains of fallbacks and stores of last good answers, beside their peers
           idempotency: claims and completions over each store, beside its raw writes or round trips
           checkpoint: steps and replays of workflows over each store, and the layer outside of a workflow
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["loom"] => loom::run(),
         ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
+        ["bench", "degrade", ref arguments @ ..] => bench::degrade(arguments),
         ["bench", "instructions"] => bench::instructions(),
         ["bench", "http", ref arguments @ ..] => bench::http(arguments),
         ["bench", "http-instructions"] => bench::http_instructions(),

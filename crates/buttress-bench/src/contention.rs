@@ -69,15 +69,22 @@ pub(crate) fn measure(calls_per_round: u64) -> Vec<Shared> {
             Arc::new(move || Box::new(calls(service.clone(), |n: u64| n, true)))
         }),
     ];
-    let measured = |(name, side, make): (&'static str, Side, Make)| {
-        let of = |threads| {
-            let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| round(&make, threads, calls_per_round)).collect();
-            rounds.sort_by(f64::total_cmp);
-            (rounds[0], rounds[ROUNDS / 2])
-        };
-        Shared { name, side, one: of(1), two: of(2) }
+    sides.into_iter().map(|(name, side, make)| measured(name, side, &make, calls_per_round)).collect()
+}
+
+/// Hits of one store of last good answers.
+pub(crate) fn store(calls_per_round: u64) -> Vec<Shared> {
+    let name = "hits of one store of last good answers";
+    vec![measured(name, Side::Buttress, &crate::cases::shared_hits(), calls_per_round)]
+}
+
+fn measured(name: &'static str, side: Side, make: &Make, calls_per_round: u64) -> Shared {
+    let of = |threads| {
+        let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| round(make, threads, calls_per_round)).collect();
+        rounds.sort_by(f64::total_cmp);
+        (rounds[0], rounds[ROUNDS / 2])
     };
-    sides.into_iter().map(measured).collect()
+    Shared { name, side, one: of(1), two: of(2) }
 }
 
 fn window_of_100() -> CircuitBreakerLayer {

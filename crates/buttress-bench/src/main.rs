@@ -16,6 +16,7 @@ static ALLOCATOR: Counting = Counting;
 
 const HELP: &str = "\
 buttress-bench overhead [--json FILE] [--only TEXT] [--millis N]
+buttress-bench degrade [--json FILE] [--millis N]
 buttress-bench list
 buttress-bench run NAME CALLS";
 
@@ -25,7 +26,10 @@ fn main() -> Result<(), buttress_core::BoxError> {
     let mut parser = lexopt::Parser::from_env();
     let command = parser.next()?;
     match command {
-        Some(Value(command)) if command == "overhead" => overhead(parser),
+        Some(Value(command)) if command == "overhead" => report(parser, report::Report::run),
+        Some(Value(command)) if command == "degrade" => {
+            report(parser, |_, slice| report::Report::degrade(slice))
+        }
         Some(Value(command)) if command == "list" => {
             cases::all().iter().for_each(|case| println!("{}: {}", case.group, case.name));
             Ok(())
@@ -43,7 +47,10 @@ fn main() -> Result<(), buttress_core::BoxError> {
     }
 }
 
-fn overhead(mut parser: lexopt::Parser) -> Result<(), buttress_core::BoxError> {
+fn report(
+    mut parser: lexopt::Parser,
+    measure: impl FnOnce(&str, Duration) -> report::Report,
+) -> Result<(), buttress_core::BoxError> {
     let (mut json, mut only, mut slice) = (None, String::new(), Duration::from_millis(40));
     while let Some(argument) = parser.next()? {
         match argument {
@@ -53,7 +60,7 @@ fn overhead(mut parser: lexopt::Parser) -> Result<(), buttress_core::BoxError> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let report = report::Report::run(&only, slice);
+    let report = measure(&only, slice);
     print!("{report}");
     if let Some(file) = json {
         std::fs::write(&file, serde_json::to_string_pretty(&report.json())?)

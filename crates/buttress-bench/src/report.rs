@@ -49,6 +49,12 @@ impl Report {
         Self { rows, shared, sizes }
     }
 
+    /// Measures chains and stores only.
+    pub(crate) fn degrade(slice: Duration) -> Self {
+        let rows = rows(cases::degrade().into_iter(), slice);
+        Self { rows, shared: contention::store(1_000_000), sizes: cases::degrade_sizes() }
+    }
+
     fn cost(&self, group: &str, name: &str) -> Option<&Cost> {
         let found = self.rows.iter().find(|row| row.group == group && row.name.starts_with(name));
         found.map(|row| &row.cost)
@@ -86,8 +92,33 @@ impl Report {
         ratio("stack, ready / tower-resilience", 1.0 / 15.0, stack("four"), stack("tower-resilience"));
         let stack = |name| ("stack, pending once", name);
         ratio("stack, pending / tower-resilience", 0.25, stack("four"), stack("tower-resilience"));
+        let chain = |name| ("degrade, not triggered", name);
+        ratio("untriggered chain, leaked / bare service", 1.2, chain("closed chain, leaked"), chain("bare"));
+        let chain = |name| ("degrade, not triggered, pending once", name);
+        ratio("the same, pending once", 1.2, chain("closed chain, leaked"), chain("bare"));
+        let hit = |name| ("degrade, store hit, 1,024 keys of 36 characters, 1 KiB", name);
+        let peer = hit("tower-resilience cache, String");
+        ratio("store hit / tower-resilience's cache, String key", 0.6, hit("last good"), peer);
         self.absolute_targets(&mut targets);
+        self.degrade_targets(&mut targets);
         targets
+    }
+
+    fn degrade_targets(&self, targets: &mut Vec<Target>) {
+        let mut at_most = |what, limit, value: Option<f64>| {
+            targets.extend(value.map(|value| Target { what, value, limit }));
+        };
+        let allocations = |group, name| self.cost(group, name).map(|cost| cost.allocations);
+        at_most(
+            "untriggered chain, allocations",
+            0.0,
+            allocations("degrade, not triggered", "closed chain, counted"),
+        );
+        let hit = "degrade, store hit, 1,024 keys of 36 characters, 1 KiB";
+        at_most("store hit, allocations", 0.0, allocations(hit, "last good"));
+        let store = self.shared.iter().find(|shared| shared.name.contains("one store"));
+        at_most("store hit, two threads / one thread", 2.0, store.map(|shared| shared.two.0 / shared.one.0));
+        at_most("a store of 1 MiB, bytes", 1_048_576.0, self.size("a store of 1 MiB"));
     }
 
     fn absolute_targets(&self, targets: &mut Vec<Target>) {

@@ -236,7 +236,7 @@ where
         let level = served.level;
         let served = served.because(Shortfall::new(Arc::clone(&told.name), level, cause));
         let served = served.on_top_of(answer.served());
-        told.answered(served.level, || served.source.name());
+        told.answered(served.level, || served.source().name());
         answer.grade(served);
         answer
     };

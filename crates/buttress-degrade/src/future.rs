@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use buttress_core::clock::after;
 use buttress_core::{BoxError, Classify, Elapsed, Timer, Verdict};
@@ -109,20 +109,33 @@ where
 }
 
 impl<C: Rungs, P> Call<C, P> {
-    /// The time is over: the error that says so.
-    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
+    /// The time is over, if there is a limit: the error that says so.
+    fn poll_elapsed(&mut self, waiting: bool, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
         if !self.timer.is_set() {
-            let end = after(Instant::now(), self.shared.budget);
-            let end = self.deadline.map_or(end, |deadline| deadline.min(end));
+            let limits = &self.shared.limits;
+            let limit = limits.budget.or(waiting.then_some(limits.patience));
+            if limit.is_none() && self.deadline.is_none() {
+                return Poll::Pending;
+            }
+            let end = limit.map(|limit| after(Instant::now(), limit));
+            let end = end.into_iter().chain(self.deadline).min().unwrap_or_else(Instant::now);
             match Timer::at(end) {
                 Ok(timer) => self.timer = timer,
                 Err(error) => return Poll::Ready((Cause::Rejected, error.into())),
             }
         }
-        self.timer.poll(cx).map(|()| {
-            let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), self.shared.budget);
-            (Cause::Elapsed, elapsed.into())
-        })
+        ready!(self.timer.poll(cx));
+        let limits = &self.shared.limits;
+        if limits.budget.is_none()
+            && !waiting
+            && self.deadline.is_none_or(|deadline| Instant::now() < deadline)
+        {
+            // It was for becoming ready, which is over.
+            self.timer = Timer::default();
+            return self.poll_elapsed(waiting, cx);
+        }
+        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), limits.bound());
+        Poll::Ready((Cause::Elapsed, elapsed.into()))
     }
 
     #[cold]
@@ -158,7 +171,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let falling = match self.as_mut().project().state.project() {
-                StateProj::Calling { primary, call } => match primary.poll(cx) {
+                StateProj::Calling { mut primary, call } => match primary.as_mut().poll(cx) {
                     Poll::Ready(Ended::Outcome(Ok(response))) => {
                         let verdict = call.shared.policy.classify(Ok(&response));
                         let answer = response.into_answer();
@@ -173,7 +186,7 @@ where
                         let (cause, error) = call.failed(ended);
                         call.fall(cause, Failure::Error(error))
                     }
-                    Poll::Pending => match call.poll_elapsed(cx) {
+                    Poll::Pending => match call.poll_elapsed(primary.is_waiting(), cx) {
                         Poll::Ready((cause, error)) => call.fall(cause, Failure::Error(error)),
                         Poll::Pending => return Poll::Pending,
                     },

@@ -221,9 +221,7 @@ impl<A: Grade> Partial<A> {
 
     /// What is to be noted on an answer that is made of these parts; nothing if all are complete.
     pub fn served(&self) -> Option<Served> {
-        let mut served = Served::new(self.level, crate::Source::Primary);
-        served.age = self.age();
-        served.shortfalls.clone_from(&self.shortfalls);
-        (self.level.is_degraded() || served.age.is_some()).then_some(served)
+        let served = Served::of_parts(self.level, self.age(), &self.shortfalls);
+        (self.level.is_degraded() || self.age().is_some()).then_some(served)
     }
 }

@@ -10,7 +10,7 @@ use crate::chain::{Chain, Last};
 use crate::recall::Kept;
 use crate::registry::Component;
 use crate::service::Degrade;
-use crate::shared::{Holder, Shared, Told};
+use crate::shared::{Holder, Limits, Shared, Told};
 use crate::store::{LastGood, Lifetime};
 
 /// Answers by a chain of rungs where the services that it is applied to fail.
@@ -37,7 +37,7 @@ use crate::store::{LastGood, Lifetime};
 #[derive(Clone)]
 pub struct DegradeLayer<C, P = Plain> {
     told: Told,
-    budget: Duration,
+    limits: Limits,
     policy: P,
     chain: C,
     leaked: bool,
@@ -45,9 +45,9 @@ pub struct DegradeLayer<C, P = Plain> {
 
 impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for DegradeLayer<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { told, budget, policy, chain, leaked } = self;
+        let Self { told, limits, policy, chain, leaked } = self;
         let mut debug = f.debug_struct("DegradeLayer");
-        debug.field("name", &told.name).field("budget", budget).field("policy", policy);
+        debug.field("name", &told.name).field("limits", limits).field("policy", policy);
         debug.field("chain", chain).field("leaked", leaked).finish()
     }
 }
@@ -63,8 +63,8 @@ impl<Req: 'static, A: Send + 'static, L: Last<Req, A>> DegradeLayer<Chain<Req, A
     pub fn new(name: impl Into<Arc<str>>, chain: Chain<Req, A, L>) -> Result<Self, ConfigError> {
         chain.check()?;
         let told = Told { name: name.into(), observer: None, component: None };
-        let (budget, policy) = (Duration::from_secs(10), Plain::default());
-        Ok(Self { told, budget, policy, chain, leaked: false })
+        let limits = Limits { patience: Duration::from_secs(10), budget: None };
+        Ok(Self { told, limits, policy: Plain::default(), chain, leaked: false })
     }
 }
 
@@ -79,8 +79,8 @@ impl<Req, A, L, P> DegradeLayer<Chain<Req, A, L>, P> {
         store: LastGood<R>,
     ) -> Result<DegradeLayer<Recalling<Chain<Req, A, L>, R>, P>, ConfigError> {
         store.check()?;
-        let Self { told, budget, policy, chain, leaked } = self;
-        Ok(DegradeLayer { chain: Recalling { chain, store }, told, budget, policy, leaked })
+        let Self { told, limits, policy, chain, leaked } = self;
+        Ok(DegradeLayer { chain: Recalling { chain, store }, told, limits, policy, leaked })
     }
 }
 
@@ -88,16 +88,35 @@ impl<C, P> DegradeLayer<C, P> {
     /// Judges outcomes with this policy, which also says what travels with a request; for HTTP that is `buttress_http::Http`.
     #[must_use]
     pub fn policy<Q>(self, policy: Q) -> DegradeLayer<C, Q> {
-        DegradeLayer { policy, told: self.told, budget: self.budget, chain: self.chain, leaked: self.leaked }
+        DegradeLayer { policy, told: self.told, limits: self.limits, chain: self.chain, leaked: self.leaked }
     }
 
-    /// How long the service has, readiness included, until the chain answers; less where the request's deadline comes first.
-    /// Default 10 s.
+    /// How long a call waits for the service to become ready, and how long a call that is made for the store may take, until
+    /// the chain answers. Default 10 s.
+    ///
+    /// A call that is under way is not bounded by it: a deadline below is what does that, and a second timer would be for
+    /// nothing.
     ///
     /// # Errors
     ///
     /// If it is zero.
-    pub fn budget(self, budget: Duration) -> Result<Self, ConfigError> {
+    pub fn patience(mut self, patience: Duration) -> Result<Self, ConfigError> {
+        if patience.is_zero() {
+            return Err(ConfigError::new("patience", patience, "must be longer than zero"));
+        }
+        self.limits.patience = patience;
+        Ok(self)
+    }
+
+    /// How long the service has for the whole call, readiness included, until the chain answers. It takes the place of
+    /// [`patience`](Self::patience). Not set by default; for services with no deadline of their own.
+    ///
+    /// The deadline that travels with a request bounds the call in any case.
+    ///
+    /// # Errors
+    ///
+    /// If it is zero.
+    pub fn budget(mut self, budget: Duration) -> Result<Self, ConfigError> {
         if budget.is_zero() {
             return Err(ConfigError::new(
                 "budget",
@@ -105,7 +124,8 @@ impl<C, P> DegradeLayer<C, P> {
                 "must be longer than zero, or the service never answers",
             ));
         }
-        Ok(Self { budget, ..self })
+        self.limits.budget = Some(budget);
+        Ok(self)
     }
 
     /// Reports to this observer; a `Vec` of several is one.
@@ -153,7 +173,10 @@ impl<C: fmt::Display, R: Kept> fmt::Display for Recalling<C, R> {
 
 impl<C: fmt::Display, P> fmt::Display for DegradeLayer<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "after {} or a failure: {}", Seconds(self.budget), self.chain)
+        if let Some(budget) = self.limits.budget {
+            write!(f, "after {}, or ", Seconds(budget))?;
+        }
+        write!(f, "on failure: {}", self.chain)
     }
 }
 
@@ -161,8 +184,8 @@ impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> 
     type Service = Degrade<S, C, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { told, budget, policy, chain, leaked } = self.clone();
-        let shared = Shared { told, budget, policy, chain };
+        let Self { told, limits, policy, chain, leaked } = self.clone();
+        let shared = Shared { told, limits, policy, chain };
         let holder = if leaked {
             Holder::Leaked(Box::leak(Box::new(shared)))
         } else {

@@ -177,7 +177,7 @@ where
     if let Look::Serve { entry, served, .. } =
         store.look(&caller.key, Instant::now(), |record| store.rules.accepts(record, &request))
     {
-        let unconfirmed = served.source == Source::LastGood { freshness: Freshness::IfError };
+        let unconfirmed = served.freshness() == Some(Freshness::IfError);
         flight.land(if unconfirmed { Outcome::Alone } else { Outcome::Kept(Arc::clone(&entry)) });
         return Box::pin(std::future::ready(Ok(answer(shared, &entry, served))));
     }
@@ -248,14 +248,12 @@ where
     let mut answer = shared.chain.store.rules.restore(&entry.record);
     let told = &shared.told;
     if served.level.is_degraded() {
-        let cause = match served.source {
-            Source::LastGood { freshness: Freshness::WhileRevalidate } => Cause::Stale,
-            _ => Cause::FailedBefore,
-        };
+        let stale = served.freshness() == Some(Freshness::WhileRevalidate);
+        let cause = if stale { Cause::Stale } else { Cause::FailedBefore };
         let shortfall = Shortfall::new(Arc::clone(&told.name), served.level, cause);
         served = served.because(shortfall);
     }
-    told.answered(served.level, || served.source.name());
+    told.answered(served.level, || served.source().name());
     answer.grade(served);
     answer
 }
@@ -276,7 +274,7 @@ async fn fly<F, T, E, P, Req, A, L, R>(
     R: Recall<Req, T, Answer = A>,
 {
     let in_background = live.is_none();
-    let ended = within(shared.budget, run(primary)).await;
+    let ended = within(shared.limits.bound(), run(primary)).await;
     let failed = match ended {
         Some(Ended::Outcome(Ok(response))) => {
             return land(&shared, flight, asked, old, response, live).await;
@@ -286,7 +284,7 @@ async fn fly<F, T, E, P, Req, A, L, R>(
             (cause_of(shared.policy.classify(Err(&*error)), Some(&error)), error)
         }
         None => {
-            let elapsed = Elapsed::new(Arc::clone(&shared.told.name), shared.budget);
+            let elapsed = Elapsed::new(Arc::clone(&shared.told.name), shared.limits.bound());
             (Cause::Elapsed, elapsed.into())
         }
     };
@@ -360,7 +358,7 @@ async fn land<T, P, Req, A, L, R>(
     }
     let (answer, recording) = rules.capture(asked, response);
     tell(Live::Answer(answer, grade.map(drop)));
-    let outcome = match (within(shared.budget, recording).await, keep) {
+    let outcome = match (within(shared.limits.bound(), recording).await, keep) {
         (Some(Ok(record)), Keep::Store(lifetime)) if good => {
             Outcome::Kept(store.insert(&key, record, lifetime))
         }
@@ -391,7 +389,7 @@ where
     /// How long it may wait from now on.
     fn limit(&self) -> Duration {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        left.map_or(self.shared.budget, |left| left.min(self.shared.budget))
+        left.map_or(self.shared.limits.bound(), |left| left.min(self.shared.limits.bound()))
     }
 
     /// Waits for the call that was made for it and others.

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::clock::nanos;
 use buttress_core::{Kind, Level};
 
 /// How good an answer is, where it comes from, and what fell short.
@@ -11,10 +12,31 @@ use buttress_core::{Kind, Level};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     pub(crate) level: Level,
-    pub(crate) source: Source,
-    pub(crate) age: Option<Duration>,
-    pub(crate) fresh_for: Option<Duration>,
-    pub(crate) shortfalls: Vec<Shortfall>,
+    from: From,
+    stored: Option<Stored>,
+    /// What an answer from the store that is fresh has nothing of: kept apart, so that answers are small.
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Primary,
+    Rung,
+    LastGood(Freshness),
+    Nothing,
+}
+
+/// In nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stored {
+    age: u64,
+    fresh_for: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct More {
+    rung: Option<Arc<str>>,
+    shortfalls: Vec<Shortfall>,
 }
 
 /// Where an answer comes from.
@@ -163,16 +185,41 @@ impl fmt::Display for Cause {
 
 impl Served {
     pub(crate) fn new(level: Level, source: Source) -> Self {
-        Self { level, source, age: None, fresh_for: None, shortfalls: Vec::new() }
+        let mut served = Self { level, from: From::Primary, stored: None, more: None };
+        served.from = match source {
+            Source::Primary => From::Primary,
+            Source::LastGood { freshness } => From::LastGood(freshness),
+            Source::Nothing => From::Nothing,
+            Source::Rung(name) => {
+                served.more.get_or_insert_default().rung = Some(name);
+                From::Rung
+            }
+        };
+        served
     }
 
+    #[inline]
     pub(crate) fn aged(self, age: Duration, fresh_for: Duration) -> Self {
-        Self { age: Some(age), fresh_for: Some(fresh_for), ..self }
+        Self { stored: Some(Stored { age: nanos(age), fresh_for: nanos(fresh_for) }), ..self }
     }
 
     pub(crate) fn because(mut self, shortfall: Shortfall) -> Self {
-        self.shortfalls.push(shortfall);
+        self.more.get_or_insert_default().shortfalls.push(shortfall);
         self
+    }
+
+    /// Of something that is made of several: the age of the oldest, and all that fell short.
+    pub(crate) fn of_parts(level: Level, age: Option<Duration>, shortfalls: &[Shortfall]) -> Self {
+        let mut served = Self::new(level, Source::Primary);
+        served.stored = age.map(|age| Stored { age: nanos(age), fresh_for: u64::MAX });
+        served.fall_short(shortfalls);
+        served
+    }
+
+    pub(crate) fn fall_short(&mut self, shortfalls: &[Shortfall]) {
+        if !shortfalls.is_empty() {
+            self.more.get_or_insert_default().shortfalls.extend_from_slice(shortfalls);
+        }
     }
 
     /// How good the answer is.
@@ -181,33 +228,51 @@ impl Served {
     }
 
     /// Where it comes from.
-    pub fn source(&self) -> &Source {
-        &self.source
+    pub fn source(&self) -> Source {
+        match self.from {
+            From::Primary => Source::Primary,
+            From::LastGood(freshness) => Source::LastGood { freshness },
+            From::Nothing => Source::Nothing,
+            From::Rung => {
+                Source::Rung(self.more.as_ref().and_then(|more| more.rung.clone()).unwrap_or_default())
+            }
+        }
+    }
+
+    pub(crate) fn freshness(&self) -> Option<Freshness> {
+        match self.from {
+            From::LastGood(freshness) => Some(freshness),
+            _ => None,
+        }
     }
 
     /// How old it is, if it was stored: the age that it came with and the time since then.
     pub fn age(&self) -> Option<Duration> {
-        self.age
+        self.stored.map(|stored| Duration::from_nanos(stored.age))
     }
 
-    /// Up to which age it was fresh, if it was stored.
+    /// Up to which age it was fresh, if it was stored; at most 584 years.
     pub fn fresh_for(&self) -> Option<Duration> {
-        self.fresh_for
+        self.stored.map(|stored| Duration::from_nanos(stored.fresh_for))
     }
 
     /// What fell short: sorted by name, each once.
     pub fn shortfalls(&self) -> &[Shortfall] {
-        &self.shortfalls
+        self.more.as_ref().map_or(&[], |more| &more.shortfalls)
     }
 
     /// One whose rung's own answer was degraded: the level is the worse of the two, and what fell short is all that did.
     pub(crate) fn on_top_of(mut self, below: Option<&Self>) -> Self {
         if let Some(below) = below {
             self.level = self.level.max(below.level);
-            self.age = self.age.max(below.age);
-            self.shortfalls.extend(below.shortfalls.iter().cloned());
+            if self.age() < below.age() {
+                self.stored = below.stored;
+            }
+            self.fall_short(below.shortfalls());
         }
-        sort(&mut self.shortfalls);
+        if let Some(more) = &mut self.more {
+            sort(&mut more.shortfalls);
+        }
         self
     }
 }

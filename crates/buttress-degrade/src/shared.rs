@@ -11,9 +11,25 @@ use crate::registry::Component;
 #[derive(Debug)]
 pub(crate) struct Shared<P, C> {
     pub(crate) told: Told,
-    pub(crate) budget: Duration,
+    pub(crate) limits: Limits,
     pub(crate) policy: P,
     pub(crate) chain: C,
+}
+
+/// How long the service has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For becoming ready, and for a call that is made for the store.
+    pub(crate) patience: Duration,
+    /// For a whole call.
+    pub(crate) budget: Option<Duration>,
+}
+
+impl Limits {
+    /// For what has to be bounded in any case.
+    pub(crate) fn bound(&self) -> Duration {
+        self.budget.unwrap_or(self.patience)
+    }
 }
 
 /// Who hears of the answers.

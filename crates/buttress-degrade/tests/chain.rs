@@ -146,7 +146,8 @@ impl Service<u64> for Unready {
 #[tokio::test(start_paused = true)]
 async fn a_readiness_that_fails_or_hangs_is_degraded_too() {
     for (fails, cause, after) in [(true, Cause::NotReady, 0), (false, Cause::Elapsed, 50)] {
-        let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().budget(ms(50)).unwrap();
+        let layer =
+            DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().patience(ms(50)).unwrap();
         let start = Instant::now();
         let answer = layer.layer(Unready { fails }).oneshot(1).await.unwrap();
         assert_eq!(start.elapsed(), ms(after));
@@ -170,6 +171,18 @@ async fn a_service_that_becomes_ready_in_time_is_called_and_it_is_the_one_that_w
         assert_eq!(clone.ready().await.unwrap().call(1).await.unwrap().into_inner(), 2);
         assert_eq!(first.await.unwrap().into_inner(), 2);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_is_for_readiness_and_a_budget_for_the_whole_call() {
+    let inner = || Scripted::new([ok(1).ready_after(ms(40)).after(ms(500))]);
+    let layer = || DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap();
+    let start = Instant::now();
+    let patient = layer().patience(ms(50)).unwrap().layer(inner());
+    assert_eq!((patient.oneshot(1).await.unwrap().into_inner(), start.elapsed()), (1, ms(540)));
+    let start = Instant::now();
+    let hasty = layer().budget(ms(50)).unwrap().layer(inner());
+    assert_eq!((hasty.oneshot(1).await.unwrap().into_inner(), start.elapsed()), (7, ms(50)));
 }
 
 /// HD-59.
@@ -247,7 +260,7 @@ async fn rungs_are_asked_in_the_order_of_their_levels_and_each_failure_is_told()
     assert_eq!(heard.take(), expected);
     assert_eq!(slow.counts().dropped, 1);
     let (_, served) = answer.into_parts();
-    assert_eq!(served.unwrap().source(), &Source::Rung("fixed".into()));
+    assert_eq!(served.unwrap().source(), Source::Rung("fixed".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,7 +351,7 @@ fn a_bad_configuration_is_an_error_that_names_the_field() {
 #[test]
 fn without_a_runtime_what_has_to_wait_is_an_error_and_what_has_not_works() {
     use std::pin::pin;
-    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap();
+    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().budget(secs(1)).unwrap();
     let poll = |steps| {
         let mut service = layer.layer(Scripted::<u32>::new([steps]));
         let mut cx = Context::from_waker(std::task::Waker::noop());

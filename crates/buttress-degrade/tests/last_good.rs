@@ -42,7 +42,7 @@ async fn call(layer: &Layered, inner: &Scripted<u32>) -> Answer {
 
 fn freshness(answer: &Answer) -> Option<Freshness> {
     match answer.clone().into_parts().1?.source() {
-        Source::LastGood { freshness } => Some(*freshness),
+        Source::LastGood { freshness } => Some(freshness),
         _ => None,
     }
 }

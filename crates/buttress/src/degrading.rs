@@ -13,7 +13,7 @@ use crate::stack::{HttpBuilder, HttpLayer, HttpService};
 impl HttpBuilder {
     /// The stack, and above it what answers when it has failed: the outermost layer of all.
     ///
-    /// The layer judges as the stack does and reports to its observers. Its budget is the stack's total and a second, so that
+    /// The layer judges as the stack does and reports to its observers. Its patience is the stack's total and a second, so that
     /// the total's own error is what its rungs see; it also bounds how long the client may take to become ready.
     ///
     /// ```
@@ -57,8 +57,8 @@ impl HttpBuilder {
     {
         let (http, observer) = (self.http(), self.observer());
         let stack = self.build()?;
-        let budget = stack.total().limit().saturating_add(Duration::from_secs(1));
-        let mut degrade = degrade.policy(http).budget(budget)?;
+        let patience = stack.total().limit().saturating_add(Duration::from_secs(1));
+        let mut degrade = degrade.policy(http).patience(patience)?;
         if let Some(observer) = observer {
             degrade = degrade.observe(observer);
         }

@@ -4,6 +4,7 @@ mod breaker;
 mod checkpoint;
 mod claims;
 mod deadline;
+mod degrade;
 mod keyed;
 mod machine;
 mod retry;
@@ -13,6 +14,7 @@ use crate::leaf::{Boxed, PENDING, READY, calls};
 use crate::measure::{Case, Side};
 
 pub(crate) use checkpoint::OUTSIDE;
+pub(crate) use degrade::shared_hits;
 pub(crate) use keyed::keyed;
 
 /// All cases on one thread, but those of many keys.
@@ -35,7 +37,24 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(breaker::metric());
     cases.extend(claims::memory());
     cases.extend(checkpoint::outside());
+    cases.extend(degrade());
     cases
+}
+
+/// Chains that are not fallen down, and stores of last good answers.
+pub(crate) fn degrade() -> Vec<Case> {
+    let mut cases = degrade::untriggered();
+    cases.extend(degrade::hits());
+    cases
+}
+
+/// What a store takes; bytes.
+pub(crate) fn degrade_sizes() -> Vec<(&'static str, f64)> {
+    let (own, allocated) = degrade::bounded();
+    vec![
+        ("a store of 1 MiB after 10,000 answers of 1 KiB, by its own count", own),
+        ("the same, by the allocator's", allocated),
+    ]
 }
 
 /// What does not change from run to run; bytes, unless it says otherwise.

@@ -39,7 +39,7 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Served> {
     let names = quoted.unwrap_or_default().split(',').map(str::trim).filter(|name| is_name(name));
     let shortfall = |name: &str| Shortfall::new(Arc::from(name), level, Cause::Upstream);
     let mut served = Served::new(level, Source::Primary);
-    served.shortfalls.extend(names.take(COMPONENTS).map(shortfall));
+    served.fall_short(&names.take(COMPONENTS).map(shortfall).collect::<Vec<_>>());
     Some(served)
 }
 

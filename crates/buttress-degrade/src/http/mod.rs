@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::fallen::Fallen;
 use crate::grade::{Grade, IntoAnswer};
 use crate::rung::Rung;
-use crate::served::{Freshness, Served, Source};
+use crate::served::{Freshness, Served};
 
 pub use field::DEGRADATION;
 pub use rules::{HttpAsked, HttpKept, HttpRecording, HttpRules};
@@ -48,7 +48,7 @@ impl<B> Grade for Response<B> {
 }
 
 fn cache_status(served: &Served) -> Option<HeaderValue> {
-    let Source::LastGood { freshness } = served.source() else { return None };
+    let freshness = served.freshness()?;
     let (age, fresh_for) = (served.age()?.as_secs(), served.fresh_for()?.as_secs());
     let mut status = String::from(match freshness {
         Freshness::Confirmed => "buttress; fwd=stale; fwd-status=304",

@@ -1,4 +1,4 @@
-//! What is kept, by key: bounded in bytes, the least recently used goes first.
+//! What is kept, by key: bounded in bytes. What has not been used for long goes first.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +9,9 @@ use hashbrown::HashTable;
 pub(crate) const OVERHEAD: usize = 192;
 
 /// A map in several shards, each with a lock, a bound and an order of its own.
+///
+/// The order is that of arrival, with a second chance: the oldest goes, unless it has been used since its turn came last, and then
+/// counts as new. So a hit marks its entry and moves nothing.
 ///
 /// Keys come from outside, so that they are hashed with a secret (SipHash). The bound is hard: room is made before anything is
 /// added, and what is larger than a shard's share is not kept.
@@ -23,7 +26,7 @@ struct Shard<V> {
     table: HashTable<u32>,
     slots: Vec<Slot<V>>,
     free: Vec<u32>,
-    /// The most and the least recently used.
+    /// The newest and the oldest.
     ends: (u32, u32),
     bytes: usize,
     max_bytes: usize,
@@ -36,6 +39,7 @@ struct Slot<V> {
     /// `None` in a slot that is free.
     value: Option<Arc<V>>,
     bytes: usize,
+    used: bool,
     newer: u32,
     older: u32,
 }
@@ -61,12 +65,14 @@ impl<V> Lru<V> {
         (hash, lock(&self.shards[shard]))
     }
 
-    /// The value of this key, which is now the most recently used.
+    /// The value of this key, which has been used by that.
+    #[inline]
     pub(crate) fn get(&self, key: &str) -> Option<Arc<V>> {
         let (hash, mut shard) = self.shard(key);
         let slot = shard.find(hash, key)?;
-        shard.touch(slot);
-        shard.slots[slot as usize].value.clone()
+        let slot = &mut shard.slots[slot as usize];
+        slot.used = true;
+        slot.value.clone()
     }
 
     /// Keeps this value, unless it alone is too large; whether it is kept. What was there before goes in either case.
@@ -80,7 +86,7 @@ impl<V> Lru<V> {
         let fits = bytes <= shard.max_bytes;
         if fits {
             while shard.bytes > shard.max_bytes - bytes {
-                let oldest = shard.ends.1;
+                let oldest = shard.oldest();
                 gone.push(shard.remove(oldest));
             }
             shard.add(hash, key, value, bytes);
@@ -114,16 +120,15 @@ impl<V> Lru<V> {
         removed
     }
 
-    /// Forgets the least recently used, one of each shard in turn, until no more than this is left.
+    /// Forgets what has not been used for longest, one of each shard in turn, until no more than this is left.
     pub(crate) fn shrink_to(&self, bytes: usize) {
         let mut left = self.bytes();
         while left > bytes {
             let before = left;
             for shard in &self.shards {
                 let mut shard = lock(shard);
-                let oldest = shard.ends.1;
-                if left > bytes && oldest != NONE {
-                    let all = shard.bytes;
+                if left > bytes && shard.bytes > 0 {
+                    let (all, oldest) = (shard.bytes, shard.oldest());
                     let gone = shard.remove(oldest);
                     left = left.saturating_sub(all - shard.bytes);
                     drop(shard);
@@ -160,7 +165,8 @@ impl<V> Shard<V> {
     }
 
     fn add(&mut self, hash: u64, key: &str, value: Arc<V>, bytes: usize) {
-        let slot = Slot { hash, key: key.into(), value: Some(value), bytes, newer: NONE, older: NONE };
+        let slot =
+            Slot { hash, key: key.into(), value: Some(value), bytes, used: false, newer: NONE, older: NONE };
         let at = if let Some(free) = self.free.pop() {
             self.slots[free as usize] = slot;
             free
@@ -187,10 +193,15 @@ impl<V> Shard<V> {
         value
     }
 
-    fn touch(&mut self, at: u32) {
-        if self.ends.0 != at {
-            self.unlink(at);
-            self.link(at);
+    /// Whose turn it is to go. There has to be one.
+    fn oldest(&mut self) -> u32 {
+        loop {
+            let oldest = self.ends.1;
+            if !std::mem::take(&mut self.slots[oldest as usize].used) {
+                return oldest;
+            }
+            self.unlink(oldest);
+            self.link(oldest);
         }
     }
 
@@ -233,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_first() {
+    fn the_oldest_that_was_not_used_goes_first() {
         let lru = Lru::new(3 * EACH);
         for name in ["a", "b", "c"] {
             assert!(lru.insert(name, Arc::new(1), 0));
@@ -262,36 +273,36 @@ mod tests {
         ) {
             const MAX: usize = 1500;
             let lru = Lru::new(MAX);
-            let mut list: Vec<(String, usize)> = Vec::new();
+            let mut list: Vec<(String, usize, bool)> = Vec::new();
             for (what, key, size) in steps {
                 let key = char::from(b'a' + key).to_string();
-                let at = list.iter().position(|(name, _)| *name == key);
+                let at = list.iter().position(|(name, ..)| *name == key);
                 match what {
                     0 | 1 => {
                         at.map(|at| list.remove(at));
                         let bytes = size + OVERHEAD + 1;
                         if bytes <= MAX {
-                            while list.iter().map(|(_, bytes)| bytes).sum::<usize>() + bytes > MAX {
-                                list.remove(0);
+                            while list.iter().map(|(_, bytes, _)| bytes).sum::<usize>() + bytes > MAX {
+                                let (name, bytes, used) = list.remove(0);
+                                list.extend(used.then_some((name, bytes, false)));
                             }
-                            list.push((key.clone(), bytes));
+                            list.push((key.clone(), bytes, false));
                         }
                         lru.insert(&key, Arc::new(0), size);
                     }
                     2 => {
-                        let found = at.map(|at| list.remove(at));
-                        prop_assert_eq!(lru.get(&key).is_some(), found.is_some());
-                        list.extend(found);
+                        at.iter().for_each(|at| list[*at].2 = true);
+                        prop_assert_eq!(lru.get(&key).is_some(), at.is_some());
                     }
                     _ => {
                         prop_assert_eq!(lru.remove(&key), at.is_some());
                         at.map(|at| list.remove(at));
                     }
                 }
-                let bytes: usize = list.iter().map(|(_, bytes)| bytes).sum();
+                let bytes: usize = list.iter().map(|(_, bytes, _)| bytes).sum();
                 prop_assert_eq!((lru.len(), lru.bytes()), (list.len(), bytes));
                 prop_assert!(lru.bytes() <= MAX);
-                let mut names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
+                let mut names: Vec<&str> = list.iter().map(|(name, ..)| name.as_str()).collect();
                 names.sort_unstable();
                 prop_assert_eq!(kept(&lru), names.concat());
             }

@@ -1,0 +1,163 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::{ErrorsAreFailures, Level};
+use buttress_degrade::{ByKey, Chain, Degrade, DegradeLayer, Degraded, LastGood, Open, Recalling, Rung};
+use bytes::Bytes;
+use layered::{Execute, Service as _, Stack};
+use seatbelt::ResilienceContext;
+use seatbelt::fallback::Fallback;
+use tick::Clock;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_resilience::cache::CacheLayer;
+use tower_resilience::fallback::FallbackLayer;
+
+use crate::leaf::{Down, Leaf, PENDING, READY, calls, futures};
+use crate::measure::{Case, Side, counted};
+
+pub(super) fn untriggered() -> Vec<Case> {
+    let mut cases = chains("degrade, not triggered", READY);
+    cases.extend(chains("degrade, not triggered, pending once", PENDING));
+    cases
+}
+
+fn chains(group: &'static str, leaf: Leaf) -> Vec<Case> {
+    let chain = || Chain::<u64, Degraded<u64>>::new().finally(Level::Minimal, "static", |_| 0);
+    let layer = || DegradeLayer::new("bench", chain()).unwrap();
+    let replica = Rung::alternate("replica", READY, ErrorsAreFailures);
+    let keeps = Chain::<u64, Degraded<u64>>::new().rung(replica).finally(Level::Minimal, "static", |_| 0);
+    let keeps = DegradeLayer::new("bench", keeps).unwrap().leaked();
+    let resilience = FallbackLayer::<u64, u64, Down>::value(0).layer(leaf);
+    let context = ResilienceContext::new(Clock::new_tokio());
+    let pipeline = (
+        Fallback::layer("bench", &context)
+            .should_fallback(|outcome: &Result<u64, Down>| outcome.is_err())
+            .fallback(|_: Result<u64, Down>, _| Ok(0)),
+        Execute::new(move |n: u64| tower::Service::call(&mut leaf.clone(), n)),
+    )
+        .into_service();
+    let seatbelt = futures(
+        move |n| {
+            let pipeline = pipeline.clone();
+            async move { pipeline.execute(n).await }
+        },
+        true,
+    );
+    let ours = |name, service| Case::new(group, Side::Buttress, name, service);
+    vec![
+        Case::new(group, Side::Floor, "bare service", calls(leaf, |n| n, true)),
+        ours(
+            "closed chain, leaked",
+            Box::new(calls(layer().leaked().layer(leaf), |n| n, true)) as Box<dyn FnMut(u64)>,
+        ),
+        ours("closed chain, counted", Box::new(calls(layer().layer(leaf), |n| n, true))),
+        ours("chain that keeps the request, leaked", Box::new(calls(keeps.layer(leaf), |n| n, true))),
+        Case::new(group, Side::Peer, "tower-resilience, value", calls(resilience, |n| n, true)),
+        Case::new(group, Side::Peer, "seatbelt", seatbelt),
+    ]
+}
+
+/// A query by its key.
+#[derive(Clone, Copy)]
+pub(crate) struct Query(&'static str);
+
+type Key = fn(&Query) -> Option<Cow<'_, str>>;
+type Kept = ByKey<Key, Bytes>;
+type Origin = tower::util::BoxCloneSyncService<Query, Bytes, Down>;
+pub(crate) type Store =
+    Degrade<Origin, Recalling<Chain<Query, Degraded<Bytes>, Open>, Kept>, buttress_core::Plain>;
+
+const KEYS: usize = 1024;
+
+/// As UUIDs are; they live as long as the process.
+fn keys(count: usize) -> &'static [String] {
+    Vec::leak((0..count).map(|n| format!("{n:08x}-9dad-11d1-80b4-00c04fd430c8")).collect())
+}
+
+fn query(keys: &'static [String], n: u64) -> Query {
+    let spread = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    Query(&keys[(spread as usize * keys.len()) >> 32])
+}
+
+fn answer() -> Bytes {
+    Bytes::from(vec![b'.'; 1024])
+}
+
+/// A store that holds an answer of 1 KiB for each key, and queries for them.
+pub(crate) fn filled() -> (Store, &'static [String]) {
+    let keys = keys(KEYS);
+    let (service, _) = fill(keys, 64 * 1024 * 1024);
+    (service, keys)
+}
+
+fn fill(keys: &'static [String], max_bytes: usize) -> (Store, LastGood<Kept>) {
+    let key: Key = |query| Some(Cow::Borrowed(query.0));
+    let store = LastGood::new(ByKey::new(key).weighing(Bytes::len)).ttl(Duration::from_secs(86_400));
+    let store = store.max_bytes(max_bytes);
+    let origin = Origin::new(service_fn(async |_: Query| Ok(answer())));
+    let layer = DegradeLayer::new("bench", Chain::new()).unwrap().last_good(store.clone()).unwrap();
+    let service = layer.leaked().layer(origin);
+    run(async {
+        for key in keys {
+            service.clone().oneshot(Query(key)).await.unwrap();
+        }
+        while store.in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    (service, store)
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+}
+
+pub(super) fn hits() -> Vec<Case> {
+    const GROUP: &str = "degrade, store hit, 1,024 keys of 36 characters, 1 KiB";
+    let (service, keys) = filled();
+    let make = move |n| query(keys, n);
+    let leaf = service_fn(|_: Query| std::future::ready(Ok::<Bytes, Down>(Bytes::new())));
+    let owned = CacheLayer::builder().max_size(KEYS * 2).key_extractor(|query: &Query| query.0.to_owned());
+    let borrowed = CacheLayer::builder().max_size(KEYS * 2).key_extractor(|query: &Query| query.0);
+    let origin = || service_fn(|_: Query| std::future::ready(Ok::<Bytes, Down>(answer())));
+    let (owned, borrowed) =
+        (owned.build().unwrap().layer(origin()), borrowed.build().unwrap().layer(origin()));
+    let (mut owned, mut borrowed) = (calls(owned, make, true), calls(borrowed, make, true));
+    owned(KEYS as u64 * 16);
+    borrowed(KEYS as u64 * 16);
+    let moka = moka::sync::Cache::<String, Bytes>::new(KEYS as u64 * 2);
+    keys.iter().for_each(|key| moka.insert(key.clone(), answer()));
+    let moka = move |calls| {
+        (0..calls).for_each(|n| assert!(std::hint::black_box(moka.get(make(n).0)).is_some()));
+    };
+    vec![
+        Case::new(GROUP, Side::Floor, "bare service", calls(leaf, make, true)),
+        Case::new(GROUP, Side::Buttress, "last good answer", calls(service, make, true)),
+        Case::new(GROUP, Side::Peer, "tower-resilience cache, String key", owned),
+        Case::new(GROUP, Side::Peer, "tower-resilience cache, &'static str key", borrowed),
+        Case::new(GROUP, Side::Peer, "moka, a raw get", moka),
+    ]
+}
+
+/// The loop over one shared store, for each thread.
+pub(crate) fn shared_hits() -> Arc<dyn Fn() -> Box<dyn FnMut(u64)> + Send + Sync> {
+    let (service, keys) = filled();
+    // A service in which anything is not `Sync` is cloned under a lock.
+    let service = std::sync::Mutex::new(service);
+    Arc::new(move || {
+        let service = service.lock().unwrap().clone();
+        Box::new(calls(service, move |n| query(keys, n), true))
+    })
+}
+
+/// What a store of 1 MiB holds after 10,000 answers of 1 KiB, by its own count and by the allocator's.
+pub(super) fn bounded() -> (f64, f64) {
+    let keys = keys(10_000);
+    // What is made once, and is not the store's.
+    fill(&keys[..1], 1024 * 1024);
+    let mut store = None;
+    let (_, allocated) = counted(|| store = Some(fill(keys, 1024 * 1024)));
+    let (_, store) = store.unwrap();
+    (store.bytes() as f64, allocated as f64)
+}
