@@ -109,14 +109,18 @@ where
 }
 
 impl<C: Rungs, P> Call<C, P> {
-    /// The time is over, if there is a limit: the error that says so.
+    /// Nothing bounds what is waited for here.
+    #[inline]
+    fn is_unbounded(&self, waiting: bool) -> bool {
+        !waiting && self.shared.limits.budget.is_none() && self.deadline.is_none()
+    }
+
+    /// The time is over: the error that says so.
+    #[cold]
     fn poll_elapsed(&mut self, waiting: bool, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
         if !self.timer.is_set() {
             let limits = &self.shared.limits;
             let limit = limits.budget.or(waiting.then_some(limits.patience));
-            if limit.is_none() && self.deadline.is_none() {
-                return Poll::Pending;
-            }
             let end = limit.map(|limit| after(Instant::now(), limit));
             let end = end.into_iter().chain(self.deadline).min().unwrap_or_else(Instant::now);
             match Timer::at(end) {
@@ -132,7 +136,7 @@ impl<C: Rungs, P> Call<C, P> {
         {
             // It was for becoming ready, which is over.
             self.timer = Timer::default();
-            return self.poll_elapsed(waiting, cx);
+            return if self.is_unbounded(waiting) { Poll::Pending } else { self.poll_elapsed(waiting, cx) };
         }
         let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), limits.bound());
         Poll::Ready((Cause::Elapsed, elapsed.into()))
@@ -169,54 +173,69 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let falling = match self.as_mut().project().state.project() {
-                StateProj::Calling { mut primary, call } => match primary.as_mut().poll(cx) {
-                    Poll::Ready(Ended::Outcome(Ok(response))) => {
-                        let verdict = call.shared.policy.classify(Ok(&response));
-                        let answer = response.into_answer();
-                        if !verdict.is_failure() {
-                            let level = answer.level();
-                            call.shared.told.answered(level, || "upstream".into());
-                            return Poll::Ready(Ok(answer));
-                        }
-                        call.fall(cause_of(verdict, None), Failure::Response(answer))
+        let falling = match self.as_mut().project().state.project() {
+            StateProj::Calling { mut primary, call } => match primary.as_mut().poll(cx) {
+                Poll::Ready(Ended::Outcome(Ok(response))) => {
+                    let verdict = call.shared.policy.classify(Ok(&response));
+                    let answer = response.into_answer();
+                    if !verdict.is_failure() {
+                        call.shared.told.answered(answer.level(), || "upstream".into());
+                        return Poll::Ready(Ok(answer));
                     }
-                    Poll::Ready(ended) => {
-                        let (cause, error) = call.failed(ended);
-                        call.fall(cause, Failure::Error(error))
-                    }
-                    Poll::Pending => match call.poll_elapsed(primary.is_waiting(), cx) {
-                        Poll::Ready((cause, error)) => call.fall(cause, Failure::Error(error)),
-                        Poll::Pending => return Poll::Pending,
-                    },
-                },
-                StateProj::Falling { future } => return future.as_mut().poll(cx),
-                StateProj::Done { answer } => {
-                    return Poll::Ready(Ok(answer
-                        .take()
-                        .expect("a future is not polled again after it was ready")));
+                    call.fall(cause_of(verdict, None), Failure::Response(answer))
                 }
-            };
-            // The call below is dropped now, and not only with this future.
-            self.as_mut().project().state.set(State::Falling { future: falling });
+                Poll::Ready(ended) => call.fall_by(ended),
+                Poll::Pending => {
+                    let waiting = primary.is_waiting();
+                    if call.is_unbounded(waiting) {
+                        return Poll::Pending;
+                    }
+                    let (cause, error) = ready!(call.poll_elapsed(waiting, cx));
+                    call.fall(cause, Failure::Error(error))
+                }
+            },
+            StateProj::Falling { future } => return future.as_mut().poll(cx),
+            StateProj::Done { answer } => {
+                return Poll::Ready(Ok(answer
+                    .take()
+                    .expect("a future is not polled again after it was ready")));
+            }
+        };
+        self.poll_falling(falling, cx)
+    }
+}
+
+impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
+    /// The call below is dropped now, before a rung is asked, and not only with this future.
+    #[cold]
+    fn poll_falling(
+        mut self: Pin<&mut Self>,
+        falling: BoxFuture<Result<C::Answer, C::Error>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<C::Answer, C::Error>> {
+        self.as_mut().project().state.set(State::Falling { future: falling });
+        match self.project().state.project() {
+            StateProj::Falling { future } => future.as_mut().poll(cx),
+            _ => unreachable!("it has just been set"),
         }
     }
 }
 
 impl<C: Rungs, P> Call<C, P> {
     #[cold]
-    fn failed<T>(&self, ended: Ended<T>) -> (Cause, BoxError)
+    fn fall_by<T>(&mut self, ended: Ended<T>) -> BoxFuture<Result<C::Answer, C::Error>>
     where
+        C: Fall<P>,
         P: Classify<T>,
     {
-        match ended {
+        let (cause, error) = match ended {
             Ended::NotReady(error) => (Cause::NotReady, error),
             Ended::Outcome(Err(error)) => {
                 let verdict: Verdict = self.shared.policy.classify(Err(&*error));
                 (cause_of(verdict, Some(&error)), error)
             }
             Ended::Outcome(Ok(_)) => unreachable!("a response is no error"),
-        }
+        };
+        self.fall(cause, Failure::Error(error))
     }
 }

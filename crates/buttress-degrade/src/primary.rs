@@ -37,21 +37,28 @@ where
     F: Future<Output = Result<T, E>>,
     E: Into<BoxError>,
 {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<T>> {
-        loop {
-            match self.as_mut().project() {
-                PrimaryProj::Calling { inner } => {
-                    return inner.poll(cx).map(|outcome| Ended::Outcome(outcome.map_err(Into::into)));
+        if let PrimaryProj::Calling { inner } = self.as_mut().project() {
+            return inner.poll(cx).map(|outcome| Ended::Outcome(outcome.map_err(Into::into)));
+        }
+        self.poll_waiting(cx)
+    }
+
+    #[cold]
+    fn poll_waiting(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<T>> {
+        match self.as_mut().project() {
+            PrimaryProj::Waiting { made } => match ready!(made.as_mut().poll(cx)) {
+                Ok(inner) => {
+                    self.set(Self::Calling { inner });
+                    self.poll(cx)
                 }
-                PrimaryProj::Waiting { made } => match ready!(made.as_mut().poll(cx)) {
-                    Ok(inner) => self.set(Self::Calling { inner }),
-                    Err(error) => self.set(Self::Failed { error: Some(error) }),
-                },
-                PrimaryProj::Failed { error } => {
-                    return Poll::Ready(Ended::NotReady(error.take().expect("polled once to its end")));
-                }
+                Err(error) => Poll::Ready(Ended::NotReady(error)),
+            },
+            PrimaryProj::Failed { error } => {
+                Poll::Ready(Ended::NotReady(error.take().expect("polled once to its end")))
             }
+            PrimaryProj::Calling { .. } => unreachable!("it is polled where it is called"),
         }
     }
 }
@@ -69,25 +76,36 @@ pub(crate) enum Readiness {
 /// Calls a service by what is known of its readiness.
 ///
 /// One that has not been ready yet is driven by the call itself, and a fresh clone takes its place.
-#[inline]
+#[inline(always)]
 pub(crate) fn start<S, Req>(inner: &mut S, readiness: &mut Readiness, request: Req) -> Primary<S::Future>
 where
     S: Service<Req> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     Req: Send + 'static,
 {
-    match std::mem::take(readiness) {
-        Readiness::Ready => Primary::Calling { inner: inner.call(request) },
-        Readiness::Failed(error) => Primary::Failed { error: Some(error) },
-        Readiness::Unasked | Readiness::Waiting => {
-            let fresh = inner.clone();
-            let mut waiting = std::mem::replace(inner, fresh);
-            Primary::Waiting {
-                made: Box::pin(async move {
-                    std::future::poll_fn(|cx| waiting.poll_ready(cx)).await.map_err(Into::into)?;
-                    Ok(waiting.call(request))
-                }),
-            }
-        }
+    if let Readiness::Ready = readiness {
+        *readiness = Readiness::Unasked;
+        return Primary::Calling { inner: inner.call(request) };
+    }
+    start_unready(inner, readiness, request)
+}
+
+#[cold]
+fn start_unready<S, Req>(inner: &mut S, readiness: &mut Readiness, request: Req) -> Primary<S::Future>
+where
+    S: Service<Req> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    Req: Send + 'static,
+{
+    if let Readiness::Failed(error) = std::mem::take(readiness) {
+        return Primary::Failed { error: Some(error) };
+    }
+    let fresh = inner.clone();
+    let mut waiting = std::mem::replace(inner, fresh);
+    Primary::Waiting {
+        made: Box::pin(async move {
+            std::future::poll_fn(|cx| waiting.poll_ready(cx)).await.map_err(Into::into)?;
+            Ok(waiting.call(request))
+        }),
     }
 }

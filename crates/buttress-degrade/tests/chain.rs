@@ -282,6 +282,18 @@ async fn no_rung_is_asked_for_a_caller_who_has_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_call_below_is_dropped_before_a_rung_is_asked() {
+    let inner = Scripted::<u32>::new([hang()]);
+    let below = inner.clone();
+    let chain = Open::new().rung(Rung::answer("fixed", move |_| {
+        assert_eq!((below.counts().in_flight, below.counts().dropped), (0, 1));
+        Some(7)
+    }));
+    let layer = DegradeLayer::new("prices", chain).unwrap().budget(ms(50)).unwrap();
+    assert_eq!(layer.layer(inner).oneshot(1).await.unwrap().into_inner(), 7);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_passes_and_the_next_call_is_answered() {
     let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap();
     let service = layer.layer(Scripted::new([panics(), ok(1)]));

@@ -1,6 +1,7 @@
 //! The agent: what it does about an incident. It does not know what its clients are made of.
 
 use buttress::core::clock::Seconds;
+use buttress::degrade::{Degraded, Gather, Level, Need};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -52,6 +53,12 @@ struct Findings {
     after: Option<f64>,
 }
 
+/// One of the things that are good to know.
+enum Part {
+    Logs(Logs),
+    Tasks(Rollout),
+}
+
 /// Why the agent cannot go on by itself.
 type Stuck = String;
 
@@ -75,14 +82,15 @@ impl<S: Api> Agent<'_, S> {
         found.before = Some(value);
         if value > *threshold {
             // Good to know, and nothing that a sick service should wait for.
-            found.logs = journal.optional(Name::Logs, "what do its logs say?", self.logs(by)).await;
+            let question = "what do its logs say, and do its tasks run?";
+            found.logs = journal.partial(Name::Context, question, self.context(by)).await;
             let restart = format!("new tasks for ECS service {}", self.incident.ecs_service);
             journal.required(Name::Restart, &restart, self.restart(by)).await?;
             found.restarted = true;
             let well = format!("have the new tasks taken over, and is the metric below {limit}?");
             found.after = Some(journal.required(Name::Verify, &well, self.verify(by)).await?);
         } else {
-            journal.skip(&[Name::Logs, Name::Restart, Name::Verify], "the service is well again");
+            journal.skip(&[Name::Context, Name::Restart, Name::Verify], "the service is well again");
         }
         let payload = self.payload("info", "handled by incident-agent", found);
         journal.optional(Name::Note, "tell PagerDuty what was found and done", self.note(&payload, by)).await;
@@ -108,11 +116,38 @@ impl<S: Api> Agent<'_, S> {
         Ok((value, format!("{}, {verdict}", self.incident.reading(value))))
     }
 
-    async fn logs(&self, by: Instant) -> Result<(Logs, String), CallError> {
-        let logs = within(by, Vendor::Datadog, self.datadog.logs(&self.incident.logs_query)).await?;
-        let commonest = logs.commonest.as_ref().map(|message| format!(", most of them \"{message}\""));
-        let detail = format!("{} events{}", logs.events, commonest.unwrap_or_default());
-        Ok((logs, detail))
+    /// What is to be known beside the metric: all parts at once, each through its own vendor's stack, and what is late is left
+    /// out.
+    async fn context(&self, by: Instant) -> (Option<Logs>, Level, String) {
+        let Incident { cluster, ecs_service, logs_query, .. } = self.incident;
+        let logs = async {
+            let logs = within(by, Vendor::Datadog, self.datadog.logs(logs_query)).await?;
+            Ok::<_, CallError>(Degraded::full(Part::Logs(logs)))
+        };
+        let tasks = async {
+            let tasks = within(by, Vendor::Aws, self.ecs.rollout(cluster, ecs_service)).await?;
+            Ok::<_, CallError>(Degraded::full(Part::Tasks(tasks)))
+        };
+        let mut context = Gather::new()
+            .part("logs", Need::Weight(2), logs)
+            .part("tasks", Need::Weight(1), tasks)
+            .soft_deadline(self.patience.context)
+            .await;
+        let mut said = vec![format!("level {}", context.level())];
+        let taken = |part: Option<Degraded<Part>>| part.map(Degraded::into_inner);
+        if let Some(Part::Tasks(tasks)) = taken(context.take("tasks")) {
+            said.push(tasks.to_string());
+        }
+        let mut found = None;
+        if let Some(Part::Logs(logs)) = taken(context.take("logs")) {
+            let commonest = logs.commonest.as_ref().map(|message| format!(", most of them \"{message}\""));
+            said.push(format!("{} events{}", logs.events, commonest.unwrap_or_default()));
+            found = Some(logs);
+        }
+        said.extend(
+            context.shortfalls().iter().map(|part| format!("no {}, it {}", part.component(), part.cause())),
+        );
+        (found, context.level(), said.join("; "))
     }
 
     async fn restart(&self, by: Instant) -> Result<((), String), Stuck> {
@@ -268,7 +303,7 @@ mod tests {
         let (outcome, steps) = agent.handle().await;
         assert_eq!(outcome, Outcome::Resolved);
         let skipped = steps.iter().filter(|step| step.status == Status::Skipped).map(|step| step.name);
-        assert_eq!(skipped.collect::<Vec<_>>(), [Name::Logs, Name::Restart, Name::Verify]);
+        assert_eq!(skipped.collect::<Vec<_>>(), [Name::Context, Name::Restart, Name::Verify]);
         assert_eq!(servers.received(Vendor::Aws), 0);
     }
 }

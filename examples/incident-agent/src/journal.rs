@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
+use buttress::degrade::Level;
 use serde::Serialize;
 
 use crate::console::Tone;
@@ -13,7 +15,7 @@ use crate::timeline::{Timeline, millis};
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Name {
     Metrics,
-    Logs,
+    Context,
     Restart,
     Verify,
     Note,
@@ -28,7 +30,7 @@ impl Name {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Metrics => "metrics",
-            Self::Logs => "logs",
+            Self::Context => "context",
             Self::Restart => "restart",
             Self::Verify => "verify",
             Self::Note => "note",
@@ -43,7 +45,7 @@ impl Name {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
     Done,
-    /// It failed, and the agent went on without it.
+    /// It failed, or brought only a part, and the agent went on all the same.
     Degraded,
     Failed,
     /// There was no need for it.
@@ -93,6 +95,21 @@ impl<'a> Journal<'a> {
         self.step(name, what, work, Status::Degraded).await.ok()
     }
 
+    /// A step that the agent can do without, and that may bring a part of what it is for.
+    pub(crate) async fn partial<T>(
+        &mut self,
+        name: Name,
+        what: &str,
+        work: impl Future<Output = (T, Level, String)>,
+    ) -> T {
+        let start = self.begin(name, what);
+        let (value, level, detail) = work.await;
+        let status = if level.is_degraded() { Status::Degraded } else { Status::Done };
+        let elapsed_ms = millis(self.timeline.elapsed() - start);
+        self.end(Step { name, status, detail, elapsed_ms });
+        value
+    }
+
     /// Steps for which there is no need.
     pub(crate) fn skip(&mut self, names: &[Name], why: &str) {
         for &name in names {
@@ -107,12 +124,7 @@ impl<'a> Journal<'a> {
         work: impl Future<Output = Result<(T, String), E>>,
         failure: Status,
     ) -> Result<T, E> {
-        let start = self.timeline.elapsed();
-        let number = match name {
-            Name::Escalate => String::new(),
-            name => format!("{}/{} ", name as usize + 1, Name::TREATMENT),
-        };
-        self.timeline.say("agent", Tone::Heading, format_args!("{number}{}: {what}", name.as_str()));
+        let start = self.begin(name, what);
         let (result, status, detail) = match work.await {
             Ok((value, detail)) => (Ok(value), Status::Done, detail),
             Err(error) => {
@@ -125,10 +137,19 @@ impl<'a> Journal<'a> {
         result
     }
 
+    fn begin(&self, name: Name, what: &str) -> Duration {
+        let number = match name {
+            Name::Escalate => String::new(),
+            name => format!("{}/{} ", name as usize + 1, Name::TREATMENT),
+        };
+        self.timeline.say("agent", Tone::Heading, format_args!("{number}{}: {what}", name.as_str()));
+        self.timeline.elapsed()
+    }
+
     fn end(&mut self, step: Step) {
         let (tone, verb) = match step.status {
             Status::Done => (Tone::Good, ""),
-            Status::Degraded => (Tone::Waiting, " given up, going on without"),
+            Status::Degraded => (Tone::Waiting, " is not complete, going on all the same"),
             Status::Failed => (Tone::Bad, " failed"),
             Status::Skipped => (Tone::Plain, " skipped"),
         };

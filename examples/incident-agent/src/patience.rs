@@ -13,6 +13,8 @@ pub(crate) struct Patience {
     pub(crate) treat: Duration,
     /// After that, to tell a person.
     pub(crate) tell: Duration,
+    /// For what is good to know, and can be done without.
+    pub(crate) context: Duration,
     /// Between two looks at the service.
     pub(crate) look: Duration,
     /// Before another try, where nobody says how long.
@@ -26,10 +28,13 @@ impl Patience {
             Pace::Demonstration => Self {
                 treat: secs(38),
                 tell: secs(12),
+                context: secs(8),
                 look: Duration::from_millis(500),
                 pause: Duration::from_secs(1),
             },
-            Pace::Production => Self { treat: secs(900), tell: secs(300), look: secs(10), pause: secs(15) },
+            Pace::Production => {
+                Self { treat: secs(900), tell: secs(300), context: secs(60), look: secs(10), pause: secs(15) }
+            }
         }
     }
 

@@ -214,7 +214,7 @@ mod tests {
             outcome: Outcome::Escalated,
             steps: vec![
                 step(Name::Metrics, Status::Done),
-                step(Name::Logs, Status::Skipped),
+                step(Name::Context, Status::Skipped),
                 step(Name::Note, Status::Degraded),
                 step(Name::Escalate, Status::Done),
             ],

@@ -39,12 +39,18 @@ impl Vendor {
 
 /// An HTTP client: a bare one, or one behind a Buttress stack. Call sites cannot tell.
 pub(crate) trait Api:
-    Clone + Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = BoxError>
+    Clone
+    + Send
+    + Sync
+    + Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = BoxError, Future: Send>
 {
 }
 
 impl<S> Api for S where
-    S: Clone + Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = BoxError>
+    S: Clone
+        + Send
+        + Sync
+        + Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = BoxError, Future: Send>
 {
 }
 
@@ -67,6 +73,16 @@ impl CallError {
         match self {
             Self::Failed(_, error) => Some(error),
             _ => None,
+        }
+    }
+}
+
+/// So that layers find what is in it.
+impl std::error::Error for CallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(_, error) | Self::Unreadable(_, error) => Some(&**error),
+            Self::Status(..) | Self::OutOfTime(_) => None,
         }
     }
 }

@@ -137,7 +137,7 @@ fn where_the_agent_is_stuck_a_person_is_paged() {
     let steps: Vec<_> = report["steps"].as_array().unwrap().iter().collect();
     assert_eq!(
         steps.iter().map(|step| step["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["metrics", "logs", "restart", "escalate"]
+        ["metrics", "context", "restart", "escalate"]
     );
     assert!(steps[2]["detail"].as_str().unwrap().contains("ServiceNotFoundException"), "{report}");
     assert_eq!((&report["pages_sent"], &report["incidents_seen"]), (&json!(1), &json!(1)));
@@ -161,7 +161,7 @@ fn the_text_report_tells_both_runs_and_compares_them() {
         "agent      1/6 metrics:",
         "\nThe same without Buttress\n",
         "\nSummary\n",
-        "  calls made                    10              10\n",
+        "  calls made                    11              11\n",
     ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }

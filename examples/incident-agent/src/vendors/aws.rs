@@ -1,5 +1,7 @@
 //! Amazon ECS: `UpdateService` and `DescribeServices` in AWS JSON 1.1, signed with Signature Version 4.
 
+use std::fmt;
+
 use buttress::core::clock::wall;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri};
@@ -58,6 +60,16 @@ pub(crate) enum Rollout {
     Completed,
     InProgress { running: u64, desired: u64 },
     Failed,
+}
+
+impl fmt::Display for Rollout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed => f.write_str("all tasks run"),
+            Self::InProgress { running, desired } => write!(f, "{running} of {desired} tasks run"),
+            Self::Failed => f.write_str("the last deployment failed"),
+        }
+    }
 }
 
 impl<S: Api> Ecs<S> {
