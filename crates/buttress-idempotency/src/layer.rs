@@ -18,7 +18,7 @@ impl<St, P> IdempotencyLayer<St, P> {
         Self { idempotency: idempotency.clone(), protocol }
     }
 
-    /// The same without a task and without its bounds: see [`Inline`].
+    /// The same without a task and without its bounds: see [`Inline`](crate::Inline).
     pub fn inline<'a>(self) -> InlineLayer<'a, St, P> {
         InlineLayer::new(self)
     }
