@@ -126,8 +126,8 @@ impl Config {
         Ok(Self { max_runs, ..self })
     }
 
-    /// A run that was taken over so often from workers that had not given it up is parked until an operator resumes it: 10
-    /// by default. That is what a run that crashes its worker each time comes to.
+    /// A run that was taken over more often than this from workers that had not given it up, and has recorded nothing since, is
+    /// parked until an operator resumes it: 10 by default. That is what a run that crashes its worker each time comes to.
     #[must_use]
     pub fn max_recoveries(self, max_recoveries: u32) -> Self {
         Self { max_recoveries, ..self }

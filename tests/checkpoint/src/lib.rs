@@ -203,6 +203,7 @@ macro_rules! behaviours {
             simple: a_save_whose_answer_was_lost_loses_nothing
             simple: a_cancelled_checkpoint_is_over
             workers: a_retry_from_a_late_step_copies_all_that_was_done_before
+            operator: a_run_that_gets_further_after_each_crash_is_not_parked
             operator: a_halted_run_that_is_cancelled_is_undone
             operator: a_cancelled_run_that_cannot_be_undone_waits_for_an_operator
             operator: a_run_without_code_is_ended_by_abandoning_it

@@ -26,6 +26,42 @@ fn sale<S: JournalStore>(
     workflows.register("sale", 1, code).unwrap()
 }
 
+/// CP-29: what counts are the crashes at one place, and not those of a long life.
+pub async fn a_run_that_gets_further_after_each_crash_is_not_parked<S: JournalStore>(store: S) {
+    const STEPS: usize = 4;
+    let effects = Effects::default();
+    let start = || {
+        let config = short().max_recoveries(2);
+        let (workflows, effects) = (Workflows::with(store.clone(), config), effects.clone());
+        let code = move |cx: Cx, ()| {
+            let effects = effects.clone();
+            async move {
+                for step in 0..STEPS {
+                    let name = step.to_string();
+                    let body = async || match effects.count(&name) {
+                        0 => effects.hang(&name).await,
+                        _ => effects.done(&name),
+                    };
+                    cx.step(name.clone(), body).await?;
+                }
+                Ok::<_, Failure>(())
+            }
+        };
+        let flow = workflows.register("w", 1, code).unwrap();
+        (Worker::start(&workflows), flow)
+    };
+    let (mut worker, flow) = start();
+    let handle = flow.start("run", ()).await.unwrap();
+    for step in 0..STEPS {
+        effects.until(&step.to_string(), 1).await;
+        worker.crash().await;
+        (worker, _) = start();
+    }
+    handle.result().await.unwrap();
+    worker.stop().await;
+    assert_eq!(effects.names().len(), 2 * STEPS);
+}
+
 /// CP-26, of a run that is halted: what was done is undone, by the code that can.
 pub async fn a_halted_run_that_is_cancelled_is_undone<S: JournalStore>(store: S) {
     let effects = Effects::default();
