@@ -121,6 +121,8 @@ mod claim_row;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod failure;
 mod journal;
 mod key;
 mod limits;

@@ -18,10 +18,10 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row, Socket};
 
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use crate::warn::warn;
-use fault::Failure;
 use listener::Listener;
 
 /// A store in PostgreSQL, 12 or newer, for many machines.
@@ -127,7 +127,7 @@ impl Postgres {
             let mut pauses = None;
             loop {
                 match client.query(&statement, parameters).await.map_err(Failure::from) {
-                    Err(failure) if failure.fault() == Fault::Busy => {
+                    Err(failure) if failure.fault == Fault::Busy => {
                         let pauses = pauses.get_or_insert_with(|| (Rng::from_system(), TRIES));
                         pauses.1 -= 1;
                         if pauses.1 == 0 {
@@ -156,15 +156,13 @@ impl Postgres {
         let result = limited.await;
         match result {
             Ok(result) => result.map_err(|failure| {
-                if failure.asks_for_another() {
+                if fault::asks_for_another(&failure) {
                     drop(connection.map(Object::take));
                 }
-                failure.into_error(verb)
+                failure.into_error("postgres", verb)
             }),
-            Err(_) => {
-                Err(Failure::late(self.inner.timeout, connection.map(Object::take).is_some())
-                    .into_error(verb))
-            }
+            Err(_) => Err(Failure::late(self.inner.timeout, connection.map(Object::take).is_some())
+                .into_error("postgres", verb)),
         }
     }
 }

@@ -16,10 +16,10 @@ use redis::{Client, IntoConnectionInfo, RedisError, ScriptInvocation};
 use tokio::time::Instant;
 
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use crate::warn::warn;
-use fault::Failure;
 use scripts::Scripts;
 
 /// A store in Redis 6.2 or newer, or Valkey, for many machines.
@@ -135,12 +135,12 @@ impl Redis {
         let failure = match limited {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Failure::from(error),
-            Err(_) => Failure::late(self.inner.timeout),
+            Err(_) => Failure::late(self.inner.timeout, true),
         };
-        if failure.asks_for_another() {
+        if fault::asks_for_another(&failure) {
             self.replace(number);
         }
-        Err(failure.into_error(verb))
+        Err(failure.into_error("redis", verb))
     }
 
     /// Makes a new connection the one that all share, unless others have done so, or this one is still young. The manager
@@ -193,14 +193,14 @@ impl RedisOptions {
                 StoreError::new("redis", "open", Fault::Misconfigured).detail("the options break a rule");
             return Err(wrong.caused_by(ConfigError::new("prefix", self.prefix, "must have no braces")));
         }
-        let failed = |failure: Failure| failure.into_error("open");
+        let failed = |failure: Failure| failure.into_error("redis", "open");
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout))
             .set_number_of_retries(2);
         let connecting = ConnectionManager::new_with_config(self.client.clone(), config.clone());
         let connection = tokio::time::timeout(self.timeout * 2, connecting).await;
-        let connection = connection.map_err(|_| failed(Failure::late(self.timeout * 2)))?;
+        let connection = connection.map_err(|_| failed(Failure::late(self.timeout * 2, false)))?;
         let mut connection = connection.map_err(|error| failed(Failure::before(error)))?;
         fault::expect_version(&mut connection, &self.prefix).await.map_err(failed)?;
         Scripts::load(&mut connection).await.map_err(|error| failed(Failure::before(error)))?;

@@ -16,10 +16,10 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use clock::StoreClock;
-use fault::Failure;
 use worker::{Pending, Statistics, Thread};
 
 /// A store in a SQLite file: the default for one machine.

@@ -3,12 +3,12 @@ use std::time::Duration;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Transaction};
 
-use super::fault::Failure;
 use super::row::{self, claim_columns};
 use super::{Postgres, TRIES};
 use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 use crate::claim_row::{self, Change, ClaimRow, State};
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
 use crate::time;
@@ -137,7 +137,7 @@ impl ClaimStore for Postgres {
             let rows = self.query("claim", CLAIM, &[&key, &fingerprint, &owner, &lease, &keep]).await?;
             // Committed by others after this statement began, and so not to be seen by it: ask again.
             let Some(row) = rows.first() else { continue };
-            let (won, now, row) = read(row).map_err(|failure| failure.into_error("claim"))?;
+            let (won, now, row) = read(row).map_err(|failure| failure.into_error("postgres", "claim"))?;
             match (won, row) {
                 (true, Some(row)) => return Ok(Claimed::Owned(request.granted(row.epoch, row.unfinished))),
                 (_, row) => {
@@ -180,7 +180,7 @@ impl ClaimStore for Postgres {
             // Before the look: what changes after it is heard of.
             let listens = !max.is_zero() && self.inner.listener.listens();
             let rows = self.query("wait", sql, &[&stored::key(key)]).await?;
-            let failed = |failure: Failure| failure.into_error("wait");
+            let failed = |failure: Failure| failure.into_error("postgres", "wait");
             let (_, now, row) = first(&rows).map_err(failed)?;
             let told = listens && row::get(&rows[0], "awaited").map_err(failed)?;
             Ok((claim_row::look(row, fingerprint, now), if told { News::Likely } else { News::None }))
@@ -278,10 +278,10 @@ impl Postgres {
                 None => self.query(verb, sql, &parameters).await?,
                 Some(transaction) => {
                     let rows = transaction.query(sql, &parameters).await;
-                    rows.map_err(|error| Failure::before(error).into_error(verb))?
+                    rows.map_err(|error| Failure::before(error).into_error("postgres", verb))?
                 }
             };
-            let (won, now, row) = first(&rows).map_err(|failure| failure.into_error(verb))?;
+            let (won, now, row) = first(&rows).map_err(|failure| failure.into_error("postgres", verb))?;
             if won {
                 return Ok(Written::Applied);
             }

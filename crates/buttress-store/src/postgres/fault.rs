@@ -1,45 +1,15 @@
 use std::error::Error as _;
-use std::time::Duration;
 
-use buttress_core::{BoxError, Effect};
+use buttress_core::Effect;
 use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::WrongType;
 
-use crate::error::{Fault, StoreError};
-
-/// Why a verb failed.
-#[derive(Debug)]
-pub(super) struct Failure {
-    fault: Fault,
-    effect: Effect,
-    detail: Option<String>,
-    source: Option<BoxError>,
-}
-
-/// Verbs that write nothing.
-const READS: [&str; 4] = ["wait", "load", "peek", "list"];
+use crate::error::Fault;
+use crate::failure::Failure;
 
 impl Failure {
-    pub(super) fn new(fault: Fault, detail: impl Into<String>) -> Self {
-        Self { fault, effect: Effect::NotSent, detail: Some(detail.into()), source: None }
-    }
-
-    pub(super) fn damaged(what: &str) -> Self {
-        Self::new(Fault::Corrupt, format!("{what} has another checksum than it was written with"))
-    }
-
-    pub(super) fn late(limit: Duration, sent: bool) -> Self {
-        let effect = if sent { Effect::Unknown } else { Effect::NotSent };
-        Self { effect, ..Self::new(Fault::Timeout, format!("the limit is {limit:?}")) }
-    }
-
-    /// Before anything was sent that could have an effect.
-    pub(super) fn before(error: Error) -> Self {
-        Self { effect: Effect::NotSent, ..Self::from(error) }
-    }
-
     pub(super) fn of_pool(error: PoolError) -> Self {
         match error {
             PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
@@ -51,29 +21,11 @@ impl Failure {
             other => Self { source: Some(other.into()), ..Self::new(Fault::Internal, "the pool") },
         }
     }
+}
 
-    /// Whether another connection may fare better: after a failover this one may lead to what is a replica now.
-    pub(super) fn asks_for_another(&self) -> bool {
-        self.fault == Fault::Unavailable
-    }
-
-    pub(super) fn fault(&self) -> Fault {
-        self.fault
-    }
-
-    pub(super) fn into_error(self, verb: &'static str) -> StoreError {
-        let mut error = StoreError::new("postgres", verb, self.fault);
-        if self.effect == Effect::Unknown && !READS.contains(&verb) {
-            error = error.may_have_been_applied();
-        }
-        if let Some(detail) = self.detail {
-            error = error.detail(detail);
-        }
-        match self.source {
-            Some(source) => error.caused_by(source),
-            None => error,
-        }
-    }
+/// Whether another connection may fare better: after a failover this one may lead to what is a replica now.
+pub(super) fn asks_for_another(failure: &Failure) -> bool {
+    failure.fault == Fault::Unavailable
 }
 
 impl From<Error> for Failure {

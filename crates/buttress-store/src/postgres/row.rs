@@ -3,9 +3,9 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use super::fault::Failure;
 use crate::claim_row::ClaimRow;
 use crate::error::Fault;
+use crate::failure::Failure;
 use crate::journal::{Cursor, Entry, NewEntry, StatusKind};
 use crate::key::{Fingerprint, Owner, RunId};
 use crate::run_row::RunRow;

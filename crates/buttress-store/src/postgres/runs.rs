@@ -5,10 +5,10 @@ use deadpool_postgres::Object;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row};
 
-use super::fault::Failure;
 use super::row::{self, entry_columns, run_columns};
 use super::{Postgres, TRIES};
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::journal::{
     Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek,
     Query, Renewed, Run, RunInfo, Wanted,
@@ -166,7 +166,7 @@ impl JournalStore for Postgres {
             let rows = self.query("create", CREATE, &parameters).await?;
             // Committed by others after this statement began, or pruned: ask again.
             let Some(row) = rows.first() else { continue };
-            let (row, now) = row::run_now(row).map_err(|failure| failure.into_error("create"))?;
+            let (row, now) = row::run_now(row).map_err(|failure| failure.into_error("postgres", "create"))?;
             return Ok(row.exists(run, lease, now));
         }
         Err(StoreError::new("postgres", "create", Fault::Busy))
@@ -193,7 +193,7 @@ impl JournalStore for Postgres {
         }
         match damaged {
             // It is told of as soon as it keeps nobody from what is sound.
-            Some(failure) if acquired.is_empty() => Err(failure.into_error("acquire")),
+            Some(failure) if acquired.is_empty() => Err(failure.into_error("postgres", "acquire")),
             _ => Ok(acquired),
         }
     }
@@ -228,7 +228,7 @@ impl JournalStore for Postgres {
                 &columns.sums,
             ];
             let rows = self.query("append", APPEND, &parameters).await?;
-            let failed = |failure: Failure| failure.into_error("append");
+            let failed = |failure: Failure| failure.into_error("postgres", "append");
             if let Some(row) = rows.first() {
                 let at = time::to_system(row::get(row, "now").map_err(failed)?);
                 let cancel_requested = row::get(row, "cancel").map_err(failed)?;
@@ -247,13 +247,14 @@ impl JournalStore for Postgres {
             [&hold.id.as_str(), &owner, &(hold.epoch as i64), &time::micros(lease)];
         let rows = self.query("renew", RENEW, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(Renewed::Fenced) };
-        let cancel_requested = row::get(row, "cancel").map_err(|failure| failure.into_error("renew"))?;
+        let cancel_requested =
+            row::get(row, "cancel").map_err(|failure| failure.into_error("postgres", "renew"))?;
         Ok(Renewed::Held { cancel_requested })
     }
 
     async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
         let rows = self.query("load", LOAD, &[&id.as_str(), &0_i64]).await?;
-        loaded(id, &rows).map_err(|failure| failure.into_error("load"))
+        loaded(id, &rows).map_err(|failure| failure.into_error("postgres", "load"))
     }
 
     async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
@@ -264,7 +265,7 @@ impl JournalStore for Postgres {
             let last = if ended { Some(row::entry(id, row)?) } else { None };
             Ok(Peek { info: run.info(now), last })
         };
-        rows.first().map(peek).transpose().map_err(|failure: Failure| failure.into_error("peek"))
+        rows.first().map(peek).transpose().map_err(|failure: Failure| failure.into_error("postgres", "peek"))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
@@ -283,7 +284,7 @@ impl JournalStore for Postgres {
             Err(failure) => row::place(row).map(Err).ok_or(failure),
         });
         let runs: Result<Vec<_>, Failure> = runs.collect();
-        Ok(Page::with_damaged(runs.map_err(|failure| failure.into_error("list"))?, query))
+        Ok(Page::with_damaged(runs.map_err(|failure| failure.into_error("postgres", "list"))?, query))
     }
 
     async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
@@ -309,7 +310,7 @@ impl Postgres {
     ) -> Result<Option<Appended>, StoreError> {
         let rows = self.query("append", LOAD, &[&hold.id.as_str(), &(seq as i64)]).await?;
         let Some(row) = rows.first() else { return Ok(Some(Appended::Fenced)) };
-        let failed = |failure: Failure| failure.into_error("append");
+        let failed = |failure: Failure| failure.into_error("postgres", "append");
         let run = row::run(row).map_err(failed)?;
         Ok(match run.check_append(hold, seq, entries, next) {
             Append::Add => None,

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use deadpool_postgres::Object;
 
-use super::fault::Failure;
 use crate::error::Fault;
+use crate::failure::Failure;
 
 /// Held while tables are made, so that one process does it: "Btrs".
 const LOCK: i64 = 0x4274_7273;

@@ -4,11 +4,11 @@ use std::time::Duration;
 use redis::{Script, ScriptInvocation};
 
 use super::codec;
-use super::fault::Failure;
 use super::{Redis, Value};
 use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 use crate::claim_row::{self, Change, ClaimRow};
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
 use crate::time;
@@ -20,7 +20,7 @@ impl ClaimStore for Redis {
         script.arg(request.fingerprint().as_bytes()).arg(&stored::owner(request.owner())[..]);
         script.arg(time::micros(request.lease())).arg(time::micros(request.kept_for()));
         let answer = self.invoke("claim", &script).await?;
-        let failed = |failure: Failure| failure.into_error("claim");
+        let failed = |failure: Failure| failure.into_error("redis", "claim");
         if won(&answer) {
             let field = |index: usize| answer.get(index).and_then(Option::as_deref);
             let epoch = codec::number(field(2)).map_err(failed)?;
@@ -69,7 +69,7 @@ impl ClaimStore for Redis {
         let look = || async {
             let script = self.inner.scripts.look.key(self.claim_key(key));
             let answer = self.invoke("wait", &script).await?;
-            let (row, now) = read(&answer).map_err(|failure| failure.into_error("wait"))?;
+            let (row, now) = read(&answer).map_err(|failure| failure.into_error("redis", "wait"))?;
             Ok((claim_row::look(row, fingerprint, now), News::None))
         };
         self.inner.waiters.wait(key, max, look).await
@@ -108,7 +108,7 @@ impl Redis {
         if won(&answer) {
             return Ok(Written::Applied);
         }
-        let failed = |failure: Failure| failure.into_error(verb);
+        let failed = |failure: Failure| failure.into_error("redis", verb);
         let (row, now) = read(&answer).map_err(failed)?;
         match decide(row, now) {
             (written, Change::None) => Ok(written),

@@ -1,62 +1,16 @@
-use std::time::Duration;
-
-use buttress_core::{BoxError, Effect};
+use buttress_core::Effect;
 use redis::aio::ConnectionManager;
 use redis::{ErrorKind, RedisError, RedisResult};
 
-use crate::error::{Fault, StoreError};
+use crate::error::Fault;
+use crate::failure::Failure;
 
 /// Of what is stored; what has a higher one is not touched.
 const VERSION: u32 = 1;
 
-/// Why a verb failed.
-#[derive(Debug)]
-pub(super) struct Failure {
-    fault: Fault,
-    effect: Effect,
-    detail: Option<String>,
-    source: Option<BoxError>,
-}
-
-/// Verbs that write nothing.
-const READS: [&str; 4] = ["wait", "load", "peek", "list"];
-
-impl Failure {
-    pub(super) fn new(fault: Fault, detail: impl Into<String>) -> Self {
-        Self { fault, effect: Effect::NotSent, detail: Some(detail.into()), source: None }
-    }
-
-    pub(super) fn damaged(what: &str) -> Self {
-        Self::new(Fault::Corrupt, format!("{what} has another checksum than it was written with"))
-    }
-
-    pub(super) fn late(limit: Duration) -> Self {
-        Self { effect: Effect::Unknown, ..Self::new(Fault::Timeout, format!("the limit is {limit:?}")) }
-    }
-
-    /// Before anything was sent that could have an effect.
-    pub(super) fn before(error: RedisError) -> Self {
-        Self { effect: Effect::NotSent, ..Self::from(error) }
-    }
-
-    /// Whether another connection may fare better: this one is silent, or leads to who is no longer the primary.
-    pub(super) fn asks_for_another(&self) -> bool {
-        self.fault == Fault::Timeout || matches!(self.detail.as_deref(), Some("READONLY" | "MASTERDOWN"))
-    }
-
-    pub(super) fn into_error(self, verb: &'static str) -> StoreError {
-        let mut error = StoreError::new("redis", verb, self.fault);
-        if self.effect == Effect::Unknown && !READS.contains(&verb) {
-            error = error.may_have_been_applied();
-        }
-        if let Some(detail) = self.detail {
-            error = error.detail(detail);
-        }
-        match self.source {
-            Some(source) => error.caused_by(source),
-            None => error,
-        }
-    }
+/// Whether another connection may fare better: this one is silent, or leads to who is no longer the primary.
+pub(super) fn asks_for_another(failure: &Failure) -> bool {
+    failure.fault == Fault::Timeout || matches!(failure.detail.as_deref(), Some("READONLY" | "MASTERDOWN"))
 }
 
 impl From<RedisError> for Failure {

@@ -3,9 +3,9 @@ use std::time::Duration;
 use redis::{Script, ScriptInvocation};
 
 use super::codec::{self, RUN, number};
-use super::fault::Failure;
 use super::{Redis, Value};
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 use crate::journal::{
     Acquired, Appended, Command, Created, Cursor, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page,
     Peek, Query, Renewed, Run, RunInfo, Wanted,
@@ -31,7 +31,7 @@ impl Answer {
     /// The run that comes first, and what comes after it; `None` if there is none.
     fn run(&self) -> Result<Option<(RunRow, &[Value])>, StoreError> {
         let Some((run, rest)) = self.rest.split_at_checked(RUN) else { return Ok(None) };
-        let run = codec::read_run(run).map_err(|failure| failure.into_error(self.verb))?;
+        let run = codec::read_run(run).map_err(|failure| failure.into_error("redis", self.verb))?;
         Ok(Some((run, rest)))
     }
 
@@ -69,10 +69,11 @@ impl JournalStore for Redis {
                 script.arg(&*flow.name).arg(flow.versions.start()).arg(flow.versions.end());
             }
             let answer = self.ask("acquire", &script).await?;
-            let (more, runs) = answer.rest.split_first().ok_or_else(|| disagree().into_error("acquire"))?;
+            let (more, runs) =
+                answer.rest.split_first().ok_or_else(|| disagree().into_error("redis", "acquire"))?;
             let mut acquired = Vec::with_capacity(runs.len() / RUN);
             for run in runs.chunks_exact(RUN) {
-                let run = codec::read_run(run).map_err(|failure| failure.into_error("acquire"))?;
+                let run = codec::read_run(run).map_err(|failure| failure.into_error("redis", "acquire"))?;
                 acquired.push(Acquired { hold: run.hold(), info: run.info(answer.now) });
             }
             damaged |= answer.done;
@@ -83,7 +84,7 @@ impl JournalStore for Redis {
             }
             // It is told of as soon as it keeps nobody from what is sound.
             if acquired.is_empty() && damaged {
-                return Err(Failure::damaged("a run that is due").into_error("acquire"));
+                return Err(Failure::damaged("a run that is due").into_error("redis", "acquire"));
             }
             return Ok(acquired);
         }
@@ -109,7 +110,7 @@ impl JournalStore for Redis {
             return Ok(Appended::Applied { next, at, cancel_requested: answer.cancel_requested() });
         }
         let Some((row, stored)) = answer.run()? else { return Ok(Appended::Fenced) };
-        let failed = |failure: Failure| failure.into_error("append");
+        let failed = |failure: Failure| failure.into_error("redis", "append");
         match row.check_append(hold, seq, entries, next) {
             Append::Fenced => Ok(Appended::Fenced),
             Append::Conflict => Ok(Appended::Conflict { next: row.entries }),
@@ -143,13 +144,13 @@ impl JournalStore for Redis {
             }
             Ok(Run { info: row.info(answer.now), input: input.to_vec().into(), entries })
         };
-        read().map(Some).map_err(|failure: Failure| failure.into_error("load"))
+        read().map(Some).map_err(|failure: Failure| failure.into_error("redis", "load"))
     }
 
     async fn peek(&self, id: &RunId) -> Result<Option<Peek>, StoreError> {
         let answer = self.ask("peek", &self.of_run(&self.inner.scripts.peek, id)).await?;
         let Some((row, last)) = answer.run()? else { return Ok(None) };
-        let failed = |failure: Failure| failure.into_error("peek");
+        let failed = |failure: Failure| failure.into_error("redis", "peek");
         let last = read_entries(last).map_err(failed)?.pop();
         let entries = last.as_ref().map_or(0, |last| last.seq + 1);
         if row.kind.is_over() && entries != row.entries {
@@ -177,7 +178,7 @@ impl JournalStore for Redis {
                     Ok(row) if query.matches(&row.info(answer.now)) => listed.push(Ok(row.info(answer.now))),
                     Ok(_) => {}
                     Err(failure) => {
-                        let place = placed(at).ok_or_else(|| failure.into_error("list"))?;
+                        let place = placed(at).ok_or_else(|| failure.into_error("redis", "list"))?;
                         listed.push(Err(place));
                     }
                 }
@@ -205,7 +206,7 @@ impl JournalStore for Redis {
         script.arg(time::micros(age)).arg(max).arg(PRUNED_ENTRIES);
         let answer = self.invoke("prune", &script).await?;
         let pruned = number(answer.first().and_then(Option::as_deref));
-        pruned.map_err(|failure| failure.into_error("prune"))
+        pruned.map_err(|failure| failure.into_error("redis", "prune"))
     }
 }
 
@@ -230,7 +231,7 @@ impl Redis {
     async fn ask(&self, verb: &'static str, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
         let mut answer = self.invoke(verb, script).await?;
         let rest = answer.split_off(answer.len().min(2));
-        let failed = |failure: Failure| failure.into_error(verb);
+        let failed = |failure: Failure| failure.into_error("redis", verb);
         let outcome: u8 = number(answer.first().and_then(Option::as_deref)).map_err(failed)?;
         let now = number(answer.get(1).and_then(Option::as_deref)).map_err(failed)?;
         if outcome == 2 {

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::fault::Failure;
 use super::{Sqlite, row};
 use crate::claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 use crate::claim_row::{self, Change, ClaimRow};
 use crate::error::StoreError;
+use crate::failure::Failure;
 use crate::key::{Fingerprint, ScopedKey};
 use crate::stored;
 use crate::waiters::News;

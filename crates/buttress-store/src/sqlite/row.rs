@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use rusqlite::Row;
 
-use super::fault::Failure;
 use crate::claim_row::ClaimRow;
+use crate::failure::Failure;
 use crate::journal::{Cursor, Entry, NewEntry, StatusKind};
 use crate::key::{Fingerprint, Owner, RunId};
 use crate::run_row::RunRow;

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::Sqlite;
-use super::fault::Failure;
 use super::row::{self, select_runs};
 use crate::error::StoreError;
+use crate::failure::Failure;
 use crate::journal::{
     Acquired, Appended, Command, Created, Entry, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek,
     Query, Renewed, Run, RunInfo, Wanted,

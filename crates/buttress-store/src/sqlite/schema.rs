@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::fault::Failure;
 use crate::error::Fault;
+use crate::failure::Failure;
 
 /// Of the tables below; a file with a higher one is not touched.
 const VERSION: i64 = 1;

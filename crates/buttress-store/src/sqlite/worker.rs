@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::SqliteStatistics;
 use super::clock::StoreClock;
-use super::fault::Failure;
 use super::schema;
 use crate::error::{Fault, StoreError};
+use crate::failure::Failure;
 
 /// Commands that share one commit: so many, and so many bytes, at most.
 const GROUP: (usize, usize) = (256, 4 << 20);
@@ -99,7 +99,7 @@ where
             (Err(failure), _) => Err(failure),
         };
         // Whoever asked may have gone.
-        let _ = self.answer.send(result.map_err(|failure| failure.into_error(self.verb)));
+        let _ = self.answer.send(result.map_err(|failure| failure.into_error("sqlite", self.verb)));
     }
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn spawn(
     thread.map_err(|error| failed(format!("no thread: {error}")))?;
     match opening.await {
         Ok(Ok(())) => Ok(Thread { jobs, ended }),
-        Ok(Err(failure)) => Err(failure.into_error("open")),
+        Ok(Err(failure)) => Err(failure.into_error("sqlite", "open")),
         Err(_) => Err(failed("the thread panicked".to_owned())),
     }
 }
