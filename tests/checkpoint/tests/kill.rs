@@ -45,7 +45,9 @@ fn kill_once(store: &str, folder: &Path, number: u32) {
     }
     let ended = worker(store, &effects, &run, 0).output().expect("it starts");
     let output = String::from_utf8_lossy(&ended.stdout);
-    assert_eq!(output.trim(), "285", "after kill {number}: {}", String::from_utf8_lossy(&ended.stderr));
+    let (result, holders) = output.trim().split_once(' ').unwrap_or_default();
+    assert_eq!(result, "285", "after kill {number}: {}", String::from_utf8_lossy(&ended.stderr));
+    let holders: usize = holders.parse().expect("a number");
 
     let done = std::fs::read_to_string(&effects).expect("there are effects");
     let mut keys: HashMap<&str, Vec<&str>> = HashMap::new();
@@ -53,16 +55,16 @@ fn kill_once(store: &str, folder: &Path, number: u32) {
         keys.entry(step).or_default().push(key);
     }
     assert_eq!(keys.len(), 10, "kill {number}");
-    let again: Vec<&str> = keys.iter().filter(|(_, keys)| keys.len() > 1).map(|(step, _)| *step).collect();
-    match point {
-        Some(point) => {
-            let expected: Vec<String> = repeated(point).iter().map(u32::to_string).collect();
-            assert_eq!(again, expected, "kill {number}, at point {point}: {keys:?}");
-        }
-        None => assert!(again.len() <= 1, "kill {number}: only the open step may run again: {keys:?}"),
-    }
-    for keys in keys.values() {
-        assert!(keys.len() <= 2 && keys.iter().all(|key| *key == keys[0]), "kill {number}: {keys:?}");
+    assert!(keys.values().all(|keys| keys.iter().all(|key| *key == keys[0])), "kill {number}: {keys:?}");
+    // Each holder that did not come to the end left one open step at most.
+    let again: usize = keys.values().map(|keys| keys.len() - 1).sum();
+    assert!(again < holders.max(1), "kill {number}, {holders} holders: {keys:?}");
+    // Unless the machine was so slow that leases ended by themselves, that was the step at the fault point.
+    if let Some(point) = point.filter(|_| holders <= 2) {
+        let expected: Vec<String> = repeated(point).iter().map(u32::to_string).collect();
+        let again: Vec<&str> =
+            keys.iter().filter(|(_, keys)| keys.len() > 1).map(|(step, _)| *step).collect();
+        assert_eq!(again, expected, "kill {number}, at point {point}: {keys:?}");
     }
 }
 
@@ -82,7 +84,7 @@ fn kill_everywhere(name: &str, store: &str) {
         }
     });
     println!(
-        "kill -9 on {name}: {kills} kills, half of them at {POINTS} fault points, in {:.0?}, failures 0",
+        "kill -9 on {name}: {kills} kills, at {POINTS} fault points and as many random moments in turn, in {:.0?}, failures 0",
         began.elapsed()
     );
 }

@@ -1,7 +1,7 @@
 //! A worker process for the tests that kill it: `worker STORE EFFECTS RUN FAULT`.
 //!
 //! It runs a workflow of ten steps, which has the name of the run so that no other worker takes it. Each effect is a line of the file EFFECTS: the step and its key. At its FAULT-th fault
-//! point (0 is none) it kills itself.
+//! point (0 is none) it kills itself. At the end it prints the result, and how many workers have held the run.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -76,9 +76,10 @@ async fn main() {
             .await;
     });
     let result = handle.result().await.expect("it ends well");
+    let info = handle.info().await.expect("the store works").expect("it is there");
     faults.point();
     let _ = stop.send(());
     let _ = worker.await;
     store.close().await;
-    println!("{result}");
+    println!("{result} {}", info.epoch);
 }
