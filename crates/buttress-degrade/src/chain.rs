@@ -39,8 +39,10 @@ pub struct Open;
 pub struct Closed<Req, A> {
     name: Arc<str>,
     level: Level,
-    answer: Arc<dyn Fn(&Fallen<Req, A>) -> A + Send + Sync>,
+    answer: Arc<Always<Req, A>>,
 }
+
+type Always<Req, A> = dyn Fn(&Fallen<Req, A>) -> A + Send + Sync;
 
 impl<Req, A> Clone for Closed<Req, A> {
     fn clone(&self) -> Self {

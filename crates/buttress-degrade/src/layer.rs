@@ -74,6 +74,7 @@ impl<Req, A, L, P> DegradeLayer<Chain<Req, A, L>, P> {
     /// # Errors
     ///
     /// If the store's configuration breaks a rule; see its setters.
+    #[allow(clippy::type_complexity, reason = "the chain's own type is what varies")]
     pub fn last_good<R: Kept>(
         self,
         store: LastGood<R>,

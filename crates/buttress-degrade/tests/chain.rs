@@ -11,7 +11,7 @@ use buttress_circuit_breaker::{CircuitBreakerLayer, Config, Trip};
 use buttress_core::{
     BoxError, ErrorsAreFailures, Exhausted, Kind, Level, Reason, Refused, Stop, Verdict, classify_fn, find,
 };
-use buttress_degrade::{Cause, Chain, DegradeLayer, Degraded, Rung, Source, Unanswered};
+use buttress_degrade::{Cause, Chain, DegradeLayer, Degraded, Rung, Shortfall, Source, Unanswered};
 use buttress_retry::RetryLayer;
 use buttress_testkit::clock::settle;
 use buttress_testkit::{ReadinessProbe, ScriptError, Scripted, err, hang, ok, panics};
@@ -221,7 +221,7 @@ async fn what_the_caller_is_at_fault_for_is_not_masked() {
         Ok(_) => Verdict::Success,
         Err(_) => Verdict::Rejected,
     });
-    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().policy(policy.clone());
+    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().policy(policy);
     let error = layer.layer(Scripted::<u32>::new([err("bad request")])).oneshot(1).await.unwrap_err();
     assert_eq!(error.downcast_ref(), Some(&ScriptError("bad request")));
     // A closed chain has to answer. It does so by its last rung, which is told, and by no other.
@@ -316,7 +316,7 @@ async fn an_answer_that_says_itself_that_it_is_degraded_stays_so_through_two_lay
     let chain = Chain::<u64, Answer>::new().rung(Rung::alternate("replica", worse, ErrorsAreFailures));
     let service = DegradeLayer::new("outer", chain).unwrap().layer(Scripted::<u32>::new([err("down")]));
     let answer = service.oneshot(1).await.unwrap();
-    let components: Vec<_> = answer.shortfalls().iter().map(|part| part.component()).collect();
+    let components: Vec<_> = answer.shortfalls().iter().map(Shortfall::component).collect();
     assert_eq!((answer.level(), components), (Level::Minimal, vec!["outer", "replica"]));
 }
 

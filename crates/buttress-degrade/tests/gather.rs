@@ -71,9 +71,10 @@ async fn the_list_is_sorted_and_exact_and_the_age_is_that_of_the_oldest() {
         let service = layer.layer(Scripted::new([ok(1), err("down")]));
         service.clone().oneshot(1).await.unwrap();
         advance(age).await;
-        service.oneshot(1)
+        service
     };
-    let (young, old) = (stale("young", secs(20)).await, stale("old", secs(30)).await);
+    let young = stale("young", secs(20)).await.oneshot(1);
+    let old = stale("old", secs(30)).await.oneshot(1);
     let partial = Gather::new()
         .part("zeta", Need::Weight(1), young)
         .part("alpha", Need::Weight(1), old)

@@ -23,10 +23,12 @@ type Asked = Request<Body>;
 type Given = Response<Answer<Body>>;
 type Layered = DegradeLayer<Recalling<Chain<Asked, Given, Open>, HttpRules>, Http>;
 
+type Answering = dyn FnMut(&Asked) -> Result<Response<Body>, BoxError> + Send;
+
 /// A server that answers by a function, and remembers what it was asked.
 #[derive(Clone)]
 struct Origin {
-    answer: Arc<Mutex<Box<dyn FnMut(&Asked) -> Result<Response<Body>, BoxError> + Send>>>,
+    answer: Arc<Mutex<Box<Answering>>>,
     asked: Arc<Mutex<Vec<HeaderMap>>>,
 }
 

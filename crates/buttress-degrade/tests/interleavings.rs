@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::{BoxError, ErrorsAreFailures, Level, Rng};
-use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, LastGood, Rung, Source};
+use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, LastGood, Rung, Served, Source};
 use buttress_testkit::clock::settle;
 use support::{ms, secs};
 use tokio::time::Instant;
@@ -127,7 +127,7 @@ async fn a_closed_chain_always_answers_and_tells_the_truth() {
             levels[usize::from(answer.level().as_u8())] += 1;
             let (age, made) = (answer.age(), answer.get_ref().0);
             let (_, served) = answer.into_parts();
-            if let Some(Source::LastGood { .. }) = served.as_ref().map(|served| served.source()) {
+            if let Some(Source::LastGood { .. }) = served.as_ref().map(Served::source) {
                 let age = age.expect("what was stored has an age");
                 // Made, then stored, then looked at, then seen.
                 assert!(age <= now - made && age < secs(4), "{age:?} of {:?}", now - made);

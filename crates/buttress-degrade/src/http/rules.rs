@@ -9,6 +9,7 @@ use std::time::Duration;
 use buttress_core::clock::wall;
 use buttress_core::{BoxError, Capture, Level};
 use buttress_http::{Answer, HttpCapture, Recording, StoredResponse};
+use bytes::Bytes;
 use http::header::{
     AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, ETAG,
     EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
@@ -216,10 +217,7 @@ impl Kept for HttpRules {
         let StoredResponse { headers, body, trailers, .. } = &kept.response;
         let vary: usize =
             kept.vary.iter().map(|(_, value)| 64 + value.as_ref().map_or(0, HeaderValue::len)).sum();
-        fields(headers)
-            + trailers.as_ref().map_or(0, fields)
-            + body.as_ref().map_or(0, |body| body.len())
-            + vary
+        fields(headers) + trailers.as_ref().map_or(0, fields) + body.as_ref().map_or(0, Bytes::len) + vary
     }
 }
 
