@@ -97,6 +97,9 @@ fn what_is_not_essential_is_done_without() {
     assert_eq!(statuses.collect::<Vec<_>>(), ["done", "degraded", "done", "done", "done", "done"]);
     assert_eq!((&report["outcome"], output.status.code()), (&json!("resolved"), Some(0)), "{report}");
     assert_eq!(report["unprotected"]["outcome"], "escalated", "{report}");
+    // Which of its parts is there, and how good that is.
+    let context = report["steps"][1]["detail"].as_str().unwrap();
+    assert!(context.starts_with("level 3 (minimal); ") && context.contains("; no logs, it "), "{context}");
 }
 
 #[test]
