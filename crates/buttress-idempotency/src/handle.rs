@@ -104,8 +104,9 @@ impl<St> Idempotency<St> {
     }
 
     /// Switches the mode for calls that start from now on. In [`Mode::Off`] nothing is asked of the store, and requests are shown
-    /// no claim. In [`Mode::Observe`] every call is carried out, claims and answers
-    /// are stored as they would be, and events tell which calls would have been answered from the store or refused.
+    /// no claim. In [`Mode::Observe`] every call is carried out, claims and answers are stored as they would be, and events tell
+    /// which calls would have been answered from the store or refused. None waits for another: one that would have counts as
+    /// refused.
     pub fn set_mode(&self, mode: Mode) {
         self.engine.mode.set(mode);
     }
@@ -115,9 +116,8 @@ impl<St> Idempotency<St> {
         self.engine.tasks.detached()
     }
 
-    /// Lets no call begin any more, but where it only observes, and waits until all that have begun are answered and recorded, for
-    /// `bound` at most.
-    /// Returns how many were left; what of them nobody waits for is then dropped, and its claims end with their leases.
+    /// Lets no call begin any more, but where it only observes, and waits until all that have begun are answered and recorded,
+    /// for `bound` at most. Returns how many were left; what of them nobody waits for is then dropped, and its claims end with their leases.
     pub async fn shutdown(&self, bound: Duration) -> usize {
         self.engine.tasks.shutdown(bound).await
     }

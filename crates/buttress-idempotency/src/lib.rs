@@ -24,7 +24,8 @@
 //! # Cancellation and panics
 //!
 //! A call that is dropped before its effect has begun gives its key back. One that is dropped later is carried on in a task
-//! of its own, so that its answer is there for whoever asks again; [`Idempotency::shutdown`] waits for those. Waiting for
+//! of its own, so that its answer is there for whoever asks again; [`Idempotency::shutdown`] waits for those. [`Inline`] and
+//! [`Idempotency::run_inline`] have no such task, nor its bounds: there a call that is dropped is abandoned, and its key lapses. Waiting for
 //! another call can be dropped at any time. A panic passes through and is never stored; its key lapses or is freed
 //! ([`OnPanic`]). If the store fails after the call, its caller gets the true answer, and it is stored later.
 //!
