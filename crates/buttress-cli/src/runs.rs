@@ -91,7 +91,9 @@ async fn list<S: JournalStore>(
             info.worker.to_string(),
         ]
     }));
-    rows.extend(damaged.iter().map(|id| [&*show::plain(id.as_str()), "", "damaged", "", "", ""].map(str::to_owned)));
+    rows.extend(
+        damaged.iter().map(|id| [&*show::plain(id.as_str()), "", "damaged", "", "", ""].map(str::to_owned)),
+    );
     let mut text = show::table(&rows);
     if let Some(next) = next {
         let _ = writeln!(text, "… and more: --after '{}'", show::plain(&next));

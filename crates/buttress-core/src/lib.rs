@@ -78,8 +78,8 @@ pub use refused::{Reason, Refused};
 pub use rng::Rng;
 pub use step_key::StepKey;
 pub use strategy::{
-    Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain,
-    Repeatable, Replay, Seal, key_by,
+    Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Repeatable,
+    Replay, Seal, key_by,
 };
 pub use timer::{Countdown, Timer};
 pub use verdict::{Effect, Hint, Kind, Verdict};

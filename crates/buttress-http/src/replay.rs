@@ -37,6 +37,8 @@ pub struct HttpReplay {
     per_request: usize,
     pool: Arc<Pool>,
     methods: Methods,
+    /// Whether the attempts of a call share a [`CallKey`].
+    keys: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,7 @@ impl HttpReplay {
             per_request: 64 * 1024,
             pool: Arc::new(Pool::new(16 * 1024 * 1024)),
             methods: Methods::Idempotent,
+            keys: true,
         }
     }
 
@@ -76,6 +79,13 @@ impl HttpReplay {
     #[must_use]
     pub fn every_method(self) -> Self {
         Self { methods: Methods::All, ..self }
+    }
+
+    /// For a protocol that has no `Idempotency-Key` (gRPC): the attempts of a call share no [`CallKey`], so that a layer of
+    /// keys inside of the retry would make one for each of them.
+    #[must_use]
+    pub fn without_keys(self) -> Self {
+        Self { keys: false, ..self }
     }
 }
 
@@ -123,7 +133,7 @@ where
 
     fn record(&self, mut request: Request<B>) -> Self::Request {
         // A layer inside this retry may make a key: the next attempt has to find it, whatever it is that lets it be made.
-        if !is_safe(request.method()) && !has_key(&request) {
+        if self.keys && !is_safe(request.method()) && !has_key(&request) {
             request.extensions_mut().get_or_insert_default::<CallKey>();
         }
         request.map(|body| ReplayBody::new(body, self.per_request, &self.pool))
@@ -187,6 +197,21 @@ mod tests {
         let mut carried = Carried::default();
         carried.idempotency_key = Some("k1".into());
         assert!(replay.is_repeatable(&request(Request::post("/x").extension(carried))));
+    }
+
+    #[test]
+    fn attempts_share_a_key_where_a_layer_inside_may_make_one() {
+        let shared = |replay: HttpReplay, builder: http::request::Builder| {
+            replay.save(request(builder)).0.extensions().get::<CallKey>().is_some()
+        };
+        for replay in [HttpReplay::new(), HttpReplay::new().every_method()] {
+            assert!(shared(replay.clone(), Request::post("/x")));
+            assert!(shared(replay.clone(), Request::post("/x").extension(Repeatable)));
+            assert!(shared(replay.clone(), Request::delete("/x")), "the method does not make it one effect");
+            assert!(!shared(replay.clone(), Request::get("/x")));
+            assert!(!shared(replay.clone(), Request::post("/x").header("idempotency-key", "k1")));
+            assert!(!shared(replay.without_keys(), Request::post("/x")));
+        }
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ impl GrpcBuilder {
         Self {
             name,
             grpc: Grpc::new(),
-            replay: HttpReplay::new(),
+            replay: HttpReplay::new().without_keys(),
             background: false,
             methods: ServiceConfig::new(),
             attempts: AttemptLayer::new(),
@@ -179,7 +179,8 @@ impl GrpcBuilder {
         self.circuit_breaker(change(config))
     }
 
-    /// How requests are kept for a retry: at most 64 KiB of each, unless set otherwise.
+    /// How requests are kept for a retry: at most 64 KiB of each, [`without_keys`](HttpReplay::without_keys), unless set
+    /// otherwise.
     #[must_use]
     pub fn replay(self, replay: HttpReplay) -> Self {
         Self { replay, ..self }
