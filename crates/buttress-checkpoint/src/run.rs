@@ -1,6 +1,5 @@
 //! What a run's code and its driver share while it runs.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
@@ -20,20 +19,13 @@ use crate::error::{Mismatch, StepId, StepKind};
 use crate::key;
 use crate::replay::{Built, Delivery, Patched, Replay};
 
+mod scope;
 mod turns;
 
+pub(crate) use scope::Place;
 pub(crate) use turns::Quiet;
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-tokio::task_local! {
-    static CURRENT: Arc<Core>;
-}
-
-thread_local! {
-    /// Whether there is a current run: what is asked where there is none has to be cheap.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Undoes a step, from the result that is recorded of it.
 pub(crate) type Undo =
@@ -54,14 +46,6 @@ pub(crate) enum Gate {
     Shutdown,
     /// The run is cancelled, or is being undone.
     Cancel,
-}
-
-/// Where no operation can be built or awaited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    InsideStep,
-    /// In another workflow, or in a spawned task.
-    Elsewhere,
 }
 
 pub(crate) struct Core {
@@ -148,61 +132,6 @@ impl Core {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing of a user's runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The run that this task is in, if it is in one.
-    #[inline]
-    pub(crate) fn here<T>(f: impl FnOnce(&Arc<Self>) -> T) -> Option<T> {
-        if INSIDE.get() { CURRENT.try_with(f).ok() } else { None }
-    }
-
-    /// Polls the run's code.
-    pub(crate) fn scope<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
-        struct Leave(bool);
-        impl Drop for Leave {
-            fn drop(&mut self) {
-                INSIDE.set(self.0);
-            }
-        }
-        let _leave = Leave(INSIDE.replace(true));
-        CURRENT.sync_scope(Arc::clone(self), f)
-    }
-
-    /// Whether an operation of this run may be polled here.
-    pub(crate) fn is_here(self: &Arc<Self>) -> bool {
-        CURRENT.try_with(|current| Arc::ptr_eq(current, self)).unwrap_or(false)
-    }
-
-    /// Whether this task is in a run, and not in one of its steps.
-    #[inline]
-    pub(crate) fn is_in_run() -> bool {
-        Self::here(|core| !core.is_in_step()).unwrap_or(false)
-    }
-
-    /// Whether the body of a step is being polled.
-    pub(crate) fn is_in_step(&self) -> bool {
-        self.lock().current.is_some()
-    }
-
-    /// Why no operation can be built or awaited here, if it cannot.
-    pub(crate) fn misplaced(self: &Arc<Self>) -> Option<Place> {
-        match self.is_here() {
-            false => Some(Place::Elsewhere),
-            true => self.is_in_step().then_some(Place::InsideStep),
-        }
-    }
-
-    /// Polls the body of a step. A step cannot be in another.
-    pub(crate) fn in_step<T>(&self, id: &StepId, f: impl FnOnce() -> T) -> T {
-        struct Leave<'a>(&'a Core);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                self.0.lock().current = None;
-            }
-        }
-        self.lock().current = Some(id.clone());
-        let _leave = Leave(self);
-        f()
     }
 
     /// The next operation of the code. Whatever is built elsewhere is none of the run's.

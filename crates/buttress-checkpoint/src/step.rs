@@ -85,7 +85,7 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
     }
 
     /// Remembers what the step was given, as a hash: a replay in which it is given something else is a
-    /// [mismatch](Mismatch::InputChanged).
+    /// [mismatch](crate::Mismatch::InputChanged).
     pub fn input(mut self, input: &impl Serialize) -> Self {
         // What cannot be encoded has the hash of the reason, which is as good as any.
         let bytes = serde_json::to_vec(input).unwrap_or_else(|error| error.to_string().into_bytes());
