@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-/// Mounts a file system of two megabytes, a part of which is taken, and frees that part when it is told to.
+/// Mounts a file system of three megabytes, a part of which is taken, and frees that part when it is told to.
 const SMALL: &str = r#"
 mount -t tmpfs -o size=3m tmpfs "$2" && head -c 2000000 /dev/zero > "$2/ballast" &&
 { read -r line; rm "$2/ballast"; echo; } | "$1" "$2"
