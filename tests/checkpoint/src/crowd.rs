@@ -168,9 +168,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Stops it where it is, or lets it go on.
+    /// Stops it where it is, and returns once it stands still; or lets it go on.
+    ///
+    /// # Panics
+    ///
+    /// If it is gone.
     pub fn freeze(&self, frozen: bool) {
-        signal(self.child.id(), if frozen { "STOP" } else { "CONT" });
+        let id = self.child.id();
+        signal(id, if frozen { "STOP" } else { "CONT" });
+        // What it has begun to ask of the system is still carried out, such as to lock a file.
+        let stands = || {
+            let state = Command::new("ps").args(["-o", "stat=", "-p", &id.to_string()]).output();
+            state.expect("`ps` is installed").stdout.starts_with(b"T")
+        };
+        while frozen && !stands() {}
     }
 
     /// Whether it has not ended by itself.
