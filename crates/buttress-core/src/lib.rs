@@ -81,6 +81,6 @@ pub use strategy::{
     Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Repeatable,
     Replay, Seal, key_by,
 };
-pub use timer::{Countdown, Timer};
+pub use timer::{Countdown, Timer, within};
 pub use verdict::{Effect, Hint, Kind, Verdict};
 pub use watch::{Now, Settle, Watch};

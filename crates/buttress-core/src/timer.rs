@@ -2,12 +2,13 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep};
 
-use crate::clock::NoTimer;
+use crate::clock::{NoTimer, after};
 use crate::mode::{Mode, ModeCell};
 
 /// A sleep that is small, can be moved, and is used again: the timer of a call. The default one is never set, and has
@@ -169,6 +170,26 @@ impl Countdown {
     }
 }
 
+/// What a future gives within a time, or `None`. One that is ready at once sets no timer; without tokio's timer the time is over
+/// at once.
+pub async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut timer = Timer::default();
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        if !timer.is_set() {
+            match Timer::at(after(Instant::now(), limit)) {
+                Ok(set) => timer = set,
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+        timer.poll(cx).map(|()| None)
+    })
+    .await
+}
+
 /// Whether the runtime's clock is paused, or has been: it then reads something else than the system's.
 #[expect(clippy::disallowed_methods, reason = "the system's clock is what the runtime's is compared with")]
 fn is_paused() -> bool {
@@ -187,7 +208,6 @@ fn sleep_until(deadline: Instant) -> Result<Sleep, NoTimer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn kept() -> usize {
         POOL.with(|pool| pool.borrow().free.len())

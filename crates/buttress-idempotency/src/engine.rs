@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use buttress_core::clock::after;
-use buttress_core::{Effect, Event, IdempotencyResult, Mode, ModeCell, Observer};
+use buttress_core::{Effect, Event, IdempotencyResult, Mode, ModeCell, Observer, within};
 use buttress_store::{
     ClaimRequest, ClaimStore, Claimed, Fault, Fingerprint, Record, ScopedKey, StoreError, Waited,
 };
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::flights::{Flights, Followed, Joined, Lead};
 use crate::held::Held;
 use crate::returns::Returns;
-use crate::tasks::{Running, Tasks, within};
+use crate::tasks::{Running, Tasks};
 
 pub(crate) struct Engine<St> {
     pub(crate) name: Arc<str>,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use buttress_core::clock::after;
-use buttress_core::{Captured, IdempotencyResult, Mode, Seal};
+use buttress_core::{Captured, IdempotencyResult, Mode, Seal, within};
 use buttress_store::{Claim as Stored, ClaimStore, Fault, Fingerprint, Record, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -19,7 +19,7 @@ use crate::flights::Lead;
 use crate::key::Claim;
 use crate::outcome::{OnUnknown, Outcome, Reconciled};
 use crate::protocol::Protocol;
-use crate::tasks::{Running, race, within};
+use crate::tasks::{Running, race};
 
 mod writes;
 

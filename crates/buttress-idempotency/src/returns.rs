@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{Backoff, Delays, Jitter, Timer};
+use buttress_core::{Backoff, Delays, Jitter, Timer, within};
 use buttress_store::{Claim, ClaimRequest, ClaimStore, Claimed, Written};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::tasks::within;
 
 /// So many claims of which nobody knows whether they were had are given back at a time. The others end with their leases: a store
 /// that fails under its load is not helped by being asked again for all that it did not answer.

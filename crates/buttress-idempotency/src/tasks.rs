@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress_core::Timer;
-use buttress_core::clock::after;
+use buttress_core::within;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -117,26 +115,6 @@ impl Drop for Detached {
     fn drop(&mut self) {
         self.0.detached.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// What a future gives within a time, or `None`. A future that is ready at once sets no timer; without tokio's timer the
-/// time is over at once.
-pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut timer = Timer::default();
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Some(output));
-        }
-        if !timer.is_set() {
-            match Timer::at(after(Instant::now(), limit)) {
-                Ok(set) => timer = set,
-                Err(_) => return Poll::Ready(None),
-            }
-        }
-        timer.poll(cx).map(|()| None)
-    })
-    .await
 }
 
 /// What `work` replies, which may be there before it ends, where the store has to be tried again: the rest of it is dropped.

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{IdempotencyResult, Timer};
+use buttress_core::{IdempotencyResult, Timer, within};
 use buttress_store::{
     Claim as Stored, ClaimRequest, ClaimStore, Claimed, Fault, Record, StoreError, Waited, Written,
 };
@@ -16,7 +16,6 @@ use crate::config::InFlight;
 use crate::flights::Lead;
 use crate::outcome::OnPanic;
 use crate::returns::{pause, pauses};
-use crate::tasks::within;
 
 impl<St: ClaimStore> Held<St> {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
