@@ -152,14 +152,14 @@ pub trait Last<Req, A>: sealed::Sealed + Clone + Send + Sync + 'static {
     #[doc(hidden)]
     fn name(&self) -> Option<(&str, Level)>;
 
-    /// The answer, what it is worth and where it comes from; or the error.
+    /// The answer, what it is worth and where it comes from, and the failed response that it stands for; or the error.
     #[doc(hidden)]
     fn last(
         &self,
         name: &Arc<str>,
         fallen: Fallen<Req, A>,
         tried: Vec<Tried>,
-    ) -> Result<(A, Served), Self::Error>;
+    ) -> Result<(A, Served, Option<A>), Self::Error>;
 }
 
 mod sealed {
@@ -184,10 +184,10 @@ impl<Req, A> Last<Req, A> for Open {
         name: &Arc<str>,
         fallen: Fallen<Req, A>,
         tried: Vec<Tried>,
-    ) -> Result<(A, Served), BoxError> {
+    ) -> Result<(A, Served, Option<A>), BoxError> {
         match fallen.failure {
             // An HTTP 503 stays one.
-            Failure::Response(response) => Ok((response, Served::new(Level::Failed, Source::Nothing))),
+            Failure::Response(response) => Ok((response, Served::new(Level::Failed, Source::Nothing), None)),
             Failure::Error(error) if tried.is_empty() => Err(error),
             Failure::Error(source) => Err(Box::new(Unanswered { name: Arc::clone(name), tried, source })),
         }
@@ -209,9 +209,14 @@ impl<Req: 'static, A: 'static> Last<Req, A> for Closed<Req, A> {
         Some((&self.name, self.level))
     }
 
-    fn last(&self, _: &Arc<str>, fallen: Fallen<Req, A>, _: Vec<Tried>) -> Result<(A, Served), Infallible> {
+    fn last(
+        &self,
+        _: &Arc<str>,
+        fallen: Fallen<Req, A>,
+        _: Vec<Tried>,
+    ) -> Result<(A, Served, Option<A>), Infallible> {
         let source = Source::Rung(Arc::clone(&self.name));
-        Ok(((self.answer)(&fallen), Served::new(self.level, source)))
+        Ok(((self.answer)(&fallen), Served::new(self.level, source), fallen.failure.into_response()))
     }
 }
 
@@ -227,6 +232,7 @@ pub(crate) async fn descend<Req, A, L>(
     told: &Told,
     fallen: Fallen<Req, A>,
     mut last_good: Option<LastGood<A>>,
+    discard: impl FnOnce(Option<A>),
 ) -> Result<A, L::Error>
 where
     Req: 'static,
@@ -250,6 +256,7 @@ where
     for rung in rungs {
         if let Some((_, stored)) = last_good.take_if(|(level, _)| *level <= rung.level && *level >= drill) {
             if let Some((answer, served)) = stored() {
+                discard(fallen.failure.into_response());
                 return Ok(answered(answer, served));
             }
         }
@@ -265,6 +272,7 @@ where
         match asked {
             Ok(answer) => {
                 let served = Served::new(rung.level, Source::Rung(Arc::clone(&rung.name)));
+                discard(fallen.failure.into_response());
                 return Ok(answered(answer, served));
             }
             Err(failed) => {
@@ -276,10 +284,14 @@ where
     if let Some((answer, served)) =
         last_good.filter(|(level, _)| *level >= drill).and_then(|(_, stored)| stored())
     {
+        discard(fallen.failure.into_response());
         return Ok(answered(answer, served));
     }
     match chain.last.last(&told.name, fallen, tried) {
-        Ok((answer, served)) => Ok(answered(answer, served)),
+        Ok((answer, served, failed)) => {
+            discard(failed);
+            Ok(answered(answer, served))
+        }
         Err(error) => {
             if cause != Cause::Rejected {
                 told.answered(Level::Failed, || "none".into());

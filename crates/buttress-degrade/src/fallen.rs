@@ -20,6 +20,15 @@ pub(crate) enum Failure<A> {
     Error(BoxError),
 }
 
+impl<A> Failure<A> {
+    pub(crate) fn into_response(self) -> Option<A> {
+        match self {
+            Self::Response(response) => Some(response),
+            Self::Error(_) => None,
+        }
+    }
+}
+
 impl<Req, A> Fallen<Req, A> {
     /// The request, where the chain keeps one: see [`Chain::keep_requests`](crate::Chain::keep_requests).
     pub fn request(&self) -> Option<&Req> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Classify, Elapsed, Timer, Verdict};
+use buttress_core::{BoxError, Classify, Discard, Elapsed, Timer, Verdict};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -101,10 +101,13 @@ where
     Req: Send + 'static,
     A: Grade + Send + 'static,
     L: Last<Req, A>,
-    P: Send + Sync + 'static,
+    P: Discard<A, Future: Send + 'static> + Send + Sync + 'static,
 {
     fn fall(shared: Holder<P, Self>, fallen: Fallen<Req, A>) -> BoxFuture<Result<A, L::Error>> {
-        Box::pin(async move { descend(&shared.chain, &shared.told, fallen, None).await })
+        Box::pin(async move {
+            let discard = |response| shared.discard(response);
+            descend(&shared.chain, &shared.told, fallen, None, discard).await
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress_core::{BoxError, Carry, Classify, Elapsed, Event, Level, Timer, Verdict};
+use buttress_core::{BoxError, Carry, Classify, Discard, Elapsed, Event, Level, Timer, Verdict, within};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tower_service::Service;
@@ -19,7 +19,7 @@ use crate::grade::{Grade, IntoAnswer};
 use crate::layer::Recalling;
 use crate::primary::{Ended, Primary, Readiness, start};
 use crate::recall::{Accepts, Keep, Kept, Recall, Restore};
-use crate::rung::{BoxFuture, within};
+use crate::rung::BoxFuture;
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
 use crate::service::Degrade;
 use crate::shared::Holder;
@@ -38,10 +38,13 @@ where
     A: Grade + Send + 'static,
     L: Last<Req, A>,
     R: Kept,
-    P: Send + Sync + 'static,
+    P: Discard<A, Future: Send + 'static> + Send + Sync + 'static,
 {
     fn fall(shared: Holder<P, Self>, fallen: Fallen<Req, A>) -> BoxFuture<Result<A, L::Error>> {
-        Box::pin(async move { descend(&shared.chain.chain, &shared.told, fallen, None).await })
+        Box::pin(async move {
+            let discard = |response| shared.discard(response);
+            descend(&shared.chain.chain, &shared.told, fallen, None, discard).await
+        })
     }
 }
 
@@ -52,7 +55,7 @@ where
     S: Service<Req, Future: Send + 'static> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Response: IntoAnswer<A> + Send + 'static,
-    P: Classify<S::Response> + Carry<Req> + Send + Sync + 'static,
+    P: Classify<S::Response> + Carry<Req> + Discard<A, Future: Send + 'static> + Send + Sync + 'static,
     R: Recall<Req, S::Response, Answer = A>,
     Req: Send + 'static,
     A: Grade + Send + 'static,
@@ -157,7 +160,7 @@ fn ask<S, P, Req, A, L, R>(
 where
     S: Service<Req, Future: Send + 'static, Error: Into<BoxError>> + Clone + Send + 'static,
     S::Response: IntoAnswer<A> + Send + 'static,
-    P: Classify<S::Response> + Carry<Req> + Send + Sync + 'static,
+    P: Classify<S::Response> + Carry<Req> + Discard<A, Future: Send + 'static> + Send + Sync + 'static,
     R: Recall<Req, S::Response, Answer = A>,
     Req: Send + 'static,
     A: Grade + Send + 'static,
@@ -384,6 +387,7 @@ where
     Req: Send + 'static,
     A: Grade + Send + 'static,
     L: Last<Req, A>,
+    P: Discard<A, Future: Send + 'static>,
     R: Restore<A>,
 {
     /// How long it may wait from now on.
@@ -505,6 +509,7 @@ where
             };
             (level, Box::new(stored) as Box<dyn FnOnce() -> Option<(A, Served)> + Send>)
         });
-        descend(&shared.chain.chain, &shared.told, fallen, stored).await
+        let discard = |response| shared.discard(response);
+        descend(&shared.chain.chain, &shared.told, fallen, stored, discard).await
     }
 }

@@ -1,13 +1,11 @@
 use std::fmt;
 use std::future::{Future, ready};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
-use buttress_core::clock::after;
-use buttress_core::{BoxError, Classify, ConfigError, Level, Timer};
+use buttress_core::{BoxError, Classify, ConfigError, Level, within};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -238,24 +236,4 @@ impl<Req, A> Drop for Asked<Req, A> {
     fn drop(&mut self) {
         self.rung.running.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// What a future gives within a time, or `None`. One that is ready at once sets no timer; without tokio's timer the time is over
-/// at once.
-pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut timer = Timer::default();
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Some(output));
-        }
-        if !timer.is_set() {
-            match Timer::at(after(Instant::now(), limit)) {
-                Ok(set) => timer = set,
-                Err(_) => return Poll::Ready(None),
-            }
-        }
-        timer.poll(cx).map(|()| None)
-    })
-    .await
 }

@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Carry, Classify, Level, Timer};
+use buttress_core::{BoxError, Carry, Classify, Discard, Level, Timer};
 use tower_service::Service;
 
 use crate::chain::{Chain, Last};
@@ -59,7 +59,7 @@ where
     S: Service<Req> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Response: IntoAnswer<A>,
-    P: Classify<S::Response> + Carry<Req> + Send + Sync + 'static,
+    P: Classify<S::Response> + Carry<Req> + Discard<A, Future: Send + 'static> + Send + Sync + 'static,
     Req: Send + 'static,
     A: Grade + Send + 'static,
     L: Last<Req, A>,

@@ -3,7 +3,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_core::{Event, Level, Observe};
+use buttress_core::{Discard, Event, Level, Observe};
 
 use crate::registry::Component;
 
@@ -14,6 +14,20 @@ pub(crate) struct Shared<P, C> {
     pub(crate) limits: Limits,
     pub(crate) policy: P,
     pub(crate) chain: C,
+}
+
+impl<P, C> Shared<P, C> {
+    /// Disposes of a failed response in whose place another one was given, so that its connection can be used again. The policy
+    /// bounds how long that takes.
+    pub(crate) fn discard<A>(&self, response: Option<A>)
+    where
+        P: Discard<A, Future: Send + 'static>,
+    {
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (Some(response), Ok(runtime)) = (response, runtime) {
+            runtime.spawn(self.policy.discard(response));
+        }
+    }
 }
 
 /// How long the service has.

@@ -118,6 +118,7 @@ impl Preset {
 }
 
 impl HttpBuilder {
+    #[cfg(feature = "degrade")]
     pub(crate) fn http(&self) -> Http {
         self.http.clone()
     }

@@ -34,6 +34,7 @@ const HANGING: u8 = 2;
 struct Server {
     mode: Arc<AtomicU8>,
     calls: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -44,6 +45,7 @@ impl Server {
         let serving = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                serving.connections.fetch_add(1, Relaxed);
                 let server = serving.clone();
                 let service = service_fn(move |_: Request<Incoming>| server.clone().answer(name));
                 let connection = hyper::server::conn::http1::Builder::new();
@@ -58,7 +60,7 @@ impl Server {
         let response = Response::builder().header("cache-control", "max-age=0, stale-if-error=60");
         Ok(match self.mode.load(Relaxed) {
             WELL => response.body(Full::from(name)).unwrap(),
-            FAILING => response.status(503).body(Full::from("busy")).unwrap(),
+            FAILING => response.status(503).body(Full::from(vec![b'.'; 100_000])).unwrap(),
             _ => std::future::pending().await,
         })
     }
@@ -187,4 +189,22 @@ async fn a_thousand_real_callers_make_one_request() {
         assert_eq!(one.await.unwrap(), (Level::Full, "primary".into()));
     }
     assert_eq!(primary.calls.load(Relaxed), 2, "the attempt that hung, and its retry");
+}
+
+/// A failed response in whose place another one is given is read to its end, so that its connection serves the next call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_response_gives_its_connection_back() {
+    let (primary, url) = Server::start("primary").await;
+    primary.mode.store(FAILING, Relaxed);
+    let chain = Chain::<Asked, Given>::new()
+        .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("sorry")));
+    let degrade = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let stack = Stack { service: degrade.layer(client), url };
+    for _ in 0..10 {
+        assert_eq!(stack.get("/a").await, (Level::Minimal, "sorry".into()));
+        // Until it is read.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((primary.calls.load(Relaxed), primary.connections.load(Relaxed)), (10, 1));
 }

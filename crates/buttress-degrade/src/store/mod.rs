@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
-use buttress_core::{BoxError, ConfigError, Level, Rng};
+use buttress_core::{BoxError, ConfigError, Level, Rng, within};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::recall::{Accepts, Kept};
-use crate::rung::within;
 use crate::served::{Cause, Freshness, Served, Source};
 
 pub(crate) use entry::Entry;
