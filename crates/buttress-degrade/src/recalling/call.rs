@@ -1,0 +1,146 @@
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use buttress_core::{BoxError, Classify, Elapsed, Event, Level, Verdict, within};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::error::SharedFailure;
+use crate::fallen::cause_of;
+use crate::grade::IntoAnswer;
+use crate::primary::{Ended, Primary};
+use crate::recall::{Keep, Recall};
+use crate::served::Cause;
+use crate::store::{Entry, Flight, Outcome};
+
+/// What the one who made the call hears of it.
+pub(super) enum Live<A, V> {
+    /// The response itself; whether it is a failure.
+    Answer(A, Result<(), Cause>),
+    /// What was kept is still good.
+    Renewed(Arc<Entry<V>>),
+    Failed(Cause, BoxError),
+}
+
+/// The call itself. It goes on when those who wait for it have gone; dropped or panicking, it lets them know.
+pub(super) async fn fly<F, T, E, P, Req, A, L, R>(
+    shared: Shared<P, Req, A, L, R>,
+    flight: Flight<Outcome<R::Record>>,
+    asked: R::Asked,
+    old: Option<Arc<Entry<R::Record>>>,
+    primary: Primary<F>,
+    live: Option<oneshot::Sender<Live<A, R::Record>>>,
+) where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+    T: IntoAnswer<A>,
+    P: Classify<T>,
+    R: Recall<Req, T, Answer = A>,
+{
+    let in_background = live.is_none();
+    let ended = within(shared.limits.bound(), run(primary)).await;
+    let failed = match ended {
+        Some(Ended::Outcome(Ok(response))) => {
+            return land(&shared, flight, asked, old, response, live).await;
+        }
+        Some(Ended::NotReady(error)) => (Cause::NotReady, error),
+        Some(Ended::Outcome(Err(error))) => {
+            (cause_of(shared.policy.classify(Err(&*error)), Some(&error)), error)
+        }
+        None => {
+            let elapsed = Elapsed::new(Arc::clone(&shared.told.name), shared.limits.bound());
+            (Cause::Elapsed, elapsed.into())
+        }
+    };
+    if let Some(old) = &old {
+        old.fails(Instant::now());
+    }
+    let (cause, error) = failed;
+    // Whoever asked alone gets the error as it is.
+    let (error, outcome) = if flight.close() == 0 {
+        (error, Outcome::Alone)
+    } else {
+        let error = Arc::new(error);
+        (SharedFailure(Arc::clone(&error)).into(), Outcome::Failed(cause, error))
+    };
+    if let Some(live) = live {
+        // It may have gone.
+        let _ = live.send(Live::Failed(cause, error));
+    }
+    flight.land(outcome);
+    if in_background {
+        shared.told.emit(|| Event::Refreshed { success: false });
+    }
+}
+
+/// What is done with the response of a call.
+async fn land<T, P, Req, A, L, R>(
+    shared: &Shared<P, Req, A, L, R>,
+    flight: Flight<Outcome<R::Record>>,
+    asked: R::Asked,
+    old: Option<Arc<Entry<R::Record>>>,
+    response: T,
+    live: Option<oneshot::Sender<Live<A, R::Record>>>,
+) where
+    T: IntoAnswer<A>,
+    P: Classify<T>,
+    R: Recall<Req, T, Answer = A>,
+{
+    let store = &shared.chain.store;
+    let (rules, key) = (&store.rules, Arc::clone(flight.key()));
+    let in_background = live.is_none();
+    let tell = |answer| live.map(|live| live.send(answer));
+    let refreshed = |success| {
+        if in_background {
+            shared.told.emit(|| Event::Refreshed { success });
+        }
+    };
+    let verdict = shared.policy.classify(Ok(&response));
+    let (level, lifetime) = (rules.level(&response), store.lifetime());
+    if !verdict.is_failure() {
+        let renew = |old: &Arc<Entry<_>>| rules.renewed(&asked, &old.record, &response, lifetime);
+        if let Some((record, lifetime)) = old.as_ref().and_then(renew) {
+            let entry = store.insert(&key, record, lifetime);
+            tell(Live::Renewed(Arc::clone(&entry)));
+            flight.land(Outcome::Kept(entry));
+            return refreshed(true);
+        }
+    }
+    let good = verdict == Verdict::Success && level == Level::Full;
+    let keep = rules.keep(&asked, &response, good, lifetime);
+    let grade = if verdict.is_failure() { Err(cause_of(verdict, None)) } else { Ok(level) };
+    if let (Err(_), Some(old)) = (grade, &old) {
+        old.fails(Instant::now());
+    }
+    if keep == Keep::Forget {
+        store.invalidate(&key);
+    }
+    if keep == Keep::Alone {
+        tell(Live::Answer(response.into_answer(), grade.map(drop)));
+        flight.land(Outcome::Alone);
+        return refreshed(grade.is_ok());
+    }
+    let (answer, recording) = rules.capture(asked, response);
+    tell(Live::Answer(answer, grade.map(drop)));
+    let outcome = match (within(shared.limits.bound(), recording).await, keep) {
+        (Some(Ok(record)), Keep::Store(lifetime)) if good => {
+            Outcome::Kept(store.insert(&key, record, lifetime))
+        }
+        (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
+        // It did not arrive as a whole, or is too large.
+        _ => Outcome::Alone,
+    };
+    refreshed(matches!(outcome, Outcome::Kept(_)));
+    flight.land(outcome);
+}
+
+pub(super) async fn run<F, T, E>(primary: Primary<F>) -> Ended<T>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    let mut primary = pin!(primary);
+    std::future::poll_fn(|cx| primary.as_mut().poll(cx)).await
+}
