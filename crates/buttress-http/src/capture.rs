@@ -4,14 +4,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Capture, Captured, Seal};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 
-use crate::replay_body::concat;
 use crate::stored::StoredResponse;
+
+mod reel;
+
+use reel::{Frames, Reel, Tape, data_left, into_bytes, next};
 
 /// Stores HTTP responses: status, headers (but hop-by-hop ones and `Date`), the body up to a cap, and trailers.
 ///
@@ -271,103 +274,6 @@ impl<B> Drop for Live<B> {
             let _ = done.send(Told::Rest(Box::new(reel)));
         }
     }
-}
-
-struct Reel<B> {
-    body: Pin<Box<B>>,
-    tape: Tape,
-}
-
-/// Data and trailers that are still to be told.
-type Frames = [Option<Frame<Bytes>>; 2];
-
-/// A recording in progress.
-struct Tape {
-    record: StoredResponse,
-    data: Vec<Bytes>,
-    /// What is left of the cap; `None` once the body has exceeded it.
-    left: Option<usize>,
-    /// What of the declared length has not come yet.
-    unsent: Option<u64>,
-    /// The end, as far as it has been seen: it is told when the record is durable.
-    held: Frames,
-}
-
-impl Tape {
-    fn record(&mut self, data: &Bytes) {
-        self.unsent = self.unsent.map(|unsent| unsent.saturating_sub(data.len() as u64));
-        match self.left.and_then(|left| left.checked_sub(data.len())) {
-            Some(left) => {
-                self.left = Some(left);
-                self.data.push(data.clone());
-            }
-            None => self.stop(),
-        }
-    }
-
-    /// Records no more.
-    fn stop(&mut self) {
-        self.left = None;
-        self.data = Vec::new();
-    }
-
-    /// What is to be stored.
-    fn finish(&mut self) -> StoredResponse {
-        let mut record = self.record.clone();
-        record.body = self.left.map(|_| concat(std::mem::take(&mut self.data).iter()));
-        record.trailers = self.held[1].as_ref().and_then(Frame::trailers_ref).cloned();
-        record
-    }
-}
-
-impl<B> Reel<B>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    /// The next frame that may be told before the record is durable; `None` at the end.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        loop {
-            let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => into_bytes(frame),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                None => return Poll::Ready(None),
-            };
-            let Some(data) = frame.data_ref() else {
-                self.tape.held[1] = Some(frame);
-                continue;
-            };
-            if data.is_empty() {
-                continue;
-            }
-            self.tape.record(data);
-            // Whoever knows the length takes the last of it for the end: that is withheld, too.
-            let last = self.tape.unsent == Some(0)
-                || self.body.is_end_stream()
-                || self.body.size_hint().exact() == Some(0);
-            let told = if last || self.tape.held[0].is_some() {
-                // What was taken for the last before was not.
-                self.tape.held[0].replace(frame)
-            } else {
-                Some(frame)
-            };
-            if let Some(told) = told {
-                return Poll::Ready(Some(Ok(told)));
-            }
-        }
-    }
-}
-
-fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
-    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
-}
-
-fn next(frames: &mut Frames) -> Option<Result<Frame<Bytes>, BoxError>> {
-    frames.iter_mut().find_map(Option::take).map(Ok)
-}
-
-fn data_left(frames: &Frames) -> u64 {
-    frames[0].as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64)
 }
 
 impl<B> Body for Answer<B>
