@@ -220,7 +220,7 @@ pub struct Page {
 
 impl Page {
     /// The page for a query, of the runs that match it and of one more if there is one; for implementations of
-    /// [`JournalStore`](super::JournalStore).
+    /// [`JournalStore`](crate::JournalStore).
     pub fn of(runs: Vec<RunInfo>, query: &Query) -> Self {
         Self::with_damaged(runs.into_iter().map(Ok).collect(), query)
     }
