@@ -74,9 +74,9 @@ async fn list<S: JournalStore>(
     }
     let next = query.after.as_ref().map(show::place);
     if json {
-        let damaged = damaged.iter().map(|id| json!({ "id": id.as_str(), "status": "damaged" }));
-        let runs: Vec<_> = runs.iter().map(show::info).chain(damaged).collect();
-        return Ok(format!("{}\n", json!({ "runs": runs, "next": next })));
+        let runs: Vec<_> = runs.iter().map(show::info).collect();
+        let damaged: Vec<_> = damaged.iter().map(RunId::as_str).collect();
+        return Ok(format!("{}\n", json!({ "runs": runs, "damaged": damaged, "next": next })));
     }
     let mut rows = vec![["ID", "WORKFLOW", "STATUS", "ENTRIES", "AGE", "WORKER"].map(str::to_owned)];
     rows.extend(runs.iter().map(|info| {

@@ -15,7 +15,15 @@ mount -t tmpfs -o size=3m tmpfs "$2" && head -c 2000000 /dev/zero > "$2/ballast"
 fn a_run_that_fills_the_disk_loses_its_lease_and_goes_on_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount", "sh", "-ec", SMALL, "small", env!("CARGO_BIN_EXE_fill")]);
+    command.args([
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-ec",
+        SMALL,
+        "small",
+        env!("CARGO_BIN_EXE_fill_disk"),
+    ]);
     let mut child = command.arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert_eq!(lines.next().as_deref(), Some("full"), "this needs root, or namespaces for users");

@@ -2,6 +2,7 @@
 
 #![expect(missing_docs, reason = "the name of a case says what it asserts")]
 
+mod commands;
 mod entries;
 mod holding;
 mod lists;
@@ -18,6 +19,7 @@ use crate::journal::{
 };
 use crate::key::{Fingerprint, Owner, RunId};
 
+pub use commands::*;
 pub use entries::*;
 pub use holding::*;
 pub use lists::*;
