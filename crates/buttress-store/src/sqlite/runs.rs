@@ -311,8 +311,8 @@ fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Fail
 
 /// Writes what an append changes of a run that goes on: none of it is in an index, whose pages would be written as well.
 fn advance(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
-    let sql = "UPDATE runs SET entries = ?2, changed = ?3, sum = ?4 WHERE number = ?1";
-    let parameters = params![number, run.entries as i64, run.changed, row::run_sum(run)];
+    let sql = "UPDATE runs SET recoveries = ?2, entries = ?3, changed = ?4, sum = ?5 WHERE number = ?1";
+    let parameters = params![number, run.recoveries, run.entries as i64, run.changed, row::run_sum(run)];
     connection.prepare_cached(sql)?.execute(parameters)?;
     Ok(())
 }
