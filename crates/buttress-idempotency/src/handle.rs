@@ -1,5 +1,5 @@
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -196,7 +196,10 @@ impl<St: ClaimStore> Idempotency<St> {
             Mode::Enforce | Mode::Observe => engine.decide(&runtime, &key, fingerprint, || ()).await,
         };
         let answer = match decision {
-            Decision::Run(held) => return held.drive(begun, &protocol, effect, reply).await,
+            Decision::Run(held) => {
+                let effect = |(), claim| effect(claim);
+                return held.drive(begun, &protocol, ready(Ok(())), effect, reply).await;
+            }
             Decision::Replay(record) => Returned::read(&record).map(Ran::Replayed),
             Decision::Refuse(error) => Err(error),
             Decision::Unprotected(_until_it_ends) => {

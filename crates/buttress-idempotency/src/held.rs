@@ -97,11 +97,12 @@ impl<St: ClaimStore> Held<St> {
     }
 
     /// Carries the call out, and records what it came to; answers as soon as that is known.
-    pub(crate) async fn drive<P, Res, E, F>(
+    pub(crate) async fn drive<P, Res, E, R, F>(
         mut self,
         begun: Arc<AtomicBool>,
         protocol: &P,
-        effect: impl FnOnce(Claim) -> F,
+        ready: impl Future<Output = Result<R, E>>,
+        effect: impl FnOnce(R, Claim) -> F,
         reply: Reply<P, Res, E>,
     ) where
         P: Protocol<Res, E>,
@@ -125,8 +126,18 @@ impl<St: ClaimStore> Held<St> {
                 let _ = reply.send(answer.or_else(|error| protocol.refuse(error)));
                 return;
             }
+            let ready = match ready.await {
+                Ok(ready) => ready,
+                Err(error) => {
+                    // Nothing was called.
+                    held.release().await;
+                    let (_, answer) = protocol.judge(Err(error));
+                    let _ = reply.send(answer.map(|response| protocol.unstored(response, false)));
+                    return;
+                }
+            };
             held.begun.store(true, Ordering::Release);
-            let answer = effect(held.shown.clone()).await;
+            let answer = effect(ready, held.shown.clone()).await;
             held.settle(protocol, answer, reply).await;
         };
         race(work, held.keep()).await;

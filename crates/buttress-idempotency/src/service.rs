@@ -181,11 +181,11 @@ impl<S, P, St> Call<S, P, St> {
         };
         let answer = match decision {
             Decision::Run(held) => {
-                let effect = |claim| {
+                let effect = |mut service: S, claim| {
                     protocol.attach(&mut request, claim);
-                    inner.call(request)
+                    async move { service.call(request).await }
                 };
-                return held.drive(begun, &protocol, effect, reply).await;
+                return held.drive(begun, &protocol, inner.ready(), effect, reply).await;
             }
             Decision::Replay(record) => protocol.restore(&record).or_else(|error| protocol.refuse(error)),
             Decision::Refuse(error) => protocol.refuse(error),
@@ -194,7 +194,8 @@ impl<S, P, St> Call<S, P, St> {
                     protocol.attach(&mut request, Claim::unprotected(key, fingerprint));
                 }
                 let enforced = engine.mode.get() == Mode::Enforce;
-                let (_, answer) = protocol.judge(inner.call(request).await);
+                let called = async { inner.ready().await?.call(request).await };
+                let (_, answer) = protocol.judge(called.await);
                 answer.map(|response| protocol.unstored(response, enforced))
             }
         };
@@ -215,13 +216,13 @@ impl<S: Clone> Ready<S> {
         }
     }
 
-    async fn call<Req>(mut self, request: Req) -> Result<S::Response, S::Error>
+    async fn ready<Req>(mut self) -> Result<S, S::Error>
     where
         S: Service<Req>,
     {
         if !self.is_ready {
             poll_fn(|cx| self.service.poll_ready(cx)).await?;
         }
-        self.service.call(request).await
+        Ok(self.service)
     }
 }
