@@ -44,7 +44,7 @@ pub struct Rung<Req, A> {
     time: Duration,
     at_most: usize,
     running: AtomicUsize,
-    skip: Option<Box<Skip<Req, A>>>,
+    skip: Vec<Box<Skip<Req, A>>>,
     /// How a request is copied for it.
     pub(crate) copy: Option<fn(&Req) -> Req>,
     ask: Box<Ask<Req, A>>,
@@ -135,7 +135,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
 
     fn of(name: Arc<str>, level: Level, ask: Box<Ask<Req, A>>) -> Self {
         let (time, running) = (Duration::from_secs(1), AtomicUsize::new(0));
-        Self { name, level, time, at_most: 10, running, skip: None, copy: None, ask }
+        Self { name, level, time, at_most: 10, running, skip: Vec::new(), copy: None, ask }
     }
 
     /// How good its answers are: 1 to 3. An answer that says itself that it is worse stays so.
@@ -156,26 +156,28 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
         Self { at_most: calls, ..self }
     }
 
-    /// Leaves the rung out where this gives a reason, which the events and the error then name.
+    /// Leaves the rung out where this gives a reason, which the events and the error then name. Of several, each counts.
     #[must_use]
     pub fn skip_if(
-        self,
+        mut self,
         reason: impl Fn(&Fallen<Req, A>) -> Option<&'static str> + Send + Sync + 'static,
     ) -> Self {
         let skip = move |fallen: &Fallen<Req, A>| Some((Cause::Skipped(reason(fallen)?), None));
-        Self { skip: Some(Box::new(skip)), ..self }
+        self.skip.push(Box::new(skip));
+        self
     }
 
     /// Leaves the rung out where this gives a refusal.
     #[cfg(feature = "http")]
     pub(crate) fn refuse_if(
-        self,
+        mut self,
         refuses: impl Fn(&Fallen<Req, A>) -> Option<(&'static str, BoxError)> + Send + Sync + 'static,
     ) -> Self {
         let skip = move |fallen: &Fallen<Req, A>| {
             refuses(fallen).map(|(reason, refused)| (Cause::Skipped(reason), Some(refused)))
         };
-        Self { skip: Some(Box::new(skip)), ..self }
+        self.skip.push(Box::new(skip));
+        self
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -194,7 +196,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
 
     /// Begins to ask it. What is given back no longer needs the call, which need not be `Sync` therefore.
     pub(crate) fn begin(self: &Arc<Self>, fallen: &Fallen<Req, A>) -> Result<Asked<Req, A>, Tried> {
-        if let Some(reason) = self.skip.as_ref().and_then(|skip| skip(fallen)) {
+        if let Some(reason) = self.skip.iter().find_map(|skip| skip(fallen)) {
             return Err(self.tried(reason));
         }
         let more = |running: usize| (running < self.at_most).then_some(running + 1);

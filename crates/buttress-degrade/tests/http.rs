@@ -1,128 +1,19 @@
 //! Chains and stores under HTTP.
 #![cfg(feature = "http")]
 
+#[path = "support/origin.rs"]
+mod origin;
 mod support;
 
-use std::sync::{Arc, Mutex};
-
 use buttress_core::{BoxError, ErrorsAreFailures, Level, Reason, Refused};
-use buttress_degrade::{
-    Chain, DEGRADATION, DegradeLayer, Grade, HttpRules, LastGood, Open, Recalling, Rung, Served, Unanswered,
-};
-use buttress_http::{Answer, Http, StoredResponse};
-use buttress_testkit::clock::settle;
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use buttress_degrade::{Chain, DEGRADATION, DegradeLayer, Grade, HttpRules, Rung, Served, Unanswered};
+use buttress_http::{Http, StoredResponse};
+use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt, Full};
+use origin::{Asked, Body, Given, Origin, Seen, body, get, layer, response, seen, store};
 use support::{ms, secs};
 use tokio::time::advance;
-use tower::{Layer, Service, ServiceExt, service_fn};
-
-type Body = Full<Bytes>;
-type Asked = Request<Body>;
-type Given = Response<Answer<Body>>;
-type Layered = DegradeLayer<Recalling<Chain<Asked, Given, Open>, HttpRules>, Http>;
-
-type Answering = dyn FnMut(&Asked) -> Result<Response<Body>, BoxError> + Send;
-
-/// A server that answers by a function, and remembers what it was asked.
-#[derive(Clone)]
-struct Origin {
-    answer: Arc<Mutex<Box<Answering>>>,
-    asked: Arc<Mutex<Vec<HeaderMap>>>,
-}
-
-impl Origin {
-    fn new(answer: impl FnMut(&Asked) -> Result<Response<Body>, BoxError> + Send + 'static) -> Self {
-        Self { answer: Arc::new(Mutex::new(Box::new(answer))), asked: Arc::default() }
-    }
-
-    /// Always the same status and header fields; the body counts the answers.
-    fn of(status: u16, headers: &'static [(&'static str, &'static str)]) -> Self {
-        let mut count = 0;
-        Self::new(move |_| {
-            count += 1;
-            Ok(response(status, headers, &count.to_string()))
-        })
-    }
-
-    fn then(&self, answer: impl FnMut(&Asked) -> Result<Response<Body>, BoxError> + Send + 'static) {
-        *self.answer.lock().unwrap() = Box::new(answer);
-    }
-
-    fn down(&self) {
-        self.then(|_| Err("connection reset".into()));
-    }
-
-    fn calls(&self) -> usize {
-        self.asked.lock().unwrap().len()
-    }
-
-    fn service(
-        &self,
-    ) -> impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + use<>
-    {
-        let origin = self.clone();
-        service_fn(move |request: Asked| {
-            origin.asked.lock().unwrap().push(request.headers().clone());
-            let answer = (origin.answer.lock().unwrap())(&request);
-            async {
-                tokio::task::yield_now().await;
-                answer
-            }
-        })
-    }
-}
-
-fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response<Body> {
-    let mut response = Response::builder().status(status);
-    for (name, value) in headers {
-        response = response.header(*name, *value);
-    }
-    response.body(Full::from(body.to_owned())).unwrap()
-}
-
-/// Nothing is fresh unless the answer says so.
-fn store(rules: HttpRules) -> LastGood<HttpRules> {
-    LastGood::new(rules).ttl(secs(0)).while_revalidate(secs(0)).negative_ttl(secs(0)).refresh_jitter(0)
-}
-
-fn layer(store: &LastGood<HttpRules>) -> Layered {
-    let layer = DegradeLayer::new("search", Chain::new()).unwrap().policy(Http::new());
-    layer.last_good(store.clone()).unwrap()
-}
-
-fn get(headers: &[(&str, &str)]) -> Asked {
-    let mut request = Request::get("http://search.example/q?x=1");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    request.body(Full::default()).unwrap()
-}
-
-/// Status, level, body, and what a few header fields say.
-#[derive(Debug, PartialEq)]
-struct Seen {
-    status: u16,
-    level: u8,
-    body: String,
-    age: Option<String>,
-    cache: Option<String>,
-}
-
-async fn seen(layer: &Layered, origin: &Origin, request: Asked) -> Result<Seen, BoxError> {
-    let answer = layer.layer(origin.service()).oneshot(request).await?;
-    let field = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    let (age, cache, level) = (field("age"), field("cache-status"), answer.level().as_u8());
-    let status = answer.status().as_u16();
-    let body = String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?;
-    settle().await;
-    Ok(Seen { status, level, body, age, cache })
-}
-
-async fn body(layer: &Layered, origin: &Origin, headers: &[(&str, &str)]) -> String {
-    seen(layer, origin, get(headers)).await.map_or_else(|_| "failed".to_owned(), |seen| seen.body)
-}
+use tower::{Layer, ServiceExt, service_fn};
 
 /// HD-47, on the wire: RFC 9111 § 5.1, RFC 9211.
 #[tokio::test(start_paused = true)]
@@ -234,10 +125,10 @@ async fn credentials_are_kept_apart_by_an_explicit_part_of_the_key() {
         assert_eq!(origin.calls(), calls, "{cache_control}, shared: {shared}");
     }
     // A key of an API is a credential where that is said.
-    let layer = layer(&store(HttpRules::private().credential("dd-api-key".parse().unwrap())));
+    let layer = layer(&store(HttpRules::private().credential("x-ours".parse().unwrap())));
     let origin = Origin::of(200, &[("cache-control", "max-age=60")]);
     for _ in 0..2 {
-        body(&layer, &origin, &[("dd-api-key", "x")]).await;
+        body(&layer, &origin, &[("x-ours", "x")]).await;
     }
     assert_eq!(origin.calls(), 2);
 }
@@ -426,4 +317,24 @@ async fn a_deadline_that_travels_with_the_request_bounds_the_service_and_the_run
     let mut request = get(&[]);
     Http::new().carry(&mut request, |carried| carried.deadline = Some(start + ms(300)));
     assert_eq!((service.oneshot(request).await.unwrap().level(), start.elapsed()), (Level::Minimal, ms(300)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_reason_to_leave_a_rung_out_counts() {
+    let replica = Origin::of(200, &[]);
+    let rung = Rung::read_only("replica", replica.service(), Http::new());
+    let chain = Chain::<Asked, Given>::new().rung(
+        rung.skip_if(|_| None)
+            .skip_if(|fallen| fallen.request()?.headers().contains_key("x-no").then_some("is not wanted"))
+            .skip_if(|_| None),
+    );
+    let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+    let origin = Origin::new(|_| Err("connection reset".into()));
+    let mut write = get(&[]);
+    *write.method_mut() = Method::POST;
+    for request in [write, get(&[("x-no", "1")])] {
+        layer.layer(origin.service()).oneshot(request).await.unwrap_err();
+    }
+    assert_eq!(replica.calls(), 0);
+    layer.layer(origin.service()).oneshot(get(&[])).await.unwrap();
 }

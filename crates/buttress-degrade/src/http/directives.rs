@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, PRAGMA};
 ///
 /// Unknown directives are ignored. Of a number that is given several times the smallest counts, and one that is no number
 /// counts as zero: in doubt, the origin is asked. The forms with field names (`no-cache="set-cookie"`) count as those without.
+/// A field that cannot be parsed, because of bytes outside of ASCII or a quote that does not end, forbids to keep anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
     pub(crate) no_store: bool,
@@ -25,8 +26,11 @@ impl Directives {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut directives = Self::default();
         let values = headers.get_all(CACHE_CONTROL);
-        for value in values.iter().filter_map(|value| value.to_str().ok()) {
-            parts(value).for_each(|part| directives.add(part));
+        for value in values {
+            match value.to_str().ok().and_then(parts) {
+                Some(parts) => parts.into_iter().for_each(|part| directives.add(part)),
+                None => directives.no_store = true,
+            }
         }
         // RFC 9111 § 5.4: only where there is no `Cache-Control`.
         let pragma = || headers.get_all(PRAGMA).iter().filter_map(|value| value.to_str().ok());
@@ -64,13 +68,17 @@ impl Directives {
     }
 }
 
-/// What stands between commas that are not in quotes.
-fn parts(value: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    value.split(move |c| {
-        quoted ^= c == '"';
+/// What stands between commas that are not in quotes (RFC 9110 § 5.6.4); `None` if a quote does not end.
+fn parts(value: &str) -> Option<Vec<&str>> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = value.split(|c| {
+        let quote = c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        quoted ^= quote;
         c == ',' && !quoted
-    })
+    });
+    let parts = parts.collect();
+    (!quoted).then_some(parts)
 }
 
 /// Delta-seconds (RFC 9111 § 1.2.2): what is too large counts as 2³¹, what is none as zero.

@@ -24,6 +24,20 @@ use super::{field, note_next_hop};
 use crate::recall::{Accepts, Keep, Kept, Recall, Restore};
 use crate::store::Lifetime;
 
+/// What says who asks.
+const CREDENTIALS: [HeaderName; 10] = [
+    AUTHORIZATION,
+    COOKIE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("dd-api-key"),
+    HeaderName::from_static("dd-application-key"),
+    HeaderName::from_static("x-auth-token"),
+    HeaderName::from_static("x-amz-security-token"),
+    HeaderName::from_static("x-csrf-token"),
+];
+
 type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 
 /// What RFC 9111 lets a store keep of HTTP, and how long: as a private store, or one that is shared between users.
@@ -31,8 +45,11 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 /// * Kept are complete answers to `GET`: 200, 203, 204, 300, 301, 308. Not kept: what says `no-store` (on either side) or
 ///   `Vary: *`; partial and conditional requests; and in a shared store `private`, `Set-Cookie`, and answers to `Authorization` that do not
 ///   allow it (§ 3.5).
-/// * Requests with credentials (`Authorization`, `Cookie`, and what [`credential`](Self::credential) names) are neither kept nor
-///   looked for, unless [`principal`](Self::principal) says whose they are.
+/// * Requests with credentials are neither kept nor looked for, unless [`principal`](Self::principal) says whose they are.
+///   Credentials are `Authorization`, `Cookie`, `Proxy-Authorization`, the usual headers of API keys and tokens (`X-Api-Key`,
+///   `Api-Key`, `DD-Api-Key`, `DD-Application-Key`, `X-Auth-Token`, `X-Amz-Security-Token`, `X-CSRF-Token`), any value that
+///   is marked as [sensitive](HeaderValue::is_sensitive), and what [`credential`](Self::credential) names.
+/// * A `Host` that says another host than the URI is a part of the key.
 /// * A lifetime that the answer brings (`s-maxage` in a shared store, `max-age`, `Expires`) takes the place of the store's `ttl`,
 ///   and so do `stale-while-revalidate` and `stale-if-error` (RFC 5861). `no-cache` and `must-revalidate`, and in a shared store
 ///   `s-maxage` and `proxy-revalidate`, forbid to serve it stale, whatever fails (§ 4.2.4).
@@ -75,7 +92,7 @@ impl fmt::Debug for HttpRules {
 pub struct HttpKept {
     response: StoredResponse,
     /// The fields of the request that its `Vary` names.
-    vary: Vec<(HeaderName, Option<HeaderValue>)>,
+    vary: Varying,
 }
 
 /// What is remembered of a request until its response is judged.
@@ -88,7 +105,7 @@ pub struct HttpAsked {
 impl HttpRules {
     /// A store for the answers of one user, or of one service.
     pub fn private() -> Self {
-        let credentials = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].into();
+        let credentials = CREDENTIALS.into();
         Self { shared: false, capture: HttpCapture::default(), credentials, principal: None }
     }
 
@@ -103,7 +120,7 @@ impl HttpRules {
         Self { capture: HttpCapture::up_to(bytes), ..self }
     }
 
-    /// This header is a credential, too, such as an API key.
+    /// This header is a credential, too, such as an API key of your own.
     #[must_use]
     pub fn credential(self, name: HeaderName) -> Self {
         let credentials = self.credentials.iter().cloned().chain([name]).collect();
@@ -124,23 +141,33 @@ impl HttpRules {
     /// The key of a URI, as [`LastGood::invalidate`](crate::LastGood::invalidate) takes it, of a principal if there is one.
     pub fn key_of<B>(&self, request: &Request<B>) -> Option<String> {
         let headers = request.headers();
-        let principal = match &self.principal {
-            Some(principal) => principal(headers)?,
-            None if self.credentials.iter().any(|name| headers.contains_key(name)) => return None,
-            None => Cow::Borrowed(""),
+        let has_credentials = || {
+            self.credentials.iter().any(|name| headers.contains_key(name))
+                || headers.values().any(HeaderValue::is_sensitive)
         };
-        let uri = request.uri();
-        // The origin form names no host.
-        let host = if uri.authority().is_some() { None } else { headers.get(HOST) };
-        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        Some(format!("{principal}\n{host}{uri}"))
+        if self.principal.is_none() && has_credentials() {
+            return None;
+        }
+        self.key_whoever_asks(request)
+    }
+
+    /// The same, credentials or not, where there is no principal.
+    fn key_whoever_asks<B>(&self, request: &Request<B>) -> Option<String> {
+        let (headers, uri) = (request.headers(), request.uri());
+        let principal = self.principal.as_ref().map_or(Some("".into()), |principal| principal(headers))?;
+        // The origin form names no host, and a proxy that writes its backend into the URI leaves `Host` as it was.
+        let host = combined(headers, &HOST);
+        let host = host.as_ref().map_or(Some(""), |host| host.to_str().ok())?;
+        let same = uri.authority().is_some_and(|authority| authority.as_str().eq_ignore_ascii_case(host));
+        // Neither a host nor a URI has a line feed in it.
+        Some(format!("{principal}\n{}\n{uri}", if same { "" } else { host }))
     }
 
     /// What the headers of an answer say of its lifetime; `None` forbids to keep it.
     fn lifetime(&self, asked: &HttpAsked, headers: &HeaderMap, own: Lifetime) -> Option<Lifetime> {
         let says = Directives::of(headers);
         let authorized = says.public || says.must_revalidate || says.s_maxage.is_some();
-        let varies_on_all = headers.get_all(VARY).iter().any(|value| value.as_bytes().contains(&b'*'));
+        let varies_on_all = varying(headers, &asked.headers).is_none();
         if says.no_store || Directives::of(&asked.headers).no_store || varies_on_all {
             return None;
         }
@@ -190,11 +217,20 @@ fn initial_age(asked: &HttpAsked, headers: &HeaderMap) -> Duration {
     age.saturating_add(asked.sent.elapsed()).max(apparent)
 }
 
-/// The fields of a request that an answer's `Vary` names.
-fn varying(vary: &HeaderMap, request: &HeaderMap) -> Vec<(HeaderName, Option<HeaderValue>)> {
-    let names = vary.get_all(VARY).iter().filter_map(|value| value.to_str().ok());
-    let names = names.flat_map(|names| names.split(',')).filter_map(|name| name.trim().parse().ok());
-    names.map(|name: HeaderName| (name.clone(), combined(request, &name))).collect()
+type Varying = Vec<(HeaderName, Option<HeaderValue>)>;
+
+/// The fields of a request that an answer's `Vary` names; `None` if it names all, or cannot be parsed.
+fn varying(vary: &HeaderMap, request: &HeaderMap) -> Option<Varying> {
+    let mut varying = Varying::new();
+    for names in vary.get_all(VARY) {
+        for name in names.to_str().ok()?.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            // `*` could be a name.
+            let name: HeaderName = name.parse().ok().filter(|_| name != "*")?;
+            let value = combined(request, &name);
+            varying.push((name, value));
+        }
+    }
+    Some(varying)
 }
 
 /// All values of a field as one.
@@ -254,7 +290,7 @@ where
     }
 
     fn obsoletes(&self, request: &Request<B>) -> Option<String> {
-        if request.method().is_safe() { None } else { self.key_of(request) }
+        if request.method().is_safe() { None } else { self.key_whoever_asks(request) }
     }
 
     fn asked(&self, request: &Request<B>) -> HttpAsked {
@@ -337,7 +373,8 @@ where
         mut response: Response<Res>,
     ) -> (Response<Answer<Res>>, HttpRecording<Res>) {
         note_next_hop(&mut response);
-        let vary = varying(response.headers(), &asked.headers);
+        // Where it is `None` nothing is kept.
+        let vary = varying(response.headers(), &asked.headers).unwrap_or_default();
         let (answer, recording) = self.capture.capture(response);
         (answer, HttpRecording { recording, vary })
     }
@@ -347,7 +384,7 @@ where
 #[derive(Debug)]
 pub struct HttpRecording<B> {
     recording: Recording<B>,
-    vary: Vec<(HeaderName, Option<HeaderValue>)>,
+    vary: Varying,
 }
 
 impl<B> Future for HttpRecording<B>
