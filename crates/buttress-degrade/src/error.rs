@@ -109,3 +109,16 @@ impl fmt::Display for NotAsked {
 }
 
 impl Error for NotAsked {}
+
+/// A body of which only a part would be kept.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "http"), allow(dead_code, reason = "values are never too large"))]
+pub(crate) struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body is too large to be kept")
+    }
+}
+
+impl std::error::Error for TooLarge {}

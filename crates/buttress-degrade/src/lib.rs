@@ -115,7 +115,7 @@ pub use grade::{Degraded, Grade, IntoAnswer};
 #[cfg(feature = "http")]
 pub use http::{DEGRADATION, HttpAsked, HttpKept, HttpRecording, HttpRules};
 pub use layer::{DegradeLayer, Recalling};
-pub use recall::{Accepts, ByKey, Keep, Kept, Recall, Restore};
+pub use recall::{Accepts, ByKey, Keep, Kept, Recall, Renewal, Restore};
 pub use registry::{Component, DegradationRegistry, ServiceDegraded, SystemLevel};
 pub use rung::Rung;
 pub use score::Need;

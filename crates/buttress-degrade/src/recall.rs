@@ -55,16 +55,16 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
         let _ = (request, record);
     }
 
-    /// The record again, if the response says that it is still good, and its new lifetime.
+    /// Whether the response says that the record is still good.
     fn renewed(
         &self,
         asked: &Self::Asked,
         record: &Self::Record,
         response: &Res,
         lifetime: Lifetime,
-    ) -> Option<(Self::Record, Lifetime)> {
+    ) -> Renewal<Self::Record> {
         let _ = (asked, record, response, lifetime);
-        None
+        Renewal::Not
     }
 
     /// How good a response says itself that it is; a degraded one is never kept.
@@ -91,6 +91,17 @@ pub enum Accepts {
     No,
 }
 
+/// What a response says of a record that the service was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal<V> {
+    /// Nothing: it is an answer of its own.
+    Not,
+    /// It is still good, and is kept as this, for so long.
+    Kept(V, Lifetime),
+    /// It answers this request, and may not be kept any longer.
+    Once,
+}
+
 /// What is to be done with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -102,6 +113,8 @@ pub enum Keep {
     Forget,
     /// It is for this caller only.
     Alone,
+    /// It is for this caller only, and what was there is forgotten.
+    Withdraw,
 }
 
 /// Keeps values by a key that a function takes from the request.

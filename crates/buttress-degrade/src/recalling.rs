@@ -161,8 +161,8 @@ where
     if let Look::Serve { entry, served, .. } =
         store.look(&caller.key, Instant::now(), |record| store.rules.accepts(record, &request))
     {
-        let unconfirmed = served.freshness() == Some(Freshness::IfError);
-        flight.land(if unconfirmed { Outcome::Alone } else { Outcome::Kept(Arc::clone(&entry)) });
+        let fresh = served.freshness() == Some(Freshness::Fresh);
+        flight.land(if fresh { Outcome::Kept(Arc::clone(&entry), Level::Full) } else { Outcome::Alone });
         return Box::pin(std::future::ready(Ok(answer(shared, &entry, served))));
     }
     let asked = store.rules.asked(&request);
@@ -232,8 +232,11 @@ where
     let mut answer = shared.chain.store.rules.restore(&entry.record);
     let told = &shared.told;
     if served.level.is_degraded() {
-        let stale = served.freshness() == Some(Freshness::WhileRevalidate);
-        let cause = if stale { Cause::Stale } else { Cause::FailedBefore };
+        let cause = match served.freshness() {
+            Some(Freshness::WhileRevalidate) => Cause::Stale,
+            Some(Freshness::Confirmed | Freshness::Shared) => Cause::Upstream,
+            _ => Cause::FailedBefore,
+        };
         let shortfall = Shortfall::new(Arc::clone(&told.name), served.level, cause);
         served = served.because(shortfall);
     }

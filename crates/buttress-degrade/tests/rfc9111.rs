@@ -8,6 +8,8 @@ mod support;
 use buttress_degrade::{HttpRules, LastGood};
 use http::{HeaderValue, Method};
 use origin::{Asked, Origin, body, get, layer, response, seen, store};
+use support::secs;
+use tokio::time::advance;
 
 const KEEPS: (&str, &str) = ("cache-control", "max-age=60");
 
@@ -91,5 +93,119 @@ async fn what_cannot_be_parsed_forbids_to_keep() {
             body(&layer, &origin, &[]).await;
         }
         assert_eq!(origin.calls(), 2, "{name}: {}", String::from_utf8_lossy(value));
+    }
+}
+
+/// RFC 9111 § 4.2.4.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_served_unasked_beyond_the_lifetime_that_it_came_with() {
+    for (fields, after, ttl) in [
+        (("cache-control", "max-age=60, must-revalidate"), 60, 60),
+        (("cache-control", "max-age=60"), 60, 60),
+        (("cache-control", "max-age=0"), 0, 60),
+        (("expires", "0"), 0, 60),
+        (("x-none", "1"), 0, 0),
+    ] {
+        for _ in 0..20 {
+            let layer = layer(&LastGood::new(HttpRules::private()).ttl(secs(ttl)));
+            let origin = Origin::new(move |_| Ok(response(200, &[fields], "x")));
+            body(&layer, &origin, &[]).await;
+            advance(secs(after)).await;
+            let answer = seen(&layer, &origin, get(&[])).await.unwrap();
+            assert_eq!((origin.calls(), answer.level, answer.cache), (2, 0, None), "{fields:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_fresh_is_of_level_0_also_while_it_is_refreshed() {
+    let layer = layer(&LastGood::new(HttpRules::private()).refresh_jitter(50));
+    let origin = Origin::of(200, &[("cache-control", "max-age=100")]);
+    body(&layer, &origin, &[]).await;
+    for _ in 0..200 {
+        advance(secs(1)).await;
+        let answer = seen(&layer, &origin, get(&[])).await.unwrap();
+        assert_eq!(answer.level, 0, "{answer:?}");
+    }
+    assert!(origin.calls() >= 3);
+}
+
+/// What answers 304 to a condition, and else `whole`.
+fn conditional(of_304: &'static [(&'static str, &'static str)]) -> Origin {
+    Origin::new(move |request| {
+        Ok(if request.headers().contains_key("if-none-match") {
+            response(304, of_304, "")
+        } else {
+            let language = request.headers().get("accept-language").map_or("whole", |v| v.to_str().unwrap());
+            response(200, &[("cache-control", "max-age=10"), ("etag", "\"v1\"")], language)
+        })
+    })
+}
+
+/// RFC 9111 § 4.3.4, RFC 9110 § 8.8.3.2.
+#[tokio::test(start_paused = true)]
+async fn a_304_never_reaches_a_caller_who_set_no_condition() {
+    for (fields, kept) in [
+        (&[("etag", "W/\"v1\"")][..], 1),
+        (&[("etag", "\"v1\""), ("cache-control", "no-store")], 0),
+        (&[("etag", "\"v2\"")], 0),
+    ] {
+        let store = store(HttpRules::private());
+        let (layer, origin) = (layer(&store), conditional(fields));
+        body(&layer, &origin, &[]).await;
+        advance(secs(11)).await;
+        let answer = seen(&layer, &origin, get(&[])).await.unwrap();
+        assert_eq!((answer.status, answer.body.as_str(), answer.level), (200, "whole", 0), "{fields:?}");
+        assert_eq!(store.len(), kept, "{fields:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_degraded_304_renews_nothing() {
+    let layer = layer(&store(HttpRules::private()));
+    let origin = conditional(&[("etag", "\"v1\""), ("buttress-degradation", "2; components=\"db\"")]);
+    body(&layer, &origin, &[]).await;
+    advance(secs(11)).await;
+    for calls in [2, 3] {
+        let answer = seen(&layer, &origin, get(&[])).await.unwrap();
+        let seen = (answer.status, answer.body.as_str(), answer.level, origin.calls());
+        assert_eq!(seen, (200, "whole", 2, calls));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_304_varies_on_counts_from_then_on() {
+    let layer = layer(&store(HttpRules::private()));
+    let origin =
+        conditional(&[("etag", "\"v1\""), ("vary", "accept-language"), ("cache-control", "max-age=9")]);
+    for _ in 0..2 {
+        assert_eq!(body(&layer, &origin, &[("accept-language", "de")]).await, "de");
+        advance(secs(11)).await;
+    }
+    assert_eq!(body(&layer, &origin, &[("accept-language", "en")]).await, "en");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_answer_that_may_not_be_kept_takes_the_older_one_away() {
+    type Fields = &'static [(&'static str, &'static str)];
+    let cases: [(u16, Fields, usize); 8] = [
+        (200, &[("cache-control", "no-store")], 0),
+        (200, &[("cache-control", "max-age=0, must-revalidate")], 0),
+        (200, &[("vary", "*")], 0),
+        (200, &[("content-length", "9999999")], 0),
+        (410, &[("cache-control", "no-store")], 0),
+        (200, &[("cache-control", "no-store"), ("buttress-degradation", "2")], 1),
+        (404, &[("cache-control", "no-store")], 1),
+        (500, &[("cache-control", "no-store")], 1),
+    ];
+    for (status, fields, kept) in cases {
+        let store = store(HttpRules::private());
+        let layer = layer(&store);
+        let origin = Origin::of(200, &[("cache-control", "max-age=1")]);
+        body(&layer, &origin, &[]).await;
+        advance(secs(2)).await;
+        origin.then(move |_| Ok(response(status, fields, "newer")));
+        seen(&layer, &origin, get(&[])).await.ok();
+        assert_eq!(store.len(), kept, "{status} {fields:?}");
     }
 }

@@ -11,17 +11,18 @@ use buttress_core::{BoxError, Capture, Level};
 use buttress_http::{Answer, HttpCapture, Recording, StoredResponse};
 use bytes::Bytes;
 use http::header::{
-    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, ETAG,
-    EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
-    PROXY_AUTHORIZATION, RANGE, SET_COOKIE, VARY,
+    AGE, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
+    DATE, ETAG, EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED, PROXY_AUTHORIZATION, RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
 use super::directives::{Directives, seconds};
-use super::{field, note_next_hop};
-use crate::recall::{Accepts, Keep, Kept, Recall, Restore};
+use super::{CACHE_STATUS, DEGRADATION, field, note_next_hop};
+use crate::error::TooLarge;
+use crate::recall::{Accepts, Keep, Kept, Recall, Renewal, Restore};
 use crate::store::Lifetime;
 
 /// What says who asks.
@@ -50,12 +51,14 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 ///   `Api-Key`, `DD-Api-Key`, `DD-Application-Key`, `X-Auth-Token`, `X-Amz-Security-Token`, `X-CSRF-Token`), any value that
 ///   is marked as [sensitive](HeaderValue::is_sensitive), and what [`credential`](Self::credential) names.
 /// * A `Host` that says another host than the URI is a part of the key.
-/// * A lifetime that the answer brings (`s-maxage` in a shared store, `max-age`, `Expires`) takes the place of the store's `ttl`,
-///   and so do `stale-while-revalidate` and `stale-if-error` (RFC 5861). `no-cache` and `must-revalidate`, and in a shared store
+/// * A lifetime that the answer brings (`s-maxage` in a shared store, `max-age`, `Expires`) takes the place of the store's `ttl`
+///   and `while_revalidate`, and so do `stale-while-revalidate` and `stale-if-error` (RFC 5861). `no-cache` and `must-revalidate`, and in a shared store
 ///   `s-maxage` and `proxy-revalidate`, forbid to serve it stale, whatever fails (§ 4.2.4).
-/// * A stale answer with an `ETag` or a `Last-Modified` is asked about with that, and a 304 makes it fresh again (§ 4.3).
+/// * A stale answer with an `ETag` or a `Last-Modified` is asked about with that, and a 304 makes it fresh again (§ 4.3), unless
+///   it is degraded or forbids to keep it.
 /// * Of each URI one answer is kept; a request whose headers differ in what its `Vary` names asks anew (§ 4.1).
-/// * A write that succeeds forgets the answer of its URI (§ 4.4); 410 does, too. 401, 403 and 404 pass through and change nothing.
+/// * A write that succeeds forgets the answer of its URI (§ 4.4); 410 does, too, and so does a newer complete answer that may not be
+///   kept. 401, 403 and 404 pass through and change nothing.
 ///
 /// A body over 1 MiB passes and is not kept.
 ///
@@ -75,7 +78,7 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 #[derive(Clone)]
 pub struct HttpRules {
     shared: bool,
-    capture: HttpCapture,
+    max_body: usize,
     credentials: Arc<[HeaderName]>,
     principal: Option<Arc<Principal>>,
 }
@@ -106,7 +109,7 @@ impl HttpRules {
     /// A store for the answers of one user, or of one service.
     pub fn private() -> Self {
         let credentials = CREDENTIALS.into();
-        Self { shared: false, capture: HttpCapture::default(), credentials, principal: None }
+        Self { shared: false, max_body: 1024 * 1024, credentials, principal: None }
     }
 
     /// A store for the answers of several users.
@@ -117,7 +120,7 @@ impl HttpRules {
     /// Keeps bodies of at most so many bytes. Default 1 MiB.
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {
-        Self { capture: HttpCapture::up_to(bytes), ..self }
+        Self { max_body: bytes, ..self }
     }
 
     /// This header is a credential, too, such as an API key of your own.
@@ -163,6 +166,18 @@ impl HttpRules {
         Some(format!("{principal}\n{}\n{uri}", if same { "" } else { host }))
     }
 
+    /// Whether it is known before its end that a body cannot be kept.
+    fn is_too_large<B: Body>(&self, response: &Response<B>) -> bool {
+        let headers = response.headers();
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok());
+        let least = response.body().size_hint().lower().max(length.unwrap_or(0));
+        let stream = b"text/event-stream";
+        let is_stream = |value: &HeaderValue| {
+            value.as_bytes().get(..stream.len()).is_some_and(|start| start.eq_ignore_ascii_case(stream))
+        };
+        least > self.max_body as u64 || headers.get(CONTENT_TYPE).is_some_and(is_stream)
+    }
+
     /// What the headers of an answer say of its lifetime; `None` forbids to keep it.
     fn lifetime(&self, asked: &HttpAsked, headers: &HeaderMap, own: Lifetime) -> Option<Lifetime> {
         let says = Directives::of(headers);
@@ -188,10 +203,37 @@ impl HttpRules {
         Some(Lifetime {
             age: initial_age(asked, headers),
             fresh: if says.no_cache { Duration::ZERO } else { explicit.unwrap_or(own.fresh) },
-            while_revalidate: stale(says.stale_while_revalidate, own.while_revalidate),
+            // The store's own is for answers that say nothing.
+            while_revalidate: stale(
+                says.stale_while_revalidate,
+                if explicit.is_some() { Duration::ZERO } else { own.while_revalidate },
+            ),
             if_error: stale(says.stale_if_error, own.if_error),
         })
     }
+}
+
+/// What of a 304 is not true of the answer that it confirms: what describes the body, the connection and this one response.
+const NOT_RENEWED: [HeaderName; 13] = [
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    CACHE_STATUS,
+    DEGRADATION,
+];
+
+/// The `ETag`, as RFC 9110 § 8.8.3.2 compares it weakly.
+fn etag(headers: &HeaderMap) -> Option<&[u8]> {
+    let etag = headers.get(ETAG)?.as_bytes();
+    Some(etag.strip_prefix(b"W/").unwrap_or(etag))
 }
 
 /// RFC 9111 § 4.2.1: `Expires` minus `Date`. What is no date is in the past.
@@ -263,7 +305,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn restore(&self, kept: &HttpKept) -> Response<Answer<B>> {
-        self.capture.restore(&kept.response).expect("only whole answers are kept")
+        HttpCapture::up_to(self.max_body).restore(&kept.response).expect("only whole answers are kept")
     }
 }
 
@@ -277,8 +319,8 @@ where
     type Recording = HttpRecording<Res>;
 
     fn key<'a>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
-        const NOT_WHOLE: [HeaderName; 6] =
-            [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+        const NOT_WHOLE: [HeaderName; 7] =
+            [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, UPGRADE];
         let headers = request.headers();
         if *request.method() != Method::GET || NOT_WHOLE.iter().any(|name| headers.contains_key(name)) {
             return None;
@@ -320,18 +362,16 @@ where
         kept: &HttpKept,
         response: &Response<Res>,
         own: Lifetime,
-    ) -> Option<(HttpKept, Lifetime)> {
-        // Of what describes the body, only what was kept with it is true.
-        const OF_THE_BODY: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE];
-        let etag = |headers: &HeaderMap| headers.get(ETAG).cloned();
+    ) -> Renewal<HttpKept> {
         let (new, old) = (response.headers(), &kept.response.headers);
-        if response.status() != StatusCode::NOT_MODIFIED
-            || etag(new).is_some_and(|new| Some(new) != etag(old))
-        {
-            return None;
+        if response.status() != StatusCode::NOT_MODIFIED {
+            return Renewal::Not;
+        }
+        if etag(new).is_some_and(|new| Some(new) != etag(old)) {
+            return Renewal::Once;
         }
         let mut kept = kept.clone();
-        for name in new.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+        for name in new.keys().filter(|name| !NOT_RENEWED.contains(name)) {
             kept.response.headers.remove(name);
             for value in new.get_all(name) {
                 kept.response.headers.append(name, value.clone());
@@ -345,8 +385,12 @@ where
         headers.remove(DATE);
         headers.extend(new.get(DATE).map(|date| (DATE, date.clone())));
         kept.response.headers.remove(DATE);
-        let lifetime = self.lifetime(asked, &headers, own)?;
-        Some((kept, lifetime))
+        let lifetime = self.lifetime(asked, &headers, own);
+        let (Some(lifetime), Some(vary)) = (lifetime, varying(&headers, &asked.headers)) else {
+            return Renewal::Once;
+        };
+        kept.vary = vary;
+        Renewal::Kept(kept, lifetime)
     }
 
     fn level(&self, response: &Response<Res>) -> Level {
@@ -354,15 +398,20 @@ where
     }
 
     fn keep(&self, asked: &HttpAsked, response: &Response<Res>, good: bool, own: Lifetime) -> Keep {
-        let Some(lifetime) = self.lifetime(asked, response.headers(), own) else { return Keep::Alone };
-        let validates =
-            response.headers().contains_key(ETAG) || response.headers().contains_key(LAST_MODIFIED);
+        let (headers, status) = (response.headers(), response.status());
+        let newer = good && status.is_success();
+        let lifetime = self.lifetime(asked, headers, own).filter(|_| !self.is_too_large(response));
+        let Some(lifetime) = lifetime else {
+            return if newer || status == StatusCode::GONE { Keep::Withdraw } else { Keep::Alone };
+        };
+        let validates = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
         let Lifetime { fresh, while_revalidate, if_error, .. } = lifetime;
         let of_use = validates || [fresh, while_revalidate, if_error].iter().any(|time| !time.is_zero());
-        match response.status().as_u16() {
+        match status.as_u16() {
             410 => Keep::Forget,
-            206 | 304 => Keep::Alone,
+            100..200 | 206 | 304 => Keep::Alone,
             200 | 203 | 204 | 300 | 301 | 308 if good && of_use => Keep::Store(lifetime),
+            _ if newer => Keep::Forget,
             _ => Keep::Share,
         }
     }
@@ -375,7 +424,7 @@ where
         note_next_hop(&mut response);
         // Where it is `None` nothing is kept.
         let vary = varying(response.headers(), &asked.headers).unwrap_or_default();
-        let (answer, recording) = self.capture.capture(response);
+        let (answer, recording) = HttpCapture::up_to(self.max_body).capture(response);
         (answer, HttpRecording { recording, vary })
     }
 }
@@ -402,7 +451,7 @@ where
         Poll::Ready(if response.body.is_some() {
             Ok(HttpKept { response, vary })
         } else {
-            Err("the body is too large to be kept".into())
+            Err(TooLarge.into())
         })
     }
 }

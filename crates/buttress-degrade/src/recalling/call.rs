@@ -7,11 +7,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::error::SharedFailure;
+use crate::error::{SharedFailure, TooLarge};
 use crate::fallen::cause_of;
 use crate::grade::IntoAnswer;
 use crate::primary::{Ended, Primary};
-use crate::recall::{Keep, Recall};
+use crate::recall::{Keep, Recall, Renewal};
 use crate::served::Cause;
 use crate::store::{Entry, Flight, Outcome};
 
@@ -19,8 +19,8 @@ use crate::store::{Entry, Flight, Outcome};
 pub(super) enum Live<A, V> {
     /// The response itself; whether it is a failure.
     Answer(A, Result<(), Cause>),
-    /// What was kept is still good.
-    Renewed(Arc<Entry<V>>),
+    /// What was kept is still good; how good.
+    Renewed(Arc<Entry<V>>, Level),
     Failed(Cause, BoxError),
 }
 
@@ -99,13 +99,21 @@ async fn land<T, P, Req, A, L, R>(
     };
     let verdict = shared.policy.classify(Ok(&response));
     let (level, lifetime) = (rules.level(&response), store.lifetime());
-    if !verdict.is_failure() {
-        let renew = |old: &Arc<Entry<_>>| rules.renewed(&asked, &old.record, &response, lifetime);
-        if let Some((record, lifetime)) = old.as_ref().and_then(renew) {
-            let entry = store.insert(&key, record, lifetime);
-            tell(Live::Renewed(Arc::clone(&entry)));
-            flight.land(Outcome::Kept(entry));
-            return refreshed(true);
+    if let Some(old) = old.as_ref().filter(|_| !verdict.is_failure()) {
+        let (entry, for_all) = match rules.renewed(&asked, &old.record, &response, lifetime) {
+            Renewal::Not => (None, true),
+            // What is degraded itself renews nothing.
+            _ if level.is_degraded() => (Some(Arc::clone(old)), true),
+            Renewal::Kept(record, lifetime) => (Some(store.insert(&key, record, lifetime)), true),
+            Renewal::Once => {
+                store.forget(&key);
+                (Some(Arc::clone(old)), false)
+            }
+        };
+        if let Some(entry) = entry {
+            tell(Live::Renewed(Arc::clone(&entry), level));
+            flight.land(if for_all { Outcome::Kept(entry, level) } else { Outcome::Alone });
+            return refreshed(level == Level::Full);
         }
     }
     let good = verdict == Verdict::Success && level == Level::Full;
@@ -114,10 +122,10 @@ async fn land<T, P, Req, A, L, R>(
     if let (Err(_), Some(old)) = (grade, &old) {
         old.fails(Instant::now());
     }
-    if keep == Keep::Forget {
-        store.invalidate(&key);
+    if matches!(keep, Keep::Forget | Keep::Withdraw) {
+        store.forget(&key);
     }
-    if keep == Keep::Alone {
+    if matches!(keep, Keep::Alone | Keep::Withdraw) {
         tell(Live::Answer(response.into_answer(), grade.map(drop)));
         flight.land(Outcome::Alone);
         return refreshed(grade.is_ok());
@@ -126,13 +134,17 @@ async fn land<T, P, Req, A, L, R>(
     tell(Live::Answer(answer, grade.map(drop)));
     let outcome = match (within(shared.limits.bound(), recording).await, keep) {
         (Some(Ok(record)), Keep::Store(lifetime)) if good => {
-            Outcome::Kept(store.insert(&key, record, lifetime))
+            Outcome::Kept(store.insert(&key, record, lifetime), level)
         }
         (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
-        // It did not arrive as a whole, or is too large.
+        (Some(Err(error)), Keep::Store(_)) if error.is::<TooLarge>() => {
+            store.forget(&key);
+            Outcome::Alone
+        }
+        // It did not arrive as a whole.
         _ => Outcome::Alone,
     };
-    refreshed(matches!(outcome, Outcome::Kept(_)));
+    refreshed(matches!(outcome, Outcome::Kept(..)));
     flight.land(outcome);
 }
 

@@ -47,7 +47,7 @@ where
         match within(self.limit(), live).await {
             Some(Ok(Live::Answer(answer, Ok(())))) => Ok(self.passed(answer)),
             Some(Ok(Live::Answer(answer, Err(cause)))) => self.fall(cause, Failure::Response(answer)).await,
-            Some(Ok(Live::Renewed(entry))) => Ok(self.kept(&entry, Freshness::Confirmed)),
+            Some(Ok(Live::Renewed(entry, level))) => Ok(self.kept(&entry, Freshness::Confirmed, level)),
             Some(Ok(Live::Failed(cause, error))) => self.fall(cause, Failure::Error(error)).await,
             Some(Err(_)) => self.fall(Cause::Panicked, Failure::Error(Vanished.into())).await,
             None => self.elapsed().await,
@@ -72,12 +72,12 @@ where
         let Some(outcome) = within(self.limit(), landed).await else { return self.elapsed().await };
         let rules = &self.shared.chain.store.rules;
         let fits = match &outcome {
-            Some(Outcome::Kept(entry)) => rules.accepts(&entry.record, &request) != Accepts::No,
+            Some(Outcome::Kept(entry, _)) => rules.accepts(&entry.record, &request) != Accepts::No,
             Some(Outcome::Shared(record, _)) => rules.accepts(record, &request) != Accepts::No,
             _ => false,
         };
         match outcome {
-            Some(Outcome::Kept(entry)) if fits => Ok(self.kept(&entry, Freshness::Shared)),
+            Some(Outcome::Kept(entry, level)) if fits => Ok(self.kept(&entry, Freshness::Shared, level)),
             Some(Outcome::Shared(record, grade)) if fits => {
                 let mut answer = rules.restore(&record);
                 match grade {
@@ -95,7 +95,9 @@ where
             Some(Outcome::Failed(cause, error)) => {
                 self.fall(cause, Failure::Error(SharedFailure(error).into())).await
             }
-            Some(Outcome::Kept(_) | Outcome::Shared(..) | Outcome::Alone) => self.alone(inner, request).await,
+            Some(Outcome::Kept(..) | Outcome::Shared(..) | Outcome::Alone) => {
+                self.alone(inner, request).await
+            }
             None => self.fall(Cause::Panicked, Failure::Error(Vanished.into())).await,
         }
     }
@@ -132,8 +134,8 @@ where
     }
 
     /// An answer that is in the store because it was asked for just now.
-    fn kept(&self, entry: &Entry<R::Record>, freshness: Freshness) -> A {
-        let served = Served::new(Level::Full, Source::LastGood { freshness });
+    fn kept(&self, entry: &Entry<R::Record>, freshness: Freshness, level: Level) -> A {
+        let served = Served::new(level, Source::LastGood { freshness });
         let served = served.aged(entry.age(Instant::now()), entry.lifetime.fresh);
         answer(&self.shared, entry, served)
     }

@@ -25,7 +25,7 @@ pub(crate) struct Entry<V> {
     pub(crate) record: V,
     pub(crate) stored: Instant,
     pub(crate) lifetime: Lifetime,
-    /// From this age on it is refreshed: its lifetime, spread.
+    /// From this age on it is refreshed: its lifetime, or a little before that.
     pub(crate) refresh_at: Duration,
     /// When the service last failed to give a newer one, in nanoseconds since it was stored, plus one.
     failed: AtomicU64,
@@ -44,7 +44,7 @@ impl<V> Entry<V> {
     /// Whether it may be served without asking first, and if so, why.
     pub(crate) fn serves(&self, age: Duration) -> Option<Freshness> {
         let Lifetime { fresh, while_revalidate, .. } = self.lifetime;
-        if age < self.refresh_at {
+        if age < fresh {
             return Some(Freshness::Fresh);
         }
         (age < fresh.saturating_add(while_revalidate)).then_some(Freshness::WhileRevalidate)

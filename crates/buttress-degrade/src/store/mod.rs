@@ -29,7 +29,7 @@ use lru::Lru;
 ///
 /// | age | what happens |
 /// |---|---|
-/// | below `ttl` | the answer is served, level 0, and the service is not asked |
+/// | below `ttl` | the answer is served, level 0, and the service is not asked, but for a refresh shortly before the end |
 /// | for `while_revalidate` after that | the answer is served, level 1, and one refresh is made in the background |
 /// | for `if_error` after the `ttl` | the service is asked; if it fails, the answer is served, level 2 |
 /// | beyond | the service is asked; if it fails, the next rung answers |
@@ -77,8 +77,8 @@ struct Shared<V> {
 
 /// How a call for all who asked for the same ended.
 pub(crate) enum Outcome<V> {
-    /// There is a new answer.
-    Kept(Arc<Entry<V>>),
+    /// There is a new answer, or the one that there was; how good it is.
+    Kept(Arc<Entry<V>>, Level),
     /// There is one that is not kept; whether it is a failure, or how good it is.
     Shared(Arc<V>, Result<Level, Cause>),
     /// There is none.
@@ -90,7 +90,7 @@ pub(crate) enum Outcome<V> {
 impl<V> Clone for Outcome<V> {
     fn clone(&self) -> Self {
         match self {
-            Self::Kept(entry) => Self::Kept(Arc::clone(entry)),
+            Self::Kept(entry, level) => Self::Kept(Arc::clone(entry), *level),
             Self::Shared(record, grade) => Self::Shared(Arc::clone(record), *grade),
             Self::Failed(cause, error) => Self::Failed(*cause, Arc::clone(error)),
             Self::Alone => Self::Alone,
@@ -133,7 +133,7 @@ impl<R: Kept> LastGood<R> {
         Self { rules, config, shared: Arc::new(Shared::new(64 * 1024 * 1024)) }
     }
 
-    /// How long an answer is fresh; zero asks the service first, each time.
+    /// How long an answer is fresh; zero asks the service first, each time, whatever `while_revalidate` is.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.config.lifetime.fresh = ttl;
@@ -161,8 +161,8 @@ impl<R: Kept> LastGood<R> {
         self
     }
 
-    /// Spreads the moment of the refresh by up to so many percent of the time to live, so that what was stored together is not
-    /// refreshed together; never beyond a lifetime that the answer came with.
+    /// Refreshes an answer that is still fresh by up to so many percent of its lifetime before the end, so that what was stored
+    /// together is not refreshed together.
     #[must_use]
     pub fn refresh_jitter(mut self, percent: u8) -> Self {
         self.config.jitter = percent;
@@ -204,6 +204,11 @@ impl<R: Kept> LastGood<R> {
     /// Forgets the answer of this key; whether there was one. A call that is under way may still bring a new one.
     pub fn invalidate(&self, key: &str) -> bool {
         self.shared.entries.remove(key)
+    }
+
+    /// The same, for the call that has just been made.
+    pub(crate) fn forget(&self, key: &str) {
+        self.shared.entries.remove(key);
     }
 
     /// Forgets all answers.
@@ -261,7 +266,8 @@ impl<R: Kept> LastGood<R> {
     }
 
     pub(crate) fn lifetime(&self) -> Lifetime {
-        self.config.lifetime
+        let own = self.config.lifetime;
+        if own.fresh.is_zero() { Lifetime { while_revalidate: Duration::ZERO, ..own } } else { own }
     }
 
     #[inline]
@@ -284,7 +290,9 @@ impl<R: Kept> LastGood<R> {
             (served, refresh)
         };
         let (served, refresh) = match entry.serves(age) {
-            Some(Freshness::Fresh) => serve(Freshness::Fresh, Level::Full, false),
+            Some(Freshness::Fresh) => {
+                serve(Freshness::Fresh, Level::Full, age >= entry.refresh_at && !failed())
+            }
             Some(stale) => serve(stale, Level::Slight, !failed()),
             None if entry.serves_if_error(age) && failed() => {
                 serve(Freshness::IfError, self.config.level, false)
@@ -308,11 +316,8 @@ impl<R: Kept> LastGood<R> {
     pub(crate) fn insert(&self, key: &str, record: R::Record, lifetime: Lifetime) -> Arc<Entry<R::Record>> {
         let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
         let fresh = nanos(lifetime.fresh);
-        let half = fresh / 100 * u64::from(self.config.jitter);
-        // What came with the answer is not exceeded.
-        let most =
-            if lifetime.fresh == self.config.lifetime.fresh { fresh.saturating_add(half) } else { fresh };
-        let refresh_at = if half == 0 { fresh } else { Rng::from_system().between(fresh - half, most) };
+        let early = fresh / 100 * u64::from(self.config.jitter);
+        let refresh_at = if early == 0 { fresh } else { Rng::from_system().between(fresh - early, fresh) };
         let refresh_at =
             if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
         let entry = Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at));
