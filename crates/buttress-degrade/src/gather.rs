@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::served::{Cause, Served, Shortfall, sort};
 /// Where its stack keeps [last good answers](crate::LastGood), the call below goes on all the same and its late answer is kept
 /// for the next time.
 ///
-/// It ends as soon as all parts have answered. With each wake-up all parts that are still out are polled, so it is meant for a
+/// A part that panics is missing, and takes no other with it. It ends as soon as all parts have answered. With each wake-up all parts that are still out are polled, so it is meant for a
 /// handful, not for thousands.
 ///
 /// ```
@@ -96,12 +97,15 @@ impl<'a, A: Grade + Send + 'a> Gather<'a, A> {
         let mut out = false;
         for (_, asked) in self.parts.values_mut() {
             let Asked::Out(call) = asked else { continue };
-            match call.as_mut().poll(cx) {
-                Poll::Ready(Ok(answer)) => *asked = Asked::Back(Ok(answer)),
-                Poll::Ready(Err(error)) => {
+            let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
+            match polled {
+                Ok(Poll::Ready(Ok(answer))) => *asked = Asked::Back(Ok(answer)),
+                Ok(Poll::Ready(Err(error))) => {
                     *asked = Asked::Back(Err(cause_of(error_verdict(&*error), Some(&error))));
                 }
-                Poll::Pending => out = true,
+                Ok(Poll::Pending) => out = true,
+                // Its future is dropped here, and never polled again.
+                Err(_) => *asked = Asked::Back(Err(Cause::Panicked)),
             }
         }
         let Some(end) = end.filter(|_| out) else {

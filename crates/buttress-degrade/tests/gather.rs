@@ -181,3 +181,18 @@ async fn a_drill_answers_from_the_rungs_below_and_leaves_the_service_alone() {
     let Ok(answer) = plain.layer(inner.clone()).oneshot(1).await;
     assert_eq!((answer.into_inner(), prices.level()), (1, Level::Full));
 }
+
+async fn broken() -> Result<Answer, BoxError> {
+    tokio::task::yield_now().await;
+    panic!("a bug of this part")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_panics_is_missing_and_the_others_are_there() {
+    let context = Gather::new()
+        .part("a", Need::Weight(1), async { Ok::<_, BoxError>(Degraded::full(1)) })
+        .part("b", Need::Weight(1), broken())
+        .await;
+    assert_eq!((context.get("a").map(Degraded::get_ref), context.get("b").is_none()), (Some(&1), true));
+    assert_eq!(context.shortfalls()[0].cause(), Cause::Panicked);
+}
