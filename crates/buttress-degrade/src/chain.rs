@@ -6,7 +6,7 @@ use buttress_core::{BoxError, ConfigError, Event, Level};
 
 use crate::error::{Tried, Unanswered};
 use crate::fallen::{Failure, Fallen};
-use crate::grade::{Grade, IntoAnswer};
+use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::rung::Rung;
 use crate::served::{Cause, Served, Shortfall, Source};
 use crate::shared::Told;
@@ -271,6 +271,7 @@ where
         };
         match asked {
             Ok(answer) => {
+                let answer = no_failure(answer);
                 let served = Served::new(rung.level, Source::Rung(Arc::clone(&rung.name)));
                 discard(fallen.failure.into_response());
                 return Ok(answered(answer, served));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::chain::{Chain, DRILL, Last, descend};
 use crate::error::NotAsked;
 use crate::fallen::{Failure, Fallen, cause_of};
-use crate::grade::{Grade, IntoAnswer};
+use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::{Ended, Primary};
 use crate::rung::BoxFuture;
 use crate::served::Cause;
@@ -180,8 +180,9 @@ where
             StateProj::Calling { mut primary, call } => match primary.as_mut().poll(cx) {
                 Poll::Ready(Ended::Outcome(Ok(response))) => {
                     let verdict = call.shared.policy.classify(Ok(&response));
-                    let answer = response.into_answer();
+                    let mut answer = response.into_answer();
                     if !verdict.is_failure() {
+                        answer = no_failure(answer);
                         call.shared.told.answered(answer.level(), || "upstream".into());
                         return Poll::Ready(Ok(answer));
                     }

@@ -21,6 +21,18 @@ pub trait Grade {
     }
 }
 
+/// An answer that is no failure is of level 3 at worst, whatever it says of itself.
+#[inline]
+pub(crate) fn no_failure<A: Grade>(mut answer: A) -> A {
+    if answer.level() == Level::Failed {
+        if let Some(mut served) = answer.served().cloned() {
+            served.level = Level::Minimal;
+            answer.grade(served);
+        }
+    }
+    answer
+}
+
 /// What becomes an answer of the kind `A` as it is: a value becomes a [`Degraded`] of level 0, and one that is graded already
 /// stays what it is; an HTTP response keeps the level that the next hop has given it.
 pub trait IntoAnswer<A> {

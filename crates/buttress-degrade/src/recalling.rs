@@ -6,6 +6,7 @@ mod caller;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use buttress_core::clock::after;
 use buttress_core::{BoxError, Carry, Classify, Discard, Level, Timer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -129,6 +130,14 @@ fn deadline<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &Req) -> Opti
     if P::ACTIVE { shared.policy.carried(request).and_then(|carried| carried.deadline) } else { None }
 }
 
+/// A call for all has the time of one for all, and not that of the caller who came first.
+fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req) {
+    if deadline(shared, request).is_some() {
+        let end = after(Instant::now(), shared.limits.bound());
+        shared.policy.carry(request, |carried| carried.deadline = Some(end));
+    }
+}
+
 /// Makes one call for all who ask for the same, and waits for it as they do.
 #[cold]
 fn ask<S, P, Req, A, L, R>(
@@ -166,6 +175,7 @@ where
         return Box::pin(std::future::ready(Ok(answer(shared, &entry, served))));
     }
     let asked = store.rules.asked(&request);
+    for_all(shared, &mut request);
     if let Some(old) = &old {
         store.rules.revalidate(&mut request, &old.record);
     }
@@ -198,7 +208,7 @@ fn refresh<S, P, Req, A, L, R>(
 ) where
     S: Service<Req, Future: Send + 'static, Error: Into<BoxError>> + Clone + Send + 'static,
     S::Response: IntoAnswer<A> + Send + 'static,
-    P: Classify<S::Response> + Send + Sync + 'static,
+    P: Classify<S::Response> + Carry<Req> + Send + Sync + 'static,
     R: Recall<Req, S::Response, Answer = A>,
     Req: Send + 'static,
     A: Grade + Send + 'static,
@@ -209,6 +219,7 @@ fn refresh<S, P, Req, A, L, R>(
         return;
     };
     let asked = store.rules.asked(&request);
+    for_all(shared, &mut request);
     store.rules.revalidate(&mut request, &old.record);
     let primary = start(inner, &mut Readiness::Unasked, request);
     let work = fly(shared.clone(), flight, asked, Some(Arc::clone(old)), primary, None);

@@ -338,3 +338,32 @@ async fn each_reason_to_leave_a_rung_out_counts() {
     assert_eq!(replica.calls(), 0);
     layer.layer(origin.service()).oneshot(get(&[])).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_failure_is_of_level_3_at_worst_whatever_it_says() {
+    let answer = || StoredResponse::from(Response::new("sorry"));
+    for status in [200, 404] {
+        let chain = Chain::<Asked, Given>::new().finally(Level::Minimal, "static", move |_| answer());
+        let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+        let origin = Origin::of(status, &[("buttress-degradation", "4; components=\"db\"")]);
+        let Ok(given) = layer.layer(origin.service()).oneshot(get(&[])).await;
+        assert_eq!((given.status().as_u16(), given.level()), (status, Level::Minimal));
+        assert_eq!(given.headers()[DEGRADATION], "3; components=\"db\"");
+        // Nor from a rung, nor where it is shared.
+        let rung = Rung::alternate("replica", origin.service(), Http::new());
+        let chain =
+            Chain::<Asked, Given>::new().rung(rung).finally(Level::Minimal, "static", move |_| answer());
+        let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+        let down = Origin::new(|_| Err("connection reset".into()));
+        let Ok(given) = layer.layer(down.service()).oneshot(get(&[])).await;
+        assert_eq!((given.status().as_u16(), given.level()), (status, Level::Minimal));
+        let layer = layer.last_good(store(HttpRules::private())).unwrap();
+        let service = layer.layer(origin.service());
+        let calls: Vec<_> = (0..2).map(|_| tokio::spawn(service.clone().oneshot(get(&[])))).collect();
+        for call in calls {
+            let Ok(given) = call.await.unwrap();
+            assert_eq!((given.status().as_u16(), given.level()), (status, Level::Minimal));
+            given.into_body().collect().await.unwrap();
+        }
+    }
+}

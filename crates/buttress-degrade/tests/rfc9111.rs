@@ -5,9 +5,9 @@
 mod origin;
 mod support;
 
-use buttress_degrade::{HttpRules, LastGood};
+use buttress_degrade::{HttpRules, LastGood, Recall};
 use http::{HeaderValue, Method};
-use origin::{Asked, Origin, body, get, layer, response, seen, store};
+use origin::{Asked, Body, Origin, body, get, layer, response, seen, store};
 use support::secs;
 use tokio::time::advance;
 
@@ -208,4 +208,12 @@ async fn a_newer_answer_that_may_not_be_kept_takes_the_older_one_away() {
         seen(&layer, &origin, get(&[])).await.ok();
         assert_eq!(store.len(), kept, "{status} {fields:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_of_a_request_prints_none_of_its_headers() {
+    let request = get(&[("authorization", "Bearer hidden"), ("x-api-key", "hidden")]);
+    let rules = HttpRules::private();
+    let asked = Recall::<Asked, http::Response<Body>>::asked(&rules, &request);
+    assert!(!format!("{asked:?}").contains("hidden"));
 }

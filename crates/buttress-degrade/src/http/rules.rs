@@ -91,7 +91,7 @@ impl fmt::Debug for HttpRules {
 }
 
 /// What is kept of an answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpKept {
     response: StoredResponse,
     /// The fields of the request that its `Vary` names.
@@ -99,10 +99,22 @@ pub struct HttpKept {
 }
 
 /// What is remembered of a request until its response is judged.
-#[derive(Debug)]
 pub struct HttpAsked {
     headers: HeaderMap,
     sent: Instant,
+}
+
+/// Headers and bodies hold secrets.
+impl fmt::Debug for HttpKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpKept").field("response", &self.response).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for HttpAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpAsked").field("sent", &self.sent).finish_non_exhaustive()
+    }
 }
 
 impl HttpRules {
@@ -430,10 +442,15 @@ where
 }
 
 /// Resolves to what is kept of a response when its body is at its end.
-#[derive(Debug)]
 pub struct HttpRecording<B> {
     recording: Recording<B>,
     vary: Varying,
+}
+
+impl<B> fmt::Debug for HttpRecording<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpRecording")
+    }
 }
 
 impl<B> Future for HttpRecording<B>

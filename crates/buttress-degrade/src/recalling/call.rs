@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use buttress_core::{BoxError, Classify, Elapsed, Event, Level, Verdict, within};
 use tokio::sync::oneshot;
@@ -14,6 +15,9 @@ use crate::primary::{Ended, Primary};
 use crate::recall::{Keep, Recall, Renewal};
 use crate::served::Cause;
 use crate::store::{Entry, Flight, Outcome};
+
+/// For so long others wait for a body that somebody else reads.
+const READING: Duration = Duration::from_secs(1);
 
 /// What the one who made the call hears of it.
 pub(super) enum Live<A, V> {
@@ -54,12 +58,14 @@ pub(super) async fn fly<F, T, E, P, Req, A, L, R>(
             (Cause::Elapsed, elapsed.into())
         }
     };
-    if let Some(old) = &old {
+    let (cause, error) = failed;
+    // What is the fault of one request says nothing of the service, nor of the others' requests.
+    let rejected = cause == Cause::Rejected;
+    if let Some(old) = old.as_ref().filter(|_| !rejected) {
         old.fails(Instant::now());
     }
-    let (cause, error) = failed;
     // Whoever asked alone gets the error as it is.
-    let (error, outcome) = if flight.close() == 0 {
+    let (error, outcome) = if flight.close() == 0 || rejected {
         (error, Outcome::Alone)
     } else {
         let error = Arc::new(error);
@@ -98,13 +104,16 @@ async fn land<T, P, Req, A, L, R>(
         }
     };
     let verdict = shared.policy.classify(Ok(&response));
-    let (level, lifetime) = (rules.level(&response), store.lifetime());
+    let (mut level, lifetime) = (rules.level(&response), store.lifetime());
+    if !verdict.is_failure() {
+        level = level.min(Level::Minimal);
+    }
     if let Some(old) = old.as_ref().filter(|_| !verdict.is_failure()) {
         let (entry, for_all) = match rules.renewed(&asked, &old.record, &response, lifetime) {
             Renewal::Not => (None, true),
             // What is degraded itself renews nothing.
             _ if level.is_degraded() => (Some(Arc::clone(old)), true),
-            Renewal::Kept(record, lifetime) => (Some(store.insert(&key, record, lifetime)), true),
+            Renewal::Kept(record, lifetime) => (Some(store.insert(&flight, record, lifetime)), true),
             Renewal::Once => {
                 store.forget(&key);
                 (Some(Arc::clone(old)), false)
@@ -132,9 +141,10 @@ async fn land<T, P, Req, A, L, R>(
     }
     let (answer, recording) = rules.capture(asked, response);
     tell(Live::Answer(answer, grade.map(drop)));
-    let outcome = match (within(shared.limits.bound(), recording).await, keep) {
+    let (mut flight, recorded) = read(flight, recording, shared.limits.bound()).await;
+    let outcome = match (recorded, keep) {
         (Some(Ok(record)), Keep::Store(lifetime)) if good => {
-            Outcome::Kept(store.insert(&key, record, lifetime), level)
+            Outcome::Kept(store.insert(&flight, record, lifetime), level)
         }
         (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
         (Some(Err(error)), Keep::Store(_)) if error.is::<TooLarge>() => {
@@ -145,7 +155,24 @@ async fn land<T, P, Req, A, L, R>(
         _ => Outcome::Alone,
     };
     refreshed(matches!(outcome, Outcome::Kept(..)));
-    flight.land(outcome);
+    if flight.released().is_none() {
+        flight.release(outcome);
+    }
+}
+
+/// Waits for the body, which the one who made the call reads. The others do not wait for a slow reader: they call themselves.
+async fn read<T, V>(
+    mut flight: Flight<Outcome<V>>,
+    recording: impl Future<Output = T>,
+    bound: Duration,
+) -> (Flight<Outcome<V>>, Option<T>) {
+    let mut recording = pin!(recording);
+    if let Some(recorded) = within(READING.min(bound / 2), recording.as_mut()).await {
+        return (flight, Some(recorded));
+    }
+    flight.release(Outcome::Alone);
+    let recorded = within(bound, recording).await;
+    (flight, recorded)
 }
 
 pub(super) async fn run<F, T, E>(primary: Primary<F>) -> Ended<T>

@@ -11,7 +11,7 @@ use super::{Shared, answer};
 use crate::chain::{Last, LastGood as StoredAnswer, descend};
 use crate::error::{SharedFailure, Vanished};
 use crate::fallen::{Failure, Fallen, cause_of};
-use crate::grade::{Grade, IntoAnswer};
+use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::{Ended, Readiness, start};
 use crate::recall::{Accepts, Kept, Recall, Restore};
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
@@ -129,6 +129,7 @@ where
 
     /// The service's own answer.
     fn passed(&self, answer: A) -> A {
+        let answer = no_failure(answer);
         self.shared.told.answered(answer.level(), || Source::Primary.name());
         answer
     }

@@ -1,17 +1,25 @@
 //! One call of the service for all who ask for the same at the same time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The calls under way, by key.
 #[derive(Debug)]
-pub(crate) struct Flights<T>(Mutex<HashMap<Arc<str>, watch::Receiver<Option<T>>>>);
+pub(crate) struct Flights<T>(Mutex<Current<T>>);
+
+#[derive(Debug)]
+struct Current<T> {
+    calls: HashMap<Arc<str>, watch::Receiver<Option<T>>>,
+    /// How often something was forgotten.
+    forgotten: u64,
+}
 
 impl<T> Default for Flights<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Current { calls: HashMap::new(), forgotten: 0 }))
     }
 }
 
@@ -29,27 +37,45 @@ pub(crate) struct Flight<T> {
     key: Arc<str>,
     told: watch::Sender<Option<T>>,
     flights: Arc<Flights<T>>,
+    /// How often something had been forgotten when it began.
+    forgotten: u64,
+    /// From when on others made the same call again.
+    released: Option<Instant>,
 }
 
 impl<T> Flights<T> {
     pub(crate) fn join(self: &Arc<Self>, key: &str) -> Joined<T> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(told) = flights.get(key) {
+        let mut current = self.lock();
+        if let Some(told) = current.calls.get(key) {
             return Joined::Waits(told.clone());
         }
         let (told, waits) = watch::channel(None);
-        let key: Arc<str> = key.into();
-        flights.insert(Arc::clone(&key), waits);
-        Joined::Leads(Flight { key, told, flights: Arc::clone(self) })
+        let (key, forgotten): (Arc<str>, _) = (key.into(), current.forgotten);
+        current.calls.insert(Arc::clone(&key), waits);
+        Joined::Leads(Flight { key, told, flights: Arc::clone(self), forgotten, released: None })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The call under way for this key, or all of them: nobody joins it any more, and its answer is not kept.
+    pub(crate) fn forget(&self, key: Option<&str>) {
+        let mut current = self.lock();
+        current.forgotten = current.forgotten.wrapping_add(1);
+        match key {
+            Some(key) => drop(current.calls.remove(key)),
+            None => current.calls.clear(),
+        }
     }
 
     /// Whether such a call is under way.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+        self.lock().calls.contains_key(key)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.lock().calls.len()
     }
 }
 
@@ -59,9 +85,31 @@ impl<T> Flight<T> {
     }
 
     /// Tells all who wait. What is to be found by those who come later has to be in the store by now.
-    pub(crate) fn land(self, outcome: T) {
+    pub(crate) fn land(mut self, outcome: T) {
+        self.release(outcome);
+    }
+
+    /// The same, while the call goes on.
+    pub(crate) fn release(&mut self, outcome: T) {
         self.leave();
+        self.released = Some(Instant::now());
         self.told.send_replace(Some(outcome));
+    }
+
+    pub(crate) fn released(&self) -> Option<Instant> {
+        self.released
+    }
+
+    /// Keeps its answer, unless the one of its key has been forgotten since it began; once it is released, unless any has.
+    pub(crate) fn keep(&self, keep: impl FnOnce()) {
+        let current = self.flights.lock();
+        if current.forgotten == self.forgotten || self.is_in(&current) {
+            keep();
+        }
+    }
+
+    fn is_in(&self, current: &Current<T>) -> bool {
+        current.calls.get(&self.key).is_some_and(|waits| waits.same_channel(&self.told.subscribe()))
     }
 
     /// Lets nobody join any more; how many wait.
@@ -71,10 +119,10 @@ impl<T> Flight<T> {
     }
 
     fn leave(&self) {
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.flights.lock();
         // After `land` there may be another one of the same key.
-        if flights.get(&self.key).is_some_and(|waits| waits.same_channel(&self.told.subscribe())) {
-            flights.remove(&self.key);
+        if self.is_in(&current) {
+            current.calls.remove(&self.key);
         }
     }
 }

@@ -201,8 +201,10 @@ impl<R: Kept> LastGood<R> {
         Ok(())
     }
 
-    /// Forgets the answer of this key; whether there was one. A call that is under way may still bring a new one.
+    /// Forgets the answer of this key; whether there was one. A call that is under way answers those who wait for it, and is not
+    /// kept; who comes later makes a new one.
     pub fn invalidate(&self, key: &str) -> bool {
+        self.shared.flights.forget(Some(key));
         self.shared.entries.remove(key)
     }
 
@@ -211,8 +213,9 @@ impl<R: Kept> LastGood<R> {
         self.shared.entries.remove(key);
     }
 
-    /// Forgets all answers.
+    /// Forgets all answers, and those of the calls under way.
     pub fn clear(&self) {
+        self.shared.flights.forget(None);
         self.shared.entries.retain(|_| false);
     }
 
@@ -247,7 +250,7 @@ impl<R: Kept> LastGood<R> {
         self.shared.entries.bytes()
     }
 
-    /// How many calls of the service are under way, those in the background included.
+    /// How many calls of the service are under way that others can wait for, those in the background included.
     pub fn in_flight(&self) -> usize {
         self.shared.flights.len()
     }
@@ -312,8 +315,13 @@ impl<R: Kept> LastGood<R> {
         })
     }
 
-    /// Keeps this answer. Even where it does not fit, those who wait for it get it.
-    pub(crate) fn insert(&self, key: &str, record: R::Record, lifetime: Lifetime) -> Arc<Entry<R::Record>> {
+    /// Keeps the answer of this call. Even where it is not kept, those who wait for it get it.
+    pub(crate) fn insert(
+        &self,
+        flight: &Flight<Outcome<R::Record>>,
+        record: R::Record,
+        lifetime: Lifetime,
+    ) -> Arc<Entry<R::Record>> {
         let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
         let fresh = nanos(lifetime.fresh);
         let early = fresh / 100 * u64::from(self.config.jitter);
@@ -321,7 +329,13 @@ impl<R: Kept> LastGood<R> {
         let refresh_at =
             if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
         let entry = Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at));
-        self.shared.entries.insert(key, Arc::clone(&entry), size);
+        flight.keep(|| {
+            let (key, entries) = (flight.key(), &self.shared.entries);
+            let newer = |released| entries.get(key).is_some_and(|kept| kept.stored >= released);
+            if !flight.released().is_some_and(newer) {
+                entries.insert(key, Arc::clone(&entry), size);
+            }
+        });
         entry
     }
 
