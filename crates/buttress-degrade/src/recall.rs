@@ -41,6 +41,12 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
         None
     }
 
+    /// Whether an answer of the service to such a request says that it was done.
+    fn done(&self, answer: &Self::Answer) -> bool {
+        let _ = answer;
+        true
+    }
+
     /// What is remembered of a request.
     fn asked(&self, request: &Req) -> Self::Asked;
 

@@ -20,7 +20,7 @@ use crate::layer::Recalling;
 use crate::primary::{Readiness, start};
 use crate::recall::{Accepts, Kept, Recall, Restore};
 use crate::rung::BoxFuture;
-use crate::served::{Cause, Freshness, Served, Shortfall};
+use crate::served::{Cause, Freshness, Served, Shortfall, Source};
 use crate::service::Degrade;
 use crate::shared::Holder;
 use crate::store::{Entry, Joined, Look, Outcome};
@@ -118,7 +118,10 @@ where
         let store = store.clone();
         ResponseFuture::falling(Box::pin(async move {
             let answer = future.await;
-            if answer.as_ref().is_ok_and(|answer| answer.level() == Level::Full) {
+            // What a rung answers says nothing of the write.
+            let of_service =
+                |answer: &A| answer.served().is_none_or(|served| served.source() == Source::Primary);
+            if answer.as_ref().is_ok_and(|answer| of_service(answer) && store.rules.done(answer)) {
                 store.invalidate(&obsolete);
             }
             answer

@@ -217,3 +217,26 @@ async fn what_is_remembered_of_a_request_prints_none_of_its_headers() {
     let asked = Recall::<Asked, http::Response<Body>>::asked(&rules, &request);
     assert!(!format!("{asked:?}").contains("hidden"));
 }
+
+/// RFC 9111 § 4.4: 2xx and 3xx. Else whoever is refused could empty the store.
+#[tokio::test(start_paused = true)]
+async fn only_a_write_that_was_done_forgets_what_was_read() {
+    type Fields = &'static [(&'static str, &'static str)];
+    let cases: [(u16, Fields, usize); 6] = [
+        (204, &[], 0),
+        (303, &[], 0),
+        (200, &[("buttress-degradation", "1")], 0),
+        (401, &[], 1),
+        (404, &[], 1),
+        (503, &[], 1),
+    ];
+    for (status, fields, kept) in cases {
+        let store = store(HttpRules::private());
+        let layer = layer(&store);
+        let origin = Origin::of(200, &[KEEPS]);
+        body(&layer, &origin, &[]).await;
+        origin.then(move |_| Ok(response(status, fields, "")));
+        seen(&layer, &origin, put(&[])).await.unwrap();
+        assert_eq!(store.len(), kept, "{status} {fields:?}");
+    }
+}

@@ -347,6 +347,10 @@ where
         if request.method().is_safe() { None } else { self.key_whoever_asks(request) }
     }
 
+    fn done(&self, answer: &Self::Answer) -> bool {
+        answer.status().is_success() || answer.status().is_redirection()
+    }
+
     fn asked(&self, request: &Request<B>) -> HttpAsked {
         HttpAsked { headers: request.headers().clone(), sent: Instant::now() }
     }
