@@ -2,6 +2,7 @@
 
 mod directives;
 mod field;
+mod fields;
 mod rules;
 
 use std::fmt::Write as _;
