@@ -131,6 +131,23 @@ impl<St: ClaimStore> Idempotency<St> {
     /// Dropping the future before the effect has begun gives the key back; after that the effect is carried on in a task of
     /// its own.
     ///
+    /// ```
+    /// use buttress_idempotency::{Config, Hash, Idempotency, Ran};
+    /// use buttress_store::{Memory, ScopedKey};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let idempotency = Idempotency::new("pages", Memory::new(), Config::new())?;
+    /// for ran in [Ran::Executed(1), Ran::Replayed(1)] {
+    ///     let key = ScopedKey::try_new("tenant-7", "incident-42")?;
+    ///     let fingerprint = Hash::new().part("ann").fingerprint();
+    ///     let page = async |_claim| Ok::<_, std::io::Error>(1);
+    ///     assert_eq!(idempotency.run(key, fingerprint, page).await?, ran);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// The effect's own, or [`Error`] if it was not run, or its answer cannot be given.
