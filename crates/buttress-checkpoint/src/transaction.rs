@@ -29,9 +29,14 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 ///
 /// ```no_run
 /// use buttress_checkpoint::{Begun, Cx, Failure, StepTransaction};
-/// use tokio_postgres::Client;
+/// use tokio_postgres::{Client, NoTls};
 ///
-/// # async fn connect() -> Result<Client, Failure> { unimplemented!() }
+/// async fn connect() -> Result<Client, Failure> {
+///     let (client, connection) = tokio_postgres::connect("host=localhost dbname=bank", NoTls).await?;
+///     tokio::spawn(connection);
+///     Ok(client)
+/// }
+///
 /// async fn pay(cx: &Cx) -> Result<i64, Failure> {
 ///     let transfer = async || {
 ///         let mut client = connect().await?;
