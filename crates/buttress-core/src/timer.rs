@@ -15,8 +15,9 @@ use crate::mode::{Mode, ModeCell};
 /// fired.
 ///
 /// tokio's timer is a lock, which every registration takes. Most timers of calls never fire: the call is answered long
-/// before. So a thread keeps the ones it has used (64 at most), registered as they are, and arms them again for a
-/// later moment, which is a single store; for an earlier one only if it has no other. Dropping a `Timer` gives it back.
+/// before. So a thread keeps the ones it has used (64 at most), registered as they are. For a later moment one of them is
+/// used without being touched: should it fire at its own, earlier one, it is registered anew then. Only for an earlier moment, if
+/// there is no other, it is registered anew at once. Dropping a `Timer` gives it back.
 ///
 /// A kept timer holds on to the waker it was last polled with until it fires: that of a task that has mostly ended, which
 /// costs the memory of the task's header, and at most a poll too many. While a runtime's clock is paused nothing is kept:
@@ -29,6 +30,8 @@ pin_project! {
     struct Kept {
         #[pin]
         sleep: Sleep,
+        // When it is to fire: `sleep` may be registered for an earlier moment, from a call before.
+        deadline: Instant,
         // The runtime whose timer it is, if it is to be kept for that.
         keep_for: Option<Id>,
     }
@@ -61,11 +64,11 @@ impl Timer {
         let runtime = Handle::try_current().map_err(|_| NoTimer::new())?.id();
         let kept = POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)).ok().flatten();
         if let Some(mut kept) = kept {
-            kept.as_mut().project().sleep.reset(deadline);
+            *kept.as_mut().project().deadline = deadline;
             return Ok(Self(Some(kept)));
         }
         let keep_for = (!is_paused()).then_some(runtime);
-        Ok(Self(Some(Box::pin(Kept { sleep: sleep_until(deadline)?, keep_for }))))
+        Ok(Self(Some(Box::pin(Kept { sleep: sleep_until(deadline)?, deadline, keep_for }))))
     }
 
     /// Whether it was made for a moment; the default one was not.
@@ -77,7 +80,7 @@ impl Timer {
     /// Ready once the deadline has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Some(kept) => kept.as_mut().project().sleep.poll(cx),
+            Some(kept) => kept.as_mut().poll(cx),
             None => Poll::Ready(()),
         }
     }
@@ -107,6 +110,19 @@ fn give_back(kept: Pin<Box<Kept>>) {
     }
 }
 
+impl Kept {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        ready!(this.sleep.as_mut().poll(cx));
+        // What it was registered for is over, but not what it is for.
+        while this.sleep.deadline() < *this.deadline {
+            this.sleep.as_mut().reset(*this.deadline);
+            ready!(this.sleep.as_mut().poll(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Pool {
     fn take(&mut self, runtime: Id, deadline: Instant) -> Option<Pin<Box<Kept>>> {
         if self.runtime != Some(runtime) {
@@ -116,10 +132,12 @@ impl Pool {
         // One that is registered for a later moment would have to be registered anew. Calls with several deadlines give their
         // timers back in turn.
         let mut last = self.free.iter().enumerate().rev().take(LOOKED_AT);
-        match last.find(|(_, kept)| kept.sleep.deadline() <= deadline) {
-            Some((index, _)) => Some(self.free.swap_remove(index)),
-            None => self.free.pop(),
+        if let Some((index, _)) = last.find(|(_, kept)| kept.sleep.deadline() <= deadline) {
+            return Some(self.free.swap_remove(index));
         }
+        let mut kept = self.free.pop()?;
+        kept.as_mut().project().sleep.reset(deadline);
+        Some(kept)
     }
 
     fn give_back(&mut self, kept: Pin<Box<Kept>>, runtime: Id) {
@@ -264,7 +282,7 @@ mod tests {
         assert_eq!(left(), []);
         drop((first, second));
         let earlier = arm(start + LONG).await;
-        assert_eq!(left(), [between], "if there is none, any will do");
+        assert_eq!(left(), [soon], "if there is none, any will do");
         earlier.await;
         assert!(start.elapsed() >= LONG && start.elapsed() < Duration::from_secs(2));
     }
