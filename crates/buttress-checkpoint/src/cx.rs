@@ -17,8 +17,9 @@ use crate::step::Step;
 
 /// What the code of a workflow makes its operations with.
 ///
-/// Everything that the code does beside pure computation belongs into an operation: steps, sleeps, races. Whatever the code
-/// awaits outside of them is awaited anew in each replay. Operations are awaited in the workflow's own task, with `.await`,
+/// Everything that the code does beside pure computation belongs into an operation: steps, sleeps, races. The time and random
+/// numbers are no exception: `cx.step("now", async || Ok::<_, Failure>(SystemTime::now()))` is the same in each replay. Whatever the
+/// code awaits outside of them is awaited anew in each replay. Operations are awaited in the workflow's own task, with `.await`,
 /// `join!` or `select!`.
 #[derive(Clone)]
 pub struct Cx {

@@ -8,6 +8,7 @@ use crate::Failure;
 
 pub(crate) const HELP: &str = "\
 buttress [--store URL] [--json] runs <command>
+buttress --help | --version
 
   list [--status S]… [--workflow NAME] [--limit N] [--after PLACE]
                      the youngest runs first, a hundred unless told otherwise; S is running, sleeping, paused, parked,
@@ -26,11 +27,11 @@ The store is `sqlite:PATH`, `postgres://…` or `redis://…`, or what BUTTRESS_
 With --json each command prints one JSON value.
 ";
 
-pub(crate) struct Parsed {
-    pub(crate) store: Option<String>,
-    pub(crate) json: bool,
-    /// `None` for help.
-    pub(crate) command: Option<Command>,
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    Help,
+    Version,
+    Run { store: Option<String>, json: bool, command: Command },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +76,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
             "json" => json = true,
             "fresh-keys" => options.fresh_keys = true,
             "force" => options.force = true,
-            "h" | "help" => return Ok(Parsed { store, json, command: None }),
+            "h" | "help" => return Ok(Parsed::Help),
+            "V" | "version" => return Ok(Parsed::Version),
             "store" | "status" | "workflow" | "limit" | "after" | "occurrence" | "as" | "older-than" => {
                 let value = parser.value().and_then(ValueExt::string).map_err(wrong)?;
                 match flag.as_str() {
@@ -95,14 +97,16 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         }
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Ok(Parsed { store, json, command: command(&words, options)? })
+    Ok(match &words[..] {
+        [] | ["help"] => Parsed::Help,
+        words => Parsed::Run { store, json, command: command(words, options)? },
+    })
 }
 
-fn command(words: &[&str], options: Options) -> Result<Option<Command>, Failure> {
+fn command(words: &[&str], options: Options) -> Result<Command, Failure> {
     let Options { statuses, workflow, limit, after, occurrence, new, fresh_keys, force, older_than } =
         options;
-    Ok(Some(match words {
-        [] | ["help"] => return Ok(None),
+    Ok(match words {
         ["runs", "list"] => Command::List { statuses, workflow, limit: limit.unwrap_or(100), after },
         ["runs", "show", run] => Command::Show(id(run)?),
         ["runs", "resume", run] => Command::Resume(id(run)?),
@@ -114,7 +118,7 @@ fn command(words: &[&str], options: Options) -> Result<Option<Command>, Failure>
             Failure::usage("prune what? `--older-than 30d` keeps what ended within the last 30 days")
         })?),
         _ => return Err(Failure::usage(format!("there is no command `{}`\n\n{HELP}", words.join(" ")))),
-    }))
+    })
 }
 
 fn id(text: &str) -> Result<RunId, Failure> {
@@ -169,8 +173,15 @@ fn age(text: &str) -> Result<Duration, Failure> {
 mod tests {
     use super::*;
 
+    fn read(line: &str) -> Result<Parsed, Failure> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
     fn parsed(line: &str) -> Result<Option<Command>, Failure> {
-        parse(line.split_whitespace().map(OsString::from)).map(|parsed| parsed.command)
+        Ok(match read(line)? {
+            Parsed::Run { command, .. } => Some(command),
+            Parsed::Help | Parsed::Version => None,
+        })
     }
 
     #[test]
@@ -186,7 +197,8 @@ mod tests {
         assert_eq!(after.as_ref().map(crate::show::place).unwrap(), "17:a:b");
         let list = parsed("runs list --after 17:a:b").unwrap();
         assert_eq!(list, Some(Command::List { statuses: Vec::new(), workflow: None, limit: 100, after }));
-        assert_eq!(parsed("--help").unwrap(), None);
+        assert_eq!(read("runs list --help").unwrap(), Parsed::Help);
+        assert_eq!(read("-V").unwrap(), Parsed::Version);
         for wrong in [
             "runs prune",
             "runs prune --older-than soon",

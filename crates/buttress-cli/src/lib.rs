@@ -50,7 +50,11 @@ impl<E: std::error::Error> From<&E> for Failure {
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
-            message = format!("{message}: {cause}");
+            // Many an error ends with what its cause says.
+            let cause_text = cause.to_string();
+            if !message.ends_with(&cause_text) {
+                message = format!("{message}: {cause_text}");
+            }
             source = cause.source();
         }
         Self::new(show::plain(&message))
@@ -63,8 +67,11 @@ impl<E: std::error::Error> From<&E> for Failure {
 ///
 /// If the command line is wrong, or the command failed.
 pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<String, Failure> {
-    let args::Parsed { store, json, command } = args::parse(arguments)?;
-    let Some(command) = command else { return Ok(args::HELP.to_owned()) };
+    let (store, json, command) = match args::parse(arguments)? {
+        args::Parsed::Help => return Ok(args::HELP.to_owned()),
+        args::Parsed::Version => return Ok(format!("buttress {}\n", env!("CARGO_PKG_VERSION"))),
+        args::Parsed::Run { store, json, command } => (store, json, command),
+    };
     let store = AnyStore::open(&store.ok_or_else(|| {
         Failure::usage("which store? `--store sqlite:PATH`, `postgres://…` or `redis://…`, or the variable BUTTRESS_STORE")
     })?)

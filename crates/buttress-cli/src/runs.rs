@@ -78,6 +78,9 @@ async fn list<S: JournalStore>(
         let damaged: Vec<_> = damaged.iter().map(RunId::as_str).collect();
         return Ok(format!("{}\n", json!({ "runs": runs, "damaged": damaged, "next": next })));
     }
+    if runs.is_empty() && damaged.is_empty() {
+        return Ok("no runs\n".to_owned());
+    }
     let mut rows = vec![["ID", "WORKFLOW", "STATUS", "ENTRIES", "AGE", "WORKER"].map(str::to_owned)];
     rows.extend(runs.iter().map(|info| {
         let age = info.now.duration_since(info.created).unwrap_or(Duration::ZERO);
