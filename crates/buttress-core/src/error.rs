@@ -253,6 +253,36 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// Every reason, in the order of the enum.
+    pub const ALL: [Self; 10] = [
+        Self::MaxRetries,
+        Self::Budget,
+        Self::Deadline,
+        Self::TotalWait,
+        Self::HintTooLong,
+        Self::DoNotRetry,
+        Self::NotReplayable,
+        Self::NotIdempotent,
+        Self::NotRetryable,
+        Self::Refused,
+    ];
+
+    /// The reason in one word, as metrics label it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MaxRetries => "max_retries",
+            Self::Budget => "budget",
+            Self::Deadline => "deadline",
+            Self::TotalWait => "total_wait",
+            Self::HintTooLong => "hint_too_long",
+            Self::DoNotRetry => "do_not_retry",
+            Self::NotReplayable => "not_replayable",
+            Self::NotIdempotent => "not_idempotent",
+            Self::NotRetryable => "not_retryable",
+            Self::Refused => "refused",
+        }
+    }
+
     /// The reason in a few words.
     pub const fn as_str(self) -> &'static str {
         match self {

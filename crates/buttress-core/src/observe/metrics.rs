@@ -3,6 +3,7 @@ use std::sync::OnceLock;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{CallResult, CircuitState, Event, IdempotencyResult, Observe};
+use crate::error::Stop;
 use crate::verdict::Verdict;
 
 /// Counts the events of one service through the `metrics` crate.
@@ -14,7 +15,9 @@ use crate::verdict::Verdict;
 /// | `retry_attempts_total` | `service`, `success` |
 /// | `retry_budget_tokens` (gauge) | `service` |
 /// | `retry_attempt_seconds`, `retry_backoff_seconds` (histograms) | `service` |
+/// | `retry_gave_up_total` | `service`, `stop` (see [`Stop::label`]) |
 /// | `deadline_elapsed_total` | `service` |
+/// | `would_have_acted_total` (in [`Mode::Observe`](crate::Mode::Observe)) | `service`, `action`: `refuse`, `retry`, `hold`, `time_out` |
 /// | `idempotency_outcomes_total` | `service`, `outcome` |
 /// | `checkpoints_saved_total` | `service` |
 /// | `degraded_responses_total` (levels 1 to 4) | `service`, `level` |
@@ -39,7 +42,11 @@ struct Handles {
     attempt_seconds: Histogram,
     backoff_seconds: Histogram,
     budget_tokens: Gauge,
+    /// In the order of [`Stop::ALL`].
+    gave_up: [Counter; Stop::ALL.len()],
     elapsed: Counter,
+    /// In the order of [`Action`].
+    would_have: [Counter; 4],
     /// In the order of [`IdempotencyResult::ALL`].
     idempotency: [Counter; IdempotencyResult::ALL.len()],
     saved: Counter,
@@ -52,6 +59,15 @@ impl Metrics {
     pub fn new(service: impl Into<String>) -> Self {
         Self { service: service.into(), handles: OnceLock::new() }
     }
+}
+
+/// What a layer in [`Mode::Observe`](crate::Mode::Observe) would have done.
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Refuse,
+    Retry,
+    Hold,
+    TimeOut,
 }
 
 const CALLS: [CallResult; 7] = [
@@ -82,7 +98,13 @@ impl Handles {
             attempt_seconds: histogram!("retry_attempt_seconds", "service" => service()),
             backoff_seconds: histogram!("retry_backoff_seconds", "service" => service()),
             budget_tokens: gauge!("retry_budget_tokens", "service" => service()),
+            gave_up: Stop::ALL.map(
+                |stop| counter!("retry_gave_up_total", "service" => service(), "stop" => stop.label()),
+            ),
             elapsed: counter!("deadline_elapsed_total", "service" => service()),
+            would_have: ["refuse", "retry", "hold", "time_out"].map(
+                |action| counter!("would_have_acted_total", "service" => service(), "action" => action),
+            ),
             idempotency: IdempotencyResult::ALL.map(|outcome| {
                 counter!("idempotency_outcomes_total", "service" => service(), "outcome" => outcome.as_str())
             }),
@@ -97,6 +119,7 @@ impl Handles {
 impl Observe for Metrics {
     fn event(&self, _: &str, event: &Event) {
         let handles = self.handles.get_or_init(|| Handles::register(&self.service));
+        let would_have = |action: Action| handles.would_have[action as usize].increment(1);
         match event {
             Event::Call(result) => handles.calls[place(*result)].increment(1),
             Event::Circuit { to, .. } => handles.state.set(match to {
@@ -112,7 +135,12 @@ impl Observe for Metrics {
             Event::Backoff { delay, .. } => handles.backoff_seconds.record(delay.as_secs_f64()),
             Event::Budget { tokens } => handles.budget_tokens.set(*tokens),
             Event::Saved { entries } => handles.saved.increment(*entries as u64),
-            Event::Elapsed { .. } => handles.elapsed.increment(1),
+            Event::GaveUp { stop, .. } => handles.gave_up[*stop as usize].increment(1),
+            Event::Elapsed { enforced: true, .. } => handles.elapsed.increment(1),
+            Event::Elapsed { .. } => would_have(Action::TimeOut),
+            Event::WouldRefuse => would_have(Action::Refuse),
+            Event::WouldRetry { .. } => would_have(Action::Retry),
+            Event::Held { enforced: false, .. } => would_have(Action::Hold),
             Event::Degraded { level, .. } if level.is_degraded() => {
                 handles.degraded[usize::from(level.as_u8()) - 1].increment(1);
             }
@@ -139,6 +167,7 @@ mod tests {
     fn each_result_has_a_counter_of_its_own() {
         assert!(CALLS.iter().enumerate().all(|(at, result)| place(*result) == at));
         assert!(IdempotencyResult::ALL.iter().enumerate().all(|(at, outcome)| *outcome as usize == at));
+        assert!(Stop::ALL.iter().enumerate().all(|(at, stop)| *stop as usize == at));
     }
 
     #[test]
@@ -152,6 +181,11 @@ mod tests {
             observer.event("datadog", &Event::Call(CallResult::Refused));
             observer.event("datadog", &Event::Idempotency(IdempotencyResult::Replayed));
             observer.event("datadog", &Event::Budget { tokens: 4.5 });
+            observer.event("datadog", &Event::GaveUp { attempts: 2, stop: Stop::Budget });
+            let limit = std::time::Duration::from_secs(1);
+            observer.event("datadog", &Event::Elapsed { limit, enforced: true });
+            observer.event("datadog", &Event::Elapsed { limit, enforced: false });
+            observer.event("datadog", &Event::WouldRefuse);
             let level = Level::Moderate;
             observer.event("datadog", &Event::Degraded { level, source: "last good answer".into() });
             observer.event("all", &Event::SystemLevel { instant: level, declared: Level::Slight });
@@ -181,6 +215,10 @@ mod tests {
         assert_eq!(seen["circuit_breaker_state,service=datadog"], DebugValue::Gauge(2.0.into()));
         assert_eq!(seen["degraded_responses_total,service=datadog,level=2"], DebugValue::Counter(1));
         assert_eq!(seen["degraded_responses_total,service=datadog,level=4"], DebugValue::Counter(0));
+        assert_eq!(seen["retry_gave_up_total,service=datadog,stop=budget"], DebugValue::Counter(1));
+        assert_eq!(seen["deadline_elapsed_total,service=datadog"], DebugValue::Counter(1));
+        assert_eq!(seen["would_have_acted_total,service=datadog,action=time_out"], DebugValue::Counter(1));
+        assert_eq!(seen["would_have_acted_total,service=datadog,action=refuse"], DebugValue::Counter(1));
         assert_eq!(seen["system_degradation_level"], DebugValue::Gauge(2.0.into()));
         assert_eq!(seen["system_degradation_level_declared"], DebugValue::Gauge(1.0.into()));
         assert_eq!(seen["retry_budget_tokens,service=datadog"], DebugValue::Gauge(4.5.into()));
