@@ -73,7 +73,7 @@ pub use error::{
 pub use jitter::Jitter;
 pub use level::Level;
 pub use mode::{Mode, ModeCell};
-pub use observe::{Event, IdempotencyResult, Observe, Observer, observe_fn};
+pub use observe::{Event, Health, IdempotencyResult, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};
 pub use rng::Rng;
 pub use step_key::StepKey;

@@ -9,7 +9,9 @@ use crate::error::Stop;
 use crate::level::Level;
 use crate::verdict::{Kind, Verdict};
 
+mod healing;
 mod outbox;
+pub use healing::{HealResult, HealState, Health, PageKind};
 pub use outbox::Outbox;
 
 #[cfg(feature = "metrics")]
@@ -245,6 +247,66 @@ pub enum Event {
         error: Arc<str>,
         /// It will not pass by itself: somebody has to change something.
         lasts: bool,
+    },
+    /// The supervisor of a service changed its state.
+    Heal {
+        /// The state before.
+        from: HealState,
+        /// The state now.
+        to: HealState,
+        /// How well the service is.
+        health: Health,
+        /// Why, in a few words.
+        cause: &'static str,
+        /// The generation that calls use; 0 while there is none.
+        generation: u64,
+        /// The key of the incident, if there is one.
+        incident: Option<Arc<str>>,
+        /// How many attempts have been made in this incident.
+        attempts: u32,
+    },
+    /// A check of a supervised service gave another answer than the one before.
+    Checked {
+        /// The check.
+        check: Arc<str>,
+        /// Its answer in a few words.
+        answer: &'static str,
+    },
+    /// An attempt to heal was decided.
+    HealAttempt {
+        /// The action.
+        action: Arc<str>,
+        /// How it ended.
+        result: HealResult,
+        /// From its start until that was known.
+        elapsed: Duration,
+        /// The key of the incident.
+        incident: Arc<str>,
+    },
+    /// Calls of a supervised service use a new generation.
+    Swapped {
+        /// Its number, from 1 on.
+        generation: u64,
+        /// The target that it talks to, from 0 on.
+        target: usize,
+    },
+    /// An incident is over.
+    Healed {
+        /// Its key.
+        incident: Arc<str>,
+        /// From the first symptom until all were gone.
+        mttr: Duration,
+        /// How many attempts were made.
+        attempts: u32,
+    },
+    /// A pager was told something, or could not be.
+    Paged {
+        /// The key of the incident.
+        incident: Arc<str>,
+        /// What it was told.
+        kind: PageKind,
+        /// Whether it got through; if not, it is tried again.
+        success: bool,
     },
     /// So many events were lost because the observer is slower than the layer.
     Lost(u64),

@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{CallResult, CircuitState, Event, IdempotencyResult, Observe};
+use super::{CallResult, CircuitState, Event, HealResult, IdempotencyResult, Observe};
 use crate::error::Stop;
 use crate::verdict::Verdict;
 
@@ -21,6 +21,9 @@ use crate::verdict::Verdict;
 /// | `idempotency_outcomes_total` | `service`, `outcome` |
 /// | `checkpoints_saved_total` | `service` |
 /// | `degraded_responses_total` (levels 1 to 4) | `service`, `level` |
+/// | `self_heal_attempts_total` | `service`, `action`, `success` |
+/// | `self_heal_mttr_seconds` (histogram) | `service` |
+/// | `service_health` (gauge: 0 healthy, 1 degraded, 2 unhealthy, 3 critical) | `service` |
 /// | `system_degradation_level` (gauge: 0 to 4, what is true now) | |
 /// | `system_degradation_level_declared` (gauge: one step at a time) | |
 ///
@@ -148,6 +151,19 @@ impl Observe for Metrics {
             Event::SystemLevel { instant, declared } => {
                 gauge!("system_degradation_level").set(f64::from(instant.as_u8()));
                 gauge!("system_degradation_level_declared").set(f64::from(declared.as_u8()));
+            }
+            // Seldom as well: looked up each time.
+            Event::HealAttempt { action, result, .. } if *result != HealResult::WouldAct => {
+                let success = if *result == HealResult::Cured { "true" } else { "false" };
+                let (service, action) = (self.service.clone(), action.to_string());
+                counter!("self_heal_attempts_total", "service" => service, "action" => action, "success" => success)
+                    .increment(1);
+            }
+            Event::Healed { mttr, .. } => {
+                histogram!("self_heal_mttr_seconds", "service" => self.service.clone()).record(mttr.as_secs_f64());
+            }
+            Event::Heal { health, .. } => {
+                gauge!("service_health", "service" => self.service.clone()).set(f64::from(health.as_u8()));
             }
             Event::Idempotency(outcome) => handles.idempotency[*outcome as usize].increment(1),
             _ => {}

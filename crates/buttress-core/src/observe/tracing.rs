@@ -1,6 +1,6 @@
 use tracing::{debug, error, info, warn};
 
-use super::{CircuitState, Event, IdempotencyResult, Observe, RunChange, Severity};
+use super::{CircuitState, Event, HealResult, HealState, IdempotencyResult, Observe, RunChange, Severity};
 
 /// Reports each event through `tracing`, target `buttress`, field `service`.
 ///
@@ -95,6 +95,44 @@ impl Observe for Tracing {
             }
             Event::StoreFailed { error, lasts: false } => {
                 warn!(target: "buttress", worker = service, error = &**error, "no runs could be had from the store");
+            }
+            Event::Heal { from, to, health, cause, generation, incident, attempts } => {
+                let (from, to, health, incident) =
+                    (from.as_str(), *to, health.as_str(), incident.as_deref());
+                match to {
+                    HealState::Healthy => {
+                        info!(target: "buttress", service, from, health, cause, generation, incident, "healthy");
+                    }
+                    HealState::Escalated => {
+                        error!(target: "buttress", service, from, health, cause, generation, incident, attempts, "escalated");
+                    }
+                    to => {
+                        warn!(target: "buttress", service, from, to = to.as_str(), health, cause, generation, incident, attempts, "heal");
+                    }
+                }
+            }
+            Event::Checked { check, answer } => {
+                debug!(target: "buttress", service, check = &**check, answer, "check");
+            }
+            Event::HealAttempt { action, result, elapsed, incident } => {
+                let (action, incident) = (&**action, &**incident);
+                match result {
+                    HealResult::Cured | HealResult::WouldAct => {
+                        info!(target: "buttress", service, action, incident, result = result.as_str(), ?elapsed, "heal attempt");
+                    }
+                    _ => {
+                        warn!(target: "buttress", service, action, incident, result = result.as_str(), ?elapsed, "heal attempt");
+                    }
+                }
+            }
+            Event::Swapped { generation, target } => {
+                info!(target: "buttress", service, generation, to = target, "new generation");
+            }
+            Event::Healed { incident, mttr, attempts } => {
+                info!(target: "buttress", service, incident = &**incident, ?mttr, attempts, "incident over");
+            }
+            Event::Paged { incident, kind, success } => {
+                warn!(target: "buttress", service, incident = &**incident, kind = kind.as_str(), success, "page");
             }
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }

@@ -1,0 +1,45 @@
+//! A supervised tower service: checked, rebuilt, failed over, and escalated once to a human.
+
+mod action;
+mod actions;
+mod backoff;
+mod check;
+mod checks;
+mod factory;
+mod failback;
+mod future;
+mod generations;
+mod handle;
+mod health;
+mod incident;
+mod intensity;
+mod judge;
+mod ladder;
+mod layer;
+mod ledger;
+mod pager;
+mod service;
+mod siblings;
+mod signals;
+mod state;
+mod supervisor;
+mod task;
+
+use std::pin::Pin;
+
+// The state machine.
+pub use action::{Action, Attempt, FailOver, Fixes, Limits, ResetPool, Restart, Then};
+pub use buttress_core::observe::{HealState, Health};
+pub use check::{Answer, Check, CheckFn, Monitor, Subject, Symptom, check_fn};
+pub use health::Policy;
+pub use incident::{Happened, Incident, Tried};
+pub use ladder::Rung;
+pub use pager::{LogPager, Pager};
+
+// The swap.
+pub use signals::Signals;
+
+// What is ready-made: checks and actions.
+
+/// A boxed future, as the object-safe traits of this crate give it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
