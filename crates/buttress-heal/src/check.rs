@@ -9,7 +9,7 @@ use crate::signals::Signals;
 
 /// Finds out whether something is well.
 ///
-/// A check may hang, fail or panic: it is run within [`Monitor::timeout`], never twice at once, and its panic counts as
+/// A check may hang, fail or panic: it is run within [`CheckSettings::timeout`], never twice at once, and its panic counts as
 /// an answer that nobody knows. It must not block its thread. It is dropped where it stands when its time is over.
 pub trait Check<S>: Send + Sync {
     /// What it is called in events, incidents and pages.
@@ -17,6 +17,11 @@ pub trait Check<S>: Send + Sync {
 
     /// What is wrong when it fails: decides which actions can help, and how bad it is.
     fn symptom(&self) -> Symptom;
+
+    /// How often it is run, and how often it must fail to be believed.
+    fn settings(&self) -> CheckSettings {
+        CheckSettings::default()
+    }
 
     /// Looks once.
     fn run<'a>(&'a self, subject: Subject<'a, S>) -> BoxFuture<'a, Answer>;
@@ -55,7 +60,7 @@ pub enum Answer {
     /// There was no answer in time, which is a failure.
     TimedOut,
     /// The check panicked: nobody knows. Several of these in a row are a failure
-    /// ([`Monitor::unknown_is_failure_after`]).
+    /// ([`CheckSettings::unknown_is_failure_after`]).
     Panicked,
     /// There was nothing to look at (no traffic, no service yet): as if it had not been run.
     Skipped,
@@ -102,7 +107,7 @@ pub enum Symptom {
 }
 
 impl Symptom {
-    /// How bad it is by itself, unless [`Monitor::severity`] says otherwise: connectivity, pool and credentials are
+    /// How bad it is by itself, unless [`CheckSettings::severity`] says otherwise: connectivity, pool and credentials are
     /// critical, memory and the circuit breaker unhealthy, all else degraded.
     pub fn severity(&self) -> Health {
         match self {
@@ -127,107 +132,144 @@ impl Symptom {
     }
 }
 
-/// A [`Check`] and how often it is run, for how long, and how many answers it takes to believe it.
-///
-/// | setting | default |
-/// |---|---|
-/// | [`every`](Self::every) | 5 s ± 10 % ([`jitter`](Self::jitter)) |
-/// | [`in_doubt_every`](Self::in_doubt_every) | 250 ms, at most a tenth of `every` if that is longer |
-/// | [`timeout`](Self::timeout) | 1 s |
-/// | [`fall`](Self::fall) | 3 failures in a row |
-/// | [`rise`](Self::rise) | 2 passes in a row |
-/// | [`unknown_is_failure_after`](Self::unknown_is_failure_after) | 3 panics in a row |
-/// | [`severity`](Self::severity) | the symptom's own |
-pub struct Monitor<S> {
-    pub(crate) check: Arc<dyn Check<S>>,
-    pub(crate) every: Duration,
-    pub(crate) in_doubt_every: Option<Duration>,
-    pub(crate) jitter_percent: u8,
-    pub(crate) timeout: Duration,
-    pub(crate) fall: u32,
-    pub(crate) rise: u32,
-    pub(crate) unknown_is_failure_after: u32,
-    pub(crate) severity: Health,
+/// How often a check is run, for how long, and how many answers it takes to believe it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckSettings {
+    /// From the start of one run to the start of the next while all is well. Default 5 s.
+    pub every: Duration,
+    /// The same while it is not clear how things are: after a first failure, while an action is verified, while calls fail
+    /// (HAProxy's `fastinter`). Default 250 ms; never more than `every`.
+    pub in_doubt_every: Duration,
+    /// Spreads the intervals by so many percent up and down, so that the checks of a fleet do not fall together. Default 10.
+    pub jitter_percent: u8,
+    /// How long one run may take. Default 1 s.
+    pub timeout: Duration,
+    /// How many failures in a row it takes to believe that something is wrong. Default 3 (Kubernetes `failureThreshold`).
+    pub fall: u32,
+    /// How many passes in a row it takes to believe that it is over. Default 2.
+    pub rise: u32,
+    /// How many panics in a row are a failure. Default 3.
+    pub unknown_is_failure_after: u32,
+    /// How ill the whole is when this check alone fails. Default: the symptom's own, [`Symptom::severity`].
+    pub severity: Option<Health>,
 }
 
-impl<S> Monitor<S> {
-    /// This check, with the defaults.
-    pub fn new(check: impl Check<S> + 'static) -> Self {
-        let severity = check.symptom().severity();
+impl Default for CheckSettings {
+    fn default() -> Self {
         Self {
-            check: Arc::new(check),
             every: Duration::from_secs(5),
-            in_doubt_every: None,
+            in_doubt_every: Duration::from_millis(250),
             jitter_percent: 10,
             timeout: Duration::from_secs(1),
             fall: 3,
             rise: 2,
             unknown_is_failure_after: 3,
-            severity,
+            severity: None,
         }
     }
+}
 
-    /// From the start of one run to the start of the next while all is well. Default 5 s.
-    #[must_use]
-    pub fn every(self, every: Duration) -> Self {
-        Self { every, ..self }
+/// A [`Check`] with other [`CheckSettings`].
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress_heal::{Monitor, Symptom, check_fn};
+/// # #[derive(Clone)] struct Client;
+/// # impl Client { async fn ping(&mut self) -> Result<(), std::io::Error> { Ok(()) } }
+///
+/// let ping = check_fn("ping", Symptom::Connectivity, |mut client: Client| async move { client.ping().await });
+/// let ping = Monitor::new(ping).every(Duration::from_secs(1)).timeout(Duration::from_millis(500));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Monitor<C> {
+    check: C,
+    settings: CheckSettings,
+}
+
+impl<C> Monitor<C> {
+    /// This check, with the default settings.
+    pub fn new(check: C) -> Self {
+        Self { check, settings: CheckSettings::default() }
     }
 
-    /// The same while it is not clear how things are: after a first failure until [`fall`](Self::fall), while an action is
-    /// verified, while calls fail. HAProxy's `fastinter`.
+    /// All settings at once.
     #[must_use]
-    pub fn in_doubt_every(self, every: Duration) -> Self {
-        Self { in_doubt_every: Some(every), ..self }
+    pub fn settings(self, settings: CheckSettings) -> Self {
+        Self { settings, ..self }
     }
 
-    /// Spreads the intervals by so many percent up and down, so that the checks of a fleet do not fall together. Default 10.
+    /// See [`CheckSettings::every`].
     #[must_use]
-    pub fn jitter(self, percent: u8) -> Self {
-        Self { jitter_percent: percent, ..self }
+    pub fn every(mut self, every: Duration) -> Self {
+        self.settings.every = every;
+        self
     }
 
-    /// How long one run may take. Default 1 s.
+    /// See [`CheckSettings::in_doubt_every`].
     #[must_use]
-    pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+    pub fn in_doubt_every(mut self, every: Duration) -> Self {
+        self.settings.in_doubt_every = every;
+        self
     }
 
-    /// How many failures in a row it takes to believe that something is wrong. Default 3 (Kubernetes `failureThreshold`).
+    /// See [`CheckSettings::jitter_percent`].
     #[must_use]
-    pub fn fall(self, failures: u32) -> Self {
-        Self { fall: failures, ..self }
+    pub fn jitter(mut self, percent: u8) -> Self {
+        self.settings.jitter_percent = percent;
+        self
     }
 
-    /// How many passes in a row it takes to believe that it is over. Default 2.
+    /// See [`CheckSettings::timeout`].
     #[must_use]
-    pub fn rise(self, passes: u32) -> Self {
-        Self { rise: passes, ..self }
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = timeout;
+        self
     }
 
-    /// How many panics in a row are one failure. Default 3.
+    /// See [`CheckSettings::fall`].
     #[must_use]
-    pub fn unknown_is_failure_after(self, panics: u32) -> Self {
-        Self { unknown_is_failure_after: panics, ..self }
+    pub fn fall(mut self, failures: u32) -> Self {
+        self.settings.fall = failures;
+        self
     }
 
-    /// How ill the whole is when this check alone fails. Default: [`Symptom::severity`].
+    /// See [`CheckSettings::rise`].
     #[must_use]
-    pub fn severity(self, severity: Health) -> Self {
-        Self { severity, ..self }
+    pub fn rise(mut self, passes: u32) -> Self {
+        self.settings.rise = passes;
+        self
+    }
+
+    /// See [`CheckSettings::unknown_is_failure_after`].
+    #[must_use]
+    pub fn unknown_is_failure_after(mut self, panics: u32) -> Self {
+        self.settings.unknown_is_failure_after = panics;
+        self
+    }
+
+    /// See [`CheckSettings::severity`].
+    #[must_use]
+    pub fn severity(mut self, severity: Health) -> Self {
+        self.settings.severity = Some(severity);
+        self
     }
 }
 
-impl<S> std::fmt::Debug for Monitor<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut debug = f.debug_struct("Monitor");
-        debug.field("check", &self.check.name()).field("every", &self.every).field("timeout", &self.timeout);
-        debug.field("fall", &self.fall).field("rise", &self.rise).field("severity", &self.severity).finish()
+impl<S, C: Check<S>> Check<S> for Monitor<C> {
+    fn name(&self) -> &str {
+        self.check.name()
     }
-}
 
-impl<S, C: Check<S> + 'static> From<C> for Monitor<S> {
-    fn from(check: C) -> Self {
-        Self::new(check)
+    fn symptom(&self) -> Symptom {
+        self.check.symptom()
+    }
+
+    fn settings(&self) -> CheckSettings {
+        self.settings.clone()
+    }
+
+    fn run<'a>(&'a self, subject: Subject<'a, S>) -> BoxFuture<'a, Answer> {
+        self.check.run(subject)
     }
 }
 
@@ -236,12 +278,11 @@ impl<S, C: Check<S> + 'static> From<C> for Monitor<S> {
 /// While there is no service, it fails without being asked.
 ///
 /// ```
-/// use buttress_heal::{Monitor, Symptom, check_fn};
+/// use buttress_heal::{Symptom, check_fn};
 /// # #[derive(Clone)] struct Client;
 /// # impl Client { async fn ping(&mut self) -> Result<(), std::io::Error> { Ok(()) } }
 ///
-/// let check = check_fn("ping", Symptom::Connectivity, |mut client: Client| async move { client.ping().await });
-/// let monitor = Monitor::new(check).every(std::time::Duration::from_secs(1));
+/// check_fn("ping", Symptom::Connectivity, |mut client: Client| async move { client.ping().await });
 /// ```
 pub fn check_fn<S, F, Fut, E>(name: impl Into<Arc<str>>, symptom: Symptom, run: F) -> CheckFn<F>
 where

@@ -30,7 +30,7 @@ use std::pin::Pin;
 // The state machine.
 pub use action::{Action, Attempt, FailOver, Fixes, Limits, ResetPool, Restart, Then};
 pub use buttress_core::observe::{HealState, Health};
-pub use check::{Answer, Check, CheckFn, Monitor, Subject, Symptom, check_fn};
+pub use check::{Answer, Check, CheckFn, CheckSettings, Monitor, Subject, Symptom, check_fn};
 pub use health::Policy;
 pub use incident::{Happened, Incident, Tried};
 pub use ladder::Rung;

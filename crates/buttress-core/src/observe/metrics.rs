@@ -160,7 +160,8 @@ impl Observe for Metrics {
                     .increment(1);
             }
             Event::Healed { mttr, .. } => {
-                histogram!("self_heal_mttr_seconds", "service" => self.service.clone()).record(mttr.as_secs_f64());
+                histogram!("self_heal_mttr_seconds", "service" => self.service.clone())
+                    .record(mttr.as_secs_f64());
             }
             Event::Heal { health, .. } => {
                 gauge!("service_health", "service" => self.service.clone()).set(f64::from(health.as_u8()));

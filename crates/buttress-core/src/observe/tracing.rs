@@ -97,8 +97,7 @@ impl Observe for Tracing {
                 warn!(target: "buttress", worker = service, error = &**error, "no runs could be had from the store");
             }
             Event::Heal { from, to, health, cause, generation, incident, attempts } => {
-                let (from, to, health, incident) =
-                    (from.as_str(), *to, health.as_str(), incident.as_deref());
+                let (from, to, health, incident) = (from.as_str(), *to, health.as_str(), incident.as_deref());
                 match to {
                     HealState::Healthy => {
                         info!(target: "buttress", service, from, health, cause, generation, incident, "healthy");
