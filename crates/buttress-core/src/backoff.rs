@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::clock::{Seconds, nanos};
 use crate::error::ConfigError;
-use crate::jitter::Jitter;
+use crate::jitter::{Jitter, share};
 use crate::rng::{Rng, Seeds};
 
 /// A schedule of delays: how long to wait before the first retry, the second, and so on.
@@ -80,9 +80,8 @@ impl Backoff {
         // A constant delay that is spread upwards needs room above; its cap is its own upper bound.
         let cap = match (self.growth, jitter) {
             (Growth::Constant, Jitter::Decorrelated) => self.base.saturating_mul(3),
-            (Growth::Constant, Jitter::Spread { percent }) => {
-                let half = u128::from(self.base) * u128::from(percent.min(100)) / 100;
-                self.base.saturating_add(half as u64)
+            (Growth::Constant, Jitter::Spread { percent } | Jitter::Above { percent }) => {
+                self.base.saturating_add(share(self.base, percent))
             }
             (Growth::Constant, _) => self.base,
             _ => self.cap,
@@ -164,6 +163,7 @@ impl fmt::Display for Backoff {
             Jitter::Equal => f.write_str(", equal jitter"),
             Jitter::Decorrelated => f.write_str(", decorrelated jitter"),
             Jitter::Spread { percent } => write!(f, ", ± {percent} %"),
+            Jitter::Above { percent } => write!(f, ", up to {percent} % more"),
         }
     }
 }
@@ -319,6 +319,27 @@ mod tests {
         }
     }
 
+    /// HD-8. Pekko's table of restarts; its own jitter makes 36 s of a cap of 30 s.
+    #[test]
+    fn restarts_are_delayed_as_by_pekko_and_jitter_above_never_exceeds_the_cap() {
+        let delay = |restarts: usize, min, max, jitter: Jitter| {
+            let backoff = Backoff::exponential(min, 2.0, max).unwrap().jitter(jitter);
+            backoff.delays().nth(restarts).unwrap()
+        };
+        assert_eq!(delay(2, secs(5), secs(7), Jitter::None), secs(7));
+        assert_eq!(delay(2, secs(5), secs(7 * 86_400), Jitter::None), secs(20));
+        assert_eq!(delay(29, secs(5), secs(600), Jitter::None), secs(600));
+        assert_eq!(delay(i32::MAX as usize, secs(5), secs(600), Jitter::None), secs(600));
+        for _ in 0..1000 {
+            let delay = |restarts, max| delay(restarts, secs(5), secs(max), Jitter::Above { percent: 20 });
+            assert!((secs(20)..=secs(24)).contains(&delay(2, 600)));
+            assert_eq!(delay(2, 7), secs(7));
+            assert!((secs(20)..=secs(22)).contains(&delay(2, 22)));
+        }
+        let constant = Backoff::constant(secs(10)).jitter(Jitter::Above { percent: 20 });
+        assert_eq!((constant.cap(), constant.to_string().as_str()), (secs(12), "10 s, up to 20 % more"));
+    }
+
     #[test]
     fn bad_schedules_are_errors_that_name_the_field() {
         let error = |result: Result<Backoff, ConfigError>| result.unwrap_err().to_string();
@@ -338,6 +359,7 @@ mod tests {
             Just(Jitter::Equal),
             Just(Jitter::Decorrelated),
             any::<u8>().prop_map(|percent| Jitter::Spread { percent }),
+            any::<u8>().prop_map(|percent| Jitter::Above { percent }),
         ]
     }
 

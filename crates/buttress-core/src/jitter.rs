@@ -21,6 +21,12 @@ pub enum Jitter {
         /// Half the width, in percent of `d`.
         percent: u8,
     },
+    /// Uniform in `d..=d + percent`, at most the cap: never early (Pekko's `randomFactor`, which it adds after the cap).
+    /// More than 100 counts as 100.
+    Above {
+        /// The width, in percent of `d`.
+        percent: u8,
+    },
 }
 
 impl Jitter {
@@ -38,9 +44,15 @@ impl Jitter {
             Self::Equal => (computed / 2, computed),
             Self::Decorrelated => (base, previous.saturating_mul(3)),
             Self::Spread { percent } => {
-                let half = (u128::from(computed) * u128::from(percent.min(100)) / 100) as u64;
+                let half = share(computed, percent);
                 (computed - half, computed.saturating_add(half))
             }
+            Self::Above { percent } => (computed, computed.saturating_add(share(computed, percent))),
         }
     }
+}
+
+/// So many percent of it, 100 at most.
+pub(crate) fn share(of: u64, percent: u8) -> u64 {
+    (u128::from(of) * u128::from(percent.min(100)) / 100) as u64
 }
