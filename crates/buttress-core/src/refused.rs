@@ -34,6 +34,8 @@ pub enum Reason {
     RateLimited,
     /// Only reads are served for now.
     ReadOnly,
+    /// There is no connection to send it over.
+    Unavailable,
 }
 
 impl Reason {
@@ -46,6 +48,7 @@ impl Reason {
             Self::DeadlinePassed => "the deadline has already passed",
             Self::RateLimited => "the server asked for a longer pause than this call may wait",
             Self::ReadOnly => "only reads are served for now",
+            Self::Unavailable => "there is no connection to send it over",
         }
     }
 }
