@@ -1,1 +1,86 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use buttress_core::{BoxError, Classify, Now, Plain, Settle, Watch};
+use pin_project_lite::pin_project;
+
+use crate::permit::Permit;
+
+pin_project! {
+    /// The response of a [`Heal`](crate::Heal).
+    ///
+    /// Dropping it at any moment drops the call inside; its generation then counts it as abandoned, or as failed if the service
+    /// panicked in it.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F, P = Plain, W = Now> {
+        #[pin]
+        state: State<F, P, W>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<F, P, W> {
+        Refused { error: Option<BoxError> },
+        Calling { #[pin] inner: F, permit: Permit, policy: P, watch: W },
+    }
+}
+
+impl<F, P, W> ResponseFuture<F, P, W> {
+    #[cold]
+    pub(crate) fn refused(error: BoxError) -> Self {
+        Self { state: State::Refused { error: Some(error) } }
+    }
+
+    #[inline]
+    pub(crate) fn calling(inner: F, permit: Permit, policy: P, watch: W) -> Self {
+        Self { state: State::Calling { inner, permit, policy, watch } }
+    }
+}
+
+impl<F, P, W, Res, E> Future for ResponseFuture<F, P, W>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: Into<BoxError>,
+    P: Classify<Res>,
+    W: Watch<Res>,
+{
+    type Output = Result<W::Response<Permit>, BoxError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let (inner, permit, policy, watch) = match this.state.as_mut().project() {
+            StateProj::Refused { error } => {
+                return Poll::Ready(Err(error
+                    .take()
+                    .expect("a future is not polled again after it was ready")));
+            }
+            StateProj::Calling { inner, permit, policy, watch } => (inner, permit, policy, watch),
+        };
+        permit.enter();
+        match inner.poll(cx) {
+            Poll::Pending => {
+                permit.leave();
+                let cut_off = std::task::ready!(permit.wait(cx));
+                // The call inside is dropped now, and not only with this future.
+                this.state.set(State::Refused { error: None });
+                Poll::Ready(Err(cut_off.into()))
+            }
+            Poll::Ready(Ok(response)) => {
+                let verdict = policy.classify(Ok(&response));
+                permit.leave();
+                Poll::Ready(Ok(watch.watch(response, permit, verdict)))
+            }
+            Poll::Ready(Err(error)) => {
+                let error = error.into();
+                let verdict = policy.classify(Err(&*error));
+                permit.leave();
+                permit.settle(verdict);
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}

@@ -1,1 +1,409 @@
+//! The services that a supervisor has built: one that takes calls, and at most one beside it, that comes or goes.
 
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use buttress_core::clock::{Seconds, after};
+use buttress_core::sync::atomic::AtomicUsize;
+use buttress_core::{Observer, within};
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
+
+use crate::BoxFuture;
+use crate::factory::{Build, Factory};
+use crate::gate::{Gate, Hub, Live, Shared};
+use crate::lane::{Alarm, Lane, State};
+use crate::ramp::Ramp;
+use crate::service::Heal;
+use crate::settings::SwapSettings;
+use crate::signals::Signals;
+use crate::unavailable::{Cause, Why};
+use crate::unwind::{Panicked, caught};
+
+/// Which one is first, the new service or the end of the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SwapOrder {
+    MakeBeforeBreak,
+    BreakBeforeMake,
+}
+
+/// Why there is no new generation.
+#[derive(Clone, Debug)]
+pub(crate) enum SwapError {
+    Failed(Cause),
+    TimedOut(Duration),
+    Panicked(Panicked),
+    /// The checks did not pass on it.
+    NotWarm,
+}
+
+impl std::fmt::Display for SwapError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "{error}"),
+            Self::TimedOut(limit) => write!(f, "it was not made within {}", Seconds(*limit)),
+            Self::Panicked(panicked) => write!(f, "{panicked}"),
+            Self::NotWarm => f.write_str("the new one did not pass the checks"),
+        }
+    }
+}
+
+impl std::error::Error for SwapError {}
+
+impl SwapError {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Failed(error) => Arc::clone(error),
+            other => Arc::new(other.clone()),
+        }
+    }
+}
+
+/// Tries a new service before it takes calls.
+pub(crate) trait WarmUp<S>: Send + Sync {
+    fn warm(&self, service: S, generation: u64) -> BoxFuture<'_, bool>;
+}
+
+/// Closes what a service that is gone has left open.
+pub(crate) type Retire<S> = Arc<dyn Fn(S) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The factory, and what it has made. Owned by one task.
+///
+/// Dropping it neither cuts off calls nor ends the generation that takes them: whoever has a clone of the service may go on.
+pub(crate) struct Generations<F: Factory> {
+    factory: F,
+    view: View<F::Service>,
+    retire: Option<Retire<F::Service>>,
+    current: Option<Current<F::Service>>,
+    old: Option<Ending>,
+    /// The number of the last generation.
+    last: u64,
+}
+
+struct Current<S> {
+    live: Arc<Live<S>>,
+    drained: oneshot::Receiver<()>,
+    growing: Option<AbortHandle>,
+}
+
+impl<F: Factory> Generations<F> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        factory: F,
+        settings: SwapSettings,
+        observer: Arc<Observer>,
+    ) -> (Self, Heal<F::Service>) {
+        let alarm = Arc::new(Alarm::new(Arc::clone(&name), settings.suspect_after));
+        let (waiting, incident) = (AtomicUsize::new(0), Mutex::default());
+        let hub = Arc::new(Hub { name, settings, observer, alarm, waiting, incident });
+        let (sender, gate) = watch::channel(Gate::Shut(Why::Starting, None));
+        let heal = Heal::new(Arc::new(Shared { hub: Arc::clone(&hub), gate }));
+        let view = View { hub, gate: Arc::new(sender) };
+        (Self { factory, view, retire: None, current: None, old: None, last: 0 }, heal)
+    }
+
+    /// Calls this with each service when its generation is over.
+    pub(crate) fn retire(&mut self, retire: Retire<F::Service>) {
+        self.retire = Some(retire);
+    }
+
+    /// What can be seen of it while it is busy.
+    pub(crate) fn view(&self) -> View<F::Service> {
+        self.view.clone()
+    }
+
+    fn settings(&self) -> &SwapSettings {
+        &self.view.hub.settings
+    }
+
+    /// Builds the first generation, for the first target; one attempt.
+    pub(crate) async fn first(&mut self) -> Result<u64, SwapError> {
+        self.replace(0).await
+    }
+
+    /// A service for this target that takes no calls.
+    pub(crate) async fn candidate(&mut self, target: usize) -> Result<F::Service, SwapError> {
+        let (build, limit) = (Build { generation: self.last + 1, target }, self.settings().make_within);
+        let factory = &mut self.factory;
+        match within(limit, caught(|| factory.make(build))).await {
+            None => Err(SwapError::TimedOut(limit)),
+            Some(Err(panicked)) => Err(SwapError::Panicked(panicked)),
+            Some(Ok(made)) => made.map_err(|error| SwapError::Failed(error.into().into())),
+        }
+    }
+
+    /// Puts a new generation in the place of the current one, if there is one, and says which it is.
+    ///
+    /// If it fails, or is dropped before its end, calls go on with the service that there was, unless that had to go first
+    /// ([`SwapSettings::exclusive`]).
+    pub(crate) async fn swap(
+        &mut self,
+        order: SwapOrder,
+        target: usize,
+        warm: &dyn WarmUp<F::Service>,
+    ) -> Result<u64, SwapError> {
+        self.end_old(None).await;
+        if self.current.is_none() || order == SwapOrder::BreakBeforeMake || self.settings().exclusive {
+            return self.replace(target).await;
+        }
+        let service = self.candidate(target).await?;
+        if !warm.warm(service.clone(), self.last + 1).await {
+            return Err(SwapError::NotWarm);
+        }
+        let old = self.current.take();
+        let busy = old.as_ref().map_or(0, |old| old.live.signals.outcomes().in_flight as usize);
+        let generation = self.publish(service, target, busy.max(1));
+        if let Some(old) = old {
+            self.old = Some(self.end(old, self.settings().drain, granted()));
+        }
+        Ok(generation)
+    }
+
+    /// Lets go of the current generation, if there is one, and then builds another.
+    async fn replace(&mut self, target: usize) -> Result<u64, SwapError> {
+        let mut breaking = Breaking::begin(self);
+        if breaking.spare.is_none() {
+            breaking.generations.end_old(None).await;
+        }
+        match breaking.generations.candidate(target).await {
+            Ok(service) => Ok(breaking.succeed(service, target)),
+            Err(error) => {
+                breaking.cause = Some(error.cause());
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets calls into a new generation: the first one all, any other one so many at once to begin with.
+    fn publish(&mut self, service: F::Service, target: usize, places: usize) -> u64 {
+        let slow_start = self.settings().slow_start;
+        let slowly = self.last > 0 && !slow_start.is_zero();
+        self.last += 1;
+        let state = Arc::new(State::new(self.last, &self.view.hub.alarm, slowly));
+        let (lanes, drained) = Lane::several(&state);
+        let live = Arc::new(Live {
+            signals: Arc::new(Signals::of(&state, &lanes)),
+            target,
+            service: Mutex::new(Some(service)),
+            ramp: slowly.then(|| Ramp::new(places)),
+            lanes: Mutex::new(lanes),
+        });
+        // Without a runtime, everything is being dropped.
+        let growing = Handle::try_current().ok().filter(|_| slowly).map(|runtime| {
+            let (live, state) = (Arc::clone(&live), Arc::clone(&state));
+            let grow = async move {
+                if let Some(ramp) = &live.ramp {
+                    ramp.grow(&state, places, slow_start).await;
+                }
+            };
+            runtime.spawn(grow).abort_handle()
+        });
+        self.view.gate.send_replace(Gate::Open(Arc::clone(&live)));
+        self.current = Some(Current { live, drained, growing });
+        self.last
+    }
+
+    /// Lets the calls of a generation end, cuts off those that do not, and retires its service, all aside.
+    fn end(&self, old: Current<F::Service>, limit: Duration, may_retire: oneshot::Receiver<()>) -> Ending {
+        old.live.supersede();
+        if let Some(growing) = &old.growing {
+            growing.abort();
+        }
+        let (hurry, hurried) = oneshot::channel();
+        let (retire, retire_within) = (self.retire.clone(), self.settings().retire_within);
+        let task = tokio::spawn(async move {
+            let Current { live, drained, .. } = old;
+            live.signals.state.drain();
+            drop(mem::take(&mut *live.lanes.lock().unwrap_or_else(PoisonError::into_inner)));
+            within(limit, either(drained, hurried)).await;
+            live.signals.close();
+            let may_retire = may_retire.await.is_ok();
+            let service = live.service.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let (Some(service), Some(retire), true) = (service, retire, may_retire) {
+                // If it panics or hangs, there is nobody whom that concerns.
+                let _ = within(retire_within, caught(|| retire(service))).await;
+            }
+        });
+        Ending { hurry: Some(hurry), task }
+    }
+
+    /// Waits for the end of the generation before the current one; when this time is over, or at once, it is cut short.
+    async fn end_old(&mut self, patience: Option<Duration>) {
+        // It stays where it is until it is over: this may be dropped.
+        let Some(old) = &mut self.old else { return };
+        if let Some(patience) = patience {
+            if within(patience, &mut old.task).await.is_some() {
+                self.old = None;
+                return;
+            }
+        }
+        if let Some(hurry) = old.hurry.take() {
+            let _ = hurry.send(());
+        }
+        let _ = (&mut old.task).await;
+        self.old = None;
+    }
+
+    /// Refuses calls from now on, gives those under way this time to end, cuts off the rest, and retires what there is.
+    pub(crate) async fn shutdown(mut self, limit: Duration) {
+        self.view.gate.send_replace(Gate::Shut(Why::ShutDown, None));
+        let deadline = after(Instant::now(), limit);
+        let current = self.current.take().map(|current| self.end(current, limit, granted()));
+        self.end_old(Some(limit)).await;
+        self.old = current;
+        // Its own limit comes first.
+        let left = deadline.saturating_duration_since(Instant::now()) + self.settings().retire_within;
+        self.end_old(Some(left)).await;
+    }
+}
+
+impl<F: Factory> Drop for Generations<F> {
+    fn drop(&mut self) {
+        self.view.gate.send_if_modified(|gate| {
+            let nobody_opens_it = matches!(gate, Gate::Shut(..));
+            if nobody_opens_it {
+                *gate = Gate::Shut(Why::ShutDown, None);
+            }
+            nobody_opens_it
+        });
+    }
+}
+
+/// The gate is shut until there is another generation. If there will be none, the service that there was is put back.
+struct Breaking<'a, F: Factory> {
+    generations: &'a mut Generations<F>,
+    spare: Option<(F::Service, usize)>,
+    retire_old: Option<oneshot::Sender<()>>,
+    cause: Option<Cause>,
+}
+
+impl<'a, F: Factory> Breaking<'a, F> {
+    fn begin(generations: &'a mut Generations<F>) -> Self {
+        let why = if generations.last == 0 { Why::Starting } else { Why::Replacing };
+        generations.view.gate.send_replace(Gate::Shut(why, None));
+        let mut breaking = Self { generations, spare: None, retire_old: None, cause: None };
+        let generations = &mut *breaking.generations;
+        if let Some(old) = generations.current.take() {
+            let limit = generations.settings().drain_critical;
+            let (retire, may_retire) = oneshot::channel();
+            if generations.settings().exclusive {
+                let _ = retire.send(());
+            } else {
+                breaking.spare = old.live.service().map(|service| (service, old.live.target));
+                breaking.retire_old = Some(retire);
+            }
+            generations.old = Some(generations.end(old, limit, may_retire));
+        }
+        breaking
+    }
+
+    fn succeed(mut self, service: F::Service, target: usize) -> u64 {
+        self.spare = None;
+        if let Some(retire) = self.retire_old.take() {
+            let _ = retire.send(());
+        }
+        self.generations.publish(service, target, 1)
+    }
+}
+
+impl<F: Factory> Drop for Breaking<'_, F> {
+    fn drop(&mut self) {
+        if self.generations.current.is_some() {
+            return;
+        }
+        if let Some((service, target)) = self.spare.take() {
+            self.generations.publish(service, target, 1);
+        } else {
+            self.generations.view.gate.send_replace(Gate::Shut(Why::NoService, self.cause.take()));
+        }
+    }
+}
+
+/// A generation that comes to its end. Left to itself, it takes the time that it was given.
+struct Ending {
+    hurry: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+/// A permission that was given before it was asked for.
+fn granted() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    let _ = sender.send(());
+    receiver
+}
+
+/// All calls have ended, or the others are not to be waited for.
+async fn either(mut drained: oneshot::Receiver<()>, mut hurried: oneshot::Receiver<()>) {
+    std::future::poll_fn(|cx| {
+        if Pin::new(&mut drained).poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // Whoever could be in a hurry may have gone.
+        match hurried.is_terminated() {
+            true => Poll::Pending,
+            false => match Pin::new(&mut hurried).poll(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(()),
+                _ => Poll::Pending,
+            },
+        }
+    })
+    .await;
+}
+
+/// What can be seen of the generations by whoever does not own them.
+pub(crate) struct View<S> {
+    hub: Arc<Hub>,
+    gate: Arc<watch::Sender<Gate<S>>>,
+}
+
+impl<S> Clone for View<S> {
+    fn clone(&self) -> Self {
+        Self { hub: Arc::clone(&self.hub), gate: Arc::clone(&self.gate) }
+    }
+}
+
+impl<S: Clone> View<S> {
+    fn live(&self) -> Option<Arc<Live<S>>> {
+        match &*self.gate.borrow() {
+            Gate::Open(live) => Some(Arc::clone(live)),
+            Gate::Shut(..) => None,
+        }
+    }
+
+    /// The generation that takes calls, its target, and a clone of its service.
+    pub(crate) fn current(&self) -> Option<(u64, usize, S)> {
+        let live = self.live()?;
+        Some((live.signals.generation(), live.target, live.service()?))
+    }
+
+    /// What its calls meet.
+    pub(crate) fn signals(&self) -> Option<Arc<Signals>> {
+        self.live().map(|live| Arc::clone(&live.signals))
+    }
+
+    /// Resolves when so many calls in a row of the current generation have not succeeded, and again after as many more.
+    pub(crate) async fn suspected(&self) {
+        loop {
+            self.hub.alarm.raised.notified().await;
+            let streak = self.signals().map_or(0, |signals| signals.failures_in_a_row());
+            if streak >= self.hub.settings.suspect_after {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when nobody has the service any more.
+    pub(crate) async fn unused(&self) {
+        self.gate.closed().await;
+    }
+
+    /// From now on refusals name this incident, of which a human has been told; or none.
+    pub(crate) fn escalate(&self, incident: Option<Arc<str>>) {
+        *self.hub.incident.lock().unwrap_or_else(PoisonError::into_inner) = incident;
+    }
+}

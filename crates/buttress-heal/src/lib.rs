@@ -8,6 +8,7 @@ mod checks;
 mod factory;
 mod failback;
 mod future;
+mod gate;
 mod generations;
 mod handle;
 mod health;
@@ -15,15 +16,22 @@ mod incident;
 mod intensity;
 mod judge;
 mod ladder;
+mod lane;
+mod latencies;
 mod layer;
 mod ledger;
 mod pager;
+mod permit;
+mod ramp;
 mod service;
+mod settings;
 mod siblings;
 mod signals;
 mod state;
 mod supervisor;
 mod task;
+mod unavailable;
+mod unwind;
 
 use std::pin::Pin;
 
@@ -37,7 +45,13 @@ pub use ladder::Rung;
 pub use pager::{LogPager, Pager};
 
 // The swap.
-pub use signals::Signals;
+pub use factory::{Build, Factory, MakeServices};
+pub use future::ResponseFuture;
+pub use permit::Permit;
+pub use service::Heal;
+pub use settings::SwapSettings;
+pub use signals::{Outcomes, Signals};
+pub use unavailable::{CutOff, Unavailable, Why};
 
 // What is ready-made: checks and actions.
 

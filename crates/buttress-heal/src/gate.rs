@@ -1,0 +1,210 @@
+//! What all clones of a supervised service see: the generation that takes calls, or why there is none.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use buttress_core::clock::after;
+use buttress_core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use buttress_core::{Event, Observer, Reason, Refused, within};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use crate::lane::{Alarm, Lane, enter};
+use crate::ramp::{Place, Ramp};
+use crate::settings::{SwapSettings, Waiting};
+use crate::signals::Signals;
+use crate::unavailable::{Cause, Unavailable, Why};
+
+/// Whether calls can be made.
+pub(crate) enum Gate<S> {
+    Open(Arc<Live<S>>),
+    Shut(Why, Option<Cause>),
+}
+
+/// A generation that takes calls, or has taken some.
+pub(crate) struct Live<S> {
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) target: usize,
+    /// The one that is cloned; gone when the generation is.
+    pub(crate) service: Mutex<Option<S>>,
+    pub(crate) ramp: Option<Ramp>,
+    /// Given up when it drains.
+    pub(crate) lanes: Mutex<Box<[Arc<Lane>]>>,
+}
+
+impl<S> Live<S> {
+    /// A share in the generation, for one call, unless it is gone.
+    #[inline]
+    pub(crate) fn enter(&self) -> Option<Arc<Lane>> {
+        enter(&self.signals.lanes)
+    }
+
+    pub(crate) fn supersede(&self) {
+        self.signals.state.supersede();
+        if let Some(ramp) = &self.ramp {
+            ramp.end(&self.signals.state);
+        }
+    }
+}
+
+impl<S: Clone> Live<S> {
+    pub(crate) fn service(&self) -> Option<S> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What does not depend on the kind of service.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) name: Arc<str>,
+    pub(crate) settings: SwapSettings,
+    pub(crate) observer: Arc<Observer>,
+    pub(crate) alarm: Arc<Alarm>,
+    /// Callers that wait for a generation.
+    pub(crate) waiting: AtomicUsize,
+    /// The key of the incident that a human has been told of.
+    pub(crate) incident: Mutex<Option<Arc<str>>>,
+}
+
+impl Hub {
+    pub(crate) fn unavailable(&self, why: Why, cause: Option<Cause>) -> Unavailable {
+        let retry_after = match why {
+            Why::Starting => Some(self.settings.at_start.within),
+            Why::Replacing => Some(self.settings.for_swap.within),
+            Why::NotReady => Some(self.settings.patience),
+            Why::NoService => Some(Duration::from_secs(1)),
+            Why::Gone | Why::NotAsked => Some(Duration::ZERO),
+            Why::ShutDown => None,
+        };
+        let refused = Refused::new("heal", Arc::clone(&self.name), Reason::Unavailable);
+        let refused = match retry_after {
+            Some(time) => refused.until(after(Instant::now(), time)),
+            None => refused,
+        };
+        let incident = self.incident.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.observer.emit(&self.name, || Event::Refused(Reason::Unavailable));
+        Unavailable { refused, why, incident, cause }
+    }
+}
+
+/// What the clones of a service share.
+pub(crate) struct Shared<S> {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) gate: watch::Receiver<Gate<S>>,
+}
+
+/// A generation to make a call with, and a place in it where it starts slowly.
+pub(crate) struct Admitted<S> {
+    pub(crate) live: Arc<Live<S>>,
+    pub(crate) place: Option<OwnedSemaphorePermit>,
+}
+
+pub(crate) enum Admission<S> {
+    Now(Admitted<S>),
+    Refused(Unavailable),
+    Wait(Ticket),
+}
+
+impl<S> Shared<S> {
+    /// Lets a caller in, refuses it, or lets it wait.
+    pub(crate) fn admit(&self) -> Admission<S> {
+        let (why, cause) = match &*self.gate.borrow() {
+            Gate::Open(live) => match live.ramp.as_ref().map(Ramp::place) {
+                None | Some(Place::NotNeeded) => {
+                    return Admission::Now(Admitted { live: Arc::clone(live), place: None });
+                }
+                Some(Place::Taken(place)) => {
+                    return Admission::Now(Admitted { live: Arc::clone(live), place: Some(place) });
+                }
+                Some(Place::Full(_)) => (Why::Replacing, None),
+            },
+            Gate::Shut(why, cause) => (*why, cause.clone()),
+        };
+        let waiting = match why {
+            Why::Starting => self.hub.settings.at_start,
+            Why::Replacing => self.hub.settings.for_swap,
+            _ => Waiting { callers: 0, within: Duration::ZERO },
+        };
+        match Ticket::take(&self.hub, why, waiting) {
+            Some(ticket) => Admission::Wait(ticket),
+            None => Admission::Refused(self.hub.unavailable(why, cause)),
+        }
+    }
+
+    /// A service is there, or not in time.
+    pub(crate) async fn wait(
+        gate: watch::Receiver<Gate<S>>,
+        ticket: Ticket,
+    ) -> Result<Admitted<S>, Unavailable> {
+        let admitted = within(ticket.within, wait_at(gate)).await.flatten();
+        admitted.ok_or_else(|| ticket.hub.unavailable(ticket.why, None))
+    }
+
+    /// Whether the gate shows another generation than this within the time.
+    pub(crate) async fn change(mut gate: watch::Receiver<Gate<S>>, from: u64, limit: Duration) -> bool {
+        let moved = async {
+            let is_other =
+                |gate: &Gate<S>| !matches!(gate, Gate::Open(live) if live.signals.generation() == from);
+            if gate.wait_for(is_other).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        within(limit, moved).await.is_some()
+    }
+}
+
+/// `None` once nobody can open the gate any more.
+async fn wait_at<S>(mut gate: watch::Receiver<Gate<S>>) -> Option<Admitted<S>> {
+    loop {
+        let full = match &*gate.borrow_and_update() {
+            Gate::Open(live) => match live.ramp.as_ref().map(Ramp::place) {
+                None | Some(Place::NotNeeded) => {
+                    return Some(Admitted { live: Arc::clone(live), place: None });
+                }
+                Some(Place::Taken(place)) => {
+                    return Some(Admitted { live: Arc::clone(live), place: Some(place) });
+                }
+                Some(Place::Full(places)) => Some((places, Arc::clone(live))),
+            },
+            Gate::Shut(Why::ShutDown, _) => return None,
+            Gate::Shut(..) => None,
+        };
+        match full {
+            // It is closed when no place is needed any more, and when another generation takes over.
+            Some((places, live)) => {
+                if let Ok(place) = places.acquire_owned().await {
+                    return Some(Admitted { live, place: Some(place) });
+                }
+            }
+            None => gate.changed().await.ok()?,
+        }
+    }
+}
+
+/// One of the callers that wait.
+pub(crate) struct Ticket {
+    hub: Arc<Hub>,
+    why: Why,
+    within: Duration,
+}
+
+impl Ticket {
+    fn take(hub: &Arc<Hub>, why: Why, waiting: Waiting) -> Option<Self> {
+        let room = |callers| (callers < waiting.callers).then_some(callers + 1);
+        hub.waiting.fetch_update(Relaxed, Relaxed, room).ok()?;
+        Some(Self { hub: Arc::clone(hub), why, within: waiting.within })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.hub.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<S> fmt::Debug for Live<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("generation", &self.signals.generation()).finish_non_exhaustive()
+    }
+}
