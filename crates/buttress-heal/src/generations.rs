@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress_core::clock::{Seconds, after};
+use buttress_core::clock::Seconds;
 use buttress_core::sync::atomic::AtomicUsize;
 use buttress_core::{Observer, within};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::Instant;
 
 use crate::BoxFuture;
 use crate::factory::{Build, Factory};
@@ -24,6 +23,7 @@ use crate::settings::SwapSettings;
 use crate::signals::Signals;
 use crate::unavailable::{Cause, Why};
 use crate::unwind::{Panicked, caught};
+use crate::view::View;
 
 /// Which one is first, the new service or the end of the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl<F: Factory> Generations<F> {
         target: usize,
         warm: &dyn WarmUp<F::Service>,
     ) -> Result<u64, SwapError> {
-        self.end_old(None).await;
+        self.end_old().await;
         if self.current.is_none() || order == SwapOrder::BreakBeforeMake || self.settings().exclusive {
             return self.replace(target).await;
         }
@@ -168,7 +168,7 @@ impl<F: Factory> Generations<F> {
     async fn replace(&mut self, target: usize) -> Result<u64, SwapError> {
         let mut breaking = Breaking::begin(self);
         if breaking.spare.is_none() {
-            breaking.generations.end_old(None).await;
+            breaking.generations.old_gone().await;
         }
         match breaking.generations.candidate(target).await {
             Ok(service) => Ok(breaking.succeed(service, target)),
@@ -232,33 +232,32 @@ impl<F: Factory> Generations<F> {
         Ending { hurry: Some(hurry), task }
     }
 
-    /// Waits for the end of the generation before the current one; when this time is over, or at once, it is cut short.
-    async fn end_old(&mut self, patience: Option<Duration>) {
+    /// Waits for the end of the generation before the current one.
+    async fn old_gone(&mut self) {
         // It stays where it is until it is over: this may be dropped.
-        let Some(old) = &mut self.old else { return };
-        if let Some(patience) = patience {
-            if within(patience, &mut old.task).await.is_some() {
-                self.old = None;
-                return;
-            }
+        if let Some(old) = &mut self.old {
+            let _ = (&mut old.task).await;
+            self.old = None;
         }
-        if let Some(hurry) = old.hurry.take() {
+    }
+
+    /// Cuts that end short.
+    async fn end_old(&mut self) {
+        if let Some(hurry) = self.old.as_mut().and_then(|old| old.hurry.take()) {
             let _ = hurry.send(());
         }
-        let _ = (&mut old.task).await;
-        self.old = None;
+        self.old_gone().await;
     }
 
     /// Refuses calls from now on, gives those under way this time to end, cuts off the rest, and retires what there is.
     pub(crate) async fn shutdown(mut self, limit: Duration) {
         self.view.gate.send_replace(Gate::Shut(Why::ShutDown, None));
-        let deadline = after(Instant::now(), limit);
         let current = self.current.take().map(|current| self.end(current, limit, granted()));
-        self.end_old(Some(limit)).await;
+        if within(limit, self.old_gone()).await.is_none() {
+            self.end_old().await;
+        }
         self.old = current;
-        // Its own limit comes first.
-        let left = deadline.saturating_duration_since(Instant::now()) + self.settings().retire_within;
-        self.end_old(Some(left)).await;
+        self.old_gone().await;
     }
 }
 
@@ -355,55 +354,5 @@ async fn either(mut drained: oneshot::Receiver<()>, mut hurried: oneshot::Receiv
     .await;
 }
 
-/// What can be seen of the generations by whoever does not own them.
-pub(crate) struct View<S> {
-    hub: Arc<Hub>,
-    gate: Arc<watch::Sender<Gate<S>>>,
-}
-
-impl<S> Clone for View<S> {
-    fn clone(&self) -> Self {
-        Self { hub: Arc::clone(&self.hub), gate: Arc::clone(&self.gate) }
-    }
-}
-
-impl<S: Clone> View<S> {
-    fn live(&self) -> Option<Arc<Live<S>>> {
-        match &*self.gate.borrow() {
-            Gate::Open(live) => Some(Arc::clone(live)),
-            Gate::Shut(..) => None,
-        }
-    }
-
-    /// The generation that takes calls, its target, and a clone of its service.
-    pub(crate) fn current(&self) -> Option<(u64, usize, S)> {
-        let live = self.live()?;
-        Some((live.signals.generation(), live.target, live.service()?))
-    }
-
-    /// What its calls meet.
-    pub(crate) fn signals(&self) -> Option<Arc<Signals>> {
-        self.live().map(|live| Arc::clone(&live.signals))
-    }
-
-    /// Resolves when so many calls in a row of the current generation have not succeeded, and again after as many more.
-    pub(crate) async fn suspected(&self) {
-        loop {
-            self.hub.alarm.raised.notified().await;
-            let streak = self.signals().map_or(0, |signals| signals.failures_in_a_row());
-            if streak >= self.hub.settings.suspect_after {
-                return;
-            }
-        }
-    }
-
-    /// Resolves when nobody has the service any more.
-    pub(crate) async fn unused(&self) {
-        self.gate.closed().await;
-    }
-
-    /// From now on refusals name this incident, of which a human has been told; or none.
-    pub(crate) fn escalate(&self, incident: Option<Arc<str>>) {
-        *self.hub.incident.lock().unwrap_or_else(PoisonError::into_inner) = incident;
-    }
-}
+#[cfg(test)]
+mod tests;

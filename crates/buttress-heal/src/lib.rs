@@ -32,6 +32,7 @@ mod supervisor;
 mod task;
 mod unavailable;
 mod unwind;
+mod view;
 
 use std::pin::Pin;
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use buttress_core::clock::after;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::lane::State;
 
@@ -53,8 +55,9 @@ impl Ramp {
 
     /// Raises the limit until nobody is held back.
     pub(crate) async fn grow(&self, state: &State, mut limit: usize, slow_start: Duration) {
+        let start = Instant::now();
         for step in 1_u32.. {
-            tokio::time::sleep(slow_start / DOUBLINGS).await;
+            tokio::time::sleep_until(after(start, (slow_start / DOUBLINGS).saturating_mul(step))).await;
             let held_back = self.held_back.swap(false, Relaxed);
             let more = limit.min(Semaphore::MAX_PERMITS - limit);
             if step >= DOUBLINGS && !held_back || more == 0 {
