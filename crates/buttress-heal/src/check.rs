@@ -23,6 +23,12 @@ pub trait Check<S>: Send + Sync {
         CheckSettings::default()
     }
 
+    /// Whether it says anything about a service that takes no calls yet: then it is asked before a new generation takes calls, and
+    /// whether the first target is well again. Default: for [`Symptom::Connectivity`] and [`Symptom::Credentials`].
+    fn probes(&self) -> bool {
+        matches!(self.symptom(), Symptom::Connectivity | Symptom::Credentials)
+    }
+
     /// Looks once.
     fn run<'a>(&'a self, subject: Subject<'a, S>) -> BoxFuture<'a, Answer>;
 }
@@ -268,6 +274,10 @@ impl<S, C: Check<S>> Check<S> for Monitor<C> {
         self.settings.clone()
     }
 
+    fn probes(&self) -> bool {
+        self.check.probes()
+    }
+
     fn run<'a>(&'a self, subject: Subject<'a, S>) -> BoxFuture<'a, Answer> {
         self.check.run(subject)
     }
@@ -333,5 +343,61 @@ where
                 Err(error) => Answer::fail(error.into().to_string()),
             }
         })
+    }
+}
+
+/// Looks at the calls themselves: fails while the last ones all failed or were given up by their callers (default: 5, Envoy's
+/// `consecutive_5xx`). What a supervisor has if it is given no other check.
+///
+/// It says nothing while there are no calls, and has nothing against a new generation that has had none.
+#[derive(Debug)]
+pub struct TrafficCheck {
+    failures: u32,
+    seen: std::sync::atomic::AtomicU64,
+}
+
+impl TrafficCheck {
+    /// Fails after so many failures in a row, 1 at least.
+    pub fn new(failures: u32) -> Self {
+        Self { failures: failures.max(1), seen: 0.into() }
+    }
+}
+
+impl Default for TrafficCheck {
+    fn default() -> Self {
+        Self::new(5)
+    }
+}
+
+impl<S> Check<S> for TrafficCheck {
+    fn name(&self) -> &str {
+        "calls"
+    }
+
+    fn symptom(&self) -> Symptom {
+        Symptom::Connectivity
+    }
+
+    /// One look is enough: it is at several calls.
+    fn settings(&self) -> CheckSettings {
+        CheckSettings { every: Duration::from_secs(1), fall: 1, rise: 1, ..CheckSettings::default() }
+    }
+
+    fn probes(&self) -> bool {
+        false
+    }
+
+    fn run<'a>(&'a self, subject: Subject<'a, S>) -> BoxFuture<'a, Answer> {
+        let (outcomes, failures) = (subject.traffic.outcomes(), subject.traffic.failures_in_a_row());
+        let calls = outcomes.succeeded + outcomes.failed + outcomes.abandoned;
+        let before = self.seen.swap(calls, std::sync::atomic::Ordering::Relaxed);
+        let answer = match failures {
+            failures if failures >= self.failures => {
+                Answer::fail(format!("the last {failures} calls failed"))
+            }
+            _ if calls == before => Answer::Skipped,
+            _ => Answer::Pass,
+        };
+        Box::pin(std::future::ready(answer))
     }
 }

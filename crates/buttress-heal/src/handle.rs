@@ -1,1 +1,268 @@
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
 
+use buttress_core::observe::{HealState, Health};
+use buttress_core::{Mode, ModeCell, within};
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+
+use crate::incident::Incident;
+use crate::ladder::Fit;
+use crate::ledger::Ledger;
+
+/// So many incidents that are over are kept.
+const KEPT: usize = 16;
+
+/// How a supervised service is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// How well.
+    pub health: Health,
+    /// What its supervisor is at.
+    pub state: HealState,
+    /// The generation that calls use; 0 while there is none.
+    pub generation: u64,
+    /// The target that it talks to, from 0 on.
+    pub target: usize,
+    /// The key of the incident, if there is one.
+    pub incident: Option<Arc<str>>,
+    /// Whether an operator has paused all actions.
+    pub paused: bool,
+}
+
+/// Watches a supervisor, and takes an operator's orders. All clones are one.
+#[derive(Clone)]
+pub struct SupervisorHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) task: AbortHandle,
+}
+
+/// What the handles and the task share.
+pub(crate) struct Shared {
+    pub(crate) name: Arc<str>,
+    pub(crate) mode: ModeCell,
+    inbox: Mutex<Inbox>,
+    record: Mutex<Record>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    commands: Vec<Command>,
+    waker: Option<Waker>,
+    /// Nobody reads it any more: what comes is dropped.
+    closed: bool,
+}
+
+/// What is known of incidents.
+#[derive(Default)]
+pub(crate) struct Record {
+    pub(crate) current: Option<Box<Incident>>,
+    past: VecDeque<Incident>,
+    pub(crate) ledger: Ledger,
+}
+
+pub(crate) enum Command {
+    Pause(bool),
+    Force(String, oneshot::Sender<Result<(), NoSuchRung>>),
+    Explain(oneshot::Sender<Explanation>),
+    ModeChanged,
+    Stop(Duration),
+}
+
+/// What the supervisor would do now, and why it would do nothing else.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// How things are.
+    pub status: Status,
+    /// The rung that runs next, if one can.
+    pub next: Option<Arc<str>>,
+    /// Each rung in its order, and whether it can run.
+    pub rungs: Vec<(Arc<str>, Fit)>,
+}
+
+/// The ladder has no rung of this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchRung {
+    pub(crate) asked: String,
+    pub(crate) known: Vec<Arc<str>>,
+}
+
+impl SupervisorHandle {
+    /// How the service is now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// How well the service is now.
+    pub fn health(&self) -> Health {
+        self.status.borrow().health
+    }
+
+    /// Shows each change.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// The incident under way.
+    pub fn incident(&self) -> Option<Incident> {
+        self.shared.record().current.as_deref().cloned()
+    }
+
+    /// The last 16 incidents that are over, and the one under way, oldest first.
+    pub fn incidents(&self) -> Vec<Incident> {
+        let record = self.shared.record();
+        record.past.iter().chain(record.current.as_deref()).cloned().collect()
+    }
+
+    /// What has cured what.
+    pub fn ledger(&self) -> Ledger {
+        self.shared.record().ledger.clone()
+    }
+
+    /// Takes no action and calls nobody until it is [resumed](Self::resume); the checks go on. What runs is not cut off.
+    pub fn pause(&self) {
+        self.shared.send(Command::Pause(true));
+    }
+
+    /// Goes on where it was paused.
+    pub fn resume(&self) {
+        self.shared.send(Command::Pause(false));
+    }
+
+    /// Whether the supervisor acts.
+    pub fn mode(&self) -> Mode {
+        self.shared.mode.get()
+    }
+
+    /// [`Mode::Observe`]: it checks and decides, and reports what it would do and whom it would call, and does neither.
+    /// [`Mode::Off`]: it does not even check. In all modes it builds the first service.
+    pub fn set_mode(&self, mode: Mode) {
+        self.shared.mode.set(mode);
+        self.shared.send(Command::ModeChanged);
+    }
+
+    /// Tries the rung of this name as soon as no other action runs, whatever speaks against it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such rung; the error names those that there are.
+    pub async fn force(&self, rung: &str) -> Result<(), NoSuchRung> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.send(Command::Force(rung.into(), answer));
+        let gone = || Err(NoSuchRung { asked: rung.into(), known: Vec::new() });
+        answered.await.unwrap_or_else(|_| gone())
+    }
+
+    /// A dry run: which rung runs next, and why the others do not. `None` once the supervisor has ended.
+    pub async fn explain(&self) -> Option<Explanation> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.send(Command::Explain(answer));
+        answered.await.ok()
+    }
+
+    /// Ends the supervisor: what it does is dropped where it stands, calls under way may end, pages on their way are sent, all
+    /// within this time. Says whether it was enough; if not, what is left is cut off. Calls are refused from then on.
+    pub async fn shutdown(&self, limit: Duration) -> bool {
+        self.shared.send(Command::Stop(limit));
+        let mut status = self.status.clone();
+        let ended = async { while status.changed().await.is_ok() {} };
+        // A little longer, for what is cut off to notice.
+        let ended = within(limit + Duration::from_secs(1), ended).await.is_some();
+        self.task.abort();
+        ended
+    }
+}
+
+impl fmt::Debug for SupervisorHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SupervisorHandle");
+        debug.field("name", &self.shared.name).field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(name: Arc<str>, mode: Mode) -> Self {
+        let (inbox, record) = (Mutex::default(), Mutex::default());
+        Self { name, mode: ModeCell::new(mode), inbox, record }
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, command: Command) {
+        let waker = {
+            let mut inbox = self.inbox();
+            if inbox.closed {
+                return;
+            }
+            inbox.commands.push(command);
+            inbox.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// What has come in; the task is woken by what comes next.
+    pub(crate) fn receive(&self, cx: &Context<'_>) -> Vec<Command> {
+        let mut inbox = self.inbox();
+        match &mut inbox.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        std::mem::take(&mut inbox.commands)
+    }
+
+    /// Nobody answers any more.
+    pub(crate) fn close(&self) {
+        let mut inbox = self.inbox();
+        inbox.closed = true;
+        inbox.commands.clear();
+    }
+}
+
+impl Record {
+    pub(crate) fn close(&mut self) {
+        let Some(incident) = self.current.take() else { return };
+        if self.past.len() == KEPT {
+            self.past.pop_front();
+        }
+        self.past.push_back(*incident);
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status { health, state, paused, .. } = &self.status;
+        write!(f, "{}, {}", health.as_str(), state.as_str())?;
+        f.write_str(if *paused { ", paused by an operator" } else { "" })?;
+        match &self.next {
+            Some(next) => write!(f, "; next: {next}")?,
+            None => f.write_str("; nothing is to be done")?,
+        }
+        self.rungs.iter().try_for_each(|(rung, fit)| write!(f, "\n  {rung}: {fit}"))
+    }
+}
+
+impl fmt::Display for NoSuchRung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { asked, known } = self;
+        if known.is_empty() {
+            return write!(f, "`{asked}` cannot be tried: the supervisor has ended");
+        }
+        write!(f, "there is no rung `{asked}`; there are: {}", known.join(", "))
+    }
+}
+
+impl std::error::Error for NoSuchRung {}

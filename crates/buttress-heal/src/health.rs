@@ -34,3 +34,37 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Health::{Critical, Degraded, Healthy, Unhealthy};
+
+    const SEVERITIES: [Health; 4] = [Critical, Unhealthy, Degraded, Unhealthy];
+
+    fn judge(policy: Policy, failing: &[usize]) -> Health {
+        policy.judge(SEVERITIES.iter().enumerate().map(|(at, severity)| (*severity, failing.contains(&at))))
+    }
+
+    /// HD-16.
+    #[test]
+    fn connectivity_alone_is_critical_by_severity_and_degraded_by_fraction() {
+        assert_eq!(judge(Policy::Severity, &[0]), Critical);
+        assert_eq!(judge(Policy::Fraction, &[0]), Degraded);
+    }
+
+    #[test]
+    fn the_worst_of_what_fails_counts() {
+        assert_eq!(judge(Policy::Severity, &[]), Healthy);
+        assert_eq!(judge(Policy::Severity, &[2]), Degraded);
+        assert_eq!(judge(Policy::Severity, &[1, 2, 3]), Unhealthy);
+    }
+
+    #[test]
+    fn fractions_have_their_edges_at_three_quarters_and_a_half() {
+        let fractions = [&[][..], &[1], &[0, 1], &[0, 1, 2], &[0, 1, 2, 3]]
+            .map(|failing| judge(Policy::Fraction, failing));
+        assert_eq!(fractions, [Healthy, Degraded, Unhealthy, Critical, Critical]);
+        assert_eq!(Policy::Fraction.judge(std::iter::empty()), Healthy);
+    }
+}

@@ -1,9 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use buttress_core::clock::Seconds;
-use buttress_core::observe::Health;
+use buttress_core::Rng;
+use buttress_core::clock::{Seconds, wall};
+use buttress_core::observe::{HealResult, Health};
 
 use crate::check::Symptom;
 
@@ -23,8 +24,15 @@ pub struct Incident {
     pub(crate) escalated: bool,
     pub(crate) recovered_after: Option<Duration>,
     pub(crate) over: bool,
-    pub(crate) ledger: Vec<Arc<str>>,
+    pub(crate) ledger: Vec<String>,
 }
+
+/// So many of the first entries of a timeline are kept, and so many of the last.
+const FIRST: usize = 16;
+const LAST: usize = 112;
+
+/// PagerDuty's limit is 255 bytes; the rest of the key needs about thirty.
+pub(crate) const LONGEST_NAME: usize = 200;
 
 /// An entry of an incident's timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +66,8 @@ pub enum Happened {
     Swapped {
         /// Its number.
         generation: u64,
-        /// The target that it talks to.
-        target: usize,
+        /// The name of the target that it talks to.
+        target: Arc<str>,
     },
     /// A human was called, for this reason.
     Escalated(Arc<str>),
@@ -144,16 +152,148 @@ impl Incident {
     }
 }
 
+impl Incident {
+    /// It begins. No two processes give the same key.
+    pub(crate) fn open(service: &Arc<str>) -> Self {
+        let (opened, salt) = (wall(), Rng::from_system().between(0, u32::MAX.into()));
+        let seconds = opened.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let name = cut(service, LONGEST_NAME);
+        Self::with_key(format!("{name}-{seconds}-{salt:08x}").into(), service, opened)
+    }
+
+    pub(crate) fn with_key(key: Arc<str>, service: &Arc<str>, opened: SystemTime) -> Self {
+        Self {
+            key,
+            service: Arc::clone(service),
+            opened,
+            health: Health::Healthy,
+            worst: Health::Healthy,
+            symptoms: Vec::new(),
+            timeline: Vec::new(),
+            omitted: 0,
+            escalated: false,
+            recovered_after: None,
+            over: false,
+            ledger: Vec::new(),
+        }
+    }
+
+    pub(crate) fn note(&mut self, after: Duration, happened: Happened) {
+        if self.timeline.len() == FIRST + LAST {
+            self.timeline.remove(FIRST);
+            self.omitted += 1;
+        }
+        self.timeline.push((after, happened));
+    }
+
+    pub(crate) fn is_now(&mut self, health: Health) {
+        self.health = health;
+        self.worst = self.worst.max(health);
+    }
+}
+
+/// As much of a text as fits into so many bytes. `str::floor_char_boundary` is younger than the oldest compiler that this has
+/// to build with.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    &text[..end.unwrap_or(0)]
+}
+
+impl Tried {
+    pub(crate) const fn result(&self) -> HealResult {
+        match self {
+            Self::Cured => HealResult::Cured,
+            Self::NoEffect => HealResult::NoEffect,
+            Self::Failed(_) => HealResult::Failed,
+            Self::TimedOut => HealResult::TimedOut,
+            Self::Panicked => HealResult::Panicked,
+            Self::Cancelled => HealResult::Cancelled,
+        }
+    }
+}
+
+impl fmt::Display for Happened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fell { check, evidence } => write!(f, "{check} fails: {evidence}"),
+            Self::Rose { check } => write!(f, "{check} passes"),
+            Self::Acted { action } => write!(f, "{action} …"),
+            Self::Tried { action, tried: Tried::Failed(why) } => write!(f, "{action} failed: {why}"),
+            Self::Tried { action, tried } => write!(f, "{action}: {}", tried.result().as_str()),
+            Self::Swapped { generation, target } => {
+                write!(f, "calls use generation {generation} at {target}")
+            }
+            Self::Escalated(why) => write!(f, "a human is called: {why}"),
+            Self::Recovered => f.write_str("all symptoms are gone"),
+            Self::Operator(what) => write!(f, "operator: {what}"),
+        }
+    }
+}
+
 impl fmt::Display for Incident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { service, key, .. } = self;
         write!(f, "`{service}` is {} ({key})", self.health.as_str())?;
+        if let Some(after) = self.recovered_after {
+            write!(f, "\nall symptoms were gone after {}", Seconds(after))?;
+        }
+        if !self.symptoms.is_empty() {
+            f.write_str("\nwhat fails:")?;
+        }
         for (check, symptom, evidence) in self.symptoms() {
             write!(f, "\n  {check} ({}): {evidence}", symptom.as_str())?;
         }
-        if let Some(after) = self.recovered_after {
-            write!(f, "\n  recovered after {}", Seconds(after))?;
+        f.write_str("\nwhat happened:")?;
+        for (at, (after, happened)) in self.timeline.iter().enumerate() {
+            if at == FIRST && self.omitted > 0 {
+                write!(f, "\n  … {} more …", self.omitted)?;
+            }
+            write!(f, "\n  + {}: {happened}", Seconds(*after))?;
         }
-        Ok(())
+        if !self.ledger.is_empty() {
+            f.write_str("\nwhat has helped before:")?;
+        }
+        self.ledger.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_fits_into_a_pagers_and_is_one_of_a_kind() {
+        let service: Arc<str> = "ä".repeat(300).into();
+        let keys: std::collections::HashSet<_> = (0..100).map(|_| Incident::open(&service).key).collect();
+        assert!(keys.len() == 100 && keys.iter().all(|key| key.len() <= 255 && key.starts_with("ää")));
+    }
+
+    #[test]
+    fn a_timeline_keeps_its_beginning_and_its_end() {
+        let mut incident = Incident::open(&"db".into());
+        (0..1000).for_each(|second| incident.note(Duration::from_secs(second), Happened::Recovered));
+        let seconds: Vec<_> = incident.timeline.iter().map(|(after, _)| after.as_secs()).collect();
+        assert_eq!((seconds.len(), seconds[15], seconds[16], seconds[127]), (128, 15, 888, 999));
+        assert_eq!(incident.omitted(), 872);
+        assert!(
+            incident.to_string().contains("\n  + 15 s: all symptoms are gone\n  … 872 more …\n  + 888 s")
+        );
+    }
+
+    #[test]
+    fn a_page_says_what_fails_what_was_done_and_what_has_helped_before() {
+        let mut incident = Incident::with_key("db-1-2".into(), &"db".into(), UNIX_EPOCH);
+        incident.is_now(Health::Critical);
+        incident.symptoms.push(("ping".into(), Symptom::Connectivity, "connection refused".into()));
+        incident.note(Duration::ZERO, Happened::Fell { check: "ping".into(), evidence: "reset".into() });
+        let action: Arc<str> = "reset pool".into();
+        incident.note(Duration::from_millis(750), Happened::Acted { action: Arc::clone(&action) });
+        let tried = Tried::Failed("connection refused".into());
+        incident.note(Duration::from_millis(1250), Happened::Tried { action, tried });
+        incident.ledger.push("reset pool cured connectivity 7 of 8 times, median 1.2 s".into());
+        let page = "`db` is critical (db-1-2)\nwhat fails:\n  ping (connectivity): connection refused\nwhat happened:\n  \
+                    + 0 ms: ping fails: reset\n  + 750 ms: reset pool …\n  + 1.25 s: reset pool failed: connection refused\n\
+                    what has helped before:\n  reset pool cured connectivity 7 of 8 times, median 1.2 s";
+        assert_eq!(incident.to_string(), page);
     }
 }

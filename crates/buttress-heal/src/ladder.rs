@@ -2,33 +2,48 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_core::Backoff;
+use buttress_core::clock::{Seconds, nanos};
+use buttress_core::{Backoff, Delays};
 
 use crate::action::{Action, FailOver, Fixes, Limits, ResetPool, Restart};
+use crate::check::Symptom;
+use crate::intensity::{Intensity, Window};
 
 /// A step of the ladder: an [`Action`] and how often it may be tried.
 pub struct Rung {
+    pub(crate) name: Arc<str>,
     pub(crate) action: Arc<dyn Action>,
     pub(crate) fixes: Fixes,
     pub(crate) limits: Limits,
-    pub(crate) restarts: bool,
+    pub(crate) kind: Kind,
+    pub(crate) keeps_trying: bool,
+}
+
+/// What limits a rung beside its own limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Plain,
+    /// The intensity, the siblings, and that nobody restarts what a human has been called for.
+    Restart,
+    /// The number of other targets.
+    FailOver,
 }
 
 impl Rung {
     /// This action, with its own limits.
     pub fn new(action: impl Action + 'static) -> Self {
-        let (fixes, limits) = (action.fixes(), action.limits());
-        Self { action: Arc::new(action), fixes, limits, restarts: false }
+        let (name, fixes, limits) = (action.name().into(), action.fixes(), action.limits());
+        Self { name, action: Arc::new(action), fixes, limits, kind: Kind::Plain, keeps_trying: false }
     }
 
-    /// A new pool: 5 s, verified for 5 s, 10 s apart, three times.
+    /// A new pool: 5 s, verified for 5 s, 10 s apart, three times, and [on and on](Self::keep_trying).
     pub fn reset_pool() -> Self {
-        Self::new(ResetPool)
+        Self::new(ResetPool).keep_trying()
     }
 
     /// The next target: 5 s, verified for 5 s, 30 s apart, once for each other target.
     pub fn fail_over() -> Self {
-        Self::new(FailOver)
+        Self { kind: Kind::FailOver, ..Self::new(FailOver) }
     }
 
     /// A restart: 30 s, verified for 10 s, 60 s apart, three times, and within the supervisor's
@@ -77,23 +92,223 @@ impl Rung {
         self
     }
 
-    /// It counts as a restart: the supervisor's intensity limits it, and a group of siblings may hold it.
+    /// It counts as a restart: the supervisor's [`intensity`](crate::Supervisor::intensity) limits it, a group of
+    /// [siblings](crate::Siblings) may hold it, and it is not tried any more once a human was called because nothing helped.
     #[must_use]
     pub fn as_restart(self) -> Self {
-        Self { restarts: true, ..self }
+        Self { kind: Kind::Restart, ..self }
+    }
+}
+
+impl Rung {
+    /// Once a human was called because nothing helped, it is tried again each minute, whatever its limits: whoever mends the
+    /// dependency need not mend this client as well. For what is harmless; a new pool is built before the old one goes.
+    #[must_use]
+    pub fn keep_trying(self) -> Self {
+        Self { keeps_trying: true, ..self }
     }
 }
 
 impl fmt::Debug for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Rung");
-        debug.field("action", &self.action.name()).field("fixes", &self.fixes);
-        debug.field("limits", &self.limits).field("restarts", &self.restarts).finish()
+        debug.field("action", &self.name).field("fixes", &self.fixes);
+        debug.field("limits", &self.limits).field("kind", &self.kind).finish()
     }
 }
 
 impl<A: Action + 'static> From<A> for Rung {
     fn from(action: A) -> Self {
         Self::new(action)
+    }
+}
+
+/// Why a rung would run now, or is passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fit {
+    /// It can run.
+    Runs,
+    /// It does not help against what is wrong.
+    OtherSymptom,
+    /// It has had all its attempts in this incident.
+    Spent,
+    /// It cools down, for so long.
+    Cooling(Duration),
+    /// There were too many restarts lately.
+    TooManyRestarts,
+    /// A human was called because nothing helped, and it is a restart.
+    LeftToHumans,
+    /// Its siblings want to restart as well: the dependency is ill.
+    Held,
+    /// There is no other target.
+    NoTarget,
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runs => f.write_str("can run"),
+            Self::OtherSymptom => f.write_str("does not help against what is wrong"),
+            Self::Spent => f.write_str("has had all its attempts"),
+            Self::Cooling(left) => write!(f, "cools down for {}", Seconds(*left)),
+            Self::TooManyRestarts => f.write_str("would be one restart too many"),
+            Self::LeftToHumans => f.write_str("is left to the human who was called"),
+            Self::Held => f.write_str("is held, since most siblings are in trouble too"),
+            Self::NoTarget => f.write_str("has no other target"),
+        }
+    }
+}
+
+/// A later rung need not wait longer than this for an earlier one to cool down.
+const OVERTAKE: u64 = 10_000_000_000;
+
+/// How often what [keeps trying](Rung::keep_trying) is tried.
+const SLOWLY: u64 = 60_000_000_000;
+
+/// The rungs and how often each was tried: the pure choice of what is done next.
+#[derive(Debug)]
+pub(crate) struct Ladder {
+    climbed: Vec<Climbed>,
+    window: Window,
+    patience: u64,
+    other_targets: u32,
+    exhausted: bool,
+}
+
+#[derive(Debug)]
+struct Climbed {
+    rung: Rung,
+    attempts: u32,
+    ready_at: u64,
+    cooldowns: Delays,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Run(usize),
+    /// Until then.
+    Wait(u64),
+    Held,
+    /// Nothing can be done; perhaps again from then on.
+    Nothing(Option<u64>),
+}
+
+impl Ladder {
+    /// `patience`: if a rung can run again so soon, no human is called.
+    pub(crate) fn new(rungs: Vec<Rung>, intensity: Intensity, patience: Duration, targets: usize) -> Self {
+        let climb = |rung: Rung| {
+            let cooldowns = rung.limits.cooldown.delays();
+            Climbed { rung, attempts: 0, ready_at: 0, cooldowns }
+        };
+        let climbed = rungs.into_iter().map(climb).collect();
+        let other_targets = u32::try_from(targets.saturating_sub(1)).unwrap_or(u32::MAX);
+        let (window, patience) = (Window::new(intensity), nanos(patience));
+        Self { climbed, window, patience, other_targets, exhausted: false }
+    }
+
+    pub(crate) fn rung(&self, at: usize) -> &Rung {
+        &self.climbed[at].rung
+    }
+
+    pub(crate) fn attempts(&self, at: usize) -> u32 {
+        self.climbed[at].attempts
+    }
+
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        self.climbed.iter().map(|climbed| Arc::clone(&climbed.rung.name)).collect()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.climbed.iter().position(|climbed| *climbed.rung.name == *name)
+    }
+
+    /// Each rung's name and whether it can run.
+    pub(crate) fn explain(&self, now: u64, failing: &[Symptom], held: bool) -> Vec<(Arc<str>, Fit)> {
+        let explain =
+            |climbed: &Climbed| (Arc::clone(&climbed.rung.name), self.fit(climbed, now, failing, held));
+        self.climbed.iter().map(explain).collect()
+    }
+
+    /// What is done next: the first rung that fits, or one that soon will.
+    pub(crate) fn choose(&self, now: u64, failing: &[Symptom], held: bool) -> Choice {
+        let (mut is_held, mut next) = (false, None::<u64>);
+        for (at, climbed) in self.climbed.iter().enumerate() {
+            match self.fit(climbed, now, failing, held) {
+                Fit::Runs => return Choice::Run(at),
+                Fit::Cooling(_) if climbed.ready_at - now <= OVERTAKE => {
+                    return Choice::Wait(climbed.ready_at);
+                }
+                Fit::Cooling(_) => {
+                    next = Some(next.map_or(climbed.ready_at, |next| next.min(climbed.ready_at)))
+                }
+                Fit::Held => is_held = true,
+                _ => {}
+            }
+        }
+        match next {
+            Some(next) if next - now <= self.patience => Choice::Wait(next),
+            _ if is_held => Choice::Held,
+            next => Choice::Nothing(next),
+        }
+    }
+
+    /// An attempt begins.
+    pub(crate) fn begin(&mut self, at: usize, now: u64) {
+        let climbed = &mut self.climbed[at];
+        climbed.attempts = climbed.attempts.saturating_add(1);
+        let cooldown = climbed.cooldowns.next().map_or(0, nanos);
+        let cooldown = if self.exhausted { cooldown.max(SLOWLY) } else { cooldown };
+        climbed.ready_at = now.saturating_add(cooldown);
+        if climbed.rung.kind == Kind::Restart {
+            self.window.record(now);
+        }
+    }
+
+    /// A human is called because nothing helped. Whether that is news.
+    pub(crate) fn give_up(&mut self, now: u64) -> bool {
+        if self.exhausted {
+            return false;
+        }
+        self.exhausted = true;
+        for climbed in &mut self.climbed {
+            climbed.ready_at = climbed.ready_at.max(now.saturating_add(SLOWLY));
+        }
+        true
+    }
+
+    /// The incident is over: all attempts count anew. How many restarts there were does not.
+    pub(crate) fn reset(&mut self) {
+        self.exhausted = false;
+        for climbed in &mut self.climbed {
+            climbed.attempts = 0;
+            climbed.cooldowns.restart();
+        }
+    }
+
+    fn fit(&self, climbed: &Climbed, now: u64, failing: &[Symptom], held: bool) -> Fit {
+        let Climbed { rung, attempts, ready_at, .. } = climbed;
+        let max = match rung.kind {
+            Kind::FailOver => rung.limits.max_attempts.min(self.other_targets),
+            Kind::Plain | Kind::Restart => rung.limits.max_attempts,
+        };
+        let restarts = rung.kind == Kind::Restart;
+        if !failing.iter().any(|symptom| rung.fixes.helps(symptom)) {
+            Fit::OtherSymptom
+        } else if rung.kind == Kind::FailOver && self.other_targets == 0 {
+            Fit::NoTarget
+        } else if restarts && self.exhausted {
+            Fit::LeftToHumans
+        } else if *attempts >= max && !(self.exhausted && rung.keeps_trying) {
+            Fit::Spent
+        } else if restarts && self.window.free_at().is_none_or(|free| free > now) {
+            Fit::TooManyRestarts
+        } else if restarts && held {
+            Fit::Held
+        } else if *ready_at > now {
+            Fit::Cooling(Duration::from_nanos(ready_at - now))
+        } else {
+            Fit::Runs
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 mod action;
 mod actions;
-mod backoff;
+mod body;
+mod chart;
 mod check;
 mod checks;
 mod factory;
@@ -21,8 +22,10 @@ mod latencies;
 mod layer;
 mod ledger;
 mod pager;
+mod pages;
 mod permit;
 mod ramp;
+mod rounds;
 mod service;
 mod settings;
 mod siblings;
@@ -38,12 +41,19 @@ use std::pin::Pin;
 
 // The state machine.
 pub use action::{Action, Attempt, FailOver, Fixes, Limits, ResetPool, Restart, Then};
+pub use buttress_core::Mode;
 pub use buttress_core::observe::{HealState, Health};
-pub use check::{Answer, Check, CheckFn, CheckSettings, Monitor, Subject, Symptom, check_fn};
+pub use check::{Answer, Check, CheckFn, CheckSettings, Monitor, Subject, Symptom, TrafficCheck, check_fn};
+pub use failback::Failback;
+pub use handle::{Explanation, NoSuchRung, Status, SupervisorHandle};
 pub use health::Policy;
 pub use incident::{Happened, Incident, Tried};
-pub use ladder::Rung;
+pub use intensity::Intensity;
+pub use ladder::{Fit, Rung};
+pub use ledger::{Ledger, LedgerEntry};
 pub use pager::{LogPager, Pager};
+pub use siblings::Siblings;
+pub use supervisor::{SpawnError, Supervisor};
 
 // The swap.
 pub use factory::{Build, Factory, MakeServices};

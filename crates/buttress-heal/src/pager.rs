@@ -22,6 +22,21 @@ pub trait Pager: Send + Sync {
     fn resolve<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>>;
 }
 
+/// Shared with others.
+impl<P: Pager + ?Sized> Pager for std::sync::Arc<P> {
+    fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        (**self).trigger(incident)
+    }
+
+    fn update<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        (**self).update(incident)
+    }
+
+    fn resolve<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        (**self).resolve(incident)
+    }
+}
+
 /// Writes pages into the log, through `tracing`, target `buttress`: the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogPager;

@@ -1,1 +1,271 @@
+use std::time::Duration;
 
+use buttress_core::clock::nanos;
+use buttress_core::observe::{HealState, Health};
+
+use crate::check::Symptom;
+use crate::ladder::{Choice, Ladder};
+
+/// What the checks come to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    pub(crate) health: Health,
+    /// The symptoms of the checks that fail.
+    pub(crate) failing: &'a [Symptom],
+    /// Most siblings are in trouble too.
+    pub(crate) held: bool,
+    /// By an operator.
+    pub(crate) paused: bool,
+}
+
+impl Seen<'_> {
+    fn is_ill(&self) -> bool {
+        !self.failing.is_empty()
+    }
+}
+
+/// What is to be done. Everything but `Wait` and `Act` is news, after which one asks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing, until something is seen or this time has come.
+    Wait(Option<u64>),
+    /// An incident begins.
+    Open,
+    /// The symptoms are back before it was over.
+    Relapse,
+    /// This rung is to be tried: [`State::begin`], then [`State::acted`].
+    Act(usize),
+    /// Restarts are held.
+    Hold,
+    /// It is known whether an attempt has helped, and when its symptoms were gone.
+    Decide { rung: usize, started: u64, cured_at: Option<u64> },
+    /// A human is to be called.
+    Escalate(Cause),
+    /// A human was called, and it got worse.
+    Worse,
+    /// All symptoms are gone, since then.
+    Recover(u64),
+    /// They have been gone for long enough. `mttr`: the time until they were; none if there were none.
+    Close { mttr: Option<u64>, escalated: bool },
+}
+
+/// Why a human is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    NothingHelped,
+    TooLong,
+}
+
+impl Cause {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NothingHelped => "nothing that may be tried has helped",
+            Self::TooLong => "it has lasted too long",
+        }
+    }
+}
+
+/// The course of an illness, without a clock, a lock or a task: it is told what is seen, and says what to do.
+#[derive(Debug)]
+pub(crate) struct State {
+    ladder: Ladder,
+    stable_for: u64,
+    page_after: u64,
+    phase: Phase,
+    incident: Option<Course>,
+    forced: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No incident.
+    Well,
+    Ill,
+    Healing(Trial),
+    Verifying {
+        trial: Trial,
+        until: u64,
+    },
+    Recovering {
+        since: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trial {
+    rung: usize,
+    started: u64,
+    symptoms: Vec<Symptom>,
+}
+
+#[derive(Clone, Debug)]
+struct Course {
+    opened: u64,
+    /// Since when there is no symptom.
+    clear_since: Option<u64>,
+    was_ill: bool,
+    /// The health that a human knows of.
+    paged: Option<Health>,
+}
+
+impl State {
+    pub(crate) fn new(ladder: Ladder, stable_for: Duration, page_after: Duration) -> Self {
+        let (stable_for, page_after) = (nanos(stable_for), nanos(page_after));
+        Self { ladder, stable_for, page_after, phase: Phase::Well, incident: None, forced: None }
+    }
+
+    pub(crate) fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
+    pub(crate) fn is_escalated(&self) -> bool {
+        self.incident.as_ref().is_some_and(|course| course.paged.is_some())
+    }
+
+    /// Whether the next answers of the checks matter more than usual.
+    pub(crate) fn verifies(&self) -> bool {
+        matches!(self.phase, Phase::Verifying { .. })
+    }
+
+    pub(crate) fn name(&self, suspect: bool) -> HealState {
+        match self.phase {
+            Phase::Well if suspect => HealState::Suspect,
+            Phase::Well => HealState::Healthy,
+            Phase::Ill if self.is_escalated() => HealState::Escalated,
+            Phase::Ill => HealState::Ill,
+            Phase::Healing(_) => HealState::Healing,
+            Phase::Verifying { .. } => HealState::Verifying,
+            Phase::Recovering { .. } => HealState::Recovering,
+        }
+    }
+
+    pub(crate) fn is_forced(&self) -> bool {
+        self.forced.is_some()
+    }
+
+    /// An operator wants this rung to be tried now, whatever speaks against it.
+    pub(crate) fn force(&mut self, rung: usize) {
+        self.forced = Some(rung);
+    }
+
+    /// What is to be done. To be asked again after each answer but [`Step::Wait`].
+    pub(crate) fn step(&mut self, now: u64, seen: Seen<'_>) -> Step {
+        self.watch(now, seen);
+        if let Some(step) = self.operator_or_page(now, seen) {
+            return step;
+        }
+        match &self.phase {
+            Phase::Well if seen.is_ill() => self.open(now),
+            Phase::Well | Phase::Healing(_) => Step::Wait(None),
+            Phase::Ill if !seen.is_ill() => {
+                let since = self.incident.as_ref().and_then(|course| course.clear_since).unwrap_or(now);
+                self.phase = Phase::Recovering { since };
+                Step::Recover(since)
+            }
+            Phase::Ill if seen.paused => Step::Wait(None),
+            Phase::Ill => self.choose(now, seen),
+            Phase::Verifying { until, .. } if now < *until => Step::Wait(Some(*until)),
+            Phase::Verifying { trial, .. } => {
+                let Trial { rung, started, symptoms } = trial.clone();
+                let cured = !symptoms.iter().any(|symptom| seen.failing.contains(symptom));
+                self.phase = Phase::Ill;
+                let clear_since = self.incident.as_ref().and_then(|course| course.clear_since);
+                Step::Decide { rung, started, cured_at: cured.then(|| clear_since.unwrap_or(now)) }
+            }
+            Phase::Recovering { .. } if seen.is_ill() => {
+                self.phase = Phase::Ill;
+                Step::Relapse
+            }
+            Phase::Recovering { since } => {
+                let over = since.saturating_add(self.stable_for);
+                if now < over { Step::Wait(Some(over)) } else { self.close() }
+            }
+        }
+    }
+
+    /// The rung that [`Step::Act`] named is tried from now on. Says which symptoms it is for.
+    pub(crate) fn begin(&mut self, rung: usize, now: u64, seen: Seen<'_>) -> Vec<Symptom> {
+        self.ladder.begin(rung, now);
+        self.forced = None;
+        let fixes = &self.ladder.rung(rung).fixes;
+        let symptoms: Vec<_> = seen.failing.iter().filter(|symptom| fixes.helps(symptom)).cloned().collect();
+        self.phase = Phase::Healing(Trial { rung, started: now, symptoms: symptoms.clone() });
+        symptoms
+    }
+
+    /// The action has ended. Whether it helped is seen later; if it failed, that is decided.
+    pub(crate) fn acted(&mut self, now: u64, ended_well: bool) {
+        let Phase::Healing(trial) = std::mem::replace(&mut self.phase, Phase::Ill) else { return };
+        if ended_well {
+            let verify = nanos(self.ladder.rung(trial.rung).limits.verify);
+            self.phase = Phase::Verifying { trial, until: now.saturating_add(verify) };
+        }
+    }
+
+    fn watch(&mut self, now: u64, seen: Seen<'_>) {
+        let Some(course) = &mut self.incident else { return };
+        if seen.is_ill() {
+            (course.clear_since, course.was_ill) = (None, true);
+        } else {
+            course.clear_since.get_or_insert(now);
+        }
+    }
+
+    fn operator_or_page(&mut self, now: u64, seen: Seen<'_>) -> Option<Step> {
+        let is_free = !matches!(self.phase, Phase::Healing(_) | Phase::Verifying { .. });
+        match self.forced {
+            Some(_) if is_free && self.incident.is_none() => Some(self.open(now)),
+            Some(rung) if is_free => Some(Step::Act(rung)),
+            _ => self.worse(seen),
+        }
+    }
+
+    fn worse(&mut self, seen: Seen<'_>) -> Option<Step> {
+        let paged = self.incident.as_mut()?.paged.as_mut()?;
+        if seen.health <= *paged {
+            return None;
+        }
+        *paged = seen.health;
+        Some(Step::Worse)
+    }
+
+    fn open(&mut self, now: u64) -> Step {
+        self.phase = Phase::Ill;
+        let course = Course { opened: now, clear_since: None, was_ill: false, paged: None };
+        self.incident = Some(course);
+        Step::Open
+    }
+
+    fn choose(&mut self, now: u64, seen: Seen<'_>) -> Step {
+        let choice = self.ladder.choose(now, seen.failing, seen.held);
+        let Some(course) = &mut self.incident else { return Step::Wait(None) };
+        // While restarts are held, the group's page speaks for all.
+        let waits_for_page = course.paged.is_none() && !seen.held;
+        let page_at = if waits_for_page { course.opened.saturating_add(self.page_after) } else { u64::MAX };
+        let cause = match choice {
+            _ if now >= page_at => Cause::TooLong,
+            Choice::Nothing(_) if course.paged.is_none() => Cause::NothingHelped,
+            Choice::Nothing(next) => {
+                let is_news = self.ladder.give_up(now);
+                return if is_news { self.choose(now, seen) } else { Step::Wait(next) };
+            }
+            Choice::Run(rung) => return Step::Act(rung),
+            Choice::Wait(until) => return Step::Wait(Some(until.min(page_at))),
+            Choice::Held => return Step::Hold,
+        };
+        course.paged = Some(seen.health);
+        if cause == Cause::NothingHelped {
+            self.ladder.give_up(now);
+        }
+        Step::Escalate(cause)
+    }
+
+    fn close(&mut self) -> Step {
+        self.phase = Phase::Well;
+        self.ladder.reset();
+        let Some(course) = self.incident.take() else { return Step::Wait(None) };
+        let clear_since = course.clear_since.unwrap_or(course.opened);
+        let mttr = course.was_ill.then(|| clear_since.saturating_sub(course.opened));
+        Step::Close { mttr, escalated: course.paged.is_some() }
+    }
+}

@@ -1,1 +1,287 @@
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
+use buttress_core::clock::nanos;
+use buttress_core::observe::Health;
+use buttress_core::{Clock, Observer, within};
+use tokio::sync::watch;
+
+use crate::BoxFuture;
+use crate::action::{Action, Attempt, Limits, Then};
+use crate::body::{Body, Busy, Connection, Findings, Group, Order};
+use crate::chart::Chart;
+use crate::check::{Answer, Check};
+use crate::factory::Factory;
+use crate::failback::Hysteresis;
+use crate::generations::{Generations, SwapError, SwapOrder, WarmUp};
+use crate::handle::{Shared, Status, SupervisorHandle};
+use crate::incident::Tried;
+use crate::ladder::Ladder;
+use crate::rounds::{Patient, Rounds, run};
+use crate::service::Heal;
+use crate::signals::Signals;
+use crate::state::State;
+use crate::supervisor::Supervisor;
+use crate::unwind::caught;
+
+/// How long one attempt to build the only service there is may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The one task of a supervisor: it alone has the factory.
+struct Task<F: Factory> {
+    generations: Generations<F>,
+    body: Body<F::Service>,
+    warm: Warm<F::Service>,
+}
+
+/// The checks that say something about a service that takes no calls yet.
+struct Warm<S> {
+    checks: Vec<Arc<dyn Check<S>>>,
+    passes: u32,
+    target: usize,
+}
+
+/// Why a work was not carried out to its end.
+enum Cut {
+    Stop(Duration),
+    For(Order),
+}
+
+pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>, SupervisorHandle) {
+    let Supervisor { name, factory, targets, checks, rungs, pager, observer, .. } = supervisor;
+    let swaps = Arc::new(observer.clone().map_or_else(Observer::default, Observer::from));
+    let (mut generations, service) = Generations::new(Arc::clone(&name), factory, supervisor.swap, swaps);
+    if let Some(retire) = supervisor.retire {
+        generations.retire(retire);
+    }
+    let view = generations.view();
+    let shared = Arc::new(Shared::new(name, supervisor.mode));
+    let (sender, status) = watch::channel(Status::default());
+    let ladder = Ladder::new(rungs, supervisor.intensity, supervisor.patience, targets.len());
+    let probing = checks.iter().filter(|check| check.probes()).map(Arc::clone).collect();
+    let warm = Warm { checks: probing, passes: supervisor.warm_up, target: 0 };
+    let (suspected, unused) = (view.clone(), view.clone());
+    let mut body = Body {
+        clock: Clock::start(),
+        chart: Chart::new(Arc::clone(&shared), observer, pager, sender),
+        state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
+        rounds: Rounds::new(checks),
+        connection: Connection::new(),
+        hysteresis: Hysteresis::new(supervisor.failback),
+        probe_every: nanos(supervisor.failback.every),
+        probe_at: 0,
+        targets,
+        policy: supervisor.policy,
+        siblings: supervisor.siblings.map(|siblings| Group { member: siblings.join(), paged: None }),
+        seen: Findings::default(),
+        trial: Vec::new(),
+        generation: 0,
+        target: 0,
+        suspected: Box::pin(async move { suspected.suspected().await }),
+        unused: Box::pin(async move { unused.unused().await }),
+        timer: Default::default(),
+        view,
+    };
+    body.change_mode();
+    let task = tokio::spawn(Task { generations, body, warm }.run());
+    (service, SupervisorHandle { shared, status, task: task.abort_handle() })
+}
+
+impl<F: Factory> Task<F> {
+    async fn run(mut self) {
+        let mut next = None;
+        let limit = loop {
+            let order = match next.take() {
+                Some(order) => order,
+                None => poll_fn(|cx| self.body.poll(cx, Busy::No)).await,
+            };
+            let cut = match order {
+                Order::Stop(limit) => break limit,
+                Order::Connect => self.connect().await,
+                Order::Act { rung, attempt, limits } => self.act(rung, attempt, limits).await,
+                Order::Probe => self.probe().await,
+                Order::FailBack => self.fail_back().await,
+            };
+            match cut {
+                None => {}
+                Some(Cut::For(order)) => next = Some(order),
+                Some(Cut::Stop(limit)) => break limit,
+            }
+        };
+        self.stop(limit).await;
+    }
+
+    async fn connect(&mut self) -> Option<Cut> {
+        let Self { generations, body, warm } = self;
+        let target = body.target;
+        let work = Box::pin(async move {
+            let swap = generations.swap(SwapOrder::BreakBeforeMake, target, warm);
+            within(CONNECT_WITHIN, swap).await.map_or(Err(Tried::TimedOut), swapped)
+        });
+        match beside(body, Busy::Yes, work).await {
+            Ok(result) => {
+                let now = body.clock.now();
+                body.connected(&result, now);
+                None
+            }
+            Err(cut) => Some(cut),
+        }
+    }
+
+    async fn act(&mut self, rung: usize, attempt: Box<Attempt>, limits: Limits) -> Option<Cut> {
+        let Self { generations, body, warm } = self;
+        let started = body.clock.now();
+        let action = Arc::clone(&body.state.ladder().rung(rung).action);
+        let is_critical = body.seen.health == Health::Critical && !body.state.is_escalated();
+        let gentle = if is_critical { SwapOrder::BreakBeforeMake } else { SwapOrder::MakeBeforeBreak };
+        let targets = body.targets.len();
+        let work = async move {
+            let then = heal(&*action, &attempt).await?;
+            let (order, target) = match then {
+                Then::Nothing => return Ok(()),
+                Then::Rebuild => (gentle, attempt.target),
+                Then::Restart => (SwapOrder::BreakBeforeMake, attempt.target),
+                Then::FailOver => (gentle, (attempt.target + 1) % targets),
+            };
+            warm.target = target;
+            swapped(generations.swap(order, target, warm).await)
+        };
+        let span = body.chart.span();
+        let work = tracing::Instrument::instrument(within(limits.timeout, work), span);
+        let result = match beside(body, Busy::Yes, Box::pin(work)).await {
+            Ok(result) => result.unwrap_or(Err(Tried::TimedOut)),
+            Err(cut) => {
+                body.acted(rung, started, Err(Tried::Cancelled));
+                return Some(cut);
+            }
+        };
+        body.acted(rung, started, result);
+        None
+    }
+
+    async fn probe(&mut self) -> Option<Cut> {
+        let Self { generations, body, warm } = self;
+        warm.target = 0;
+        let work = async move {
+            let Ok(candidate) = generations.candidate(0).await else { return false };
+            warm.look(candidate, 0).await
+        };
+        match beside(body, Busy::Aside, Box::pin(work)).await {
+            Ok(passed) => {
+                body.hysteresis.probed(passed);
+                None
+            }
+            Err(cut) => Some(cut),
+        }
+    }
+
+    async fn fail_back(&mut self) -> Option<Cut> {
+        let Self { generations, body, warm } = self;
+        warm.target = 0;
+        let work = Box::pin(generations.swap(SwapOrder::MakeBeforeBreak, 0, warm));
+        match beside(body, Busy::Yes, work).await {
+            Ok(result) => {
+                if result.is_err() {
+                    body.hysteresis.probed(false);
+                }
+                None
+            }
+            Err(cut) => Some(cut),
+        }
+    }
+
+    /// Sends the pages that are on their way, and lets the calls end.
+    async fn stop(self, limit: Duration) {
+        let Self { generations, mut body, .. } = self;
+        body.chart.shared.close();
+        // Whoever takes over from it may page for the group.
+        body.siblings = None;
+        let pages = &mut body.chart.pages;
+        let mut sent = std::pin::pin!(within(
+            limit,
+            poll_fn(|cx| {
+                while !pages.is_empty() {
+                    std::task::ready!(pages.poll(cx));
+                }
+                Poll::Ready(())
+            })
+        ));
+        let mut ended = std::pin::pin!(generations.shutdown(limit));
+        let (mut is_sent, mut has_ended) = (false, false);
+        poll_fn(|cx| {
+            is_sent = is_sent || sent.as_mut().poll(cx).is_ready();
+            has_ended = has_ended || ended.as_mut().poll(cx).is_ready();
+            if is_sent && has_ended { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// Does a work while the body goes on looking around, unless it has to stop, or to do something that is more urgent.
+async fn beside<S, T>(
+    body: &mut Body<S>,
+    busy: Busy,
+    mut work: Pin<Box<impl Future<Output = T>>>,
+) -> Result<T, Cut>
+where
+    S: Clone + Send + 'static,
+{
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        match body.poll(cx, busy) {
+            Poll::Ready(Order::Stop(limit)) => Poll::Ready(Err(Cut::Stop(limit))),
+            Poll::Ready(order) => Poll::Ready(Err(Cut::For(order))),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+async fn heal(action: &dyn Action, attempt: &Attempt) -> Result<Then, Tried> {
+    match caught(|| action.heal(attempt)).await {
+        Ok(Ok(then)) => Ok(then),
+        Ok(Err(error)) => Err(Tried::Failed(error.to_string().into())),
+        Err(_) => Err(Tried::Panicked),
+    }
+}
+
+fn swapped(result: Result<u64, SwapError>) -> Result<(), Tried> {
+    result.map(drop).map_err(|error| match error {
+        SwapError::TimedOut(_) => Tried::TimedOut,
+        SwapError::Panicked(_) => Tried::Panicked,
+        error => Tried::Failed(error.to_string().into()),
+    })
+}
+
+impl<S: Clone + Send + 'static> Warm<S> {
+    /// Whether no check that probes has anything against this service.
+    async fn look(&self, service: S, generation: u64) -> bool {
+        for check in &self.checks {
+            let (service, target) = (Some(service.clone()), self.target);
+            let patient = Patient { service, generation, target, traffic: Arc::new(Signals::default()) };
+            let answer = run(Arc::clone(check), check.settings().timeout, patient).await;
+            if !matches!(answer, Answer::Pass | Answer::Skipped) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl<S: Clone + Send + 'static> WarmUp<S> for Warm<S> {
+    fn warm(&self, service: S, generation: u64) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            for _ in 0..self.passes {
+                if !self.look(service.clone(), generation).await {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+}

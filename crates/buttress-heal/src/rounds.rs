@@ -1,0 +1,187 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use buttress_core::clock::nanos;
+use buttress_core::{Rng, within};
+
+use crate::BoxFuture;
+use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
+use crate::judge::{Change, Judge};
+use crate::signals::Signals;
+use crate::unwind::caught;
+
+/// The checks of one supervisor: when each is run, and what has come of it. No check is run twice at once.
+pub(crate) struct Rounds<S> {
+    pub(crate) slots: Vec<Slot<S>>,
+    rng: Rng,
+}
+
+pub(crate) struct Slot<S> {
+    check: Arc<dyn Check<S>>,
+    pub(crate) name: Arc<str>,
+    pub(crate) symptom: Symptom,
+    pub(crate) settings: CheckSettings,
+    pub(crate) judge: Judge,
+    /// What it said last, if that was not that all is well.
+    pub(crate) evidence: Option<Arc<str>>,
+    last: &'static str,
+    started: u64,
+    due: u64,
+    running: Option<BoxFuture<'static, Answer>>,
+}
+
+/// An answer, and what it has changed.
+pub(crate) struct Answered {
+    pub(crate) slot: usize,
+    pub(crate) answer: &'static str,
+    /// The answer before was another one.
+    pub(crate) is_news: bool,
+    pub(crate) change: Option<Change>,
+}
+
+/// What the checks look at.
+pub(crate) struct Patient<S> {
+    pub(crate) service: Option<S>,
+    pub(crate) generation: u64,
+    pub(crate) target: usize,
+    pub(crate) traffic: Arc<Signals>,
+}
+
+/// Why the checks are in a hurry, if they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Usual,
+    /// An attempt is verified, or something is wrong that is being healed.
+    InDoubt,
+}
+
+impl<S: Clone + Send + 'static> Rounds<S> {
+    pub(crate) fn new(checks: Vec<Arc<dyn Check<S>>>) -> Self {
+        let slot = |check: Arc<dyn Check<S>>| {
+            let settings = check.settings();
+            Slot {
+                name: check.name().into(),
+                symptom: check.symptom(),
+                judge: Judge::new(&settings),
+                settings,
+                check,
+                evidence: None,
+                last: Answer::Pass.as_str(),
+                started: 0,
+                due: 0,
+                running: None,
+            }
+        };
+        Self { slots: checks.into_iter().map(slot).collect(), rng: Rng::from_system() }
+    }
+
+    /// The next answer, if there is one. Starts what is due.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: u64,
+        pace: Pace,
+        patient: impl Fn() -> Patient<S>,
+    ) -> Option<Answered> {
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if slot.running.is_none() && slot.due <= now {
+                slot.started = now;
+                slot.running = Some(run(Arc::clone(&slot.check), slot.settings.timeout, patient()));
+            }
+            let Some(running) = &mut slot.running else { continue };
+            let Poll::Ready(answer) = running.as_mut().poll(cx) else { continue };
+            slot.running = None;
+            let (change, is_news) = slot.settle(&answer);
+            slot.plan(now, pace, &mut self.rng);
+            return Some(Answered { slot: at, answer: answer.as_str(), is_news, change });
+        }
+        None
+    }
+
+    /// When the next check is due that does not run.
+    pub(crate) fn next_due(&self) -> u64 {
+        self.slots.iter().filter(|slot| slot.running.is_none()).map(|slot| slot.due).min().unwrap_or(u64::MAX)
+    }
+
+    /// All that is planned for later than the pace allows is brought forward.
+    pub(crate) fn hurry(&mut self) {
+        for slot in &mut self.slots {
+            slot.due = slot.due.min(slot.started.saturating_add(slot.in_doubt_every()));
+        }
+    }
+
+    /// What is seen of the old generation says nothing about the new one, which is looked at now.
+    pub(crate) fn new_generation(&mut self, now: u64) {
+        for slot in &mut self.slots {
+            slot.running = None;
+            slot.due = now;
+            slot.judge.new_generation();
+        }
+    }
+
+    /// Nothing is known, and nothing is run.
+    pub(crate) fn stop(&mut self) {
+        for slot in &mut self.slots {
+            slot.running = None;
+            slot.judge = Judge::new(&slot.settings);
+            slot.evidence = None;
+        }
+    }
+}
+
+impl<S> Slot<S> {
+    fn settle(&mut self, answer: &Answer) -> (Option<Change>, bool) {
+        let said = answer.as_str();
+        let is_news = std::mem::replace(&mut self.last, said) != said;
+        match answer {
+            Answer::Pass => self.evidence = None,
+            Answer::Fail(why) => self.evidence = Some(Arc::clone(why)),
+            Answer::TimedOut => {
+                let limit = buttress_core::clock::Seconds(self.settings.timeout);
+                self.evidence = Some(format!("no answer within {limit}").into());
+            }
+            Answer::Panicked => self.evidence = Some("the check panicked".into()),
+            Answer::Skipped => {}
+        }
+        (self.judge.answer(answer), is_news)
+    }
+
+    fn plan(&mut self, now: u64, pace: Pace, rng: &mut Rng) {
+        let is_quick = match pace {
+            Pace::InDoubt => true,
+            Pace::Usual => self.judge.is_turning(),
+        };
+        let every = if is_quick { self.in_doubt_every() } else { nanos(self.settings.every) };
+        let spread = (u128::from(every) * u128::from(self.settings.jitter_percent.min(100)) / 100) as u64;
+        let every = rng.between(every - spread, every.saturating_add(spread));
+        self.due = self.started.saturating_add(every).max(now);
+    }
+
+    fn in_doubt_every(&self) -> u64 {
+        nanos(self.settings.in_doubt_every.min(self.settings.every))
+    }
+}
+
+/// One run, within its time; a panic in it is an answer.
+pub(crate) fn run<S: Send + 'static>(
+    check: Arc<dyn Check<S>>,
+    limit: Duration,
+    patient: Patient<S>,
+) -> BoxFuture<'static, Answer> {
+    Box::pin(async move {
+        let Patient { service, generation, target, traffic } = patient;
+        // The service need not be `Sync`: no reference to it is kept here.
+        let running = {
+            let subject = Subject { service: service.as_ref(), generation, target, traffic: &traffic };
+            catch_unwind(AssertUnwindSafe(|| check.run(subject)))
+        };
+        let Ok(running) = running else { return Answer::Panicked };
+        match within(limit, caught(move || running)).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Answer::Panicked,
+            None => Answer::TimedOut,
+        }
+    })
+}

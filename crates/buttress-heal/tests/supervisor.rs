@@ -1,0 +1,49 @@
+//! The whole supervisor: checks, ladder, swap and pager on a paused clock.
+
+mod support;
+
+use buttress_core::observe::PageKind;
+use buttress_heal::{HealState, Health};
+use support::{World, actions, secs, supervise};
+use tower::ServiceExt;
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_client_is_replaced_and_the_incident_is_over_when_the_new_one_has_been_well_for_a_minute() {
+    let world = World::new(1);
+    let (supervisor, pages, _) = supervise(&world);
+    let (client, handle) = supervisor.spawn().unwrap();
+    client.clone().oneshot(()).await.unwrap();
+    tokio::time::sleep(secs(20)).await;
+    assert_eq!((handle.health(), world.builds().len()), (Health::Healthy, 1));
+    world.poison();
+    tokio::time::sleep(secs(7)).await;
+    client.clone().oneshot(()).await.unwrap();
+    assert_eq!(world.builds().len(), 2, "{:?}", handle.incident());
+    tokio::time::sleep(secs(6)).await;
+    assert_eq!(handle.status().state, HealState::Recovering);
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!((handle.status().state, handle.status().incident), (HealState::Healthy, None));
+    let incident = handle.incidents().pop().unwrap();
+    assert!(incident.is_over() && incident.recovered_after().unwrap() < secs(2), "{incident}");
+    assert_eq!(actions(&handle), ["reset pool"]);
+    assert_eq!(pages.kinds(), []);
+    assert_eq!(handle.ledger().entries()[0].successes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_cured_is_paged_once_and_resolved_when_it_is_over() {
+    let world = World::new(1);
+    let (supervisor, pages, _) = supervise(&world);
+    let (client, handle) = supervisor.spawn().unwrap();
+    tokio::time::sleep(secs(20)).await;
+    world.set(0, false);
+    tokio::time::sleep(secs(3600)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger], "{:#?}", pages.told());
+    client.clone().oneshot(()).await.unwrap_err();
+    assert_eq!(handle.status().state, HealState::Escalated);
+    world.set(0, true);
+    tokio::time::sleep(secs(90)).await;
+    client.clone().oneshot(()).await.unwrap();
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+    assert_eq!(pages.told()[0].key, pages.told()[1].key);
+}
