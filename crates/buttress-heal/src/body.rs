@@ -10,7 +10,6 @@ use crate::action::{Attempt, Limits};
 use crate::chart::{Chart, Finding};
 use crate::check::{Answer, CheckSettings, Symptom};
 use crate::failback::Hysteresis;
-use crate::generations::View;
 use crate::handle::{Command, Explanation, NoSuchRung, Status};
 use crate::health::Policy;
 use crate::incident::{Happened, Incident, Tried};
@@ -19,6 +18,7 @@ use crate::ladder::{Fit, Kind};
 use crate::rounds::{Pace, Patient, Rounds};
 use crate::siblings::{Leave, Member};
 use crate::state::{Seen, State, Step};
+use crate::view::View;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -118,8 +118,13 @@ impl<F: Factory> Task<F> {
         let Self { generations, body, warm } = self;
         let target = body.target;
         let work = Box::pin(async move {
-            let swap = generations.swap(SwapOrder::BreakBeforeMake, target, warm);
-            within(CONNECT_WITHIN, swap).await.map_or(Err(Tried::TimedOut), swapped)
+            let connect = async {
+                match target {
+                    0 => generations.first().await,
+                    _ => generations.swap(SwapOrder::BreakBeforeMake, target, warm).await,
+                }
+            };
+            within(CONNECT_WITHIN, connect).await.map_or(Err(Tried::TimedOut), swapped)
         });
         match beside(body, Busy::Yes, work).await {
             Ok(result) => {
