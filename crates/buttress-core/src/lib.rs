@@ -79,7 +79,7 @@ pub use rng::Rng;
 pub use step_key::StepKey;
 pub use strategy::{
     Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Repeatable,
-    Replay, Seal, key_by,
+    Replay, Seal, Trim, key_by,
 };
 pub use timer::{Countdown, Timer, within};
 pub use verdict::{Effect, Hint, Kind, Verdict};

@@ -36,6 +36,8 @@ pub enum Reason {
     ReadOnly,
     /// There is no connection to send it over.
     Unavailable,
+    /// As many calls are under way as are let through for now, since load is shed.
+    Overloaded,
 }
 
 impl Reason {
@@ -49,6 +51,7 @@ impl Reason {
             Self::RateLimited => "the server asked for a longer pause than this call may wait",
             Self::ReadOnly => "only reads are served for now",
             Self::Unavailable => "there is no connection to send it over",
+            Self::Overloaded => "as many calls are under way as are let through for now",
         }
     }
 }

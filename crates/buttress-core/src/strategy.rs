@@ -167,6 +167,18 @@ pub trait KeyOf<Req> {
     fn key<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>>;
 }
 
+/// A store of answers that an outage needs, where memory runs short: it gives back what it can spare, and nobody clears it.
+pub trait Trim: Send + Sync {
+    /// Forgets what can no longer be served, whatever happens; says how many these were.
+    fn purge(&self) -> usize;
+
+    /// Forgets what can no longer be served, and then what has not been used for longest, until so many bytes are left.
+    fn shrink_to(&self, bytes: usize);
+
+    /// About how many bytes it takes.
+    fn bytes(&self) -> usize;
+}
+
 /// Stores a response and gives it back.
 pub trait Capture<Res> {
     /// What the caller gets: live, or restored from a record.
