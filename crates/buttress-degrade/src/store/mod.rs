@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
-use buttress_core::{BoxError, ConfigError, Level, Rng, within};
+use buttress_core::{BoxError, ConfigError, Level, Rng, Trim, within};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -358,6 +358,21 @@ impl<R: Kept> LastGood<R> {
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(work, &runtime);
         Ok(())
+    }
+}
+
+/// [`purge`](LastGood::purge), [`shrink_to`](LastGood::shrink_to) and [`bytes`](LastGood::bytes), for whoever frees memory.
+impl<R: Kept> Trim for LastGood<R> {
+    fn purge(&self) -> usize {
+        Self::purge(self)
+    }
+
+    fn shrink_to(&self, bytes: usize) {
+        Self::shrink_to(self, bytes);
+    }
+
+    fn bytes(&self) -> usize {
+        Self::bytes(self)
     }
 }
 
