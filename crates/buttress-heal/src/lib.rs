@@ -65,6 +65,8 @@ pub use signals::{Outcomes, Signals};
 pub use unavailable::{CutOff, Unavailable, Why};
 
 // What is ready-made: checks and actions.
+pub use actions::{Addresses, ChildProcess, ClearCaches, LoadLimit, LoadLimited, LoadLimitedFuture, Reload};
+pub use checks::{CallCheck, MemoryCheck, Reading, TcpCheck, circuit_breaker, pool_use, queue_depth};
 
 /// A boxed future, as the object-safe traits of this crate give it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
