@@ -93,7 +93,8 @@ pub(crate) struct Connection {
 /// The group of siblings, and the page that this one has sent for all.
 pub(crate) struct Group {
     pub(crate) member: Member,
-    pub(crate) paged: Option<Incident>,
+    /// And when.
+    pub(crate) paged: Option<(Incident, u64)>,
 }
 
 impl Connection {
@@ -295,7 +296,7 @@ impl<S: Clone + Send + 'static> Body<S> {
                     Begun::Would => {}
                     Begun::Held => break now + SECOND,
                 },
-                Step::Hold if self.hold() => break now + SECOND,
+                Step::Hold if self.hold(now) => break now + SECOND,
                 Step::Hold => {}
                 step => cause = self.record(now, step),
             }
@@ -447,7 +448,7 @@ impl<S: Clone + Send + 'static> Body<S> {
     }
 
     /// Whether restarts are still held now that it has asked. One member pages for all.
-    fn hold(&mut self) -> bool {
+    fn hold(&mut self, now: u64) -> bool {
         let Some(group) = &mut self.siblings else { return false };
         if group.member.ask() == Leave::Granted {
             return false;
@@ -455,14 +456,12 @@ impl<S: Clone + Send + 'static> Body<S> {
         let Some((hold, in_trouble, members)) = group.member.pages() else { return true };
         let name = group.member.siblings().name();
         let key = group.member.siblings().key(hold);
-        let mut incident = Incident::with_key(key.into(), name, buttress_core::clock::wall());
-        incident.is_now(Health::Critical);
         let evidence = format!(
-            "{in_trouble} of {members} want to restart at once: restarts are held, what they depend on is ill"
+            "{in_trouble} of {members} want to restart: restarts are held, what they depend on is ill"
         );
-        incident.symptoms.push((Arc::clone(name), Symptom::Connectivity, evidence.into()));
-        incident.escalated = true;
-        group.paged = Some(incident.clone());
+        let incident = Incident::new(key, Arc::clone(name), Health::Critical);
+        let incident = incident.with_symptom(Arc::clone(name), Symptom::Connectivity, evidence);
+        group.paged = Some((incident.clone(), now));
         if !self.chart.silent {
             self.chart.pages.push(PageKind::Trigger, incident, self.chart.span());
         }
@@ -478,10 +477,9 @@ impl<S: Clone + Send + 'static> Body<S> {
         if !group.member.is_relieved() {
             return now + SECOND;
         }
-        if let (Some(mut incident), false) = (group.paged.take(), self.chart.silent) {
-            (incident.over, incident.symptoms) = (true, Vec::new());
-            incident.health = Health::Healthy;
-            self.chart.pages.push(PageKind::Resolve, incident, tracing::Span::none());
+        if let (Some((incident, since)), false) = (group.paged.take(), self.chart.silent) {
+            let lasted = Duration::from_nanos(now.saturating_sub(since));
+            self.chart.pages.push(PageKind::Resolve, incident.ended(lasted), tracing::Span::none());
         }
         u64::MAX
     }

@@ -158,24 +158,8 @@ impl Incident {
         let (opened, salt) = (wall(), Rng::from_system().between(0, u32::MAX.into()));
         let seconds = opened.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let name = cut(service, LONGEST_NAME);
-        Self::with_key(format!("{name}-{seconds}-{salt:08x}").into(), service, opened)
-    }
-
-    pub(crate) fn with_key(key: Arc<str>, service: &Arc<str>, opened: SystemTime) -> Self {
-        Self {
-            key,
-            service: Arc::clone(service),
-            opened,
-            health: Health::Healthy,
-            worst: Health::Healthy,
-            symptoms: Vec::new(),
-            timeline: Vec::new(),
-            omitted: 0,
-            escalated: false,
-            recovered_after: None,
-            over: false,
-            ledger: Vec::new(),
-        }
+        let key = format!("{name}-{seconds}-{salt:08x}");
+        Self { opened, escalated: false, ..Self::new(key, Arc::clone(service), Health::Healthy) }
     }
 
     pub(crate) fn note(&mut self, after: Duration, happened: Happened) {
@@ -189,6 +173,46 @@ impl Incident {
     pub(crate) fn is_now(&mut self, health: Health) {
         self.health = health;
         self.worst = self.worst.max(health);
+    }
+}
+
+/// Incidents by hand: for tests of a [`Pager`](crate::Pager), and for pagers that have something to say themselves.
+impl Incident {
+    /// One that begins now. Supervisors make their own.
+    pub fn new(key: impl Into<Arc<str>>, service: impl Into<Arc<str>>, health: Health) -> Self {
+        Self {
+            key: key.into(),
+            service: service.into(),
+            opened: wall(),
+            health,
+            worst: health,
+            symptoms: Vec::new(),
+            timeline: Vec::new(),
+            omitted: 0,
+            escalated: true,
+            recovered_after: None,
+            over: false,
+            ledger: Vec::new(),
+        }
+    }
+
+    /// The same, and this check fails.
+    #[must_use]
+    pub fn with_symptom(
+        mut self,
+        check: impl Into<Arc<str>>,
+        symptom: Symptom,
+        evidence: impl Into<Arc<str>>,
+    ) -> Self {
+        self.symptoms.push((check.into(), symptom, evidence.into()));
+        self
+    }
+
+    /// The same, and it is over: all symptoms were gone after so long.
+    #[must_use]
+    pub fn ended(self, recovered_after: Duration) -> Self {
+        let (health, symptoms) = (Health::Healthy, Vec::new());
+        Self { health, symptoms, recovered_after: Some(recovered_after), over: true, ..self }
     }
 }
 
@@ -243,7 +267,9 @@ impl fmt::Display for Incident {
         for (check, symptom, evidence) in self.symptoms() {
             write!(f, "\n  {check} ({}): {evidence}", symptom.as_str())?;
         }
-        f.write_str("\nwhat happened:")?;
+        if !self.timeline.is_empty() {
+            f.write_str("\nwhat happened:")?;
+        }
         for (at, (after, happened)) in self.timeline.iter().enumerate() {
             if at == FIRST && self.omitted > 0 {
                 write!(f, "\n  … {} more …", self.omitted)?;
@@ -282,9 +308,11 @@ mod tests {
 
     #[test]
     fn a_page_says_what_fails_what_was_done_and_what_has_helped_before() {
-        let mut incident = Incident::with_key("db-1-2".into(), &"db".into(), UNIX_EPOCH);
-        incident.is_now(Health::Critical);
-        incident.symptoms.push(("ping".into(), Symptom::Connectivity, "connection refused".into()));
+        let mut incident = Incident::new("db-1-2", "db", Health::Critical).with_symptom(
+            "ping",
+            Symptom::Connectivity,
+            "connection refused",
+        );
         incident.note(Duration::ZERO, Happened::Fell { check: "ping".into(), evidence: "reset".into() });
         let action: Arc<str> = "reset pool".into();
         incident.note(Duration::from_millis(750), Happened::Acted { action: Arc::clone(&action) });

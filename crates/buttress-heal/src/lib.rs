@@ -21,6 +21,7 @@ mod lane;
 mod latencies;
 mod layer;
 mod ledger;
+mod page_budget;
 mod pager;
 mod pages;
 mod permit;
@@ -64,9 +65,10 @@ pub use settings::SwapSettings;
 pub use signals::{Outcomes, Signals};
 pub use unavailable::{CutOff, Unavailable, Why};
 
-// What is ready-made: checks and actions.
+// What is ready-made: checks, actions and pagers.
 pub use actions::{Addresses, ChildProcess, ClearCaches, LoadLimit, LoadLimited, LoadLimitedFuture, Reload};
 pub use checks::{CallCheck, MemoryCheck, Reading, TcpCheck, circuit_breaker, pool_use, queue_depth};
+pub use page_budget::PageBudget;
 
 /// A boxed future, as the object-safe traits of this crate give it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
