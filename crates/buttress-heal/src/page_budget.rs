@@ -137,7 +137,7 @@ impl Pages {
     }
 
     /// What the human is to be told now about pages that are held back: that there are some, or no more.
-    fn to_tell(&mut self) -> Option<Incident> {
+    fn news(&mut self) -> Option<Incident> {
         let notice = self.notice.as_mut()?;
         match (notice.told, self.held.is_empty()) {
             (Told::No | Told::Tried, false) => {
@@ -173,12 +173,12 @@ fn notice() -> Incident {
 impl<P: Pager> PageBudget<P> {
     /// Tells the human about pages that are held back, if there is something new.
     async fn tell(&self) -> Result<(), BoxError> {
-        let to_tell = {
+        let news = {
             let mut pages = self.lock();
             pages.forget(Instant::now(), self.within);
-            pages.to_tell()
+            pages.news()
         };
-        let Some(incident) = to_tell else { return Ok(()) };
+        let Some(incident) = news else { return Ok(()) };
         if incident.is_over() {
             self.shared.pager.resolve(&incident).await?;
         } else {
