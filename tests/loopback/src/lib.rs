@@ -109,6 +109,16 @@ impl Server {
     ///
     /// If there is no loopback interface.
     pub async fn start_then(script: impl IntoIterator<Item = Do>, then: Do) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback interface");
+        Self::on(listener, script, then)
+    }
+
+    /// The same where this listens.
+    ///
+    /// # Panics
+    ///
+    /// If it is not bound.
+    pub fn on(listener: TcpListener, script: impl IntoIterator<Item = Do>, then: Do) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
             script: script.into_iter().collect(),
             then,
@@ -118,7 +128,6 @@ impl Server {
             most_under_way: 0,
             abandoned: 0,
         }));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback interface");
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Self { url, shared, accepting }
