@@ -140,6 +140,10 @@ mod degrading;
 mod explain;
 #[cfg(feature = "grpc")]
 mod grpc_stack;
+#[cfg(feature = "heal")]
+mod http_check;
+#[cfg(feature = "pager")]
+pub mod pager;
 mod stack;
 
 use std::sync::Arc;
@@ -156,6 +160,8 @@ pub use buttress_deadline as deadline;
 pub use buttress_degrade as degrade;
 #[cfg(feature = "grpc")]
 pub use buttress_grpc as grpc;
+#[cfg(feature = "heal")]
+pub use buttress_heal as heal;
 pub use buttress_http as http;
 #[cfg(feature = "problem")]
 pub use buttress_http::Problem;
@@ -172,6 +178,8 @@ pub use explain::{Explanation, Warning};
 pub use grpc_stack::GrpcService;
 #[cfg(feature = "grpc")]
 pub use grpc_stack::{GrpcBuilder, GrpcLayer};
+#[cfg(feature = "heal")]
+pub use http_check::HttpCheck;
 pub use stack::{HttpBuilder, HttpLayer, HttpService, HttpServicePerHost};
 
 /// Starts a stack for the HTTP dependency of this name, which errors, events and metrics will show.

@@ -10,8 +10,17 @@ pub use memory::MemoryCheck;
 pub use reading::{Reading, circuit_breaker, pool_use, queue_depth};
 pub use tcp::TcpCheck;
 
+use crate::check::Answer;
+
 /// Evidence is read by people who have just been woken: no longer than this.
 const LONGEST: usize = 300;
+
+impl Answer {
+    /// A failure because of this error, with all that caused it.
+    pub fn error(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::fail(evidence(error))
+    }
+}
 
 /// An error and what it was caused by, as evidence.
 fn evidence(error: &(dyn std::error::Error + 'static)) -> String {

@@ -1,0 +1,188 @@
+//! What healing does to the rest: checks over real clients, and the store of last good answers.
+#![cfg(feature = "heal")]
+
+use std::time::Duration;
+
+use buttress::HttpCheck;
+use buttress::heal::{Answer, Check, Signals, Subject, Symptom};
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use loopback::{Do, Server, status};
+
+type Body = Full<Bytes>;
+type Hyper = Client<HttpConnector, Body>;
+
+fn hyper() -> Hyper {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+async fn answer<S>(check: &HttpCheck<Body>, service: Option<&S>, target: usize) -> Answer
+where
+    HttpCheck<Body>: Check<S>,
+{
+    let traffic = Signals::default();
+    check.run(Subject { service, generation: 1, target, traffic: &traffic }).await
+}
+
+fn said(answer: Answer) -> String {
+    match answer {
+        Answer::Fail(evidence) => evidence.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_get_passes_below_400_and_its_connection_is_used_again() {
+    let body = || Bytes::from(vec![b'x'; 100_000]);
+    let script = [200, 204, 302, 404, 401, 500]
+        .map(|code| status(code).body(if code == 204 { Bytes::new() } else { body() }));
+    let server = Server::start(script).await;
+    let (client, check) = (hyper(), HttpCheck::get(server.at("/health?key=secret")).unwrap());
+    for _ in 0..3 {
+        assert_eq!(answer(&check, Some(&client), 0).await, Answer::Pass);
+    }
+    for expected in ["HTTP 404 Not Found", "HTTP 401 Unauthorized", "HTTP 500 Internal Server Error"] {
+        assert_eq!(said(answer(&check, Some(&client), 0).await), expected);
+    }
+    assert_eq!((server.calls(), server.connections()), (6, 1));
+    assert_eq!(Check::<Hyper>::name(&check), "GET /health", "without the key");
+}
+
+#[tokio::test]
+async fn an_error_is_evidence_with_its_causes() {
+    let check = HttpCheck::get("http://127.0.0.1:1/health").unwrap();
+    let evidence = said(answer(&check, Some(&hyper()), 0).await);
+    assert!(evidence.contains("Connection refused"), "{evidence}");
+    assert_eq!(said(answer::<Hyper>(&check, None, 0).await), "there is no service");
+    let error = HttpCheck::<Body>::get("http://[").unwrap_err().to_string();
+    assert!(error.starts_with("`uri` is \"http://[\", but it is no URI"), "{error}");
+    assert!(HttpCheck::<Body>::of_targets([""; 0]).is_err());
+}
+
+#[tokio::test]
+async fn each_target_is_asked_for_what_is_its_own_and_with_the_headers() {
+    let (one, two) = (Server::start([]).await, Server::start([status(503)]).await);
+    let check = HttpCheck::of_targets([one.at("/a"), two.at("/b")]).unwrap();
+    let check =
+        check.header(AUTHORIZATION, HeaderValue::from_static("Bearer x")).symptom(Symptom::Credentials);
+    let client = hyper();
+    assert_eq!(answer(&check, Some(&client), 0).await, Answer::Pass);
+    assert_eq!(said(answer(&check, Some(&client), 1).await), "HTTP 503 Service Unavailable");
+    assert_eq!(answer(&check, Some(&client), 2).await, Answer::Skipped);
+    assert_eq!((one.seen()[0].header("authorization"), two.calls()), ("Bearer x", 1));
+    assert_eq!(Check::<Hyper>::symptom(&check), Symptom::Credentials);
+}
+
+#[tokio::test]
+async fn through_a_whole_stack_a_refusal_is_evidence() {
+    let server = Server::start_then([], Do::Reset).await;
+    let stack = buttress::http("search").build().unwrap();
+    let client: Client<HttpConnector, buttress::http::ReplayBody<Body>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    let client = tower::Layer::layer(&stack, client);
+    stack.circuit_breaker().handle().isolate();
+    let check = HttpCheck::get(server.at("/health")).unwrap();
+    let evidence = said(answer(&check, Some(&client), 0).await);
+    assert!(evidence.contains("isolated by an operator"), "{evidence}");
+    assert_eq!(server.calls(), 0);
+}
+
+#[cfg(feature = "degrade")]
+mod stale_store {
+    use super::*;
+    use buttress::core::Level;
+    use buttress::core::observe::Health;
+    use buttress::degrade::{Chain, DegradeLayer, HttpRules, LastGood};
+    use buttress::heal::{Action, Attempt, ClearCaches, Fixes, Incident, Then};
+    use buttress::http::{Answer as Answered, Http, StoredResponse};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use tokio::time::advance;
+    use tower::{Layer, Service, ServiceExt, service_fn};
+
+    fn attempt(number: u32) -> Attempt {
+        let incident = Incident::new("search-1", "search", Health::Unhealthy);
+        let incident = incident.with_symptom("memory", Symptom::Memory, "95 % of 512 MiB");
+        Attempt { incident, generation: 1, target: 0, number }
+    }
+
+    /// HD-67.
+    #[tokio::test(start_paused = true)]
+    async fn healing_memory_forgets_what_can_no_longer_be_served_and_only_then_what_was_not_used_for_longest()
+    {
+        let down = Arc::new(AtomicBool::new(false));
+        let is_down = Arc::clone(&down);
+        let search = service_fn(move |_: Request<Body>| {
+            let down = is_down.load(Ordering::Relaxed);
+            async move {
+                if down {
+                    Err(std::io::Error::other("down"))
+                } else {
+                    Ok(Response::new(Body::from(vec![b'x'; 1000])))
+                }
+            }
+        });
+        let store = LastGood::new(HttpRules::private())
+            .ttl(Duration::from_secs(60))
+            .if_error(Duration::from_secs(600));
+        let chain =
+            Chain::<Request<Body>, Response<Answered<Body>>>::new()
+                .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("nothing")));
+        let layer =
+            DegradeLayer::new("search", chain).unwrap().policy(Http::new()).last_good(store.clone()).unwrap();
+        let mut client = layer.layer(search);
+        let mut ask = async |n: u32| {
+            let request = Request::get(format!("http://search/?q={n}")).body(Body::default()).unwrap();
+            let Ok(answer) = client.ready().await.unwrap().call(request).await;
+            // The body has to be read to its end before it is kept.
+            let level = answer
+                .headers()
+                .get("buttress-degradation")
+                .map_or("0".to_owned(), |level| level.to_str().unwrap()[..1].to_owned());
+            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+            tokio::task::yield_now().await;
+            level
+        };
+        for n in 0..10 {
+            assert_eq!(ask(n).await, "0");
+        }
+        advance(Duration::from_secs(300)).await;
+        for n in 10..20 {
+            assert_eq!(ask(n).await, "0");
+        }
+        assert_eq!(store.len(), 20);
+        advance(Duration::from_secs(400)).await;
+
+        let cleared = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&cleared);
+        let heal = ClearCaches::new().trim(store.clone()).cache(move || {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(heal.heal(&attempt(1)).await.unwrap(), Then::Nothing);
+        assert_eq!((store.len(), cleared.load(Ordering::Relaxed)), (10, 1), "the ten that are past if_error");
+        // It is of use at once: the service is down.
+        down.store(true, Ordering::Relaxed);
+        for n in 10..20 {
+            assert_eq!(ask(n).await, "2", "the last good answer");
+        }
+        for n in [15, 16, 17, 18, 19] {
+            assert_eq!(ask(n).await, "2");
+        }
+        let before = store.bytes();
+        heal.heal(&attempt(2)).await.unwrap();
+        assert!(store.bytes() <= before / 2 && store.len() == 5, "{} of {before} bytes", store.bytes());
+    }
+
+    #[test]
+    fn caches_are_cleared_for_want_of_memory_only() {
+        let fixes = ClearCaches::new().fixes();
+        assert!(fixes.helps(&Symptom::Memory) && fixes != Fixes::Any);
+        for other in [Symptom::Connectivity, Symptom::ResponseTime, Symptom::Pool, Symptom::CircuitBreaker] {
+            assert!(!fixes.helps(&other), "{other:?}");
+        }
+    }
+}
