@@ -29,10 +29,12 @@ pub(super) struct Post {
     url: Uri,
     headers: HeaderMap,
     secret: Option<Arc<str>>,
-    send: Arc<
-        dyn Fn(Request<Full<Bytes>>) -> BoxFuture<'static, Result<Option<String>, BoxError>> + Send + Sync,
-    >,
+    send: Arc<Sending>,
 }
+
+/// What becomes of a request: `None` once it was taken, else what the answer says.
+type Sending =
+    dyn Fn(Request<Full<Bytes>>) -> BoxFuture<'static, Result<Option<String>, BoxError>> + Send + Sync;
 
 /// The whole of a call; a supervisor gives a pager 10 s.
 const TOTAL: Duration = Duration::from_secs(9);
