@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use buttress_core::observe::PageKind;
 use buttress_core::{BoxError, Event, Observe, observe_fn};
-use buttress_heal::{BoxFuture, Build, Factory, Health, Incident, Pager, Supervisor, SupervisorHandle};
+use buttress_heal::{
+    Action, Answer, Attempt, BoxFuture, Build, Check, CheckSettings, Factory, Fixes, Health, Incident, Pager,
+    Subject, Supervisor, SupervisorHandle, Symptom, Then,
+};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -213,4 +216,153 @@ pub(crate) fn actions(handle: &SupervisorHandle) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// A check that fails while it is switched off, and counts.
+pub(crate) struct Switch {
+    name: &'static str,
+    symptom: Symptom,
+    settings: CheckSettings,
+    pub(crate) fails: AtomicBool,
+    pub(crate) runs: AtomicUsize,
+}
+
+impl Switch {
+    /// Looked at every second, believed at once.
+    pub(crate) fn new(name: &'static str, symptom: Symptom) -> Arc<Self> {
+        let settings =
+            CheckSettings { every: SECOND, fall: 1, rise: 1, jitter_percent: 0, ..CheckSettings::default() };
+        Self::with(name, symptom, settings)
+    }
+
+    pub(crate) fn with(name: &'static str, symptom: Symptom, settings: CheckSettings) -> Arc<Self> {
+        let (fails, runs) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self { name, symptom, settings, fails, runs })
+    }
+
+    pub(crate) fn set(&self, is_well: bool) {
+        self.fails.store(!is_well, SeqCst);
+    }
+}
+
+/// A handle of a check or an action, which the supervisor has as well.
+pub(crate) struct Of<T>(pub(crate) Arc<T>);
+
+impl<S> Check<S> for Of<Switch> {
+    fn name(&self) -> &str {
+        self.0.name
+    }
+
+    fn symptom(&self) -> Symptom {
+        self.0.symptom.clone()
+    }
+
+    fn settings(&self) -> CheckSettings {
+        self.0.settings.clone()
+    }
+
+    fn run<'a>(&'a self, _: Subject<'a, S>) -> BoxFuture<'a, Answer> {
+        self.0.runs.fetch_add(1, SeqCst);
+        let answer = if self.0.fails.load(SeqCst) { Answer::fail("off") } else { Answer::Pass };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// An action that remembers when it was started, and does what the test says.
+pub(crate) struct Remedy {
+    name: &'static str,
+    fixes: Fixes,
+    start: Instant,
+    started: Mutex<Vec<Duration>>,
+    running: AtomicUsize,
+    pub(crate) most_at_once: AtomicUsize,
+    act: Box<dyn Fn() -> BoxFuture<'static, Result<Then, BoxError>> + Send + Sync>,
+}
+
+impl Remedy {
+    pub(crate) fn new(
+        name: &'static str,
+        act: impl Fn() -> BoxFuture<'static, Result<Then, BoxError>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::against(name, Fixes::Any, act)
+    }
+
+    pub(crate) fn against(
+        name: &'static str,
+        fixes: Fixes,
+        act: impl Fn() -> BoxFuture<'static, Result<Then, BoxError>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (start, started, running) = (Instant::now(), Mutex::default(), AtomicUsize::new(0));
+        let (most_at_once, act) = (AtomicUsize::new(0), Box::new(act));
+        Arc::new(Self { name, fixes, start, started, running, most_at_once, act })
+    }
+
+    /// It ends well at once, and changes nothing.
+    pub(crate) fn useless(name: &'static str) -> Arc<Self> {
+        Self::new(name, || Box::pin(std::future::ready(Ok(Then::Nothing))))
+    }
+
+    /// It switches these on.
+    pub(crate) fn cure(name: &'static str, switch: &Arc<Switch>) -> Arc<Self> {
+        let switch = Arc::clone(switch);
+        Self::new(name, move || {
+            switch.set(true);
+            Box::pin(std::future::ready(Ok(Then::Nothing)))
+        })
+    }
+
+    pub(crate) fn started(&self) -> Vec<Duration> {
+        self.started.lock().unwrap().clone()
+    }
+}
+
+impl Action for Of<Remedy> {
+    fn name(&self) -> &str {
+        self.0.name
+    }
+
+    fn fixes(&self) -> Fixes {
+        self.0.fixes.clone()
+    }
+
+    fn heal<'a>(&'a self, _: &'a Attempt) -> BoxFuture<'a, Result<Then, BoxError>> {
+        self.0.started.lock().unwrap().push(self.0.start.elapsed());
+        let running = Running::of(&self.0);
+        let act = (self.0.act)();
+        Box::pin(async move {
+            let _running = running;
+            act.await
+        })
+    }
+}
+
+struct Running(Arc<Remedy>);
+
+impl Running {
+    fn of(remedy: &Arc<Remedy>) -> Self {
+        let now = remedy.running.fetch_add(1, SeqCst) + 1;
+        remedy.most_at_once.fetch_max(now, SeqCst);
+        Self(Arc::clone(remedy))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A supervisor of clients that always work, with this check.
+pub(crate) fn watched(
+    world: &Arc<World>,
+    switch: &Arc<Switch>,
+) -> (Supervisor<impl Factory<Service = Client> + use<>>, Arc<Pages>, Arc<Events>) {
+    let (pages, events) = (Pages::new(), Events::new());
+    let supervisor = Supervisor::new("db", world.factory()).check(Of(Arc::clone(switch)));
+    let supervisor = supervisor.pager(Arc::clone(&pages)).observe(events.observer());
+    (supervisor, pages, events)
+}
+
+pub(crate) fn seconds(times: &[Duration]) -> Vec<u64> {
+    times.iter().map(|time| time.as_secs_f64().round() as u64).collect()
 }
