@@ -41,6 +41,8 @@ pub(crate) struct Body<S> {
     pub(crate) trial: Vec<Symptom>,
     pub(crate) generation: u64,
     pub(crate) target: usize,
+    /// There has been a service: before, there is nothing to look at.
+    pub(crate) has_begun: bool,
     pub(crate) suspected: BoxFuture<'static, ()>,
     pub(crate) unused: BoxFuture<'static, ()>,
     pub(crate) timer: (u64, Timer),
@@ -157,8 +159,12 @@ impl<S: Clone + Send + 'static> Body<S> {
         self.chart.shared.mode.get()
     }
 
+    fn looks(&self) -> bool {
+        self.has_begun && self.mode() != Mode::Off
+    }
+
     fn rounds_due(&self) -> u64 {
-        if self.mode() == Mode::Off { u64::MAX } else { self.rounds.next_due() }
+        if self.looks() { self.rounds.next_due() } else { u64::MAX }
     }
 
     /// Runs the checks that are due, and believes what has been seen often enough. Says when the next one is due.
@@ -169,7 +175,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             cx.waker().wake_by_ref();
             self.rounds.hurry();
         }
-        if self.mode() == Mode::Off {
+        if !self.looks() {
             return u64::MAX;
         }
         let heals = !self.seen.failing.is_empty() && !self.state.is_escalated();
@@ -242,7 +248,7 @@ impl<S: Clone + Send + 'static> Body<S> {
         }
         self.generation = generation;
         let Some((_, target, _)) = self.view.current() else { return };
-        self.target = target;
+        (self.target, self.has_begun) = (target, true);
         self.hysteresis.moved(now, target);
         self.probe_at = now.saturating_add(self.probe_every);
         self.rounds.new_generation(now);

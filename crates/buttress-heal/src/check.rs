@@ -10,7 +10,7 @@ use crate::signals::Signals;
 /// Finds out whether something is well.
 ///
 /// A check may hang, fail or panic: it is run within [`CheckSettings::timeout`], never twice at once, and its panic counts as
-/// an answer that nobody knows. It must not block its thread. It is dropped where it stands when its time is over.
+/// an answer that nobody knows. It is first run when there is a service. It must not block its thread. It is dropped where it stands when its time is over.
 pub trait Check<S>: Send + Sync {
     /// What it is called in events, incidents and pages.
     fn name(&self) -> &str;

@@ -249,7 +249,8 @@ impl fmt::Display for Explanation {
         f.write_str(if *paused { ", paused by an operator" } else { "" })?;
         match &self.next {
             Some(next) => write!(f, "; next: {next}")?,
-            None => f.write_str("; nothing is to be done")?,
+            None if *health == Health::Healthy => f.write_str("; nothing is to be done")?,
+            None => f.write_str("; nothing can run now")?,
         }
         self.rungs.iter().try_for_each(|(rung, fit)| write!(f, "\n  {rung}: {fit}"))
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use buttress_core::clock::nanos;
 use buttress_core::{Rng, within};
+use tokio::sync::Mutex;
 
 use crate::BoxFuture;
 use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
@@ -18,8 +19,14 @@ pub(crate) struct Rounds<S> {
     rng: Rng,
 }
 
-pub(crate) struct Slot<S> {
+/// A check that is run once at a time, whoever runs it.
+pub(crate) struct OneAtATime<S> {
     check: Arc<dyn Check<S>>,
+    turn: Mutex<()>,
+}
+
+pub(crate) struct Slot<S> {
+    check: Arc<OneAtATime<S>>,
     pub(crate) name: Arc<str>,
     pub(crate) symptom: Symptom,
     pub(crate) settings: CheckSettings,
@@ -58,15 +65,15 @@ pub(crate) enum Pace {
 }
 
 impl<S: Clone + Send + 'static> Rounds<S> {
-    pub(crate) fn new(checks: Vec<Arc<dyn Check<S>>>) -> Self {
-        let slot = |check: Arc<dyn Check<S>>| {
-            let settings = check.settings();
+    pub(crate) fn new(checks: &[Arc<OneAtATime<S>>]) -> Self {
+        let slot = |one: &Arc<OneAtATime<S>>| {
+            let (check, settings) = (&one.check, one.check.settings());
             Slot {
                 name: check.name().into(),
                 symptom: check.symptom(),
                 judge: Judge::new(&settings),
                 settings,
-                check,
+                check: Arc::clone(one),
                 evidence: None,
                 last: Answer::Pass.as_str(),
                 started: 0,
@@ -74,7 +81,7 @@ impl<S: Clone + Send + 'static> Rounds<S> {
                 running: None,
             }
         };
-        Self { slots: checks.into_iter().map(slot).collect(), rng: Rng::from_system() }
+        Self { slots: checks.iter().map(slot).collect(), rng: Rng::from_system() }
     }
 
     /// The next answer, if there is one. Starts what is due.
@@ -164,14 +171,25 @@ impl<S> Slot<S> {
     }
 }
 
+impl<S> OneAtATime<S> {
+    pub(crate) fn new(check: Arc<dyn Check<S>>) -> Self {
+        Self { check, turn: Mutex::const_new(()) }
+    }
+
+    pub(crate) fn check(&self) -> &dyn Check<S> {
+        &*self.check
+    }
+}
+
 /// One run, within its time; a panic in it is an answer.
 pub(crate) fn run<S: Send + 'static>(
-    check: Arc<dyn Check<S>>,
+    one: Arc<OneAtATime<S>>,
     limit: Duration,
     patient: Patient<S>,
 ) -> BoxFuture<'static, Answer> {
     Box::pin(async move {
         let Patient { service, generation, target, traffic } = patient;
+        let (_turn, check) = (one.turn.lock().await, &one.check);
         // The service need not be `Sync`: no reference to it is kept here.
         let running = {
             let subject = Subject { service: service.as_ref(), generation, target, traffic: &traffic };

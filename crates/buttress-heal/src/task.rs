@@ -13,14 +13,14 @@ use crate::BoxFuture;
 use crate::action::{Action, Attempt, Limits, Then};
 use crate::body::{Body, Busy, Connection, Findings, Group, Order};
 use crate::chart::Chart;
-use crate::check::{Answer, Check};
+use crate::check::Answer;
 use crate::factory::Factory;
 use crate::failback::Hysteresis;
 use crate::generations::{Generations, SwapError, SwapOrder, WarmUp};
 use crate::handle::{Shared, Status, SupervisorHandle};
 use crate::incident::Tried;
 use crate::ladder::Ladder;
-use crate::rounds::{Patient, Rounds, run};
+use crate::rounds::{OneAtATime, Patient, Rounds, run};
 use crate::service::Heal;
 use crate::signals::Signals;
 use crate::state::State;
@@ -39,7 +39,7 @@ struct Task<F: Factory> {
 
 /// The checks that say something about a service that takes no calls yet.
 struct Warm<S> {
-    checks: Vec<Arc<dyn Check<S>>>,
+    checks: Vec<Arc<OneAtATime<S>>>,
     passes: u32,
     target: usize,
 }
@@ -61,14 +61,15 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
     let shared = Arc::new(Shared::new(name, supervisor.mode));
     let (sender, status) = watch::channel(Status::default());
     let ladder = Ladder::new(rungs, supervisor.intensity, supervisor.patience, targets.len());
-    let probing = checks.iter().filter(|check| check.probes()).map(Arc::clone).collect();
+    let checks: Vec<_> = checks.into_iter().map(OneAtATime::new).map(Arc::new).collect();
+    let probing = checks.iter().filter(|one| one.check().probes()).map(Arc::clone).collect();
     let warm = Warm { checks: probing, passes: supervisor.warm_up, target: 0 };
     let (suspected, unused) = (view.clone(), view.clone());
     let mut body = Body {
         clock: Clock::start(),
         chart: Chart::new(Arc::clone(&shared), observer, pager, sender),
         state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
-        rounds: Rounds::new(checks),
+        rounds: Rounds::new(&checks),
         connection: Connection::new(),
         hysteresis: Hysteresis::new(supervisor.failback),
         probe_every: nanos(supervisor.failback.every),
@@ -80,6 +81,7 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
         trial: Vec::new(),
         generation: 0,
         target: 0,
+        has_begun: false,
         suspected: Box::pin(async move { suspected.suspected().await }),
         unused: Box::pin(async move { unused.unused().await }),
         timer: Default::default(),
@@ -266,10 +268,10 @@ fn swapped(result: Result<u64, SwapError>) -> Result<(), Tried> {
 impl<S: Clone + Send + 'static> Warm<S> {
     /// Whether no check that probes has anything against this service.
     async fn look(&self, service: S, generation: u64) -> bool {
-        for check in &self.checks {
+        for one in &self.checks {
             let (service, target) = (Some(service.clone()), self.target);
             let patient = Patient { service, generation, target, traffic: Arc::new(Signals::default()) };
-            let answer = run(Arc::clone(check), check.settings().timeout, patient).await;
+            let answer = run(Arc::clone(one), one.check().settings().timeout, patient).await;
             if !matches!(answer, Answer::Pass | Answer::Skipped) {
                 return false;
             }

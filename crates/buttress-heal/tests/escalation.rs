@@ -1,0 +1,294 @@
+//! Escalation: a human is called once, the service keeps serving, and somebody hears that it is over.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use buttress_core::observe::PageKind;
+use buttress_core::{BoxError, Event, Mode};
+use buttress_heal::{BoxFuture, HealState, Health, Incident, Pager, Rung, Symptom, Unavailable};
+use support::{Of, Remedy, SECOND, Switch, World, actions, secs, supervise, watched};
+use tokio::time::sleep;
+use tower::ServiceExt;
+
+/// HD-26.
+#[tokio::test(start_paused = true)]
+async fn a_day_of_illness_is_one_page_one_update_when_it_gets_worse_and_one_resolve() {
+    let (world, memory, ping) =
+        (World::new(1), Switch::new("memory", Symptom::Memory), Switch::new("ping", Symptom::Connectivity));
+    let (supervisor, pages, _) = watched(&world, &memory);
+    let (_client, handle) = supervisor.check(Of(Arc::clone(&ping))).spawn().unwrap();
+    memory.set(false);
+    sleep(secs(12 * 3600)).await;
+    assert_eq!((pages.kinds(), pages.told()[0].health), (vec![PageKind::Trigger], Health::Unhealthy));
+    ping.set(false);
+    sleep(secs(6 * 3600)).await;
+    ping.set(true);
+    sleep(secs(300)).await;
+    ping.set(false);
+    sleep(secs(6 * 3600)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Update]);
+    memory.set(true);
+    ping.set(true);
+    sleep(secs(120)).await;
+    let told = pages.told();
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Update, PageKind::Resolve]);
+    assert!(told.iter().all(|page| page.key == told[0].key) && told[1].health == Health::Critical);
+    assert_eq!((handle.health(), handle.incidents().len()), (Health::Healthy, 1));
+}
+
+/// HD-29. And the fourth of seven broken rules: whoever has escalated stops serving.
+#[tokio::test(start_paused = true)]
+async fn after_a_page_calls_go_on_with_what_there_is_and_work_again_when_somebody_has_mended_it() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let (client, handle) = supervisor.rung(Of(Remedy::useless("useless"))).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(3600)).await;
+    assert_eq!((handle.status().state, pages.kinds()), (HealState::Escalated, vec![PageKind::Trigger]));
+    client.clone().oneshot(()).await.expect("what answers is not taken away");
+
+    let (supervisor, pages, _) = supervise(&world);
+    let (client, handle) = supervisor.spawn().unwrap();
+    sleep(secs(10)).await;
+    world.set(0, false);
+    sleep(secs(3600)).await;
+    let key = handle.status().incident.unwrap();
+    let error = client.clone().oneshot(()).await.unwrap_err();
+    if let Some(unavailable) = buttress_core::find::<Unavailable>(&*error) {
+        assert_eq!(unavailable.incident(), Some(&*key));
+    }
+    world.set(0, true);
+    sleep(secs(70)).await;
+    client.clone().oneshot(()).await.expect("traffic resumes");
+    sleep(secs(90)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+    assert_eq!(pages.told()[1].key, *key);
+}
+
+/// The dependency is back, and only a new pool would notice: sqlx's pool was dead for 17 hours.
+#[tokio::test(start_paused = true)]
+async fn a_new_pool_is_tried_every_minute_after_a_page_since_nobody_else_mends_this_client() {
+    let world = World::new(1);
+    let (supervisor, pages, _) = supervise(&world);
+    let (client, _handle) = supervisor.rung(Rung::reset_pool()).spawn().unwrap();
+    sleep(secs(10)).await;
+    world.set(0, false);
+    sleep(secs(7200)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+    world.poison();
+    world.set(0, true);
+    sleep(secs(70)).await;
+    client.clone().oneshot(()).await.expect("a new generation");
+    sleep(secs(70)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+}
+
+/// HD-31.
+#[tokio::test(start_paused = true)]
+async fn while_an_operator_has_paused_it_checks_go_on_nothing_is_done_and_it_resumes_at_the_same_rung() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let [first, second] = ["first", "second"].map(Remedy::useless);
+    let rung = |remedy: &Arc<Remedy>| Rung::new(Of(Arc::clone(remedy))).max_attempts(2);
+    let (_client, handle) = supervisor.rung(rung(&first)).rung(rung(&second)).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(3)).await;
+    handle.pause();
+    sleep(secs(10)).await;
+    assert_eq!(actions(&handle), ["first"]);
+    let looked = switch.runs.load(SeqCst);
+    sleep(secs(3600)).await;
+    assert_eq!((actions(&handle).len(), pages.told().len()), (1, 0));
+    assert!(switch.runs.load(SeqCst) > looked + 3000 && handle.status().paused);
+    handle.resume();
+    // It has been so long that somebody is called as well.
+    sleep(secs(30)).await;
+    assert_eq!(actions(&handle)[..2], ["first", "first"]);
+    assert_eq!(actions(&handle)[2], "second");
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_can_force_a_rung_and_ask_what_would_be_done_and_why_nothing_else() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, _, _) = watched(&world, &switch);
+    let supervisor =
+        supervisor.rung(Rung::reset_pool()).rung(Of(Remedy::useless("useless"))).rung(Rung::fail_over());
+    let (_client, handle) = supervisor.spawn().unwrap();
+    sleep(secs(5)).await;
+    let error = handle.force("reboot").await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no rung `reboot`; there are: reset pool, useless, fail over");
+    handle.force("reset pool").await.unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(world.builds().len(), 2, "although nothing is wrong");
+    sleep(secs(120)).await;
+    assert!(handle.incidents()[0].is_over() && !handle.incidents()[0].is_escalated());
+    switch.set(false);
+    sleep(secs(7)).await;
+    let explanation = handle.explain().await.unwrap().to_string();
+    assert!(explanation.starts_with("degraded, ill; nothing can run now"), "{explanation}");
+    assert!(explanation.contains("\n  reset pool: does not help against what is wrong"), "{explanation}");
+    assert!(explanation.contains("\n  useless: cools down for"), "{explanation}");
+    assert!(explanation.contains("\n  fail over: does not help"), "{explanation}");
+    assert!(handle.shutdown(SECOND).await);
+    assert!(handle.explain().await.is_none() && handle.force("useless").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_it_only_observes_it_tells_what_it_would_do_and_does_nothing_and_calls_nobody() {
+    let world = World::new(1);
+    let (supervisor, pages, events) = supervise(&world);
+    let (_client, handle) = supervisor.mode(Mode::Observe).spawn().unwrap();
+    sleep(secs(10)).await;
+    world.set(0, false);
+    sleep(secs(600)).await;
+    world.set(0, true);
+    sleep(secs(100)).await;
+    assert_eq!((world.builds().len(), pages.told().len()), (1, 0));
+    let would = events
+        .all()
+        .iter()
+        .filter(|(_, event)| {
+            matches!(event, Event::HealAttempt { result: buttress_core::observe::HealResult::WouldAct, .. })
+        })
+        .count();
+    assert!(would >= 4, "{would}");
+    handle.set_mode(Mode::Off);
+    sleep(secs(5)).await;
+    let pings = world.pings.load(SeqCst);
+    world.set(0, false);
+    sleep(secs(600)).await;
+    assert_eq!((world.pings.load(SeqCst), handle.health()), (pings, Health::Healthy));
+    handle.set_mode(Mode::Enforce);
+    sleep(secs(10)).await;
+    assert_eq!(handle.health(), Health::Critical);
+}
+
+/// Fails, hangs and panics before it works.
+struct Unreliable(Arc<support::Pages>);
+
+impl Pager for Unreliable {
+    fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        match self.0.attempts.load(SeqCst) {
+            0 => {
+                self.0.attempts.fetch_add(1, SeqCst);
+                Box::pin(std::future::pending())
+            }
+            1 => {
+                self.0.attempts.fetch_add(1, SeqCst);
+                panic!("a pager's own fault")
+            }
+            _ => self.0.trigger(incident),
+        }
+    }
+
+    fn resolve<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        self.0.resolve(incident)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pager_that_hangs_panics_and_fails_is_asked_until_it_works_and_healing_does_not_wait_for_it() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, events) = watched(&world, &switch);
+    let useless = Remedy::useless("useless");
+    pages.failures.store(3, SeqCst);
+    let supervisor = supervisor.rung(Rung::new(Of(useless)).max_attempts(1));
+    let (_client, handle) = supervisor.pager(Unreliable(Arc::clone(&pages))).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(8)).await;
+    assert_eq!((handle.status().state, pages.told().len()), (HealState::Escalated, 0));
+    sleep(secs(120)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+    let failed =
+        events.all().iter().filter(|(_, event)| matches!(event, Event::Paged { success: false, .. })).count();
+    assert_eq!(failed, 5);
+    switch.set(true);
+    sleep(secs(120)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolve_is_never_lost_and_a_page_that_never_got_through_is_not_sent_when_all_is_over() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let supervisor = supervisor.rung(Rung::new(Of(Remedy::useless("useless"))).max_attempts(1));
+    let (_client, _handle) = supervisor.spawn().unwrap();
+    pages.failures.store(usize::MAX, SeqCst);
+    switch.set(false);
+    sleep(secs(600)).await;
+    switch.set(true);
+    sleep(secs(600)).await;
+    pages.failures.store(0, SeqCst);
+    sleep(secs(120)).await;
+    assert_eq!(pages.kinds(), [PageKind::Resolve], "it was tried, and may have got through");
+    switch.set(false);
+    sleep(secs(60)).await;
+    pages.failures.store(usize::MAX, SeqCst);
+    switch.set(true);
+    sleep(secs(3600)).await;
+    pages.failures.store(0, SeqCst);
+    sleep(secs(120)).await;
+    assert_eq!(pages.kinds(), [PageKind::Resolve, PageKind::Trigger, PageKind::Resolve]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_cuts_off_an_action_sends_what_is_on_its_way_and_refuses_calls() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let hang = Remedy::new("hang", || Box::pin(std::future::pending()));
+    let first = Rung::new(Of(Remedy::useless("useless"))).max_attempts(1);
+    let second = Rung::new(Of(Arc::clone(&hang))).timeout(secs(3600)).max_attempts(1);
+    let (client, handle) = supervisor.rung(first).rung(second).page_after(secs(2)).spawn().unwrap();
+    pages.failures.store(1, SeqCst);
+    switch.set(false);
+    sleep(secs(8)).await;
+    assert_eq!(handle.status().state, HealState::Healing);
+    assert!(handle.shutdown(secs(5)).await);
+    assert_eq!(hang.started().len(), 1);
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+    client.clone().oneshot(()).await.unwrap_err();
+    let tried = handle.incident().unwrap();
+    assert!(tried.to_string().contains("hang: cancelled"), "{tried}");
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_supervisor_ends_with_the_last_clone_of_its_service() {
+    let world = World::new(1);
+    let (supervisor, _, _) = supervise(&world);
+    let (client, handle) = supervisor.spawn().unwrap();
+    sleep(secs(10)).await;
+    let clone = client.clone();
+    drop(client);
+    sleep(secs(10)).await;
+    assert!(handle.explain().await.is_some());
+    drop(clone);
+    sleep(secs(10)).await;
+    assert!(handle.explain().await.is_none());
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[test]
+fn without_a_runtime_and_with_settings_that_cannot_work_there_is_a_typed_error() {
+    let factory = |_| async { Ok::<_, BoxError>(()) };
+    let supervisor = || buttress_heal::Supervisor::new("db", factory);
+    let source = |result: Result<_, buttress_heal::SpawnError>| {
+        let error: Box<dyn std::error::Error> = Box::new(result.map(|_| ()).unwrap_err());
+        error.source().unwrap().to_string()
+    };
+    assert!(source(supervisor().spawn()).contains("no tokio timer here"));
+    let none: [&str; 0] = [];
+    assert_eq!(source(supervisor().targets(none).spawn()), "`targets` is \"[]\", but must name at least one");
+    assert!(
+        source(supervisor().stable_for(std::time::Duration::ZERO).spawn()).starts_with("`stable_for` is 0ns")
+    );
+    let ping = buttress_heal::check_fn("ping", Symptom::Connectivity, |()| async { Ok::<_, BoxError>(()) });
+    let ping = buttress_heal::Monitor::new(ping).every(secs(30)).in_doubt_every(secs(30));
+    assert_eq!(
+        source(supervisor().check(ping).spawn()),
+        "`verify` is 5s, but must be at least 60s, or `ping` cannot rise while `reset pool` is verified"
+    );
+}
