@@ -244,7 +244,8 @@ impl<F: Factory> Supervisor<F> {
                 return Err(ConfigError::new("fall, rise, unknown_is_failure_after", counts, rule));
             }
             let seen = settings.in_doubt_every.saturating_mul(settings.rise);
-            if let Some(rung) = self.rungs.iter().find(|rung| rung.limits.verify < seen) {
+            let mut rungs = self.rungs.iter().filter(|rung| rung.fixes.helps(&check.symptom()));
+            if let Some(rung) = rungs.find(|rung| rung.limits.verify < seen) {
                 let rule = format!(
                     "must be at least {seen:?}, or `{}` cannot rise while `{}` is verified",
                     check.name(),

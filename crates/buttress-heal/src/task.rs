@@ -35,6 +35,8 @@ struct Task<F: Factory> {
     generations: Generations<F>,
     body: Body<F::Service>,
     warm: Warm<F::Service>,
+    /// The target of the last fail-over, whatever came of it.
+    last_target: usize,
 }
 
 /// The checks that say something about a service that takes no calls yet.
@@ -88,7 +90,7 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
         view,
     };
     body.change_mode();
-    let task = tokio::spawn(Task { generations, body, warm }.run());
+    let task = tokio::spawn(Task { generations, body, warm, last_target: 0 }.run());
     (service, SupervisorHandle { shared, status, task: task.abort_handle() })
 }
 
@@ -117,7 +119,7 @@ impl<F: Factory> Task<F> {
     }
 
     async fn connect(&mut self) -> Option<Cut> {
-        let Self { generations, body, warm } = self;
+        let Self { generations, body, warm, .. } = self;
         let target = body.target;
         let work = Box::pin(async move {
             let connect = async {
@@ -139,7 +141,7 @@ impl<F: Factory> Task<F> {
     }
 
     async fn act(&mut self, rung: usize, attempt: Box<Attempt>, limits: Limits) -> Option<Cut> {
-        let Self { generations, body, warm } = self;
+        let Self { generations, body, warm, last_target } = self;
         let started = body.clock.now();
         let action = Arc::clone(&body.state.ladder().rung(rung).action);
         let is_critical = body.seen.health == Health::Critical && !body.state.is_escalated();
@@ -151,7 +153,12 @@ impl<F: Factory> Task<F> {
                 Then::Nothing => return Ok(()),
                 Then::Rebuild => (gentle, attempt.target),
                 Then::Restart => (SwapOrder::BreakBeforeMake, attempt.target),
-                Then::FailOver => (gentle, (attempt.target + 1) % targets),
+                Then::FailOver => {
+                    let from = if attempt.number == 1 { attempt.target } else { *last_target };
+                    let mut next = (from + 1..=from + targets).map(|target| target % targets);
+                    *last_target = next.find(|target| *target != attempt.target).unwrap_or(attempt.target);
+                    (gentle, *last_target)
+                }
             };
             warm.target = target;
             swapped(generations.swap(order, target, warm).await)
@@ -170,7 +177,7 @@ impl<F: Factory> Task<F> {
     }
 
     async fn probe(&mut self) -> Option<Cut> {
-        let Self { generations, body, warm } = self;
+        let Self { generations, body, warm, .. } = self;
         warm.target = 0;
         let work = async move {
             let Ok(candidate) = generations.candidate(0).await else { return false };
@@ -186,7 +193,7 @@ impl<F: Factory> Task<F> {
     }
 
     async fn fail_back(&mut self) -> Option<Cut> {
-        let Self { generations, body, warm } = self;
+        let Self { generations, body, warm, .. } = self;
         warm.target = 0;
         let work = Box::pin(generations.swap(SwapOrder::MakeBeforeBreak, 0, warm));
         match beside(body, Busy::Yes, work).await {
