@@ -67,7 +67,9 @@ pub use unavailable::{CutOff, Unavailable, Why};
 
 // What is ready-made: checks, actions and pagers.
 pub use actions::{Addresses, ChildProcess, ClearCaches, LoadLimit, LoadLimited, LoadLimitedFuture, Reload};
-pub use checks::{CallCheck, MemoryCheck, Reading, TcpCheck, circuit_breaker, pool_use, queue_depth};
+pub use checks::{
+    CallCheck, MemoryCheck, Reading, ResponseTimeCheck, TcpCheck, circuit_breaker, pool_use, queue_depth,
+};
 pub use page_budget::PageBudget;
 
 /// A boxed future, as the object-safe traits of this crate give it.

@@ -3,11 +3,13 @@
 mod call;
 mod memory;
 mod reading;
+mod response_time;
 mod tcp;
 
 pub use call::CallCheck;
 pub use memory::MemoryCheck;
 pub use reading::{Reading, circuit_breaker, pool_use, queue_depth};
+pub use response_time::ResponseTimeCheck;
 pub use tcp::TcpCheck;
 
 use crate::check::Answer;
