@@ -269,3 +269,6 @@ impl State {
         Step::Close { mttr, escalated: course.paged.is_some() }
     }
 }
+
+#[cfg(test)]
+mod tests;
