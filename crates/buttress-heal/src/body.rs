@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use buttress_core::clock::nanos;
 use buttress_core::observe::{HealResult, Health, PageKind};
 use buttress_core::{Backoff, Clock, Delays, Event, Jitter, Mode, Timer};
 
@@ -36,7 +37,7 @@ pub(crate) struct Body<S> {
     pub(crate) probe_at: u64,
     pub(crate) targets: Vec<Arc<str>>,
     pub(crate) policy: Policy,
-    pub(crate) siblings: Option<Group>,
+    pub(crate) siblings: Option<Box<Group>>,
     pub(crate) seen: Findings,
     pub(crate) trial: Vec<Symptom>,
     pub(crate) generation: u64,
@@ -61,6 +62,8 @@ pub(crate) enum Order {
     Probe,
     FailBack,
     Stop(Duration),
+    /// Nobody has the service any more.
+    End,
 }
 
 /// What the task is at.
@@ -88,7 +91,8 @@ pub(crate) struct Connection {
     name: Arc<str>,
     judge: Judge,
     evidence: Option<Arc<str>>,
-    delays: Delays,
+    /// While it fails.
+    delays: Option<Box<Delays>>,
     due: u64,
 }
 
@@ -102,10 +106,17 @@ pub(crate) struct Group {
 impl Connection {
     pub(crate) fn new() -> Self {
         let settings = CheckSettings { fall: 2, rise: 1, ..CheckSettings::default() };
-        let [base, cap] = [100, 10_000].map(Duration::from_millis);
-        let backoff = Backoff::exponential(base, 2.0, cap).unwrap_or_default().jitter(Jitter::Equal);
-        let (judge, delays) = (Judge::new(&settings), backoff.delays());
-        Self { name: "connection".into(), judge, evidence: None, delays, due: 0 }
+        Self { name: "connection".into(), judge: Judge::new(&settings), evidence: None, delays: None, due: 0 }
+    }
+
+    /// 100 ms, doubled up to 10 s.
+    fn delay(&mut self) -> u64 {
+        let delays = self.delays.get_or_insert_with(|| {
+            let [base, cap] = [100, 10_000].map(Duration::from_millis);
+            let backoff = Backoff::exponential(base, 2.0, cap).unwrap_or_default();
+            Box::new(backoff.jitter(Jitter::Equal).delays())
+        });
+        delays.next().map_or(0, nanos)
     }
 }
 
@@ -118,7 +129,7 @@ impl<S: Clone + Send + 'static> Body<S> {
                 return Poll::Ready(Order::Stop(limit));
             }
             if self.unused.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Order::Stop(Duration::from_secs(1)));
+                return Poll::Ready(Order::End);
             }
             self.notice(now);
             let next_check = self.look(cx, now);
@@ -268,10 +279,9 @@ impl<S: Clone + Send + 'static> Body<S> {
         };
         if let Answer::Fail(why) = &answer {
             connection.evidence = Some(Arc::clone(why));
-            connection.due =
-                now.saturating_add(connection.delays.next().map_or(0, buttress_core::clock::nanos));
+            connection.due = now.saturating_add(connection.delay());
         } else {
-            connection.delays.restart();
+            connection.delays = None;
         }
         let check = Arc::clone(&connection.name);
         let evidence = connection.evidence.clone().unwrap_or_default();
@@ -531,7 +541,7 @@ impl<S: Clone + Send + 'static> Body<S> {
         let rungs = self.state.ladder().explain(now, &self.seen.failing, self.is_held());
         let ready = rungs.iter().find(|(_, fit)| *fit == Fit::Runs);
         let next = ready.filter(|_| !self.seen.failing.is_empty()).map(|(name, _)| Arc::clone(name));
-        Explanation { status: self.chart.status(), next, rungs }
+        Explanation { status: self.chart.shared.status(), next, rungs }
     }
 }
 

@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use buttress_core::observe::{HealState, Health, PageKind};
 use buttress_core::{Event, Observe, Observer};
-use tokio::sync::watch;
 use tracing::{Span, info_span};
 
 use crate::check::Symptom;
@@ -16,11 +15,17 @@ use crate::pages::{Pages, Sent};
 pub(crate) struct Chart {
     pub(crate) shared: Arc<Shared>,
     observer: Observer,
-    status: watch::Sender<Status>,
     pub(crate) pages: Pages,
     incident: Option<Box<Open>>,
     /// Pages are decided and not sent.
     pub(crate) silent: bool,
+}
+
+/// Whoever watches learns that there is nothing more to come, however it ends.
+impl Drop for Chart {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
 }
 
 /// The incident under way.
@@ -39,10 +44,9 @@ impl Chart {
         shared: Arc<Shared>,
         observer: Option<Arc<dyn Observe>>,
         pager: Arc<dyn Pager>,
-        status: watch::Sender<Status>,
     ) -> Self {
         let observer = observer.map_or_else(Observer::default, Observer::from);
-        Self { shared, observer, status, pages: Pages::new(pager), incident: None, silent: false }
+        Self { shared, observer, pages: Pages::new(pager), incident: None, silent: false }
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
@@ -55,10 +59,6 @@ impl Chart {
 
     pub(crate) fn span(&self) -> Span {
         self.incident.as_ref().map_or_else(Span::none, |open| open.span.clone())
-    }
-
-    pub(crate) fn status(&self) -> Status {
-        self.status.borrow().clone()
     }
 
     /// The incident as it is.
@@ -166,19 +166,14 @@ impl Chart {
 
     /// Shows how things are, and reports a change of the state.
     pub(crate) fn show(&mut self, status: Status, cause: &'static str) {
-        let before = self.status.borrow().clone();
-        if before == status {
+        let Some(before) = self.shared.show(&status) else { return };
+        if (before.state, before.health) == (status.state, status.health) {
             return;
         }
         let attempts = self.incident.as_ref().map_or(0, |open| open.attempts);
-        if (before.state, before.health) != (status.state, status.health) {
-            let (from, to): (HealState, HealState) = (before.state, status.state);
-            let (health, generation, incident) = (status.health, status.generation, status.incident.clone());
-            self.status.send_replace(status);
-            self.emit(|| Event::Heal { from, to, health, cause, generation, incident, attempts });
-        } else {
-            self.status.send_replace(status);
-        }
+        let (from, to): (HealState, HealState) = (before.state, status.state);
+        let Status { health, generation, incident, .. } = status;
+        self.emit(|| Event::Heal { from, to, health, cause, generation, incident, attempts });
     }
 
     fn change(&self, change: impl FnOnce(&mut Incident)) {

@@ -340,7 +340,7 @@ where
         Box::pin(async move {
             match asked.await {
                 Ok(()) => Answer::Pass,
-                Err(error) => Answer::fail(error.into().to_string()),
+                Err(error) => Answer::error(&*error.into()),
             }
         })
     }

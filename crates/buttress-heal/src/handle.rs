@@ -38,7 +38,6 @@ pub struct Status {
 #[derive(Clone)]
 pub struct SupervisorHandle {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) status: watch::Receiver<Status>,
     pub(crate) task: AbortHandle,
 }
 
@@ -48,6 +47,16 @@ pub(crate) struct Shared {
     pub(crate) mode: ModeCell,
     inbox: Mutex<Inbox>,
     record: Mutex<Record>,
+    shown: Mutex<Shown>,
+}
+
+/// How things are. Most supervisors are never watched, and a channel is large.
+#[derive(Default)]
+struct Shown {
+    status: Status,
+    watched: Option<watch::Sender<Status>>,
+    /// The supervisor has ended.
+    is_last: bool,
 }
 
 #[derive(Default)]
@@ -96,17 +105,22 @@ pub struct NoSuchRung {
 impl SupervisorHandle {
     /// How the service is now.
     pub fn status(&self) -> Status {
-        self.status.borrow().clone()
+        self.shared.status()
     }
 
     /// How well the service is now.
     pub fn health(&self) -> Health {
-        self.status.borrow().health
+        self.shared.shown().status.health
     }
 
-    /// Shows each change.
+    /// Shows each change; closed when the supervisor ends.
     pub fn watch(&self) -> watch::Receiver<Status> {
-        self.status.clone()
+        let mut shown = self.shared.shown();
+        let Shown { status, watched, is_last } = &mut *shown;
+        if *is_last {
+            return watch::channel(status.clone()).1;
+        }
+        watched.get_or_insert_with(|| watch::channel(status.clone()).0).subscribe()
     }
 
     /// The incident under way.
@@ -170,7 +184,7 @@ impl SupervisorHandle {
     /// within this time. Says whether it was enough; if not, what is left is cut off. Calls are refused from then on.
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.shared.send(Command::Stop(limit));
-        let mut status = self.status.clone();
+        let mut status = self.watch();
         let ended = async { while status.changed().await.is_ok() {} };
         // A little longer, for what is cut off to notice.
         let ended = within(limit + Duration::from_secs(1), ended).await.is_some();
@@ -182,14 +196,34 @@ impl SupervisorHandle {
 impl fmt::Debug for SupervisorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("SupervisorHandle");
-        debug.field("name", &self.shared.name).field("status", &*self.status.borrow()).finish_non_exhaustive()
+        debug.field("name", &self.shared.name).field("status", &self.status()).finish_non_exhaustive()
     }
 }
 
 impl Shared {
     pub(crate) fn new(name: Arc<str>, mode: Mode) -> Self {
-        let (inbox, record) = (Mutex::default(), Mutex::default());
-        Self { name, mode: ModeCell::new(mode), inbox, record }
+        let (inbox, record, shown) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { name, mode: ModeCell::new(mode), inbox, record, shown }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.shown().status.clone()
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows this. Says what was shown before, if that was something else.
+    pub(crate) fn show(&self, status: &Status) -> Option<Status> {
+        let mut shown = self.shown();
+        if shown.status == *status {
+            return None;
+        }
+        if let Some(watched) = &shown.watched {
+            watched.send_replace(status.clone());
+        }
+        Some(std::mem::replace(&mut shown.status, status.clone()))
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
@@ -229,6 +263,13 @@ impl Shared {
         let mut inbox = self.inbox();
         inbox.closed = true;
         inbox.commands.clear();
+    }
+
+    /// The supervisor has ended, or is gone.
+    pub(crate) fn end(&self) {
+        self.close();
+        let mut shown = self.shown();
+        (shown.watched, shown.is_last) = (None, true);
     }
 }
 

@@ -1,9 +1,9 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use buttress_core::Backoff;
 use buttress_core::clock::{Seconds, nanos};
-use buttress_core::{Backoff, Delays};
 
 use crate::action::{Action, FailOver, Fixes, Limits, ResetPool, Restart};
 use crate::check::Symptom;
@@ -17,6 +17,13 @@ pub struct Rung {
     pub(crate) limits: Limits,
     pub(crate) kind: Kind,
     pub(crate) keeps_trying: bool,
+}
+
+/// The ladder of whoever has none of their own; one for all.
+pub(crate) fn standard() -> Arc<[Rung]> {
+    static STANDARD: OnceLock<Arc<[Rung]>> = OnceLock::new();
+    let standard = || [Rung::reset_pool(), Rung::fail_over(), Rung::restart()].into();
+    Arc::clone(STANDARD.get_or_init(standard))
 }
 
 /// What limits a rung beside its own limits.
@@ -169,19 +176,18 @@ const SLOWLY: u64 = 60_000_000_000;
 /// The rungs and how often each was tried: the pure choice of what is done next.
 #[derive(Debug)]
 pub(crate) struct Ladder {
-    climbed: Vec<Climbed>,
+    rungs: Arc<[Rung]>,
+    climbed: Box<[Climbed]>,
     window: Window,
     patience: u64,
     other_targets: u32,
     exhausted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Climbed {
-    rung: Rung,
     attempts: u32,
     ready_at: u64,
-    cooldowns: Delays,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,19 +202,15 @@ pub(crate) enum Choice {
 
 impl Ladder {
     /// `patience`: if a rung can run again so soon, no human is called.
-    pub(crate) fn new(rungs: Vec<Rung>, intensity: Intensity, patience: Duration, targets: usize) -> Self {
-        let climb = |rung: Rung| {
-            let cooldowns = rung.limits.cooldown.delays();
-            Climbed { rung, attempts: 0, ready_at: 0, cooldowns }
-        };
-        let climbed = rungs.into_iter().map(climb).collect();
+    pub(crate) fn new(rungs: Arc<[Rung]>, intensity: Intensity, patience: Duration, targets: usize) -> Self {
+        let climbed = vec![Climbed::default(); rungs.len()].into();
         let other_targets = u32::try_from(targets.saturating_sub(1)).unwrap_or(u32::MAX);
         let (window, patience) = (Window::new(intensity), nanos(patience));
-        Self { climbed, window, patience, other_targets, exhausted: false }
+        Self { rungs, climbed, window, patience, other_targets, exhausted: false }
     }
 
     pub(crate) fn rung(&self, at: usize) -> &Rung {
-        &self.climbed[at].rung
+        &self.rungs[at]
     }
 
     pub(crate) fn attempts(&self, at: usize) -> u32 {
@@ -216,25 +218,29 @@ impl Ladder {
     }
 
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
-        self.climbed.iter().map(|climbed| Arc::clone(&climbed.rung.name)).collect()
+        self.rungs.iter().map(|rung| Arc::clone(&rung.name)).collect()
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
-        self.climbed.iter().position(|climbed| *climbed.rung.name == *name)
+        self.rungs.iter().position(|rung| *rung.name == *name)
     }
 
     /// Each rung's name and whether it can run.
     pub(crate) fn explain(&self, now: u64, failing: &[Symptom], held: bool) -> Vec<(Arc<str>, Fit)> {
-        let explain =
-            |climbed: &Climbed| (Arc::clone(&climbed.rung.name), self.fit(climbed, now, failing, held));
-        self.climbed.iter().map(explain).collect()
+        self.names().into_iter().zip(self.fits(now, failing, held)).collect()
+    }
+
+    fn fits(&self, now: u64, failing: &[Symptom], held: bool) -> impl Iterator<Item = Fit> {
+        let rungs = self.rungs.iter().zip(&self.climbed);
+        rungs.map(move |(rung, climbed)| self.fit(rung, *climbed, now, failing, held))
     }
 
     /// What is done next: the first rung that fits, or one that soon will.
     pub(crate) fn choose(&self, now: u64, failing: &[Symptom], held: bool) -> Choice {
         let (mut is_held, mut next) = (false, None::<u64>);
-        for (at, climbed) in self.climbed.iter().enumerate() {
-            match self.fit(climbed, now, failing, held) {
+        for (at, fit) in self.fits(now, failing, held).enumerate() {
+            let climbed = self.climbed[at];
+            match fit {
                 Fit::Runs => return Choice::Run(at),
                 Fit::Cooling(_) if climbed.ready_at - now <= OVERTAKE => {
                     return Choice::Wait(climbed.ready_at);
@@ -255,12 +261,12 @@ impl Ladder {
 
     /// An attempt begins.
     pub(crate) fn begin(&mut self, at: usize, now: u64) {
-        let climbed = &mut self.climbed[at];
+        let (rung, climbed) = (&self.rungs[at], &mut self.climbed[at]);
+        let cooldown = rung.limits.cooldown.delays().nth(climbed.attempts as usize).map_or(0, nanos);
         climbed.attempts = climbed.attempts.saturating_add(1);
-        let cooldown = climbed.cooldowns.next().map_or(0, nanos);
         let cooldown = if self.exhausted { cooldown.max(SLOWLY) } else { cooldown };
         climbed.ready_at = now.saturating_add(cooldown);
-        if climbed.rung.kind == Kind::Restart {
+        if rung.kind == Kind::Restart {
             self.window.record(now);
         }
     }
@@ -282,12 +288,11 @@ impl Ladder {
         self.exhausted = false;
         for climbed in &mut self.climbed {
             climbed.attempts = 0;
-            climbed.cooldowns.restart();
         }
     }
 
-    fn fit(&self, climbed: &Climbed, now: u64, failing: &[Symptom], held: bool) -> Fit {
-        let Climbed { rung, attempts, ready_at, .. } = climbed;
+    fn fit(&self, rung: &Rung, climbed: Climbed, now: u64, failing: &[Symptom], held: bool) -> Fit {
+        let Climbed { attempts, ready_at } = climbed;
         let max = match rung.kind {
             Kind::FailOver => rung.limits.max_attempts.min(self.other_targets),
             Kind::Plain | Kind::Restart => rung.limits.max_attempts,
@@ -299,13 +304,13 @@ impl Ladder {
             Fit::NoTarget
         } else if restarts && self.exhausted {
             Fit::LeftToHumans
-        } else if *attempts >= max && !(self.exhausted && rung.keeps_trying) {
+        } else if attempts >= max && !(self.exhausted && rung.keeps_trying) {
             Fit::Spent
         } else if restarts && self.window.free_at().is_none_or(|free| free > now) {
             Fit::TooManyRestarts
         } else if restarts && held {
             Fit::Held
-        } else if *ready_at > now {
+        } else if ready_at > now {
             Fit::Cooling(Duration::from_nanos(ready_at - now))
         } else {
             Fit::Runs

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
@@ -75,25 +75,21 @@ impl Pages {
 
     /// What has come of the next page.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
-        loop {
-            if let Some(pause) = &mut self.pause {
-                if pause.poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                self.pause = None;
-            }
-            let Some(page) = self.queue.front_mut() else { return Poll::Pending };
-            let pager = &self.pager;
-            let sending = self.sending.get_or_insert_with(|| {
-                page.tried = true;
-                send(Arc::clone(pager), page.kind, Arc::clone(&page.incident), page.span.clone())
-            });
-            let Poll::Ready(success) = sending.as_mut().poll(cx) else { return Poll::Pending };
-            self.sending = None;
-            let sent = Sent { key: Arc::clone(&page.incident.key), kind: page.kind, success };
-            self.settle(success);
-            return Poll::Ready(sent);
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.poll(cx));
+            self.pause = None;
         }
+        let Some(page) = self.queue.front_mut() else { return Poll::Pending };
+        let pager = &self.pager;
+        let sending = self.sending.get_or_insert_with(|| {
+            page.tried = true;
+            send(Arc::clone(pager), page.kind, Arc::clone(&page.incident), page.span.clone())
+        });
+        let success = ready!(sending.as_mut().poll(cx));
+        self.sending = None;
+        let sent = Sent { key: Arc::clone(&page.incident.key), kind: page.kind, success };
+        self.settle(success);
+        Poll::Ready(sent)
     }
 
     fn settle(&mut self, success: bool) {
@@ -136,7 +132,8 @@ fn send(
         match within(SEND_WITHIN, caught(send)).await {
             Some(Ok(Ok(()))) => true,
             Some(Ok(Err(error))) => {
-                tracing::warn!(target: "buttress", incident = incident.key(), %error, "the pager failed; it is tried again");
+                let error = &*error as &(dyn std::error::Error + 'static);
+                tracing::warn!(target: "buttress", incident = incident.key(), error, "the pager failed; it is tried again");
                 false
             }
             None => {

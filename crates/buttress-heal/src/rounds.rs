@@ -9,9 +9,13 @@ use tokio::sync::Mutex;
 
 use crate::BoxFuture;
 use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
+use crate::incident::cut;
 use crate::judge::{Change, Judge};
 use crate::signals::Signals;
 use crate::unwind::caught;
+
+/// As much of a check's reason is kept.
+const LONGEST: usize = 1024;
 
 /// The checks of one supervisor: when each is run, and what has come of it. No check is run twice at once.
 pub(crate) struct Rounds<S> {
@@ -144,6 +148,7 @@ impl<S> Slot<S> {
         let is_news = std::mem::replace(&mut self.last, said) != said;
         match answer {
             Answer::Pass => self.evidence = None,
+            Answer::Fail(why) if why.len() > LONGEST => self.evidence = Some(cut(why, LONGEST).into()),
             Answer::Fail(why) => self.evidence = Some(Arc::clone(why)),
             Answer::TimedOut => {
                 let limit = buttress_core::clock::Seconds(self.settings.timeout);

@@ -12,7 +12,7 @@ use crate::generations::Retire;
 use crate::handle::SupervisorHandle;
 use crate::health::Policy;
 use crate::intensity::Intensity;
-use crate::ladder::Rung;
+use crate::ladder::{self, Rung};
 use crate::pager::{LogPager, Pager};
 use crate::service::Heal;
 use crate::settings::SwapSettings;
@@ -207,15 +207,14 @@ impl<F: Factory> Supervisor<F> {
         if self.checks.is_empty() {
             self.checks.push(Arc::new(TrafficCheck::default()));
         }
-        if self.rungs.is_empty() {
-            self.rungs = vec![Rung::reset_pool(), Rung::fail_over(), Rung::restart()];
-        }
-        self.validate().map_err(SpawnError::Config)?;
+        let rungs = std::mem::take(&mut self.rungs);
+        let rungs = if rungs.is_empty() { ladder::standard() } else { rungs.into() };
+        self.validate(&rungs).map_err(SpawnError::Config)?;
         Timer::at(Instant::now()).map_err(SpawnError::NoRuntime)?;
-        Ok(task::spawn(self))
+        Ok(task::spawn(self, rungs))
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self, rungs: &[Rung]) -> Result<(), ConfigError> {
         self.swap.check()?;
         let not_zero = |field, time: Duration| {
             if time.is_zero() {
@@ -244,8 +243,8 @@ impl<F: Factory> Supervisor<F> {
                 return Err(ConfigError::new("fall, rise, unknown_is_failure_after", counts, rule));
             }
             let seen = settings.in_doubt_every.saturating_mul(settings.rise);
-            let mut rungs = self.rungs.iter().filter(|rung| rung.fixes.helps(&check.symptom()));
-            if let Some(rung) = rungs.find(|rung| rung.limits.verify < seen) {
+            let mut helping = rungs.iter().filter(|rung| rung.fixes.helps(&check.symptom()));
+            if let Some(rung) = helping.find(|rung| rung.limits.verify < seen) {
                 let rule = format!(
                     "must be at least {seen:?}, or `{}` cannot rise while `{}` is verified",
                     check.name(),
@@ -254,7 +253,7 @@ impl<F: Factory> Supervisor<F> {
                 return Err(ConfigError::new("verify", rung.limits.verify, rule));
             }
         }
-        self.rungs.iter().try_for_each(|rung| not_zero("timeout", rung.limits.timeout))
+        rungs.iter().try_for_each(|rung| not_zero("timeout", rung.limits.timeout))
     }
 }
 

@@ -1,25 +1,25 @@
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
 use buttress_core::observe::Health;
 use buttress_core::{Clock, Observer, within};
-use tokio::sync::watch;
 
 use crate::BoxFuture;
 use crate::action::{Action, Attempt, Limits, Then};
 use crate::body::{Body, Busy, Connection, Findings, Group, Order};
 use crate::chart::Chart;
 use crate::check::Answer;
+use crate::checks::evidence;
 use crate::factory::Factory;
 use crate::failback::Hysteresis;
 use crate::generations::{Generations, SwapError, SwapOrder, WarmUp};
-use crate::handle::{Shared, Status, SupervisorHandle};
+use crate::handle::{Shared, SupervisorHandle};
 use crate::incident::Tried;
-use crate::ladder::Ladder;
+use crate::ladder::{Ladder, Rung};
 use crate::rounds::{OneAtATime, Patient, Rounds, run};
 use crate::service::Heal;
 use crate::signals::Signals;
@@ -29,6 +29,9 @@ use crate::unwind::caught;
 
 /// How long one attempt to build the only service there is may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long pages that are on their way may take when nobody has the service any more.
+const PAGE_WITHIN: Duration = Duration::from_secs(60);
 
 /// The one task of a supervisor: it alone has the factory.
 struct Task<F: Factory> {
@@ -48,12 +51,16 @@ struct Warm<S> {
 
 /// Why a work was not carried out to its end.
 enum Cut {
-    Stop(Duration),
+    /// Within this time; or calls end in their own.
+    Stop(Option<Duration>),
     For(Order),
 }
 
-pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>, SupervisorHandle) {
-    let Supervisor { name, factory, targets, checks, rungs, pager, observer, .. } = supervisor;
+pub(crate) fn spawn<F: Factory>(
+    supervisor: Supervisor<F>,
+    rungs: Arc<[Rung]>,
+) -> (Heal<F::Service>, SupervisorHandle) {
+    let Supervisor { name, factory, targets, checks, pager, observer, .. } = supervisor;
     let swaps = Arc::new(observer.clone().map_or_else(Observer::default, Observer::from));
     let (mut generations, service) = Generations::new(Arc::clone(&name), factory, supervisor.swap, swaps);
     if let Some(retire) = supervisor.retire {
@@ -61,7 +68,6 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
     }
     let view = generations.view();
     let shared = Arc::new(Shared::new(name, supervisor.mode));
-    let (sender, status) = watch::channel(Status::default());
     let ladder = Ladder::new(rungs, supervisor.intensity, supervisor.patience, targets.len());
     let checks: Vec<_> = checks.into_iter().map(OneAtATime::new).map(Arc::new).collect();
     let probing = checks.iter().filter(|one| one.check().probes()).map(Arc::clone).collect();
@@ -69,7 +75,7 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
     let (suspected, unused) = (view.clone(), view.clone());
     let mut body = Body {
         clock: Clock::start(),
-        chart: Chart::new(Arc::clone(&shared), observer, pager, sender),
+        chart: Chart::new(Arc::clone(&shared), observer, pager),
         state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
         rounds: Rounds::new(&checks),
         connection: Connection::new(),
@@ -78,7 +84,9 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
         probe_at: 0,
         targets,
         policy: supervisor.policy,
-        siblings: supervisor.siblings.map(|siblings| Group { member: siblings.join(), paged: None }),
+        siblings: supervisor
+            .siblings
+            .map(|siblings| Box::new(Group { member: siblings.join(), paged: None })),
         seen: Findings::default(),
         trial: Vec::new(),
         generation: 0,
@@ -90,32 +98,38 @@ pub(crate) fn spawn<F: Factory>(supervisor: Supervisor<F>) -> (Heal<F::Service>,
         view,
     };
     body.change_mode();
-    let task = tokio::spawn(Task { generations, body, warm, last_target: 0 }.run());
-    (service, SupervisorHandle { shared, status, task: task.abort_handle() })
+    let task = Box::new(Task { generations, body, warm, last_target: 0 });
+    let task = tokio::spawn(task.run()).abort_handle();
+    (service, SupervisorHandle { shared, task })
 }
 
 impl<F: Factory> Task<F> {
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         let mut next = None;
         let limit = loop {
             let order = match next.take() {
                 Some(order) => order,
                 None => poll_fn(|cx| self.body.poll(cx, Busy::No)).await,
             };
-            let cut = match order {
-                Order::Stop(limit) => break limit,
-                Order::Connect => self.connect().await,
-                Order::Act { rung, attempt, limits } => self.act(rung, attempt, limits).await,
-                Order::Probe => self.probe().await,
-                Order::FailBack => self.fail_back().await,
-            };
-            match cut {
+            // Seldom, and large.
+            match Box::pin(self.carry_out(order)).await {
                 None => {}
                 Some(Cut::For(order)) => next = Some(order),
                 Some(Cut::Stop(limit)) => break limit,
             }
         };
-        self.stop(limit).await;
+        Box::pin(self.stop(limit)).await;
+    }
+
+    async fn carry_out(&mut self, order: Order) -> Option<Cut> {
+        match order {
+            Order::Stop(limit) => Some(Cut::Stop(Some(limit))),
+            Order::End => Some(Cut::Stop(None)),
+            Order::Connect => self.connect().await,
+            Order::Act { rung, attempt, limits } => self.act(rung, attempt, limits).await,
+            Order::Probe => self.probe().await,
+            Order::FailBack => self.fail_back().await,
+        }
     }
 
     async fn connect(&mut self) -> Option<Cut> {
@@ -208,22 +222,25 @@ impl<F: Factory> Task<F> {
     }
 
     /// Sends the pages that are on their way, and lets the calls end.
-    async fn stop(self, limit: Duration) {
-        let Self { generations, mut body, .. } = self;
+    async fn stop(self: Box<Self>, limit: Option<Duration>) {
+        let Self { generations, mut body, .. } = *self;
         body.chart.shared.close();
         // Whoever takes over from it may page for the group.
         body.siblings = None;
         let pages = &mut body.chart.pages;
-        let mut sent = std::pin::pin!(within(
-            limit,
-            poll_fn(|cx| {
-                while !pages.is_empty() {
-                    std::task::ready!(pages.poll(cx));
-                }
-                Poll::Ready(())
-            })
-        ));
-        let mut ended = std::pin::pin!(generations.shutdown(limit));
+        let send = poll_fn(|cx| {
+            while !pages.is_empty() {
+                ready!(pages.poll(cx));
+            }
+            Poll::Ready(())
+        });
+        let mut sent = pin!(within(limit.unwrap_or(PAGE_WITHIN), send));
+        let mut ended = pin!(async move {
+            match limit {
+                Some(limit) => generations.shutdown(limit).await,
+                None => drop(generations),
+            }
+        });
         let (mut is_sent, mut has_ended) = (false, false);
         poll_fn(|cx| {
             is_sent = is_sent || sent.as_mut().poll(cx).is_ready();
@@ -248,7 +265,8 @@ where
             return Poll::Ready(Ok(done));
         }
         match body.poll(cx, busy) {
-            Poll::Ready(Order::Stop(limit)) => Poll::Ready(Err(Cut::Stop(limit))),
+            Poll::Ready(Order::Stop(limit)) => Poll::Ready(Err(Cut::Stop(Some(limit)))),
+            Poll::Ready(Order::End) => Poll::Ready(Err(Cut::Stop(None))),
             Poll::Ready(order) => Poll::Ready(Err(Cut::For(order))),
             Poll::Pending => Poll::Pending,
         }
@@ -259,7 +277,7 @@ where
 async fn heal(action: &dyn Action, attempt: &Attempt) -> Result<Then, Tried> {
     match caught(|| action.heal(attempt)).await {
         Ok(Ok(then)) => Ok(then),
-        Ok(Err(error)) => Err(Tried::Failed(error.to_string().into())),
+        Ok(Err(error)) => Err(Tried::Failed(evidence(&*error).into())),
         Err(_) => Err(Tried::Panicked),
     }
 }
@@ -268,6 +286,7 @@ fn swapped(result: Result<u64, SwapError>) -> Result<(), Tried> {
     result.map(drop).map_err(|error| match error {
         SwapError::TimedOut(_) => Tried::TimedOut,
         SwapError::Panicked(_) => Tried::Panicked,
+        SwapError::Failed(error) => Tried::Failed(evidence(&*error).into()),
         error => Tried::Failed(error.to_string().into()),
     })
 }

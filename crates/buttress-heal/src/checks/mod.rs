@@ -25,7 +25,7 @@ impl Answer {
 }
 
 /// An error and what it was caused by, as evidence.
-fn evidence(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn evidence(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     for cause in buttress_core::chain(error) {
         let cause = cause.to_string();

@@ -41,7 +41,7 @@ const PAGE_AFTER: Duration = Duration::from_secs(120);
 const STABLE_FOR: Duration = Duration::from_secs(60);
 
 fn state(rungs: Vec<Rung>) -> State {
-    let ladder = Ladder::new(rungs, INTENSITY, Duration::from_secs(60), 1);
+    let ladder = Ladder::new(rungs.into(), INTENSITY, Duration::from_secs(60), 1);
     State::new(ladder, STABLE_FOR, PAGE_AFTER)
 }
 
