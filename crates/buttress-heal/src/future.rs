@@ -2,7 +2,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Classify, Now, Plain, Settle, Watch};
+use buttress_core::{BoxError, Classify, Now, Plain, Settle, Verdict, Watch};
 use pin_project_lite::pin_project;
 
 use crate::permit::Permit;
@@ -49,15 +49,11 @@ where
 {
     type Output = Result<W::Response<Permit>, BoxError>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let (inner, permit, policy, watch) = match this.state.as_mut().project() {
-            StateProj::Refused { error } => {
-                return Poll::Ready(Err(error
-                    .take()
-                    .expect("a future is not polled again after it was ready")));
-            }
+            StateProj::Refused { error } => return Poll::Ready(Err(taken(error))),
             StateProj::Calling { inner, permit, policy, watch } => (inner, permit, policy, watch),
         };
         permit.enter();
@@ -78,9 +74,20 @@ where
                 let error = error.into();
                 let verdict = policy.classify(Err(&*error));
                 permit.leave();
-                permit.settle(verdict);
+                settle_error(permit, verdict);
                 Poll::Ready(Err(error))
             }
         }
     }
+}
+
+/// Apart, so that the way of a good answer is short.
+#[cold]
+fn settle_error(permit: &mut Permit, verdict: Verdict) {
+    permit.settle(verdict);
+}
+
+#[cold]
+fn taken(error: &mut Option<BoxError>) -> BoxError {
+    error.take().expect("a future is not polled again after it was ready")
 }

@@ -10,7 +10,7 @@ use buttress_core::{Event, Observer, Reason, Refused, within};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use crate::lane::{Alarm, Lane, enter};
+use crate::lane::{Alarm, Lane, State, enter};
 use crate::ramp::{Place, Ramp};
 use crate::settings::{SwapSettings, Waiting};
 use crate::signals::Signals;
@@ -24,6 +24,7 @@ pub(crate) enum Gate<S> {
 
 /// A generation that takes calls, or has taken some.
 pub(crate) struct Live<S> {
+    pub(crate) state: Arc<State>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) target: usize,
     /// The one that is cloned; gone when the generation is.
@@ -41,9 +42,9 @@ impl<S> Live<S> {
     }
 
     pub(crate) fn supersede(&self) {
-        self.signals.state.supersede();
+        self.state.supersede();
         if let Some(ramp) = &self.ramp {
-            ramp.end(&self.signals.state);
+            ramp.end(&self.state);
         }
     }
 }

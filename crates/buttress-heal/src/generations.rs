@@ -187,6 +187,7 @@ impl<F: Factory> Generations<F> {
         let state = Arc::new(State::new(self.last, &self.view.hub.alarm, slowly));
         let (lanes, drained) = Lane::several(&state);
         let live = Arc::new(Live {
+            state: Arc::clone(&state),
             signals: Arc::new(Signals::of(&state, &lanes)),
             target,
             service: Mutex::new(Some(service)),
@@ -195,10 +196,10 @@ impl<F: Factory> Generations<F> {
         });
         // Without a runtime, everything is being dropped.
         let growing = Handle::try_current().ok().filter(|_| slowly).map(|runtime| {
-            let (live, state) = (Arc::clone(&live), Arc::clone(&state));
+            let live = Arc::clone(&live);
             let grow = async move {
                 if let Some(ramp) = &live.ramp {
-                    ramp.grow(&state, places, slow_start).await;
+                    ramp.grow(&live.state, places, slow_start).await;
                 }
             };
             runtime.spawn(grow).abort_handle()
@@ -218,7 +219,7 @@ impl<F: Factory> Generations<F> {
         let (retire, retire_within) = (self.retire.clone(), self.settings().retire_within);
         let task = tokio::spawn(async move {
             let Current { live, drained, .. } = old;
-            live.signals.state.drain();
+            live.state.drain();
             drop(mem::take(&mut *live.lanes.lock().unwrap_or_else(PoisonError::into_inner)));
             within(limit, either(drained, hurried)).await;
             live.signals.close();

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
@@ -15,15 +16,16 @@ use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
 use crate::latencies::Latencies;
+use crate::signals::Outcomes;
 
 /// Calls hold a share in their lane as long as they run, and nobody else does once the generation drains: the last one to end
 /// lets go of the lane, and of the last share in what says so.
 #[repr(align(64))]
 pub(crate) struct Lane {
-    pub(crate) succeeded: AtomicU64,
-    pub(crate) failed: AtomicU64,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
     pub(crate) ignored: AtomicU64,
-    pub(crate) abandoned: AtomicU64,
+    abandoned: AtomicU64,
     pub(crate) state: Arc<State>,
     /// The calls that wait, to be woken when they are cut off.
     parked: Mutex<Slab<Waker>>,
@@ -44,29 +46,55 @@ impl Lane {
         ((0..number()).map(|_| Arc::new(Self::new(state, &sender))).collect(), drained)
     }
 
+    #[inline]
+    pub(crate) fn succeeded(&self) {
+        self.succeeded.fetch_add(1, Relaxed);
+        self.state.succeeded();
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failed.fetch_add(1, Relaxed);
+        self.state.did_not_succeed();
+    }
+
+    pub(crate) fn abandoned(&self) {
+        self.abandoned.fetch_add(1, Relaxed);
+        self.state.did_not_succeed();
+    }
+
+    /// Adds what has been counted here.
+    pub(crate) fn count(&self, outcomes: &mut Outcomes) {
+        outcomes.succeeded += self.succeeded.load(Relaxed);
+        outcomes.failed += self.failed.load(Relaxed);
+        outcomes.ignored += self.ignored.load(Relaxed);
+        outcomes.abandoned += self.abandoned.load(Relaxed);
+    }
+
     fn parked(&self) -> MutexGuard<'_, Slab<Waker>> {
         // No user code runs under this lock; a poisoned one is as good as any.
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has this waker woken when the generation is closed, in place of the one of an earlier poll.
-    pub(crate) fn park(&self, at: &mut Option<usize>, waker: &Waker) {
+    /// Has this waker woken when the generation is closed, in place of the one of an earlier poll. The place is counted from 1.
+    pub(crate) fn park(&self, place: &mut Option<NonZeroU32>, waker: &Waker) {
         // Cloned and dropped outside of the lock: a waker is user code.
         let waker = waker.clone();
         let mut parked = self.parked();
-        let _old = match at.and_then(|at| parked.get_mut(at)) {
+        let there = place.and_then(|place| parked.get_mut(place.get() as usize - 1));
+        let _old = match there {
             Some(there) => Some(std::mem::replace(there, waker)),
             None => {
-                *at = Some(parked.insert(waker));
+                let at = parked.insert(waker);
+                *place = u32::try_from(at + 1).ok().and_then(NonZeroU32::new);
                 None
             }
         };
         drop(parked);
     }
 
-    pub(crate) fn unpark(&self, at: usize) {
+    pub(crate) fn unpark(&self, place: NonZeroU32) {
         let mut parked = self.parked();
-        let waker = parked.try_remove(at);
+        let waker = parked.try_remove(place.get() as usize - 1);
         drop(parked);
         drop(waker);
     }
@@ -124,6 +152,8 @@ const DRAINING: u8 = 2;
 const CLOSED: u8 = 4;
 /// It takes only so many calls at once.
 const SLOW_START: u8 = 8;
+/// Somebody wants to know how long its calls take.
+const TIMED: u8 = 16;
 
 /// What is true of a whole generation, and seldom changes.
 #[derive(Debug, Default)]
@@ -138,7 +168,9 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(generation: u64, alarm: &Arc<Alarm>, slow_start: bool) -> Self {
-        let flags = AtomicU8::new(if slow_start { SLOW_START } else { 0 });
+        let flags =
+            if slow_start { SLOW_START } else { 0 } | if alarm.timed.load(Relaxed) { TIMED } else { 0 };
+        let flags = AtomicU8::new(flags);
         let (streak, latencies) = (AtomicU32::new(0), OnceLock::new());
         Self { generation, flags, streak, alarm: Arc::clone(alarm), latencies }
     }
@@ -146,7 +178,19 @@ impl State {
     /// Whether it takes calls, as many as come.
     #[inline]
     pub(crate) fn flows(&self) -> bool {
-        self.flags.load(Acquire) == 0
+        self.flags.load(Acquire) & !TIMED == 0
+    }
+
+    /// Whether a call that was let in may begin, and if so, whether its time is taken.
+    #[inline]
+    pub(crate) fn takes_a_call(&self) -> Option<bool> {
+        let flags = self.flags.load(Acquire);
+        (flags & CLOSED == 0).then_some(flags & TIMED != 0)
+    }
+
+    pub(crate) fn time(&self) {
+        self.alarm.timed.store(true, Relaxed);
+        self.flags.fetch_or(TIMED, Relaxed);
     }
 
     pub(crate) fn starts_slowly(&self) -> bool {

@@ -1,73 +1,50 @@
-//! How long the calls of the last moments took.
+//! How long calls took.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use buttress_core::clock::{Clock, nanos};
-use tokio::time::Instant;
-
-/// Half of the longest time that is looked back.
-const HALF: Duration = Duration::from_secs(15);
 
 /// The lowest bucket ends at 2^17 ns (131 µs), and each power of two above it has four.
 const LOWEST: u32 = 17;
 const STEPS: u32 = 4;
 const BUCKETS: usize = 81;
 
-/// Counts by duration, for this half minute's two halves; calls that end in the same moment as a half begins may be lost.
+/// Counts by duration.
 #[derive(Debug)]
 pub(crate) struct Latencies {
-    clock: Clock,
-    halves: [Half; 2],
-}
-
-#[derive(Debug)]
-struct Half {
-    /// Which one since the start.
-    number: AtomicU64,
-    counts: [AtomicU32; BUCKETS],
+    pub(crate) clock: Clock,
+    counts: [AtomicU64; BUCKETS],
 }
 
 impl Default for Latencies {
     fn default() -> Self {
-        let half = || Half { number: AtomicU64::new(0), counts: [const { AtomicU32::new(0) }; BUCKETS] };
-        Self { clock: Clock::start(), halves: [half(), half()] }
+        Self { clock: Clock::start(), counts: [const { AtomicU64::new(0) }; BUCKETS] }
     }
 }
 
 impl Latencies {
-    fn half(&self, now: Instant) -> u64 {
-        self.clock.at(now) / nanos(HALF)
+    /// A call ends that has waited since then, on this clock.
+    pub(crate) fn record(&self, since: u64) {
+        self.counts[bucket(self.clock.now().saturating_sub(since))].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn record(&self, now: Instant, took: Duration) {
-        let number = self.half(now);
-        let half = &self.halves[(number % 2) as usize];
-        if half.number.swap(number, Relaxed) != number {
-            half.counts.iter().for_each(|count| count.store(0, Relaxed));
-        }
-        half.counts[bucket(took)].fetch_add(1, Relaxed);
-    }
-
-    /// How many took longer, and how many there were, in the last 15 to 30 seconds. A call counts as longer if its bucket lies
-    /// above that of `limit`, and buckets are at most a quarter of their duration wide.
-    pub(crate) fn slower_than(&self, now: Instant, limit: Duration) -> (u64, u64) {
-        let number = self.half(now);
-        let recent = |half: &&Half| number.saturating_sub(half.number.load(Relaxed)) <= 1;
+    /// How many took longer, and how many there were. A call counts as longer if its bucket lies above that of `limit`, and
+    /// buckets are at most a quarter of their duration wide.
+    pub(crate) fn slower_than(&self, limit: Duration) -> (u64, u64) {
+        let limit = bucket(nanos(limit));
         let (mut slow, mut all) = (0, 0);
-        for half in self.halves.iter().filter(recent) {
-            for (at, count) in half.counts.iter().enumerate() {
-                let count = u64::from(count.load(Relaxed));
-                all += count;
-                slow += if at > bucket(limit) { count } else { 0 };
-            }
+        for (at, count) in self.counts.iter().enumerate() {
+            let count = count.load(Relaxed);
+            all += count;
+            slow += if at > limit { count } else { 0 };
         }
         (slow, all)
     }
 }
 
-fn bucket(took: Duration) -> usize {
-    let took = nanos(took).max(1);
+fn bucket(took: u64) -> usize {
+    let took = took.max(1);
     let power = took.ilog2();
     if power < LOWEST {
         return 0;
@@ -84,31 +61,27 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     #[tokio::test(start_paused = true)]
-    async fn calls_count_by_their_duration_and_are_forgotten_after_half_a_minute_at_the_latest() {
-        let (latencies, start) = (Latencies::default(), Instant::now());
+    async fn calls_count_by_their_duration() {
+        let latencies = Latencies::default();
+        tokio::time::advance(MS(4000)).await;
         for took in [MS(0), MS(10), MS(100), MS(200), MS(3000)] {
-            latencies.record(start, took);
+            latencies.record(nanos(MS(4000) - took));
         }
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(latencies.slower_than(at(0), MS(150)), (2, 5));
-        assert_eq!(latencies.slower_than(at(15), MS(5)), (4, 5));
-        assert_eq!(latencies.slower_than(at(30), MS(5)), (0, 0));
-        latencies.record(at(31), MS(1));
-        latencies.record(at(46), MS(1000));
-        assert_eq!(latencies.slower_than(at(50), MS(500)), (1, 2));
+        let slower = [0, 5, 150, 1000, 5000].map(|limit| latencies.slower_than(MS(limit)));
+        assert_eq!(slower, [(4, 5), (4, 5), (2, 5), (1, 5), (0, 5)]);
     }
 
     #[test]
     fn buckets_grow_and_are_a_quarter_wide_at_most() {
         let mut last = 0;
         for us in (0..40_000_000_u64).step_by(31) {
-            let at = bucket(Duration::from_micros(us));
+            let at = bucket(us * 1000);
             assert!(at == last || at == last + 1, "{us} µs is in bucket {at}, after {last}");
             last = at;
             if us > 200 {
-                assert!(bucket(Duration::from_micros(us * 126 / 100)) > at || at == BUCKETS - 1, "{us} µs");
+                assert!(bucket(us * 1260) > at || at == BUCKETS - 1, "{us} µs");
             }
         }
-        assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }
 }

@@ -30,8 +30,12 @@ use crate::unavailable::{Unavailable, Why};
 pub struct Heal<S, P = Plain, W = Now> {
     shared: Arc<Shared<S>>,
     attached: Option<Attached<S>>,
-    place: Option<OwnedSemaphorePermit>,
-    readiness: Readiness,
+    /// Where it starts slowly.
+    place: Option<Arc<OwnedSemaphorePermit>>,
+    /// It is ready for a call.
+    lane: Option<Arc<Lane>>,
+    /// The next call is refused.
+    refusal: Option<BoxError>,
     waiting: Waiting<S>,
     policy: P,
     watch: W,
@@ -41,14 +45,6 @@ pub struct Heal<S, P = Plain, W = Now> {
 struct Attached<S> {
     live: Arc<Live<S>>,
     service: S,
-}
-
-#[derive(Debug, Default)]
-enum Readiness {
-    #[default]
-    Unasked,
-    Ready(Arc<Lane>),
-    Refused(BoxError),
 }
 
 /// What a caller waits for beside the service inside.
@@ -70,8 +66,8 @@ impl<S> Heal<S> {
 
 impl<S, P, W> Heal<S, P, W> {
     fn with(shared: Arc<Shared<S>>, policy: P, watch: W) -> Self {
-        let (attached, place, readiness, waiting) = (None, None, Readiness::Unasked, Waiting::Nothing);
-        Self { shared, attached, place, readiness, waiting, policy, watch }
+        let (attached, place, lane, refusal, waiting) = (None, None, None, None, Waiting::Nothing);
+        Self { shared, attached, place, lane, refusal, waiting, policy, watch }
     }
 
     /// Judges outcomes with this policy; for HTTP that is `buttress_http::Http`.
@@ -88,22 +84,35 @@ impl<S, P, W> Heal<S, P, W> {
 
     /// Lets go of the generation, and of whatever was reserved in it.
     fn detach(&mut self) {
-        (self.attached, self.place) = (None, None);
-        (self.readiness, self.waiting) = (Readiness::Unasked, Waiting::Nothing);
+        (self.attached, self.place, self.lane) = (None, None, None);
+        self.waiting = Waiting::Nothing;
     }
 
     fn refuse(&mut self, error: BoxError) -> Poll<()> {
         self.detach();
-        self.readiness = Readiness::Refused(error);
+        self.refusal = Some(error);
         Poll::Ready(())
     }
 
     /// Whether an instance is attached of a generation that takes a call.
     fn is_admitted(&self) -> bool {
         self.attached.as_ref().is_some_and(|attached| {
-            let state = &attached.live.signals.state;
+            let state = &attached.live.state;
             !state.is_superseded() && (self.place.is_some() || !state.starts_slowly())
         })
+    }
+
+    /// It was ready, but its generation is over.
+    #[cold]
+    fn gone(&mut self) {
+        self.detach();
+        self.refusal = Some(self.unavailable(Why::Gone));
+    }
+
+    /// Why the call is not made.
+    #[cold]
+    fn refusal(&mut self) -> BoxError {
+        self.refusal.take().unwrap_or_else(|| self.unavailable(Why::NotAsked))
     }
 
     fn unavailable(&self, why: Why) -> BoxError {
@@ -122,9 +131,10 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
         S: Service<Req>,
         S::Error: Into<BoxError>,
     {
+        self.refusal = None;
         loop {
             if !self.is_admitted() {
-                (self.readiness, polled) = (Readiness::Unasked, None);
+                (self.lane, polled) = (None, None);
                 match ready!(self.poll_admission(cx)) {
                     Ok(admitted) => self.attach(admitted),
                     Err(unavailable) => return self.refuse(unavailable.into()),
@@ -136,25 +146,25 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
                     self.waiting = Waiting::Nothing;
                     match live.enter() {
                         Some(lane) => {
-                            self.readiness = Readiness::Ready(lane);
+                            self.lane = Some(lane);
                             return Poll::Ready(());
                         }
                         None => self.detach(),
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    live.signals.state.is_broken();
+                    live.state.is_broken();
                     let error = error.into();
                     let verdict = error_verdict(&*error).not_sent();
                     return self.refuse(Judged::transparent(verdict, error).into());
                 }
                 Poll::Pending => {
-                    self.readiness = Readiness::Unasked;
+                    self.lane = None;
                     match ready!(self.poll_change(cx)) {
                         true => self.detach(),
                         false => {
                             if let Some(attached) = &self.attached {
-                                attached.live.signals.state.did_not_succeed();
+                                attached.live.state.did_not_succeed();
                             }
                             let error = self.unavailable(Why::NotReady);
                             return self.refuse(error);
@@ -183,7 +193,7 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
     }
 
     fn attach(&mut self, Admitted { live, place }: Admitted<S>) {
-        (self.place, self.waiting) = (place, Waiting::Nothing);
+        (self.place, self.waiting) = (place.map(Arc::new), Waiting::Nothing);
         if !self.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(&attached.live, &live)) {
             // None if another one has taken over since.
             self.attached = live.service().map(|service| Attached { live, service });
@@ -211,7 +221,7 @@ impl<S: Clone, P: Clone, W: Clone> Clone for Heal<S, P, W> {
     fn clone(&self) -> Self {
         let mut clone = Self::with(Arc::clone(&self.shared), self.policy.clone(), self.watch.clone());
         // A clone starts unready; what the instance has found out is its own.
-        let attached = self.attached.as_ref().filter(|attached| !attached.live.signals.state.is_superseded());
+        let attached = self.attached.as_ref().filter(|attached| !attached.live.state.is_superseded());
         clone.attached = attached
             .map(|attached| Attached { live: Arc::clone(&attached.live), service: attached.service.clone() });
         clone
@@ -240,18 +250,17 @@ where
     type Future = ResponseFuture<S::Future, P, W>;
 
     /// Never an error, and never pending for longer than the settings say.
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let mut polled = None;
         if let (Waiting::Nothing, Some(Attached { live, service })) = (&self.waiting, &mut self.attached) {
-            if live.signals.state.flows() {
+            if live.state.flows() {
                 let answer = service.poll_ready(cx);
                 if let Poll::Ready(Ok(())) = answer {
-                    if let Readiness::Ready(_) = self.readiness {
-                        return Poll::Ready(Ok(()));
+                    if self.lane.is_none() {
+                        self.lane = live.enter();
                     }
-                    if let Some(lane) = live.enter() {
-                        self.readiness = Readiness::Ready(lane);
+                    if self.lane.is_some() {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -261,23 +270,28 @@ where
         self.poll_slowly(cx, polled).map(Ok)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        match (mem::take(&mut self.readiness), &mut self.attached) {
-            (Readiness::Ready(lane), Some(attached)) if !lane.state.is_closed() => {
-                let mut permit = Permit::new(lane, self.place.take());
-                // A panic in `call` itself is a failed call.
-                permit.enter();
+        if let (Some(lane), Some(attached)) = (self.lane.take(), &mut self.attached) {
+            if let Some(timed) = lane.state.takes_a_call() {
+                let panicked = OnPanic(&lane);
                 let inner = attached.service.call(request);
-                permit.leave();
-                ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone())
+                mem::forget(panicked);
+                // Made only now, where it stays.
+                let permit = Permit::new(lane, self.place.take(), timed);
+                return ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone());
             }
-            (Readiness::Refused(error), _) => ResponseFuture::refused(error),
-            (Readiness::Ready(_), _) => {
-                self.detach();
-                ResponseFuture::refused(self.unavailable(Why::Gone))
-            }
-            (Readiness::Unasked, _) => ResponseFuture::refused(self.unavailable(Why::NotAsked)),
+            self.gone();
         }
+        ResponseFuture::refused(self.refusal())
+    }
+}
+
+/// A panic in `call` itself is a failed call.
+struct OnPanic<'a>(&'a Lane);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.failed();
     }
 }

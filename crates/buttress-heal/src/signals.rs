@@ -1,9 +1,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use buttress_core::sync::atomic::Ordering::Relaxed;
-use tokio::time::Instant;
-
 use crate::lane::{Lane, State};
 
 /// What the calls of one generation met. The calls of other generations have no part in it.
@@ -46,10 +43,7 @@ impl Signals {
         for lane in &self.lanes {
             let shares = (lane.strong_count() as u64).saturating_sub(own);
             let Some(lane) = lane.upgrade() else { continue };
-            outcomes.succeeded += lane.succeeded.load(Relaxed);
-            outcomes.failed += lane.failed.load(Relaxed);
-            outcomes.ignored += lane.ignored.load(Relaxed);
-            outcomes.abandoned += lane.abandoned.load(Relaxed);
+            lane.count(&mut outcomes);
             outcomes.in_flight += shares;
         }
         outcomes
@@ -60,14 +54,14 @@ impl Signals {
         self.state.streak()
     }
 
-    /// How many of the calls that had to wait, and ended in the last 15 to 30 seconds, took longer than this, and how many those
-    /// were; a call that its caller gave up counts with the time that it was given.
+    /// How many of the calls that had to wait took longer than this, and how many those were; a call that its caller gave up counts
+    /// with the time that it was given.
     ///
     /// Measuring begins when this is first asked of any generation of the service, since it costs each call two looks at the
     /// clock. `limit` is met to a quarter of its length.
     pub fn slower_than(&self, limit: Duration) -> (u64, u64) {
-        self.state.alarm.timed.store(true, Relaxed);
-        self.state.latencies().slower_than(Instant::now(), limit)
+        self.state.time();
+        self.state.latencies().slower_than(limit)
     }
 
     /// Ends what still runs.
