@@ -15,6 +15,11 @@ pub(crate) fn degrade(arguments: &[&str]) -> Result<(), Failure> {
     timed("buttress-bench", "degrade", arguments)
 }
 
+/// Times supervised services of which nothing is wrong; passes the arguments on.
+pub(crate) fn heal(arguments: &[&str]) -> Result<(), Failure> {
+    timed("buttress-bench", "heal", arguments)
+}
+
 /// Lets real clients call a server on loopback; passes the arguments on.
 pub(crate) fn http(arguments: &[&str]) -> Result<(), Failure> {
     timed("buttress-bench-http", "times", arguments)

@@ -24,6 +24,7 @@ cargo xtask <command>
   bench   overhead [--json FILE]: times the layers beside their peers; instructions: counts them under valgrind;
           http [--json FILE]: requests per second of real clients, bare and under stacks; http-instructions
           degrade [--json FILE]: chains of fallbacks and stores of last good answers, beside their peers
+          heal-overhead [--json FILE]: supervised services of which nothing is wrong, beside their peers; ten thousand of them
           idempotency: claims and completions over each store, beside its raw writes or round trips
           checkpoint: steps and replays of workflows over each store, and the layer outside of a workflow
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ["loom"] => loom::run(),
         ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
         ["bench", "degrade", ref arguments @ ..] => bench::degrade(arguments),
+        ["bench", "heal-overhead", ref arguments @ ..] => bench::heal(arguments),
         ["bench", "instructions"] => bench::instructions(),
         ["bench", "http", ref arguments @ ..] => bench::http(arguments),
         ["bench", "http-instructions"] => bench::http_instructions(),

@@ -78,6 +78,23 @@ pub(crate) fn store(calls_per_round: u64) -> Vec<Shared> {
     vec![measured(name, Side::Buttress, &crate::cases::shared_hits(), calls_per_round)]
 }
 
+/// Calls of one supervised service.
+pub(crate) fn supervised(calls_per_round: u64) -> Vec<Shared> {
+    let by_hand: Make = {
+        let check = AtomicCheck { inner: READY, failures: Arc::default() };
+        Arc::new(move || Box::new(calls(check.clone(), |n: u64| n, true)))
+    };
+    vec![
+        measured("atomic check behind an Arc, by hand", Side::Floor, &by_hand, calls_per_round),
+        measured(
+            "one supervised service",
+            Side::Buttress,
+            &crate::cases::shared_supervised(),
+            calls_per_round,
+        ),
+    ]
+}
+
 fn measured(name: &'static str, side: Side, make: &Make, calls_per_round: u64) -> Shared {
     let of = |threads| {
         let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| round(make, threads, calls_per_round)).collect();

@@ -17,6 +17,7 @@ static ALLOCATOR: Counting = Counting;
 const HELP: &str = "\
 buttress-bench overhead [--json FILE] [--only TEXT] [--millis N]
 buttress-bench degrade [--json FILE] [--millis N]
+buttress-bench heal [--json FILE] [--millis N]
 buttress-bench list
 buttress-bench run NAME CALLS";
 
@@ -30,6 +31,7 @@ fn main() -> Result<(), buttress_core::BoxError> {
         Some(Value(command)) if command == "degrade" => {
             report(parser, |_, slice| report::Report::degrade(slice))
         }
+        Some(Value(command)) if command == "heal" => report(parser, |_, slice| report::Report::heal(slice)),
         Some(Value(command)) if command == "list" => {
             cases::all().iter().for_each(|case| println!("{}: {}", case.group, case.name));
             Ok(())

@@ -98,6 +98,15 @@ pub(crate) fn counted<R>(f: impl FnOnce() -> R) -> (u64, i64) {
     difference
 }
 
+/// How many more bytes are allocated after this than before.
+pub(crate) async fn counted_while(work: impl Future<Output = ()>) -> i64 {
+    let before = BYTES.load(Relaxed);
+    ON.store(true, Relaxed);
+    work.await;
+    ON.store(false, Relaxed);
+    BYTES.load(Relaxed) - before
+}
+
 static ON: AtomicBool = AtomicBool::new(false);
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicI64 = AtomicI64::new(0);

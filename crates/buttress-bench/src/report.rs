@@ -55,6 +55,12 @@ impl Report {
         Self { rows, shared: contention::store(1_000_000), sizes: cases::degrade_sizes() }
     }
 
+    /// Measures supervised services only.
+    pub(crate) fn heal(slice: Duration) -> Self {
+        let rows = rows(cases::heal().into_iter(), slice);
+        Self { rows, shared: contention::supervised(1_000_000), sizes: cases::heal_sizes() }
+    }
+
     fn cost(&self, group: &str, name: &str) -> Option<&Cost> {
         let found = self.rows.iter().find(|row| row.group == group && row.name.starts_with(name));
         found.map(|row| &row.cost)
@@ -101,7 +107,26 @@ impl Report {
         ratio("store hit / tower-resilience's cache, String key", 0.6, hit("last good"), peer);
         self.absolute_targets(&mut targets);
         self.degrade_targets(&mut targets);
+        self.heal_targets(&mut targets);
         targets
+    }
+
+    fn heal_targets(&self, targets: &mut Vec<Target>) {
+        let mut at_most = |what, limit, value: Option<f64>| {
+            targets.extend(value.map(|value| Target { what, value, limit }));
+        };
+        let healthy = |name| self.cost("heal, healthy", name);
+        let by_hand = healthy("supervised").zip(healthy("atomic"));
+        at_most("supervised / atomic check by hand", 2.0, by_hand.map(|(ours, hand)| ours.best / hand.best));
+        at_most("supervised, allocations", 0.0, healthy("supervised").map(|cost| cost.allocations));
+        let shared = self.shared.iter().find(|shared| shared.name == "one supervised service");
+        at_most(
+            "supervised, two threads / one thread",
+            2.0,
+            shared.map(|shared| shared.two.0 / shared.one.0),
+        );
+        at_most("a supervised client, bytes", 2048.0, self.size("a supervised client"));
+        at_most("threads for 10,000 of them", 0.0, self.size("threads that"));
     }
 
     fn degrade_targets(&self, targets: &mut Vec<Target>) {

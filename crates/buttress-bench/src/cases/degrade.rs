@@ -109,7 +109,7 @@ fn fill(keys: &'static [String], max_bytes: usize) -> (Store, LastGood<Kept>) {
     (service, store)
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 

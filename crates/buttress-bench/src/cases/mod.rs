@@ -5,6 +5,7 @@ mod checkpoint;
 mod claims;
 mod deadline;
 mod degrade;
+mod heal;
 mod keyed;
 mod machine;
 mod retry;
@@ -15,6 +16,7 @@ use crate::measure::{Case, Side};
 
 pub(crate) use checkpoint::OUTSIDE;
 pub(crate) use degrade::shared_hits;
+pub(crate) use heal::shared_supervised;
 pub(crate) use keyed::keyed;
 
 /// All cases on one thread, but those of many keys.
@@ -38,6 +40,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(claims::memory());
     cases.extend(checkpoint::outside());
     cases.extend(degrade());
+    cases.extend(heal());
     cases
 }
 
@@ -46,6 +49,20 @@ pub(crate) fn degrade() -> Vec<Case> {
     let mut cases = degrade::untriggered();
     cases.extend(degrade::hits());
     cases
+}
+
+/// Supervised services of which nothing is wrong.
+pub(crate) fn heal() -> Vec<Case> {
+    heal::healthy()
+}
+
+/// What supervision takes.
+pub(crate) fn heal_sizes() -> Vec<(&'static str, f64)> {
+    let (bytes, threads) = heal::ten_thousand();
+    vec![
+        ("a supervised client of 10,000, with its task, bytes", bytes),
+        ("threads that 10,000 supervised clients need", threads),
+    ]
 }
 
 /// What a store takes; bytes.
