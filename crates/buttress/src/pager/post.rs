@@ -37,7 +37,7 @@ type Sending =
     dyn Fn(Request<Full<Bytes>>) -> BoxFuture<'static, Result<Option<String>, BoxError>> + Send + Sync;
 
 /// The whole of a call; a supervisor gives a pager 10 s.
-const TOTAL: Duration = Duration::from_secs(9);
+const TOTAL: Duration = Duration::from_secs(8);
 const ATTEMPT: Duration = Duration::from_secs(4);
 
 /// What is read of an answer.
