@@ -91,6 +91,135 @@ async fn through_a_whole_stack_a_refusal_is_evidence() {
     assert_eq!(server.calls(), 0);
 }
 
+/// Real processes that are ill, and what mends them.
+#[cfg(unix)]
+mod processes {
+    use super::*;
+    use buttress::heal::{Build, ChildProcess, Happened, Heal, Monitor, Rung, Supervisor, SupervisorHandle};
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use rustix::process::{Pid, Signal, kill_process};
+    use tokio::net::TcpListener;
+    use tokio::process::Command;
+    use tokio::time::{Instant, sleep, timeout};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    #[ignore = "run by the tests below, as a process of its own"]
+    async fn a_server() {
+        let port = std::env::var("BUTTRESS_PORT").unwrap();
+        let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await.unwrap();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = service_fn(|_| async { Ok::<_, std::io::Error>(Response::new(Body::from("well"))) });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+            );
+        }
+    }
+
+    struct Backend {
+        process: ChildProcess,
+        url: String,
+        client: Heal<Hyper>,
+        handle: SupervisorHandle,
+    }
+
+    impl Backend {
+        async fn start() -> Self {
+            let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+            let process = ChildProcess::new("backend", move || {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command
+                    .args(["processes::a_server", "--exact", "--ignored"])
+                    .env("BUTTRESS_PORT", free.to_string());
+                command.stdout(std::process::Stdio::null());
+                command
+            });
+            process.start().await.unwrap();
+            let url = format!("http://127.0.0.1:{free}/");
+            let check = Monitor::new(HttpCheck::get(&url).unwrap()).every(Duration::from_secs(1));
+            let supervisor =
+                Supervisor::new("backend", |_: Build| async { Ok::<_, std::io::Error>(hyper()) });
+            let supervisor = supervisor
+                .check(check)
+                .check(Monitor::new(process.clone()).every(Duration::from_secs(1)))
+                .rung(Rung::new(process.clone()).as_restart());
+            let (client, handle) = supervisor.spawn().unwrap();
+            let backend = Self { process, url, client, handle };
+            backend.until_it_answers(Duration::from_secs(30)).await;
+            backend
+        }
+
+        /// And waits until it is felt.
+        async fn signal(&self, signal: Signal) {
+            let pid = self.process.pid().unwrap();
+            kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+            while self.ask().await {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+
+        async fn ask(&self) -> bool {
+            let request = Request::get(&self.url).body(Body::default()).unwrap();
+            let answer = timeout(Duration::from_millis(500), self.client.clone().oneshot(request)).await;
+            matches!(answer, Ok(Ok(answer)) if answer.status() == 200)
+        }
+
+        /// With a call each 10 ms, as traffic; how long it took.
+        async fn until_it_answers(&self, at_most: Duration) -> Duration {
+            let start = Instant::now();
+            while !self.ask().await {
+                assert!(
+                    start.elapsed() < at_most,
+                    "{:?}",
+                    self.handle.incident().map(|incident| incident.to_string())
+                );
+                sleep(Duration::from_millis(10)).await;
+            }
+            start.elapsed()
+        }
+
+        fn evidence(&self) -> Vec<String> {
+            let incident = self.handle.incident().or(self.handle.incidents().pop()).unwrap();
+            let fell = incident.timeline().iter().filter_map(|(_, happened)| match happened {
+                Happened::Fell { check, evidence } => Some(format!("{check}: {evidence}")),
+                _ => None,
+            });
+            fell.collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_killed_is_started_again_and_answers() {
+        let backend = Backend::start().await;
+        backend.signal(Signal::KILL).await;
+        let took = backend.until_it_answers(Duration::from_secs(30)).await;
+        println!("answers after {took:?}");
+        assert_eq!(backend.process.starts(), 2);
+        let evidence = backend.evidence();
+        let known = ["backend: it has ended: signal: 9 (SIGKILL)", "GET /: "];
+        assert!(
+            evidence.iter().all(|evidence| known.iter().any(|known| evidence.starts_with(known))),
+            "{evidence:?}"
+        );
+        assert!(!backend.handle.incidents()[0].is_escalated());
+    }
+
+    /// The port of a process that is stopped still takes connections: it is the request that is not answered.
+    #[tokio::test]
+    async fn a_process_that_was_stopped_is_found_by_its_silence_and_started_again() {
+        let backend = Backend::start().await;
+        backend.signal(Signal::STOP).await;
+        let took = backend.until_it_answers(Duration::from_secs(60)).await;
+        println!("answers after {took:?}");
+        assert_eq!(backend.process.starts(), 2);
+        let evidence = backend.evidence();
+        assert!(evidence.iter().any(|evidence| evidence.starts_with("GET /: ")), "{evidence:?}");
+        assert!(backend.handle.shutdown(Duration::from_secs(5)).await);
+    }
+}
+
 #[cfg(feature = "degrade")]
 mod stale_store {
     use super::*;
