@@ -106,3 +106,41 @@ impl Action for Addresses {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::Incident;
+    use buttress_core::observe::Health;
+
+    #[tokio::test]
+    async fn only_other_addresses_are_worth_a_new_service() {
+        let addresses = Addresses::resolve("127.0.0.1:8080").await.unwrap();
+        let attempt = Attempt {
+            incident: Incident::new("db-1", "db", Health::Critical),
+            generation: 1,
+            target: 0,
+            number: 1,
+        };
+        let error = addresses.heal(&attempt).await.unwrap_err().to_string();
+        assert_eq!(error, "127.0.0.1:8080 has the same addresses as before");
+        // As if it had been somewhere else.
+        addresses.current.send_replace(["10.0.0.1:8080".parse().unwrap()].into());
+        let mut changes = addresses.clone().watch();
+        assert_eq!(addresses.heal(&attempt).await.unwrap(), Then::Rebuild);
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(**changes.borrow_and_update(), ["127.0.0.1:8080".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_resolved_is_an_error_that_names_it_and_the_old_addresses_stay() {
+        for host in ["name.invalid:80", "127.0.0.1"] {
+            let error = Addresses::resolve(host).await.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot resolve {host}: ")), "{error}");
+        }
+        let mut addresses = Addresses::resolve("127.0.0.1:8080").await.unwrap();
+        let before = addresses.current();
+        addresses.host = "name.invalid:80".into();
+        assert!(addresses.refresh().await.is_err() && addresses.current() == before);
+    }
+}
