@@ -9,7 +9,7 @@ use std::time::Duration;
 use buttress_core::observe::PageKind;
 use buttress_core::{BoxError, Trim};
 use buttress_heal::{
-    Build, ClearCaches, LoadLimit, Monitor, Reload, ResponseTimeCheck, Rung, Supervisor, Symptom, check_fn,
+    Build, ClearCaches, LoadLimit, Monitor, Reload, ResponseTimeCheck, Supervisor, Symptom, check_fn,
     circuit_breaker, queue_depth,
 };
 use support::{Pages, actions, secs};
@@ -99,7 +99,7 @@ async fn a_service_that_is_overloaded_gets_less_to_do_until_it_answers_in_time_a
     .check(
         Monitor::new(ResponseTimeCheck::new(Duration::from_millis(125)).percent(20).unwrap()).every(secs(1)),
     )
-    .rung(Rung::new(limit.clone()).verify(secs(8)))
+    .rung(limit.clone())
     .pager(Arc::clone(&pages))
     .spawn()
     .unwrap();

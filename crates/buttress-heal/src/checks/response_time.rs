@@ -20,7 +20,7 @@ use crate::check::{Answer, Check, Subject, Symptom};
 /// | setting | default |
 /// |---|---|
 /// | `percent` | 50 |
-/// | `window` | 5 s |
+/// | `window` | 3 s |
 /// | `minimum_calls` | 20 |
 ///
 /// ```
@@ -82,7 +82,7 @@ impl Seen {
 impl ResponseTimeCheck {
     /// Calls that take longer than this are slow.
     pub fn new(limit: Duration) -> Self {
-        let (window, seen) = (Duration::from_secs(5), Mutex::default());
+        let (window, seen) = (Duration::from_secs(3), Mutex::default());
         Self { limit, percent: 50, window, minimum_calls: 20, seen }
     }
 
@@ -98,8 +98,8 @@ impl ResponseTimeCheck {
         Ok(Self { percent, ..self })
     }
 
-    /// Which calls are looked at: those that ended within so long, or since it was run last if that is longer ago. Not longer than the actions against it
-    /// have to show their effect ([`Rung::verify`](crate::Rung::verify)), or none ever has one.
+    /// Which calls are looked at: those that ended within so long, or since it was run last if that is longer ago. Shorter than the time that
+    /// actions have to show their effect ([`Rung::verify`](crate::Rung::verify)), or none ever has one.
     #[must_use]
     pub fn window(self, window: Duration) -> Self {
         Self { window, ..self }
