@@ -116,6 +116,27 @@ where
 }
 
 /// As [`fork`](ReplayBody::fork).
+/// No body: for a request that is made beneath a stack, such as that of a health check.
+impl<B> Default for ReplayBody<B> {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
+/// The whole of a body, for a request that is made beneath a stack.
+///
+/// ```
+/// # use buttress_http::ReplayBody;
+/// # use http_body_util::Full;
+/// let body = ReplayBody::<Full<bytes::Bytes>>::from(bytes::Bytes::from("ping"));
+/// assert_eq!(body.as_bytes().unwrap(), "ping");
+/// ```
+impl<B> From<Bytes> for ReplayBody<B> {
+    fn from(whole: Bytes) -> Self {
+        Self { kind: Kind::Unread(whole) }
+    }
+}
+
 impl<B> Clone for ReplayBody<B> {
     fn clone(&self) -> Self {
         let kind = match &self.kind {

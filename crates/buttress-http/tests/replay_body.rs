@@ -389,3 +389,13 @@ fn a_replay_body_is_sync_whatever_it_records() {
     fn check<T: Send + Sync>(_: &T) {}
     check(&save(&HttpReplay::new(), NotSync(std::cell::Cell::new(()))).0);
 }
+
+#[tokio::test]
+async fn a_body_that_is_there_as_a_whole_is_made_without_a_stack() {
+    let none = ReplayBody::<Full<Bytes>>::default();
+    assert!(none.is_end_stream() && none.is_replayable());
+    assert_eq!(none.collect().await.unwrap().to_bytes(), "");
+    let mut ping = ReplayBody::<Full<Bytes>>::from(Bytes::from("ping"));
+    assert_eq!((ping.size_hint().exact(), data(&mut ping.fork()).await), (Some(4), Bytes::from("ping")));
+    assert_eq!(data(&mut ping).await, "ping");
+}
