@@ -31,7 +31,8 @@
 //!
 //! What has to be remembered beyond a call comes with features that are off by default: `idempotency` (the same key gets the
 //! same answer), `checkpoint` (workflows that resume after a crash), and for both a store: in memory, or `sqlite`,
-//! `postgres`, `redis`.
+//! `postgres`, `redis`. A client that is checked, rebuilt and failed over by itself comes with `heal`, and who calls a human when that
+//! does not help with `pager`.
 //!
 //! # What the stack does
 //!
@@ -201,4 +202,8 @@ mod pages {
 
     #[doc = include_str!("../../../docs/testing.md")]
     struct Testing;
+
+    #[cfg(all(feature = "degrade", feature = "pager"))]
+    #[doc = include_str!("../../../docs/heal.md")]
+    struct Healing;
 }

@@ -91,6 +91,34 @@ async fn through_a_whole_stack_a_refusal_is_evidence() {
     assert_eq!(server.calls(), 0);
 }
 
+/// The order of a stack: what is supervised stands next to the transport.
+#[tokio::test]
+async fn beneath_a_whole_stack_the_client_is_checked_and_calls_are_answered() {
+    use buttress::heal::{Build, Monitor, Supervisor};
+    use buttress::http::{Http, ReplayBody};
+    use tower::{Layer, ServiceExt};
+
+    type Asked = ReplayBody<Body>;
+    let server = Server::start([status(200), status(503)]).await;
+    let check =
+        Monitor::new(HttpCheck::<Asked>::get(server.at("/health")).unwrap()).every(Duration::from_millis(50));
+    let (client, handle) = Supervisor::new("search", |_: Build| async {
+        Ok::<Client<HttpConnector, Asked>, std::io::Error>(Client::builder(TokioExecutor::new()).build_http())
+    })
+    .check(check)
+    .spawn()
+    .unwrap();
+    let client = buttress::http("search").build().unwrap().layer(client.policy(Http::new()));
+    let request = Request::get(server.at("/?q=umbrella")).body(Body::default()).unwrap();
+    let answer = client.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let asked_for = |path: &str| server.seen().iter().filter(|seen| seen.uri.path() == path).count();
+    while asked_for("/health") < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(asked_for("/") >= 1 && handle.incident().is_none());
+}
+
 /// Real processes that are ill, and what mends them.
 #[cfg(unix)]
 mod processes {
