@@ -149,3 +149,29 @@ async fn a_command_that_cannot_be_started_is_an_error_that_names_the_process() {
     }
     assert_eq!(process.starts(), 0);
 }
+
+#[tokio::test]
+async fn it_has_started_when_it_is_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready");
+    let script = format!("sleep 0.2; touch {}; exec sleep 60", ready.display());
+    let process = ChildProcess::new("backend", move || {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        command
+    });
+    let is_there = ready.clone();
+    let process = process.ready_when(move || std::future::ready(is_there.exists()));
+    process.start().await.unwrap();
+    assert!(ready.exists());
+}
+
+#[tokio::test]
+async fn one_that_ends_before_it_is_ready_was_not_started() {
+    let process = shell("sleep 0.1; exit 7").ready_when(|| std::future::ready(false));
+    for starts in 1..3 {
+        let error = process.restart().await.unwrap_err().to_string();
+        assert_eq!(error, "process `backend` was not ready yet: it has ended: exit status: 7");
+        assert_eq!(process.starts(), starts);
+    }
+}

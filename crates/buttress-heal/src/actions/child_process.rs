@@ -8,6 +8,7 @@ use std::time::Duration;
 use buttress_core::{BoxError, within};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use crate::BoxFuture;
 use crate::action::{Action, Attempt, Limits, Then};
@@ -22,7 +23,7 @@ use crate::check::{Answer, Check, Subject, Symptom};
 /// Clones are handles of the same process. It is killed when the last one is dropped. Dropping the future of `restart` leaves it running, or
 /// killed and not started again, which the next `restart` or [`start`](Self::start) does.
 ///
-/// It is a check, too: whether it runs ([`Symptom::Connectivity`]). As an action it helps against anything and has the service rebuilt, since its connections
+/// It is a check, too: whether it runs ([`Symptom::Connectivity`]). As an action it helps against anything and has the service restarted, since its connections
 /// are gone; 30 s, verified for 10 s, 60 s apart, three times. Make its rung count as a restart:
 /// [`Rung::new(process).as_restart()`](crate::Rung::as_restart), and give it a [`backoff`](crate::Rung::backoff) where what it needs may take long to come back.
 ///
@@ -43,8 +44,15 @@ use crate::check::{Answer, Check, Subject, Symptom};
 #[derive(Clone)]
 pub struct ChildProcess {
     grace: Duration,
+    ready: Option<Ready>,
     shared: Arc<Shared>,
 }
+
+/// Whether it does its work by now.
+type Ready = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// From one look at whether it is ready to the next.
+const LOOK: Duration = Duration::from_millis(20);
 
 struct Shared {
     name: Arc<str>,
@@ -67,13 +75,31 @@ impl ChildProcess {
     pub fn new(name: impl Into<Arc<str>>, command: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         let (command, child, starts) = (Box::new(command), Mutex::new(None), AtomicU64::new(0));
         let shared = Shared { name: name.into(), command, child, starts };
-        Self { grace: Duration::from_secs(5), shared: Arc::new(shared) }
+        Self { grace: Duration::from_secs(5), ready: None, shared: Arc::new(shared) }
     }
 
     /// How long it has to end by itself before it is killed; zero kills it at once. Default 5 s. Clones that exist already keep theirs.
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
+    }
+
+    /// It is started only when this says so, asked each 20 ms; without it, at once. For a service that connects while it is built: a process needs
+    /// a while until it listens. Bound it in time where it is called; a rung has its time-out.
+    ///
+    /// ```
+    /// # use buttress_heal::ChildProcess;
+    /// # use tokio::{net::TcpStream, process::Command};
+    /// # let backend = ChildProcess::new("backend", || Command::new("backend"));
+    /// let backend = backend.ready_when(|| async { TcpStream::connect("127.0.0.1:8080").await.is_ok() });
+    /// ```
+    #[must_use]
+    pub fn ready_when<F, Fut>(self, ready: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = bool> + Send + 'static,
+    {
+        Self { ready: Some(Arc::new(move || Box::pin(ready()))), ..self }
     }
 
     /// How often it was started.
@@ -85,12 +111,12 @@ impl ChildProcess {
     ///
     /// # Errors
     ///
-    /// If it cannot be started.
+    /// If it cannot be started, or ends before it is ready.
     pub async fn start(&self) -> Result<u32, BoxError> {
         let mut child = self.shared.child.lock().await;
         match running(&mut child) {
             Ok(pid) => Ok(pid),
-            Err(_) => self.spawn(&mut child),
+            Err(_) => self.begin(&mut child).await,
         }
     }
 
@@ -98,11 +124,11 @@ impl ChildProcess {
     ///
     /// # Errors
     ///
-    /// If it cannot be stopped or started.
+    /// If it cannot be stopped or started, or ends before it is ready.
     pub async fn restart(&self) -> Result<u32, BoxError> {
         let mut child = self.shared.child.lock().await;
         self.end(&mut child).await?;
-        self.spawn(&mut child)
+        self.begin(&mut child).await
     }
 
     /// Stops it, if it is running.
@@ -125,6 +151,17 @@ impl ChildProcess {
             Ok(mut child) => running(&mut child),
             Err(_) => Err("it is being started or stopped".into()),
         }
+    }
+
+    async fn begin(&self, child: &mut Option<Child>) -> Result<u32, BoxError> {
+        let pid = self.spawn(child)?;
+        let Some(ready) = &self.ready else { return Ok(pid) };
+        while !ready().await {
+            let name = &self.shared.name;
+            running(child).map_err(|why| format!("process `{name}` was not ready yet: {why}"))?;
+            sleep(LOOK).await;
+        }
+        Ok(pid)
     }
 
     fn spawn(&self, child: &mut Option<Child>) -> Result<u32, BoxError> {
@@ -188,7 +225,7 @@ impl Action for ChildProcess {
     }
 
     fn heal<'a>(&'a self, _: &'a Attempt) -> BoxFuture<'a, Result<Then, BoxError>> {
-        Box::pin(async move { self.restart().await.map(|_| Then::Rebuild) })
+        Box::pin(async move { self.restart().await.map(|_| Then::Restart) })
     }
 }
 
