@@ -6,11 +6,13 @@
 
 mod effects;
 mod postgres;
+mod program;
 mod redis;
 mod server;
 
 pub use effects::{Effects, Request, apply, serve_effects, signal};
 pub use postgres::Postgres;
+pub use program::Program;
 pub use redis::Redis;
 
 /// Which of the programs are missing, each with the Debian package that has it.

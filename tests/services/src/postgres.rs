@@ -84,6 +84,13 @@ impl Postgres {
         }
     }
 
+    /// Kills the process that started all others, as `kill -9` does: they notice and end, and it leaves all its files.
+    pub fn kill_postmaster(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.signal("KILL");
+        }
+    }
+
     /// Starts the server again, with the data that it had.
     ///
     /// # Panics
@@ -104,12 +111,26 @@ impl Postgres {
         // Of two the later one counts.
         let settings = defaults.into_iter().chain(self.settings.iter().map(String::as_str));
         command.extend(settings.flat_map(|setting| ["-c".to_owned(), setting.to_owned()]));
-        self.server = Some(Server::start(&command, self.folder.path()));
         let pid = self.data().join("postmaster.pid");
-        wait_until("postgres", self.folder.path(), || {
-            fs::read_to_string(&pid)
-                .is_ok_and(|pid| pid.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
-        });
+        // A postmaster that was killed leaves its own.
+        let before = fs::read_to_string(&pid).unwrap_or_default();
+        let ready =
+            |pid: &str| pid != before && pid.lines().nth(7).is_some_and(|line| line.trim() == "ready");
+        let folder = self.folder.path();
+        // ... and processes that need a moment to notice, until which there is no other.
+        let refused = || {
+            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            log.contains("shared memory block") && log.contains("still in use")
+        };
+        loop {
+            self.server = None;
+            self.server = Some(Server::start(&command, folder));
+            let is_ready = || fs::read_to_string(&pid).is_ok_and(|pid| ready(&pid));
+            wait_until("postgres", folder, || is_ready() || refused());
+            if is_ready() {
+                return;
+            }
+        }
     }
 
     fn data(&self) -> PathBuf {

@@ -12,8 +12,9 @@ pub(crate) struct Server {
 }
 
 /// Passes signals on, and at the end of its input ends the server: at once if this process is gone, and then with the folder,
-/// which nobody else removes.
+/// which nobody else removes. An interrupt at the terminal, which reaches it as well, is such an end and not its own.
 const KEEPER: &str = r#"
+trap : INT TERM
 folder=$1; shift
 "$@" & server=$!
 while read -r line; do
