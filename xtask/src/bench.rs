@@ -16,13 +16,21 @@ pub(crate) fn degrade(arguments: &[&str]) -> Result<(), Failure> {
 }
 
 /// Times supervised services of which nothing is wrong; passes the arguments on.
-pub(crate) fn heal(arguments: &[&str]) -> Result<(), Failure> {
+pub(crate) fn heal_overhead(arguments: &[&str]) -> Result<(), Failure> {
     timed("buttress-bench", "heal", arguments)
 }
 
 /// Lets real clients call a server on loopback; passes the arguments on.
 pub(crate) fn http(arguments: &[&str]) -> Result<(), Failure> {
     timed("buttress-bench-http", "times", arguments)
+}
+
+/// Injects real faults into real processes, and times how clients recover; passes the arguments on.
+pub(crate) fn heal(arguments: &[&str]) -> Result<(), Failure> {
+    crate::services::ensure()?;
+    crate::services::try_nftables();
+    let run = ["run", "--profile", "bench", "--locked", "--package", "heal-tests", "--bin", "bench", "--"];
+    cargo(run.into_iter().chain(arguments.iter().copied())).run()
 }
 
 fn timed(package: &str, command: &str, arguments: &[&str]) -> Result<(), Failure> {

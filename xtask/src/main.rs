@@ -27,6 +27,8 @@ cargo xtask <command>
           heal-overhead [--json FILE]: supervised services of which nothing is wrong, beside their peers; ten thousand of them
           idempotency: claims and completions over each store, beside its raw writes or round trips
           checkpoint: steps and replays of workflows over each store, and the layer outside of a workflow
+          heal [--fault NAME] [--injections N] [--minutes N] [--json FILE] [--svg FILE]: real faults in real processes, and
+          how clients recover alone, restarted and healed (20 minutes for all; --help has more)
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
   soak [--minutes N] [--fuzz]
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
         ["loom"] => loom::run(),
         ["bench", "overhead", ref arguments @ ..] => bench::overhead(arguments),
         ["bench", "degrade", ref arguments @ ..] => bench::degrade(arguments),
-        ["bench", "heal-overhead", ref arguments @ ..] => bench::heal(arguments),
+        ["bench", "heal-overhead", ref arguments @ ..] => bench::heal_overhead(arguments),
+        ["bench", "heal", ref arguments @ ..] => bench::heal(arguments),
         ["bench", "instructions"] => bench::instructions(),
         ["bench", "http", ref arguments @ ..] => bench::http(arguments),
         ["bench", "http-instructions"] => bench::http_instructions(),
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
 fn test(with_services: bool) -> Result<(), Failure> {
     if with_services {
         services::ensure()?;
+        services::try_nftables();
     }
     let excluded = if with_services { &[] } else { services::PACKAGES };
     let excluded = excluded.iter().flat_map(|package| ["--exclude", *package]);

@@ -3,11 +3,11 @@
 use crate::run::{Failure, Step};
 
 /// What cannot be tested without them.
-pub(crate) const PACKAGES: &[&str] = &["checkpoint-tests", "idempotency-tests", "services", "store-tests"];
+pub(crate) const PACKAGES: &[&str] =
+    &["checkpoint-tests", "heal-tests", "idempotency-tests", "services", "store-tests"];
 
 /// What is said of a run that went without them.
-pub(crate) const LEFT_OUT: &str =
-    "stores, idempotency and workflows against PostgreSQL and Redis, a full disk (--without-services)";
+pub(crate) const LEFT_OUT: &str = "stores, idempotency, workflows and healing against PostgreSQL and Redis, a full disk (--without-services)";
 
 /// Makes sure that PostgreSQL and Redis are installed; the tests start servers of their own.
 pub(crate) fn ensure() -> Result<(), Failure> {
@@ -29,6 +29,14 @@ pub(crate) fn ensure() -> Result<(), Failure> {
         names.join(" and "),
         packages = packages.join(" "),
     )))
+}
+
+/// Installs what cuts links in the kernel, where that is missing and can be done; whoever has none leaves this fault out and
+/// says so.
+pub(crate) fn try_nftables() {
+    if Step::new("nft", ["--version"]).quiet().run().is_err() {
+        let _ = install(&["nftables"]);
+    }
 }
 
 /// As Debian's packages, if this is root. They are not to start a server of the system's own: hence the run level.
