@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use services::Program;
 use tokio::net::TcpListener;
 
-/// The first argument of this program that makes it such a server.
+/// The first argument of `bench` that makes it such a server.
 pub const COMMAND: &str = "backend";
 
 /// Answers every request on this port with these words, until it is killed.
@@ -38,13 +39,12 @@ pub async fn serve(port: u16, words: String) -> io::Result<()> {
     }
 }
 
-/// Starts one, and returns when it listens.
+/// Has this program start one, and returns when it listens.
 ///
 /// # Panics
 ///
 /// If it does not listen within ten seconds.
-pub async fn start(port: u16, number: usize) -> Program {
-    let program = std::env::current_exe().expect("this program has a path");
+pub async fn start(program: &Path, port: u16, number: usize) -> Program {
     let words = [COMMAND.to_owned(), port.to_string(), number.to_string()];
     let backend = Program::start([program.to_string_lossy().into_owned()].into_iter().chain(words));
     for _ in 0..2000 {

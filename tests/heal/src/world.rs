@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::{BoxError, Client};
 
 pub use disk::Disk;
-pub use http::Http;
+pub use http::{Http, http_client};
 pub use postgres::Postgres;
 
 /// What one client depends on, for one fault.

@@ -43,7 +43,8 @@ impl Http {
     /// If they do not start.
     pub async fn start(fault: Fault) -> Self {
         let ports = [free_port(), free_port()];
-        let backends = [backend::start(ports[0], 0).await, backend::start(ports[1], 1).await];
+        let bench = std::env::current_exe().expect("this program has a path");
+        let backends = [backend::start(&bench, ports[0], 0).await, backend::start(&bench, ports[1], 1).await];
         let backends = backends.map(|backend| Arc::new(Mutex::new(backend)));
         let proxy = if matches!(fault, Fault::BlackHole | Fault::Unplug) {
             let upstream = format!("127.0.0.1:{}", ports[0]);
@@ -83,12 +84,7 @@ impl World for Http {
 
     async fn client(&self, target: usize) -> Result<Client, BoxError> {
         let by_proxy = self.proxy.as_ref().filter(|_| target == 0).map(|proxy| proxy.local_addr().port());
-        let uri: Uri = format!("http://127.0.0.1:{}/", by_proxy.unwrap_or(self.ports[target])).parse()?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_WITHIN));
-        let client = HyperClient::builder(TokioExecutor::new()).http2_only(true).build(connector);
-        Ok(Client::new(service_fn(move |()| get(client.clone(), uri.clone()))))
+        http_client(by_proxy.unwrap_or(self.ports[target]))
     }
 
     async fn inject(&self) {
@@ -124,6 +120,20 @@ impl World for Http {
     async fn restart(&self) {
         self.start_again().await;
     }
+}
+
+/// A client of this port of loopback. It connects when it is first called.
+///
+/// # Errors
+///
+/// None that is known.
+pub fn http_client(port: u16) -> Result<Client, BoxError> {
+    let uri: Uri = format!("http://127.0.0.1:{port}/").parse()?;
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_WITHIN));
+    let client = HyperClient::builder(TokioExecutor::new()).http2_only(true).build(connector);
+    Ok(Client::new(service_fn(move |()| get(client.clone(), uri.clone()))))
 }
 
 async fn get(client: HyperClient<HttpConnector, Empty<Bytes>>, uri: Uri) -> Result<usize, BoxError> {
