@@ -29,8 +29,10 @@ use std::time::SystemTime;
 use buttress_heal::Incident;
 use serde_json::{Map, Value, json};
 
-/// What PagerDuty takes of a summary.
+/// In characters. PagerDuty takes 1,024 of a summary, and 512 KB of a whole event.
 const SUMMARY: usize = 1024;
+const EVIDENCE: usize = 2000;
+const REPORT: usize = 60_000;
 
 /// One line: what is ill, how ill, and why.
 fn summary(incident: &Incident) -> String {
@@ -39,7 +41,18 @@ fn summary(incident: &Incident) -> String {
         text.push_str(if at == 0 { ": " } else { "; " });
         text.push_str(&format!("{check}: {evidence}"));
     }
-    if let Some((end, _)) = text.char_indices().nth(SUMMARY - 1) {
+    cut(text, SUMMARY)
+}
+
+/// The whole incident, for people.
+fn report(incident: &Incident) -> String {
+    cut(incident.to_string(), REPORT)
+}
+
+/// So many characters at most.
+fn cut(mut text: String, at_most: usize) -> String {
+    if text.chars().nth(at_most).is_some() {
+        let end = text.char_indices().nth(at_most - 1).map_or(text.len(), |(end, _)| end);
         text.truncate(end);
         text.push('…');
     }
@@ -49,6 +62,7 @@ fn summary(incident: &Incident) -> String {
 /// The checks that fail, with what they said.
 fn symptoms(incident: &Incident) -> Value {
     let symptoms = incident.symptoms().map(|(check, symptom, evidence)| {
+        let evidence = cut(evidence.to_owned(), EVIDENCE);
         (check.to_owned(), json!({ "symptom": symptom.as_str(), "evidence": evidence }))
     });
     Value::Object(symptoms.collect::<Map<_, _>>())

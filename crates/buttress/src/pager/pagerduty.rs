@@ -13,7 +13,7 @@ use serde_json::json;
 use tower_service::Service;
 
 use super::post::Post;
-use super::{date, summary, symptoms};
+use super::{date, report, summary, symptoms};
 
 /// PagerDuty's Events API v2.
 ///
@@ -89,7 +89,7 @@ impl PagerDuty {
         Self { source: Some(source.into()), ..self }
     }
 
-    async fn trigger(&self, kind: &'static str, incident: &Incident) -> Result<(), BoxError> {
+    async fn tell(&self, kind: &'static str, incident: &Incident) -> Result<(), BoxError> {
         let event = json!({
             "routing_key": &*self.routing_key,
             "event_action": "trigger",
@@ -106,7 +106,7 @@ impl PagerDuty {
                 },
                 "timestamp": date(incident.opened()),
                 "component": incident.service(),
-                "custom_details": { "symptoms": symptoms(incident), "incident": incident.to_string() },
+                "custom_details": { "symptoms": symptoms(incident), "incident": report(incident) },
             },
         });
         let key = format!("{kind} {} {}", incident.worst().as_str(), incident.key());
@@ -124,11 +124,11 @@ fn dedup_key(incident: &Incident) -> Result<&str, BoxError> {
 
 impl Pager for PagerDuty {
     fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
-        Box::pin(self.trigger("trigger", incident))
+        Box::pin(self.tell("trigger", incident))
     }
 
     fn update<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
-        Box::pin(self.trigger("update", incident))
+        Box::pin(self.tell("update", incident))
     }
 
     fn resolve<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tower_service::Service;
 
 use super::post::Post;
-use super::{date, summary, symptoms};
+use super::{date, report, summary, symptoms};
 
 /// Posts incidents as JSON to a URL; any status of 200 to 299 means that it was taken.
 ///
@@ -77,7 +77,7 @@ impl Webhook {
             "recovered_after_seconds": incident.recovered_after().map(|after| after.as_secs_f64()),
             "summary": summary(incident),
             "symptoms": symptoms(incident),
-            "incident": incident.to_string(),
+            "incident": report(incident),
         });
         let key = format!("{kind} {} {}", incident.worst().as_str(), incident.key());
         let mut headers = HeaderMap::new();

@@ -1,3 +1,4 @@
+mod groups;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use usage::{MiB, Usage, of_process};
 /// Whether too much memory is used: of what there is, or by this process. On Linux.
 ///
 /// [`below_percent`](Self::below_percent) looks at what the kernel would kill for: the control group of this process and those above it,
-/// version 1 or 2, the one that is nearest to its limit; where there is no limit that is lower than what the machine has, the machine. Pages of files do not
+/// version 1 or 2, the one that is nearest to its limit (of version 2 the lower one of `memory.max` and `memory.high`); where there is no limit that is lower than what the machine has, the machine. Pages of files do not
 /// count, since the kernel takes them back by itself: what counts is `memory.current` less the file pages and the reclaimable slab of `memory.stat` (version 1: usage less
 /// `total_inactive_file` and `total_active_file`), and of the machine `MemTotal` less `MemAvailable`. Other processes of the same group count, as they do for
 /// the kernel.

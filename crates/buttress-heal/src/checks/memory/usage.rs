@@ -1,12 +1,12 @@
 //! How much memory is used, and how much there is: what the kernel of Linux says in text files.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use buttress_core::BoxError;
+
+use super::groups::Hierarchy;
 
 /// What is used of what there is, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Usage {
         u128::from(self.used) * 100 >= u128::from(self.limit) * u128::from(percent)
     }
 
-    fn is_fuller_than(&self, other: &Self) -> bool {
+    pub(super) fn is_fuller_than(&self, other: &Self) -> bool {
         u128::from(self.used) * u128::from(other.limit) > u128::from(other.used) * u128::from(self.limit)
     }
 
@@ -82,154 +82,6 @@ fn held(status: &str) -> Option<u64> {
     Some(more.fold(anonymous, u64::saturating_add))
 }
 
-/// The control groups of this process that account for memory, from its own up to the one that can be seen last.
-#[derive(Debug, PartialEq, Eq)]
-struct Hierarchy {
-    version: Version,
-    groups: Vec<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
-}
-
-impl Hierarchy {
-    /// `None` if there is none.
-    fn of_process(root: &Path) -> Result<Option<Self>, BoxError> {
-        // A kernel without control groups has no such file.
-        let Some(memberships) = read_if_any(&root.join("proc/self/cgroup"))? else { return Ok(None) };
-        let mounts = read(&root.join("proc/self/mountinfo"))?;
-        Ok(Self::find(root, &memberships, &mounts))
-    }
-
-    /// A machine may have both versions at once (systemd's hybrid mode): memory is then accounted for by version 1, unless
-    /// that is not mounted here.
-    fn find(root: &Path, memberships: &str, mounts: &str) -> Option<Self> {
-        [Version::V1, Version::V2].into_iter().find_map(|version| {
-            let path = memberships.lines().find_map(|line| version.member(line))?;
-            let mount = mounts.lines().filter_map(Mount::parse).find(|mount| version.is_at(mount))?;
-            let groups = mount.groups(root, Path::new(path));
-            // The one at the top of version 2 has no figures; if the controller is not there, none has.
-            let has_memory = groups.iter().any(|group| group_file(root, group, version.usage()).exists());
-            has_memory.then_some(Self { version, groups })
-        })
-    }
-
-    fn fullest(&self, root: &Path, machine: u64) -> Option<Usage> {
-        let with_limits = self.groups.iter().filter_map(|group| self.version.usage_of(root, group, machine));
-        with_limits.reduce(|fullest, usage| if usage.is_fuller_than(&fullest) { usage } else { fullest })
-    }
-}
-
-impl Version {
-    /// The path in a line of `/proc/self/cgroup` (`hierarchy:controllers:path`) that is about memory.
-    fn member(self, line: &str) -> Option<&str> {
-        let mut fields = line.splitn(3, ':');
-        let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let is_it = match self {
-            Self::V1 => controllers.split(',').any(|controller| controller == "memory"),
-            Self::V2 => hierarchy == "0" && controllers.is_empty(),
-        };
-        is_it.then_some(path)
-    }
-
-    fn is_at(self, mount: &Mount<'_>) -> bool {
-        match self {
-            Self::V1 => mount.kind == "cgroup" && mount.options.split(',').any(|option| option == "memory"),
-            Self::V2 => mount.kind == "cgroup2",
-        }
-    }
-
-    const fn usage(self) -> &'static str {
-        match self {
-            Self::V1 => "memory.usage_in_bytes",
-            Self::V2 => "memory.current",
-        }
-    }
-
-    const fn limit(self) -> &'static str {
-        match self {
-            Self::V1 => "memory.limit_in_bytes",
-            Self::V2 => "memory.max",
-        }
-    }
-
-    /// What the kernel takes back by itself before it kills anybody: the pages of files.
-    const fn reclaimable(self) -> &'static [&'static str] {
-        match self {
-            // With `total_`, as the usage is: those of the groups below are included.
-            Self::V1 => &["total_inactive_file", "total_active_file"],
-            Self::V2 => &["inactive_file", "active_file", "slab_reclaimable"],
-        }
-    }
-
-    /// `None` if it has no limit (`max`; version 1 says so by a number that no machine has), or no figures.
-    fn usage_of(self, root: &Path, group: &Path, machine: u64) -> Option<Usage> {
-        let file = |name| fs::read_to_string(group_file(root, group, name)).ok();
-        let limit: u64 = file(self.limit())?.trim().parse().ok()?;
-        let usage: u64 = file(self.usage())?.trim().parse().ok()?;
-        let stat = file("memory.stat").unwrap_or_default();
-        let freed = self.reclaimable().iter().filter_map(|name| counter(&stat, name)).sum();
-        let used = usage.saturating_sub(freed);
-        (limit < machine).then(|| Usage { used, limit, group: Some(group.to_path_buf()) })
-    }
-}
-
-/// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-struct Mount<'a> {
-    /// What of the file system is mounted there.
-    root: PathBuf,
-    at: PathBuf,
-    kind: &'a str,
-    options: &'a str,
-}
-
-impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ').skip(3);
-        let (root, at) = (unescaped(mount.next()?), unescaped(mount.next()?));
-        let mut file_system = file_system.split(' ');
-        let (kind, options) = (file_system.next()?, file_system.nth(1)?);
-        Some(Self { root, at, kind, options })
-    }
-
-    /// The directories of a group and those above it, as far as they can be seen here.
-    fn groups(&self, root: &Path, path: &Path) -> Vec<PathBuf> {
-        // In a container the mount may begin at its own group, and the path may be one of the machine's, which says nothing here.
-        let below = path.strip_prefix(&self.root).ok();
-        let below = below.filter(|below| under(root, &self.at.join(below)).is_dir());
-        // Without the slash that joining nothing leaves behind.
-        let own: PathBuf = self.at.join(below.unwrap_or(Path::new(""))).components().collect();
-        own.ancestors().take_while(|group| group.starts_with(&self.at)).map(Path::to_path_buf).collect()
-    }
-}
-
-/// Spaces, tabs, line breaks and backslashes are in octal.
-fn unescaped(text: &str) -> PathBuf {
-    let mut parts = text.split('\\');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let code = part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok());
-        match code {
-            Some(code) => plain.extend([&*char::from(code).to_string(), &part[3..]]),
-            None => plain.extend(["\\", part]),
-        }
-    }
-    OsString::from(plain).into()
-}
-
-fn group_file(root: &Path, group: &Path, name: &str) -> PathBuf {
-    under(root, group).join(name)
-}
-
-/// A path of this machine, below another root.
-fn under(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
-}
-
 /// The value of a line like `VmRSS:    1768 kB`, in bytes.
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -237,26 +89,14 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     Some(value.saturating_mul(1024))
 }
 
-/// The value of a line like `inactive_file 1249280`.
-fn counter(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-fn read(path: &Path) -> Result<String, BoxError> {
+pub(super) fn read(path: &Path) -> Result<String, BoxError> {
     fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
-}
-
-fn read_if_any(path: &Path) -> Result<Option<String>, BoxError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::memory::groups::under;
 
     const MIB: u64 = 1024 * 1024;
 
@@ -391,17 +231,30 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_is_held_up_above_a_bound_is_near_its_limit_there() {
+        let machine = Machine::new()
+            .member("0::/\n", V2)
+            .v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 300 * MIB, "")
+            .file("/sys/fs/cgroup/memory.high", &format!("{}\n", 400 * MIB));
+        assert_eq!(machine.usage().1, 400);
+        assert_eq!(machine.file("/sys/fs/cgroup/memory.high", "max\n").usage().1, 512);
+    }
+
+    #[test]
+    fn of_several_mounts_it_is_the_one_that_shows_the_group() {
+        let machine = "90 23 0:26 /../.. /host/cgroup rw - cgroup2 cgroup2 rw\n";
+        let machine = Machine::new()
+            .member("0::/\n", &format!("{machine}{V2}"))
+            .file("/host/cgroup/cgroup.procs", "1\n")
+            .v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 300 * MIB, "");
+        assert_eq!(machine.usage(), (300, 512, Some("/sys/fs/cgroup".into())));
+    }
+
+    #[test]
     fn a_limit_above_what_the_machine_has_is_none() {
         let machine =
             Machine::new().member("0::/\n", V2).v2("/sys/fs/cgroup", &(9000 * MIB).to_string(), MIB, "");
         assert_eq!(machine.usage(), (6144, 8192, None));
-    }
-
-    #[test]
-    fn a_mount_point_with_spaces_is_read() {
-        let mount = Mount::parse(r"41 31 0:38 /a\040b /c\134d\ rw - cgroup2 none rw").unwrap();
-        assert_eq!((mount.root, mount.at), (PathBuf::from("/a b"), PathBuf::from(r"/c\d\")));
-        assert!(Mount::parse("41 31 0:38 / /x rw").is_none() && Mount::parse("").is_none());
     }
 
     #[test]
