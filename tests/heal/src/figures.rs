@@ -40,6 +40,8 @@ pub struct Figures {
     pub recovered: Option<f64>,
     /// From the end of the fault until an answer.
     pub first_answer: Option<f64>,
+    /// Until the supervisor held it for over: the symptoms had been gone for long enough.
+    pub over: Option<f64>,
     /// How long calls failed in all.
     pub error_seconds: f64,
     /// Whether another target than the first answered.
@@ -60,10 +62,10 @@ impl Figures {
         let mut figures = Self::of_calls(calls, span);
         let mut failed_checks = BTreeMap::<&str, usize>::new();
         for (at, mark) in journal.iter().filter(|(at, _)| *at >= start + span.injected) {
+            let after = (*at - (start + span.injected)).as_secs_f64();
             match mark {
                 Mark::CheckFailed(check) => *failed_checks.entry(check).or_default() += 1,
                 Mark::Detected => {
-                    let after = (*at - (start + span.injected)).as_secs_f64();
                     figures.detected.get_or_insert(after);
                 }
                 Mark::Acted(action) => figures.actions.push(action.clone()),
@@ -74,6 +76,9 @@ impl Figures {
                         .get_or_insert(failed_checks.values().copied().max().unwrap_or(0));
                 }
                 Mark::Resolved => figures.resolved += 1,
+                Mark::Over => {
+                    figures.over.get_or_insert(after);
+                }
             }
         }
         figures
@@ -235,10 +240,11 @@ mod tests {
             (at(8), Mark::Paged),
             (at(9), Mark::Detected),
             (at(9), Mark::Resolved),
+            (at(10), Mark::Over),
         ];
         let figures = Figures::of(&calls(&good(20)), start, &journal, span(3, 3));
         assert_eq!(figures.detected, Some(0.02));
         assert_eq!((figures.actions.len(), figures.pages, figures.resolved), (1, 1, 1));
-        assert_eq!(figures.checks_until_page, Some(2));
+        assert_eq!((figures.checks_until_page, figures.over), (Some(2), Some(0.07)));
     }
 }

@@ -17,6 +17,8 @@ pub enum Mark {
     Paged,
     /// It told the human that all is well again.
     Resolved,
+    /// The symptoms were gone for long enough.
+    Over,
 }
 
 /// All that a supervisor did, in order. Clones are the same one.

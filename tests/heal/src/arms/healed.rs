@@ -177,6 +177,7 @@ impl Observe for Marking {
             Event::HealAttempt { action, result, .. } => {
                 self.0.mark(Mark::Acted(format!("{action}: {}", result.as_str())));
             }
+            Event::Healed { .. } => self.0.mark(Mark::Over),
             _ => {}
         }
     }
