@@ -111,6 +111,14 @@ pub trait Carry<M> {
 
     /// Changes what travels with this message.
     fn carry(&self, message: &mut M, change: impl FnOnce(&mut Carried));
+
+    /// Whether applying this request several times is the same as applying it once, by what it is and by what travels with
+    /// it: whether it may go to somebody else after an outcome that leaves open whether it was applied. `true` unless an
+    /// implementation knows better.
+    fn may_repeat(&self, message: &M) -> bool {
+        let _ = message;
+        true
+    }
 }
 
 /// What travels with a request or a response.
@@ -356,6 +364,10 @@ impl<P: Carry<M>, F, M> Carry<M> for KeyBy<P, F> {
 
     fn carry(&self, message: &mut M, change: impl FnOnce(&mut Carried)) {
         self.policy.carry(message, change);
+    }
+
+    fn may_repeat(&self, message: &M) -> bool {
+        self.policy.may_repeat(message)
     }
 }
 

@@ -70,6 +70,10 @@ where
     fn carry(&self, message: &mut M, change: impl FnOnce(&mut Carried)) {
         self.0.carry(message, change);
     }
+
+    fn may_repeat(&self, message: &M) -> bool {
+        self.0.may_repeat(message)
+    }
 }
 
 impl<Res> Discard<Res> for ByMethod

@@ -261,6 +261,11 @@ impl<B> Carry<Request<B>> for Grpc {
     fn carry(&self, request: &mut Request<B>, change: impl FnOnce(&mut Carried)) {
         change(request.extensions_mut().get_or_insert_default());
     }
+
+    /// Where the service's configuration or the caller says so: the method of HTTP, `POST`, says nothing.
+    fn may_repeat(&self, request: &Request<B>) -> bool {
+        Http::new().may_repeat(request)
+    }
 }
 
 impl<B> Carry<Response<B>> for Grpc {

@@ -7,6 +7,7 @@ use buttress_core::{Carried, Carry, KeyOf};
 
 use crate::Http;
 use crate::hint::retry_after;
+use crate::replay::{is_idempotent, is_said_to_be_repeatable};
 use crate::status::LONGEST_HINT;
 
 /// In the extensions of requests and responses. Nothing is written where there is nothing to say.
@@ -19,6 +20,11 @@ impl<B> Carry<http::Request<B>> for Http {
 
     fn carry(&self, request: &mut http::Request<B>, change: impl FnOnce(&mut Carried)) {
         change(request.extensions_mut().get_or_insert_default());
+    }
+
+    /// As [`HttpReplay`](crate::HttpReplay) has it: an idempotent method, a key, or the caller's word.
+    fn may_repeat(&self, request: &http::Request<B>) -> bool {
+        is_idempotent(request.method()) || is_said_to_be_repeatable(request)
     }
 }
 
@@ -160,6 +166,16 @@ mod tests {
         let mut third = response("7");
         Http::new().carry(&mut third, |carried| carried.attempt = 3);
         assert_eq!(third.attempts(), 3);
+    }
+
+    #[test]
+    fn what_may_go_to_somebody_else_is_idempotent_or_said_to_be() {
+        let may = |request: Request<()>| Http::new().may_repeat(&request);
+        let of = |method: &str| Request::builder().method(method).body(()).unwrap();
+        assert!(["GET", "HEAD", "PUT", "DELETE"].into_iter().all(|method| may(of(method))));
+        assert!(!["POST", "PATCH"].into_iter().any(|method| may(of(method))));
+        assert!(may(of("POST").repeatable()) && may(of("POST").with_idempotency_key("k1")));
+        assert!(may(Request::post("/").header("idempotency-key", "k1").body(()).unwrap()));
     }
 
     #[test]

@@ -116,15 +116,9 @@ where
         let method = match self.methods {
             Methods::All => true,
             Methods::Safe => is_safe(request.method()),
-            Methods::Idempotent => {
-                is_safe(request.method()) || matches!(*request.method(), Method::PUT | Method::DELETE)
-            }
+            Methods::Idempotent => is_idempotent(request.method()),
         };
-        let extensions = request.extensions();
-        method
-            || has_key(request)
-            || extensions.get::<Repeatable>().is_some()
-            || extensions.get::<Carried>().is_some_and(|carried| carried.repeatable)
+        method || is_said_to_be_repeatable(request)
     }
 
     fn once(&self, request: Request<B>) -> Self::Request {
@@ -159,6 +153,19 @@ fn has_key<B>(request: &Request<B>) -> bool {
     let carried = request.extensions().get::<Carried>();
     carried.is_some_and(|carried| carried.idempotency_key.is_some())
         || request.headers().contains_key(IDEMPOTENCY_KEY)
+}
+
+/// By a key, or by the caller.
+pub(crate) fn is_said_to_be_repeatable<B>(request: &Request<B>) -> bool {
+    let extensions = request.extensions();
+    has_key(request)
+        || extensions.get::<Repeatable>().is_some()
+        || extensions.get::<Carried>().is_some_and(|carried| carried.repeatable)
+}
+
+/// RFC 9110 § 9.2.2.
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    is_safe(method) || matches!(*method, Method::PUT | Method::DELETE)
 }
 
 fn is_safe(method: &Method) -> bool {
