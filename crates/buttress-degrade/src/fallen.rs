@@ -1,6 +1,6 @@
 use std::fmt;
 
-use buttress_core::{BoxError, Elapsed, Kind, Refused, Verdict, find};
+use buttress_core::{BoxError, Effect, Elapsed, Kind, Refused, Verdict, find};
 use tokio::time::Instant;
 
 use crate::served::Cause;
@@ -11,6 +11,7 @@ pub struct Fallen<Req, A> {
     pub(crate) failure: Failure<A>,
     pub(crate) cause: Cause,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) may_repeat: bool,
 }
 
 /// How the service failed: with a response, such as an HTTP 503, or with an error.
@@ -56,6 +57,13 @@ impl<Req, A> Fallen<Req, A> {
         self.cause
     }
 
+    /// Whether it does no harm if the request is done, too, by whoever answers now: it certainly had no effect yet, or doing
+    /// it twice is the same as doing it once. What a policy for HTTP goes by: the method (RFC 9110 § 9.2.2), an idempotency key,
+    /// or the caller's word. Other policies take all requests for such.
+    pub fn may_repeat(&self) -> bool {
+        self.may_repeat
+    }
+
     /// When the whole call has to be over, if that travels with the request.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -65,6 +73,14 @@ impl<Req, A> Fallen<Req, A> {
 impl<Req, A> fmt::Debug for Fallen<Req, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fallen").field("cause", &self.cause).finish_non_exhaustive()
+    }
+}
+
+/// Whether an outcome leaves open that the request was applied.
+pub(crate) fn effect_of(verdict: Verdict) -> Effect {
+    match verdict {
+        Verdict::Failure { effect, .. } => effect,
+        Verdict::Success | Verdict::Rejected | Verdict::Ignored => Effect::Unknown,
     }
 }
 

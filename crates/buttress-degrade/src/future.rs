@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Classify, Discard, Elapsed, Timer, Verdict};
+use buttress_core::{BoxError, Carry, Classify, Discard, Effect, Elapsed, Timer, Verdict};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use crate::chain::{Chain, DRILL, Last, descend};
 use crate::error::NotAsked;
-use crate::fallen::{Failure, Fallen, cause_of};
+use crate::fallen::{Failure, Fallen, cause_of, effect_of};
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::{Ended, Primary};
 use crate::rung::BoxFuture;
@@ -146,20 +146,29 @@ impl<C: Rungs, P> Call<C, P> {
     }
 
     #[cold]
-    fn fall(&mut self, cause: Cause, failure: Failure<C::Answer>) -> BoxFuture<Result<C::Answer, C::Error>>
+    fn fall(
+        &mut self,
+        cause: Cause,
+        effect: Effect,
+        failure: Failure<C::Answer>,
+    ) -> BoxFuture<Result<C::Answer, C::Error>>
     where
         C: Fall<P>,
+        P: Carry<C::Request>,
     {
         let (request, deadline) = (self.request.take(), self.deadline);
-        C::fall(self.shared.clone(), Fallen { request, failure, cause, deadline })
+        let is_repeatable = |request| self.shared.policy.may_repeat(request);
+        let may_repeat = effect == Effect::NotSent || request.as_ref().is_none_or(is_repeatable);
+        C::fall(self.shared.clone(), Fallen { request, failure, cause, deadline, may_repeat })
     }
 
     /// A drill leaves the service out.
     pub(crate) fn drill(mut self) -> BoxFuture<Result<C::Answer, C::Error>>
     where
         C: Fall<P>,
+        P: Carry<C::Request>,
     {
-        self.fall(DRILL, Failure::Error(NotAsked(DRILL).into()))
+        self.fall(DRILL, Effect::NotSent, Failure::Error(NotAsked(DRILL).into()))
     }
 }
 
@@ -170,7 +179,7 @@ where
     T: IntoAnswer<C::Answer>,
     C: Fall<P>,
     C::Answer: Grade,
-    P: Classify<T>,
+    P: Classify<T> + Carry<C::Request>,
 {
     type Output = Result<C::Answer, C::Error>;
 
@@ -186,7 +195,7 @@ where
                         call.shared.told.answered(answer.level(), || "upstream".into());
                         return Poll::Ready(Ok(answer));
                     }
-                    call.fall(cause_of(verdict, None), Failure::Response(answer))
+                    call.fall(cause_of(verdict, None), effect_of(verdict), Failure::Response(answer))
                 }
                 Poll::Ready(ended) => call.fall_by(ended),
                 Poll::Pending => {
@@ -195,7 +204,9 @@ where
                         return Poll::Pending;
                     }
                     let (cause, error) = ready!(call.poll_elapsed(waiting, cx));
-                    call.fall(cause, Failure::Error(error))
+                    // What has not become ready was not called.
+                    let effect = if waiting { Effect::NotSent } else { Effect::Unknown };
+                    call.fall(cause, effect, Failure::Error(error))
                 }
             },
             StateProj::Falling { future } => return future.as_mut().poll(cx),
@@ -230,16 +241,16 @@ impl<C: Rungs, P> Call<C, P> {
     fn fall_by<T>(&mut self, ended: Ended<T>) -> BoxFuture<Result<C::Answer, C::Error>>
     where
         C: Fall<P>,
-        P: Classify<T>,
+        P: Classify<T> + Carry<C::Request>,
     {
-        let (cause, error) = match ended {
-            Ended::NotReady(error) => (Cause::NotReady, error),
+        let (cause, effect, error) = match ended {
+            Ended::NotReady(error) => (Cause::NotReady, Effect::NotSent, error),
             Ended::Outcome(Err(error)) => {
                 let verdict: Verdict = self.shared.policy.classify(Err(&*error));
-                (cause_of(verdict, Some(&error)), error)
+                (cause_of(verdict, Some(&error)), effect_of(verdict), error)
             }
             Ended::Outcome(Ok(_)) => unreachable!("a response is no error"),
         };
-        self.fall(cause, Failure::Error(error))
+        self.fall(cause, effect, Failure::Error(error))
     }
 }

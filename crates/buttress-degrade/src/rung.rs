@@ -21,6 +21,9 @@ type Given<A> = Result<A, (Cause, Option<BoxError>)>;
 type Ask<Req, A> = dyn Fn(&Fallen<Req, A>) -> BoxFuture<Given<A>> + Send + Sync;
 type Skip<Req, A> = dyn Fn(&Fallen<Req, A>) -> Option<(Cause, Option<BoxError>)> + Send + Sync;
 
+/// The service may have done what was asked, and an alternate would do it again.
+const TWICE: Cause = Cause::Skipped("might do for a second time what must be done once");
+
 /// One way to answer when the service has failed.
 ///
 /// It has a name for events, a level, a time in which it has to answer (1 s), and a number of calls that it may have at once (10,
@@ -45,6 +48,8 @@ pub struct Rung<Req, A> {
     at_most: usize,
     running: AtomicUsize,
     skip: Vec<Box<Skip<Req, A>>>,
+    /// Whether it takes what may have been applied and must not be twice.
+    repeats: bool,
     /// How a request is copied for it.
     pub(crate) copy: Option<fn(&Req) -> Req>,
     ask: Box<Ask<Req, A>>,
@@ -62,6 +67,10 @@ impl<Req, A> fmt::Debug for Rung<Req, A> {
 impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     /// Another service that answers as well, or nearly: level 1. Its outcomes are judged by `policy`; a failure goes on to the
     /// next rung.
+    ///
+    /// It gets no request that the service may have applied already and that may not be applied twice
+    /// ([`Fallen::may_repeat`], by the layer's policy): of HTTP, a `POST` without an idempotency key after a time-out or a 503.
+    /// [`at_least_once`](Self::at_least_once) sends it all the same.
     ///
     /// A chain with such a rung keeps a copy of each request.
     pub fn alternate<S, P>(name: impl Into<Arc<str>>, service: S, policy: P) -> Self
@@ -93,7 +102,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
                 }
             })
         };
-        Self { copy: Some(Req::clone), ..Self::of(name.into(), Level::Slight, Box::new(ask)) }
+        Self { copy: Some(Req::clone), repeats: false, ..Self::of(name.into(), Level::Slight, Box::new(ask)) }
     }
 
     /// A function of what is known of the call: level 3. `None` goes on to the next rung.
@@ -135,7 +144,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
 
     fn of(name: Arc<str>, level: Level, ask: Box<Ask<Req, A>>) -> Self {
         let (time, running) = (Duration::from_secs(1), AtomicUsize::new(0));
-        Self { name, level, time, at_most: 10, running, skip: Vec::new(), copy: None, ask }
+        Self { name, level, time, at_most: 10, running, skip: Vec::new(), repeats: true, copy: None, ask }
     }
 
     /// How good its answers are: 1 to 3. An answer that says itself that it is worse stays so.
@@ -154,6 +163,13 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     #[must_use]
     pub fn at_most(self, calls: usize) -> Self {
         Self { at_most: calls, ..self }
+    }
+
+    /// Asks it whatever the service may have done: a request may be applied twice. For an alternate that recognises
+    /// a repetition by itself, or whose effects do not add up with the service's. Functions are always asked.
+    #[must_use]
+    pub fn at_least_once(self) -> Self {
+        Self { repeats: true, ..self }
     }
 
     /// Leaves the rung out where this gives a reason, which the events and the error then name. Of several, each counts.
@@ -198,6 +214,9 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     pub(crate) fn begin(self: &Arc<Self>, fallen: &Fallen<Req, A>) -> Result<Asked<Req, A>, Tried> {
         if let Some(reason) = self.skip.iter().find_map(|skip| skip(fallen)) {
             return Err(self.tried(reason));
+        }
+        if !self.repeats && !fallen.may_repeat {
+            return Err(self.tried((TWICE, None)));
         }
         let more = |running: usize| (running < self.at_most).then_some(running + 1);
         if self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {

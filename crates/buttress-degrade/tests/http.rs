@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use origin::{Asked, Body, Given, Origin, Seen, body, get, layer, response, seen, store};
 use support::{ms, secs};
 use tokio::time::advance;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// HD-47, on the wire: RFC 9111 § 5.1, RFC 9211.
 #[tokio::test(start_paused = true)]
@@ -366,4 +366,82 @@ async fn an_answer_that_is_no_failure_is_of_level_3_at_worst_whatever_it_says() 
             given.into_body().collect().await.unwrap();
         }
     }
+}
+
+/// RFC 9110 § 9.2.2: a replica that gets a write after a time-out may do it for a second time.
+#[tokio::test(start_paused = true)]
+async fn an_alternate_gets_no_write_that_may_have_been_done_already() {
+    type Failing = fn() -> Result<Response<Body>, BoxError>;
+    let reset: Failing = || Err("connection reset".into());
+    let unavailable: Failing = || Ok(response(503, &[], ""));
+    let throttled: Failing = || Ok(response(429, &[], ""));
+    let refused: Failing = || Err(Refused::new("breaker", "search".into(), Reason::CircuitOpen).into());
+    let no_connection: Failing = || Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into());
+    for (fails, method, key, sent) in [
+        (reset, Method::POST, false, false),
+        (unavailable, Method::POST, false, false),
+        (unavailable, Method::PATCH, false, false),
+        (unavailable, Method::POST, true, true),
+        (unavailable, Method::PUT, false, true),
+        (reset, Method::GET, false, true),
+        (throttled, Method::POST, false, true),
+        (refused, Method::POST, false, true),
+        (no_connection, Method::POST, false, true),
+    ] {
+        for at_least_once in [false, true] {
+            let replica = Origin::of(200, &[]);
+            let rung = Rung::alternate("replica", replica.service(), Http::new());
+            let rung = if at_least_once { rung.at_least_once() } else { rung };
+            let layer = DegradeLayer::new("search", Chain::<Asked, Given>::new().rung(rung)).unwrap();
+            let layer = layer.policy(Http::new());
+            let origin = Origin::new(move |_| fails());
+            let mut request = get(if key { &[("idempotency-key", "k1")] } else { &[] });
+            *request.method_mut() = method.clone();
+            let answer = layer.layer(origin.service()).oneshot(request).await;
+            assert_eq!(replica.calls() == 1, sent || at_least_once, "{method} {answer:?}");
+            let passed = answer.is_ok_and(|answer| answer.status() == 200);
+            assert_eq!(passed, sent || at_least_once);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct NeverReady;
+
+impl Service<Asked> for NeverReady {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Pending
+    }
+
+    fn call(&mut self, _: Asked) -> Self::Future {
+        panic!("called although it was not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_hangs_is_left_and_one_that_was_not_sent_goes_to_the_alternate() {
+    let replica = Origin::of(200, &[]);
+    let chain =
+        || Chain::<Asked, Given>::new().rung(Rung::alternate("replica", replica.service(), Http::new()));
+    let layer =
+        |chain| DegradeLayer::new("search", chain).unwrap().policy(Http::new()).budget(ms(50)).unwrap();
+    let post = || {
+        let mut request = get(&[]);
+        *request.method_mut() = Method::POST;
+        request
+    };
+    let hanging = service_fn(|_: Asked| std::future::pending::<Result<Response<Body>, BoxError>>());
+    let error = layer(chain()).layer(hanging).oneshot(post()).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("`replica` might do for a second time what must be done once"),
+        "{error}"
+    );
+    assert_eq!(replica.calls(), 0);
+    // Nothing was sent by a service that did not become ready.
+    let answer = layer(chain()).layer(NeverReady).oneshot(post()).await;
+    assert_eq!((answer.unwrap().level(), replica.calls()), (Level::Slight, 1));
 }

@@ -148,7 +148,8 @@ where
 
     async fn fall(self, cause: Cause, failure: Failure<A>) -> Result<A, L::Error> {
         let Self { shared, key, kept: request, deadline, old } = self;
-        let fallen = Fallen { request, failure, cause, deadline };
+        // What is looked for by a key is a read.
+        let fallen = Fallen { request, failure, cause, deadline, may_repeat: true };
         let stored: Option<StoredAnswer<A>> = old.map(|old| {
             let store = shared.chain.store.clone();
             let level = store.if_error_level();
