@@ -5,8 +5,13 @@
 mod origin;
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use buttress_degrade::{HttpRules, LastGood, Recall};
-use http::{HeaderValue, Method};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response};
+use http_body_util::Full;
 use origin::{Asked, Body, Origin, body, get, layer, response, seen, store};
 use support::secs;
 use tokio::time::advance;
@@ -239,4 +244,53 @@ async fn only_a_write_that_was_done_forgets_what_was_read() {
         seen(&layer, &origin, put(&[])).await.unwrap();
         assert_eq!(store.len(), kept, "{status} {fields:?}");
     }
+}
+
+/// A client's body is a part of what it has read at once, and so are its header fields.
+#[tokio::test(start_paused = true)]
+async fn the_bound_is_that_of_the_memory_that_is_held() {
+    struct Buffer(Vec<u8>, Arc<AtomicUsize>);
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Buffer {
+        fn drop(&mut self) {
+            self.1.fetch_sub(self.0.len(), Relaxed);
+        }
+    }
+    const BOUND: usize = 1024 * 1024;
+    let held = Arc::new(AtomicUsize::new(0));
+    let read = {
+        let held = Arc::clone(&held);
+        move |start: &[u8]| {
+            let mut buffer = vec![b'x'; 64 * 1024];
+            buffer[..start.len()].copy_from_slice(start);
+            held.fetch_add(buffer.len(), Relaxed);
+            Bytes::from_owner(Buffer(buffer, Arc::clone(&held))).slice(..start.len())
+        }
+    };
+    let store = store(HttpRules::private()).max_bytes(BOUND);
+    let layer = layer(&store);
+    let origin = Origin::new(move |request| {
+        let renewed = request.headers().contains_key("if-none-match");
+        let mut response = Response::builder().status(if renewed { 304 } else { 200 });
+        for (name, value) in [("cache-control", "max-age=60"), ("etag", "\"v1\""), ("x-one", "value")] {
+            let value = HeaderValue::from_maybe_shared(read(value.as_bytes())).unwrap();
+            response = response.header(name, value);
+        }
+        let body = if renewed { Bytes::new() } else { read(b"body") };
+        Ok(response.body(Full::new(body)).unwrap())
+    });
+    for round in 0..2 {
+        for n in 0..100 {
+            let mut request = get(&[]);
+            *request.uri_mut() = format!("http://search.example/{n}").parse().unwrap();
+            assert_eq!(seen(&layer, &origin, request).await.unwrap().body, "body");
+        }
+        assert_eq!((store.len(), held.load(Relaxed)), (100, 0), "round {round}");
+        advance(secs(61)).await;
+    }
+    assert_eq!(origin.calls(), 200);
 }

@@ -59,6 +59,16 @@ pub(super) fn initial_age(sent: Instant, headers: &HeaderMap) -> Duration {
     age.saturating_add(sent.elapsed()).max(apparent)
 }
 
+/// A copy of each value: what a client gives is a part of the buffer that it read the whole head into, and more.
+pub(super) fn detach(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
+}
+
 pub(super) type Varying = Vec<(HeaderName, Option<HeaderValue>)>;
 
 /// The fields of a request that an answer's `Vary` names; `None` if it names all, or cannot be parsed.

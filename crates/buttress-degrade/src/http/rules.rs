@@ -19,7 +19,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::directives::Directives;
-use super::fields::{NOT_RENEWED, Varying, combined, etag, expires_in, initial_age, varying};
+use super::fields::{NOT_RENEWED, Varying, combined, detach, etag, expires_in, initial_age, varying};
 use super::{field, note_next_hop};
 use crate::error::TooLarge;
 use crate::recall::{Accepts, Keep, Kept, Recall, Renewal, Restore};
@@ -96,6 +96,17 @@ pub struct HttpKept {
     response: StoredResponse,
     /// The fields of the request that its `Vary` names.
     vary: Varying,
+}
+
+impl HttpKept {
+    /// As copies, since the bound counts nothing else: a body of a few bytes may be a part of a buffer of many, and hold on to all of
+    /// it. `None` if the body is not whole.
+    fn of(mut response: StoredResponse, vary: Varying) -> Option<Self> {
+        response.body = Some(Bytes::copy_from_slice(response.body.as_deref()?));
+        detach(&mut response.headers);
+        response.trailers.as_mut().map(detach);
+        Some(Self { response, vary })
+    }
 }
 
 /// What is remembered of a request until its response is judged.
@@ -229,9 +240,10 @@ impl Kept for HttpRules {
     type Record = HttpKept;
 
     fn size(&self, kept: &HttpKept) -> usize {
-        // A header map has places to spare.
+        // A field takes a place in the map, one and a half in its index, and up to two allocations for its name and three for
+        // its value, once it has been shared.
         let fields = |headers: &HeaderMap| -> usize {
-            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum()
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 208).sum()
         };
         let StoredResponse { headers, body, trailers, .. } = &kept.response;
         let vary: usize =
@@ -335,6 +347,7 @@ where
             return Renewal::Once;
         };
         kept.vary = vary;
+        detach(&mut kept.response.headers);
         Renewal::Kept(kept, lifetime)
     }
 
@@ -398,10 +411,6 @@ where
         // The caller need not wait for a store in memory.
         captured.seal.release();
         let (response, vary) = (captured.record, std::mem::take(&mut self.vary));
-        Poll::Ready(if response.body.is_some() {
-            Ok(HttpKept { response, vary })
-        } else {
-            Err(TooLarge.into())
-        })
+        Poll::Ready(HttpKept::of(response, vary).ok_or_else(|| TooLarge.into()))
     }
 }
