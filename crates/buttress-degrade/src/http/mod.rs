@@ -3,6 +3,7 @@
 mod directives;
 mod field;
 mod fields;
+mod kept;
 mod rules;
 
 use std::fmt::Write as _;
@@ -19,7 +20,8 @@ use crate::rung::Rung;
 use crate::served::{Freshness, Served};
 
 pub use field::DEGRADATION;
-pub use rules::{HttpAsked, HttpKept, HttpRecording, HttpRules};
+pub use kept::{HttpAsked, HttpKept, HttpRecording};
+pub use rules::HttpRules;
 
 /// RFC 9211.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");

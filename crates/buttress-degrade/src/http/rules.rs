@@ -1,14 +1,10 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::{BoxError, Capture, Level};
-use buttress_http::{Answer, HttpCapture, Recording, StoredResponse};
-use bytes::Bytes;
+use buttress_http::{Answer, HttpCapture};
 use http::header::{
     AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, ETAG, HOST, IF_MATCH, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
@@ -19,9 +15,9 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::directives::Directives;
-use super::fields::{NOT_RENEWED, Varying, combined, detach, etag, expires_in, initial_age, varying};
+use super::fields::{NOT_RENEWED, combined, detach, etag, expires_in, initial_age, varying};
+use super::kept::{HttpAsked, HttpKept, HttpRecording};
 use super::{field, note_next_hop};
-use crate::error::TooLarge;
 use crate::recall::{Accepts, Keep, Kept, Recall, Renewal, Restore};
 use crate::store::Lifetime;
 
@@ -87,44 +83,6 @@ impl fmt::Debug for HttpRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("HttpRules");
         debug.field("shared", &self.shared).field("credentials", &self.credentials).finish_non_exhaustive()
-    }
-}
-
-/// What is kept of an answer.
-#[derive(Clone)]
-pub struct HttpKept {
-    response: StoredResponse,
-    /// The fields of the request that its `Vary` names.
-    vary: Varying,
-}
-
-impl HttpKept {
-    /// As copies, since the bound counts nothing else: a body of a few bytes may be a part of a buffer of many, and hold on to all of
-    /// it. `None` if the body is not whole.
-    fn of(mut response: StoredResponse, vary: Varying) -> Option<Self> {
-        response.body = Some(Bytes::copy_from_slice(response.body.as_deref()?));
-        detach(&mut response.headers);
-        response.trailers.as_mut().map(detach);
-        Some(Self { response, vary })
-    }
-}
-
-/// What is remembered of a request until its response is judged.
-pub struct HttpAsked {
-    headers: HeaderMap,
-    sent: Instant,
-}
-
-/// Headers and bodies hold secrets.
-impl fmt::Debug for HttpKept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpKept").field("response", &self.response).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for HttpAsked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpAsked").field("sent", &self.sent).finish_non_exhaustive()
     }
 }
 
@@ -240,15 +198,7 @@ impl Kept for HttpRules {
     type Record = HttpKept;
 
     fn size(&self, kept: &HttpKept) -> usize {
-        // A field takes a place in the map, one and a half in its index, and up to two allocations for its name and three for
-        // its value, once it has been shared.
-        let fields = |headers: &HeaderMap| -> usize {
-            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 208).sum()
-        };
-        let StoredResponse { headers, body, trailers, .. } = &kept.response;
-        let vary: usize =
-            kept.vary.iter().map(|(_, value)| 64 + value.as_ref().map_or(0, HeaderValue::len)).sum();
-        fields(headers) + trailers.as_ref().map_or(0, fields) + body.as_ref().map_or(0, Bytes::len) + vary
+        kept.size()
     }
 }
 
@@ -384,33 +334,5 @@ where
         let vary = varying(response.headers(), &asked.headers).unwrap_or_default();
         let (answer, recording) = HttpCapture::up_to(self.max_body).capture(response);
         (answer, HttpRecording { recording, vary })
-    }
-}
-
-/// Resolves to what is kept of a response when its body is at its end.
-pub struct HttpRecording<B> {
-    recording: Recording<B>,
-    vary: Varying,
-}
-
-impl<B> fmt::Debug for HttpRecording<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HttpRecording")
-    }
-}
-
-impl<B> Future for HttpRecording<B>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    type Output = Result<HttpKept, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let captured = std::task::ready!(Pin::new(&mut self.recording).poll(cx))?;
-        // The caller need not wait for a store in memory.
-        captured.seal.release();
-        let (response, vary) = (captured.record, std::mem::take(&mut self.vary));
-        Poll::Ready(HttpKept::of(response, vary).ok_or_else(|| TooLarge.into()))
     }
 }
