@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use buttress_degrade::{HttpRules, LastGood, Recall};
+use buttress_testkit::clock::settle;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use origin::{Asked, Body, Origin, body, get, layer, response, seen, store};
 use support::secs;
 use tokio::time::advance;
+use tower::{Layer, ServiceExt};
 
 const KEEPS: (&str, &str) = ("cache-control", "max-age=60");
 
@@ -293,4 +295,24 @@ async fn the_bound_is_that_of_the_memory_that_is_held() {
         advance(secs(61)).await;
     }
     assert_eq!(origin.calls(), 200);
+}
+
+/// RFC 6265 § 4.1: a cookie is set by whoever answers, now.
+#[tokio::test(start_paused = true)]
+async fn a_cookie_is_set_once_and_not_with_each_answer_from_the_store() {
+    let layer = layer(&store(HttpRules::private()));
+    let origin = Origin::new(|request| {
+        let status = if request.headers().contains_key("if-none-match") { 304 } else { 200 };
+        Ok(response(status, &[KEEPS, ("etag", "\"v1\""), ("set-cookie", "session=1")], "x"))
+    });
+    let service = layer.layer(origin.service());
+    let mut cookies = Vec::new();
+    for wait in [0, 1, 60] {
+        advance(secs(wait)).await;
+        let answer = service.clone().oneshot(get(&[])).await.unwrap();
+        cookies.push(answer.headers().contains_key("set-cookie"));
+        answer.into_body().collect().await.unwrap();
+        settle().await;
+    }
+    assert_eq!((cookies, origin.calls()), (vec![true, false, false], 2));
 }

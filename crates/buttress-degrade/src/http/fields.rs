@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use buttress_core::clock::wall;
 use http::header::{
-    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
@@ -59,8 +59,10 @@ pub(super) fn initial_age(sent: Instant, headers: &HeaderMap) -> Duration {
     age.saturating_add(sent.elapsed()).max(apparent)
 }
 
-/// A copy of each value: what a client gives is a part of the buffer that it read the whole head into, and more.
+/// A copy of each value: what a client gives is a part of the buffer that it read the whole head into, and more. Cookies are for
+/// whoever was answered by the service itself.
 pub(super) fn detach(headers: &mut HeaderMap) {
+    headers.remove(SET_COOKIE);
     for value in headers.values_mut() {
         if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
             copy.set_sensitive(value.is_sensitive());

@@ -47,6 +47,7 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 ///   `Api-Key`, `DD-Api-Key`, `DD-Application-Key`, `X-Auth-Token`, `X-Amz-Security-Token`, `X-CSRF-Token`), any value that
 ///   is marked as [sensitive](HeaderValue::is_sensitive), and what [`credential`](Self::credential) names.
 /// * A `Host` that says another host than the URI is a part of the key.
+/// * `Set-Cookie` is not kept of an answer: who is answered from a private store gets none.
 /// * A lifetime that the answer brings (`s-maxage` in a shared store, `max-age`, `Expires`) takes the place of the store's `ttl`
 ///   and `while_revalidate`, and so do `stale-while-revalidate` and `stale-if-error` (RFC 5861). `no-cache` and `must-revalidate`, and in a shared store
 ///   `s-maxage` and `proxy-revalidate`, forbid to serve it stale, whatever fails (§ 4.2.4).
