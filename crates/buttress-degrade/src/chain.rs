@@ -134,6 +134,13 @@ impl<Req, A> Chain<Req, A> {
     }
 }
 
+impl<Req, A, L: Last<Req, A>> Chain<Req, A, L> {
+    /// Whether there is anything that may answer.
+    pub(crate) fn has_answers(&self) -> bool {
+        !self.rungs.is_empty() || self.last.name().is_some()
+    }
+}
+
 impl<Req: 'static, A: Send + 'static, L: Last<Req, A>> Chain<Req, A, L> {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.rungs.iter().try_for_each(|rung| rung.check())?;
@@ -249,9 +256,9 @@ where
         answer
     };
     let mut tried = Vec::new();
-    // The caller's fault is neither for the rungs nor for the store.
-    let rungs = if cause == Cause::Rejected { &[][..] } else { &chain.rungs };
-    last_good = last_good.filter(|_| cause != Cause::Rejected);
+    // The caller's fault, and the program's, is neither for the rungs nor for the store.
+    let rungs = if cause.passes() { &[][..] } else { &chain.rungs };
+    last_good = last_good.filter(|_| !cause.passes());
     let drill = told.drill();
     for rung in rungs {
         if let Some((_, stored)) = last_good.take_if(|(level, _)| *level <= rung.level && *level >= drill) {

@@ -1,6 +1,8 @@
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
-use buttress_core::{BoxError, Effect, Elapsed, Kind, Refused, Verdict, find};
+use buttress_core::{BoxError, Effect, Elapsed, Kind, NoTimer, Refused, Timer, Verdict, find};
 use tokio::time::Instant;
 
 use crate::served::Cause;
@@ -84,9 +86,20 @@ pub(crate) fn effect_of(verdict: Verdict) -> Effect {
     }
 }
 
+/// The time that a call had is over; or there was no timer that could tell.
+pub(crate) fn elapsed(name: &Arc<str>, limit: Duration) -> (Cause, BoxError) {
+    match Timer::at(Instant::now()) {
+        Ok(_) => (Cause::Elapsed, Elapsed::new(Arc::clone(name), limit).into()),
+        Err(error) => (Cause::NoTimer, error.into()),
+    }
+}
+
 /// What an outcome that is not good means for whoever reads of it.
 pub(crate) fn cause_of(verdict: Verdict, error: Option<&BoxError>) -> Cause {
-    let Verdict::Failure { kind, .. } = verdict else { return Cause::Rejected };
+    let Verdict::Failure { kind, .. } = verdict else {
+        let no_timer = error.is_some_and(|error| find::<NoTimer>(&**error).is_some());
+        return if no_timer { Cause::NoTimer } else { Cause::Rejected };
+    };
     match error {
         Some(error) if find::<Refused>(&**error).is_some() => Cause::Failed(Kind::Refused),
         Some(error) if find::<Elapsed>(&**error).is_some() => Cause::Failed(Kind::Timeout),

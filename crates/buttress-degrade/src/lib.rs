@@ -32,8 +32,8 @@
 //! # Cancellation and panics
 //!
 //! Dropping the future drops the call below, or the rung that is being asked, and gives its place back. With a store, the call
-//! below goes on for whoever else waits, and for the store, within the layer's budget or patience; [`LastGood::shutdown`] ends
-//! what is left. A panic in the service or in a rung passes on to the caller; in a call that is made for the store it is a
+//! below goes on for whoever else waits, and for the store, within the layer's budget or patience, and for nobody else in a
+//! [bounded](LastGood::max_abandoned) number; [`LastGood::shutdown`] ends what is left. A panic in the service or in a rung passes on to the caller; in a call that is made for the store it is a
 //! failure for all who wait.
 //!
 //! # Examples
@@ -104,6 +104,7 @@ mod served;
 mod service;
 mod shared;
 mod store;
+mod tasks;
 
 pub use buttress_core::Level;
 pub use chain::{Chain, Closed, Last, Open};

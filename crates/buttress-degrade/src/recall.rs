@@ -82,6 +82,19 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
     /// What is to be done with a good response (`good`), or with one that is not. `lifetime` is the store's own.
     fn keep(&self, asked: &Self::Asked, response: &Res, good: bool, lifetime: Lifetime) -> Keep;
 
+    /// What tells apart, of requests of one key, those that answers like this record are for: those for whom it is the same share a
+    /// call. `None` if such answers are for all.
+    fn variant(&self, record: &Self::Record, request: &Req) -> Option<u64> {
+        let _ = (record, request);
+        None
+    }
+
+    /// Whether the caller has dropped the answer before its end, so that the recording goes on for the store alone.
+    fn is_left(recording: &Self::Recording) -> bool {
+        let _ = recording;
+        false
+    }
+
     /// The answer for the caller, and its recording.
     fn capture(&self, asked: Self::Asked, response: Res) -> (Self::Answer, Self::Recording);
 }

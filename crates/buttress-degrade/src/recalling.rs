@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use buttress_core::clock::after;
 use buttress_core::{BoxError, Carry, Classify, Discard, Level, Timer};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -23,8 +22,8 @@ use crate::rung::BoxFuture;
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
 use crate::service::Degrade;
 use crate::shared::Holder;
-use crate::store::{Entry, Joined, Look, Outcome};
-use call::fly;
+use crate::store::{Entry, Joined, Look};
+use call::ForAll;
 use caller::Caller;
 
 impl<Req: 'static, A: 'static, L: Last<Req, A>, R: Kept> Rungs for Recalling<Chain<Req, A, L>, R> {
@@ -76,28 +75,27 @@ where
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let Recalling { chain, store } = &self.shared.chain;
-        if self.shared.told.drill() == Level::Full {
-            if let Some(key) = store.rules.key(&request) {
-                let accepts = |record: &R::Record| store.rules.accepts(record, &request);
-                match store.look(&key, Instant::now(), accepts) {
-                    Look::Serve { entry, served, refresh } => {
-                        let answer = answer(&self.shared, &entry, served);
-                        if refresh && !store.flights().has(&key) {
-                            let key = key.into_owned();
-                            self::refresh(&self.shared, &mut self.inner, &key, request, &entry);
-                        }
-                        return ResponseFuture::done(answer);
-                    }
-                    Look::Ask(old) => {
+        let drill = self.shared.told.drill() > Level::Full;
+        if let Some(key) = store.rules.key(&request) {
+            if drill {
+                let old = kept_for(&self.shared, &key, &request);
+                let mut caller = caller(&self.shared, key.into_owned(), &request, old);
+                return ResponseFuture::falling(Box::pin(async move { caller.drill().await }));
+            }
+            let accepts = |record: &R::Record| store.rules.accepts(record, &request);
+            match store.look(&key, Instant::now(), accepts) {
+                Look::Serve { entry, served, refresh } => {
+                    let answer = answer(&self.shared, &entry, served);
+                    if refresh && !entry.is_refreshing() {
                         let key = key.into_owned();
-                        return ResponseFuture::falling(ask(
-                            &self.shared,
-                            &mut self.inner,
-                            key,
-                            request,
-                            old,
-                        ));
+                        self::refresh(&self.shared, &mut self.inner, &key, request, &entry);
                     }
+                    return ResponseFuture::done(answer);
+                }
+                Look::Ask(old) => {
+                    let old = old.filter(|old| accepts(&old.record) == Accepts::Yes);
+                    let caller = caller(&self.shared, key.into_owned(), &request, old);
+                    return ResponseFuture::falling(Box::pin(caller.ask(take(&mut self.inner), request)));
                 }
             }
         }
@@ -109,7 +107,7 @@ where
             deadline: deadline(&self.shared, &request),
             timer: Timer::default(),
         };
-        if self.shared.told.drill() > Level::Full {
+        if drill {
             return ResponseFuture::falling(call.drill());
         }
         let primary = start(&mut self.inner, &mut Readiness::Unasked, request);
@@ -141,63 +139,33 @@ fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req) {
     }
 }
 
-/// Makes one call for all who ask for the same, and waits for it as they do.
+/// Somebody who asks for this key, and will be asked for when polled.
 #[cold]
-fn ask<S, P, Req, A, L, R>(
+fn caller<P, Req, A, L, R>(
     shared: &Shared<P, Req, A, L, R>,
-    inner: &mut S,
     key: String,
-    mut request: Req,
+    request: &Req,
     old: Option<Arc<Entry<R::Record>>>,
-) -> BoxFuture<Result<A, L::Error>>
+) -> Caller<P, Req, A, L, R>
 where
-    S: Service<Req, Future: Send + 'static, Error: Into<BoxError>> + Clone + Send + 'static,
-    S::Response: IntoAnswer<A> + Send + 'static,
-    P: Classify<S::Response> + Carry<Req> + Discard<A, Future: Send + 'static> + Send + Sync + 'static,
-    R: Recall<Req, S::Response, Answer = A>,
-    Req: Send + 'static,
-    A: Grade + Send + 'static,
-    L: Last<Req, A>,
+    P: Carry<Req>,
+    R: Kept,
 {
-    let Recalling { chain, store } = &shared.chain;
-    let (kept, deadline) = (chain.copy.map(|copy| copy(&request)), deadline(shared, &request));
-    let unconfirmed =
-        |old: &Arc<Entry<R::Record>>| store.rules.accepts(&old.record, &request) == Accepts::Yes;
-    let usable = old.clone().filter(unconfirmed);
-    let caller = Caller { shared: shared.clone(), key, kept, deadline, old: usable };
-    let flight = match store.flights().join(&caller.key) {
-        Joined::Leads(flight) => flight,
-        Joined::Waits(told) => return Box::pin(caller.wait(told, inner.clone(), request)),
-    };
-    // Another one may have landed between the look and the join.
-    if let Look::Serve { entry, served, .. } =
-        store.look(&caller.key, Instant::now(), |record| store.rules.accepts(record, &request))
-    {
-        let fresh = served.freshness() == Some(Freshness::Fresh);
-        flight.land(if fresh { Outcome::Kept(Arc::clone(&entry), Level::Full) } else { Outcome::Alone });
-        return Box::pin(std::future::ready(Ok(answer(shared, &entry, served))));
-    }
-    let asked = store.rules.asked(&request);
-    for_all(shared, &mut request);
-    if let Some(old) = &old {
-        store.rules.revalidate(&mut request, &old.record);
-    }
-    let primary = start(inner, &mut Readiness::Unasked, request);
-    let (live, answered) = oneshot::channel();
-    let work = fly(shared.clone(), flight, asked, old, primary, Some(live));
-    match store.spawn(work) {
-        Ok(()) => Box::pin(caller.lead(answered)),
-        // Without a runtime, or after a shutdown, it goes as far as its caller does.
-        Err(work) => Box::pin(async move {
-            let (mut work, mut lead) = (Box::pin(work), Box::pin(caller.lead(answered)));
-            let mut over = false;
-            std::future::poll_fn(|cx| {
-                over = over || work.as_mut().poll(cx).is_ready();
-                lead.as_mut().poll(cx)
-            })
-            .await
-        }),
-    }
+    let (kept, deadline) = (shared.chain.chain.copy.map(|copy| copy(request)), deadline(shared, request));
+    Caller { shared: shared.clone(), key, kept, deadline, old }
+}
+
+/// What is kept under a key and answers this request, without a confirmation.
+fn kept_for<T, P, Req, A, L, R>(
+    shared: &Shared<P, Req, A, L, R>,
+    key: &str,
+    request: &Req,
+) -> Option<Arc<Entry<R::Record>>>
+where
+    R: Recall<Req, T>,
+{
+    let store = &shared.chain.store;
+    store.entry(key).filter(|entry| store.rules.accepts(&entry.record, request) == Accepts::Yes)
 }
 
 /// Refreshes a stale answer in the background, unless somebody does or too many are refreshed already.
@@ -206,7 +174,7 @@ fn refresh<S, P, Req, A, L, R>(
     shared: &Shared<P, Req, A, L, R>,
     inner: &mut S,
     key: &str,
-    mut request: Req,
+    request: Req,
     old: &Arc<Entry<R::Record>>,
 ) where
     S: Service<Req, Future: Send + 'static, Error: Into<BoxError>> + Clone + Send + 'static,
@@ -218,19 +186,24 @@ fn refresh<S, P, Req, A, L, R>(
     L: Last<Req, A>,
 {
     let store = &shared.chain.store;
-    let (Some(place), Joined::Leads(flight)) = (store.refresh_place(), store.flights().join(key)) else {
+    if !store.can_spawn() {
         return;
-    };
-    let asked = store.rules.asked(&request);
-    for_all(shared, &mut request);
-    store.rules.revalidate(&mut request, &old.record);
-    let primary = start(inner, &mut Readiness::Unasked, request);
-    let work = fly(shared.clone(), flight, asked, Some(Arc::clone(old)), primary, None);
-    // Without a runtime nothing is refreshed, and the next call that has to wait asks.
-    let _ = store.spawn(async move {
-        let _place = place;
-        work.await;
+    }
+    let (Some(place), Some(refreshing)) = (store.refresh_place(), old.refreshing()) else { return };
+    let Joined::Leads(flight, _) = store.flights().join(key, None) else { return };
+    let old = Some(Arc::clone(old));
+    let call = ForAll { shared: shared.clone(), flight, old, live: None, place: Some(place) };
+    let inner = take(inner);
+    store.spawn(async move {
+        let _refreshing = refreshing;
+        call.fly(inner, request).await;
     });
+}
+
+/// This instance, and a fresh clone in its place.
+fn take<S: Clone>(inner: &mut S) -> S {
+    let fresh = inner.clone();
+    std::mem::replace(inner, fresh)
 }
 
 /// An answer from the store.

@@ -150,11 +150,18 @@ pub enum Cause {
     Nothing,
     /// What lies below it was degraded.
     Upstream,
+    /// It had to wait, and there is no tokio timer here. No rung is asked: the program is at fault.
+    NoTimer,
     /// The request was the caller's fault; only in a closed chain, which has to answer all the same.
     Rejected,
 }
 
 impl Cause {
+    /// Whether nothing else is to answer in its place.
+    pub(crate) fn passes(self) -> bool {
+        matches!(self, Self::Rejected | Self::NoTimer)
+    }
+
     /// The cause in a few words.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -172,6 +179,7 @@ impl Cause {
             Self::Skipped(why) => why,
             Self::Nothing => "has no answer for this request",
             Self::Upstream => "was degraded itself",
+            Self::NoTimer => "had to wait, and has no timer",
             Self::Rejected => "rejected the request",
         }
     }

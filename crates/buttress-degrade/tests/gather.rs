@@ -182,6 +182,31 @@ async fn a_drill_answers_from_the_rungs_below_and_leaves_the_service_alone() {
     assert_eq!((answer.into_inner(), prices.level()), (1, Level::Full));
 }
 
+/// A drill shows what an outage would, stored answers included.
+#[tokio::test(start_paused = true)]
+async fn a_drill_answers_from_the_store_as_an_outage_would() {
+    let search = DegradationRegistry::new("shop").component("search", Need::Required);
+    let store = LastGood::new(ByKey::new(|request: &u64| Some(request.to_string().into()))).ttl(secs(10));
+    let layer = DegradeLayer::new("search", Chain::<u64, Answer>::new()).unwrap().report_to(search.clone());
+    let layer = layer.last_good(store).unwrap();
+    let inner = Scripted::new([ok(1), err("down")]);
+    let service = layer.layer(inner.clone());
+    service.clone().oneshot(1).await.unwrap();
+    advance(secs(30)).await;
+    for drill in [Level::Moderate, Level::Full] {
+        search.set_drill(drill);
+        let answer = service.clone().oneshot(1).await.unwrap();
+        assert_eq!((answer.level(), answer.age(), *answer.get_ref()), (Level::Moderate, Some(secs(30)), 1));
+        assert_eq!(inner.calls(), if drill == Level::Full { 2 } else { 1 });
+    }
+    // There is nothing for another key, nor anything as bad as that.
+    search.set_drill(Level::Moderate);
+    assert!(service.clone().oneshot(2).await.is_err());
+    search.set_drill(Level::Minimal);
+    assert!(service.clone().oneshot(1).await.is_err());
+    assert_eq!(inner.calls(), 2);
+}
+
 async fn broken() -> Result<Answer, BoxError> {
     tokio::task::yield_now().await;
     panic!("a bug of this part")

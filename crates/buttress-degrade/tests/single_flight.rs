@@ -5,18 +5,24 @@
 mod origin;
 mod support;
 
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use buttress_core::{BoxError, Carry, Level, Verdict, classify_fn, error_verdict};
-use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, HttpRules, LastGood};
-use buttress_http::Http;
+use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, Grade, HttpRules, LastGood, Recalling};
+use buttress_http::{Answer, Http};
 use buttress_testkit::clock::settle;
-use http::Method;
+use buttress_testkit::{Scripted, ok, panics};
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body::Frame;
 use http_body_util::BodyExt;
-use origin::{Asked, Origin, body, get, layer, response, store};
+use origin::{Asked, Body, Origin, body, get, layer, response, store};
 use support::{ms, secs};
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 const KEEPS: &[(&str, &str)] = &[("cache-control", "max-age=600")];
 
@@ -116,6 +122,7 @@ async fn a_request_at_fault_is_not_the_fault_of_those_who_asked_the_same() {
     let good = service.clone().oneshot((3, false)).await.unwrap();
     assert_eq!((good.level(), *good.get_ref()), (Level::Full, 3));
     assert!(bad.await.unwrap().unwrap_err().is::<Malformed>());
+    tokio::time::advance(secs(2)).await;
     let next = service.oneshot((4, false)).await.unwrap();
     assert_eq!((next.level(), *next.get_ref()), (Level::Full, 4), "the service is well");
 }
@@ -131,11 +138,18 @@ async fn those_who_wait_do_not_wait_for_a_caller_who_does_not_read() {
     let answer = service.clone().oneshot(get(&[])).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "2");
     assert!(start.elapsed() <= secs(1), "{:?}", start.elapsed());
-    assert_eq!(store.in_flight(), 0, "who comes now makes a call");
-    // What is read late is kept all the same, if nothing has happened meanwhile.
+    // Nor is what he reads late kept over what they have got.
     assert_eq!(unread.into_body().collect().await.unwrap().to_bytes(), "1");
     settle().await;
-    assert_eq!((body(&layer, &origin, &[]).await.as_str(), origin.calls()), ("1", 2));
+    assert_eq!((body(&layer, &origin, &[]).await.as_str(), origin.calls(), store.in_flight()), ("2", 2, 0));
+    // What is read late is kept all the same, if nothing has happened meanwhile.
+    store.clear();
+    let unread = service.oneshot(get(&[])).await.unwrap();
+    sleep(secs(2)).await;
+    assert_eq!(store.in_flight(), 0, "who comes now makes a call");
+    unread.into_body().collect().await.unwrap();
+    settle().await;
+    assert_eq!((body(&layer, &origin, &[]).await.as_str(), origin.calls()), ("3", 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,6 +169,280 @@ async fn what_is_read_late_is_not_kept_over_a_write_or_a_newer_answer() {
         settle().await;
         assert_eq!(body(&layer, &origin, &[]).await, "2");
     }
+}
+
+/// Answers after 100 ms, counts its calls.
+fn slow(
+    answer: impl Fn(&Asked) -> Response<Body> + Clone + Send + 'static,
+) -> (
+    impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send,
+    Arc<AtomicUsize>,
+) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let service = service_fn(move |request: Asked| {
+        count.fetch_add(1, Relaxed);
+        let answer = answer(&request);
+        async move {
+            sleep(ms(100)).await;
+            Ok::<_, BoxError>(answer)
+        }
+    });
+    (service, calls)
+}
+
+/// HD-51, of answers that differ by what the request says.
+#[tokio::test(start_paused = true)]
+async fn those_who_ask_for_one_variant_share_a_call_and_wait_for_one_other_at_most() {
+    let store = store(HttpRules::private());
+    let (origin, calls) = slow(|request| {
+        let language = request.headers()["accept-language"].to_str().unwrap();
+        response(200, &[KEEPS[0], ("vary", "accept-language")], language)
+    });
+    let service = layer(&store).layer(origin);
+    let languages = ["en", "de", "fr", "it"];
+    for round in [200, 100] {
+        let start = Instant::now();
+        let ask = |n: usize| {
+            let language = languages[n % 4];
+            let call = service.clone().oneshot(get(&[("accept-language", language)]));
+            tokio::spawn(async move {
+                let body = call.await.unwrap().into_body();
+                assert_eq!(body.collect().await.unwrap().to_bytes(), language);
+            })
+        };
+        for call in (0..1000).map(ask).collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+        assert_eq!(
+            (calls.swap(0, Relaxed), start.elapsed()),
+            (4, ms(round)),
+            "once it is known, nobody waits for another's"
+        );
+        settle().await;
+        store.invalidate("another");
+        tokio::time::advance(secs(601)).await;
+    }
+}
+
+/// As Varnish's hit-for-miss.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_again_for_what_is_for_one_alone_until_it_is_for_all_again() {
+    let store = store(HttpRules::private());
+    let shared = Arc::new(AtomicUsize::new(0));
+    let for_all = Arc::clone(&shared);
+    let (origin, calls) = slow(move |_| {
+        let keeps: [(&str, &str); 1] = if for_all.load(Relaxed) == 0 {
+            [("cache-control", "no-store")]
+        } else {
+            [("cache-control", "max-age=0")]
+        };
+        response(200, &keeps, "x")
+    });
+    let service = layer(&store).layer(origin);
+    let mut seen = Vec::new();
+    for keeps in [0, 0, 1, 1] {
+        shared.store(keeps, Relaxed);
+        let start = Instant::now();
+        for call in (0..100).map(|_| tokio::spawn(service.clone().oneshot(get(&[])))).collect::<Vec<_>>() {
+            call.await.unwrap().unwrap().into_body().collect().await.unwrap();
+        }
+        seen.push((calls.swap(0, Relaxed), start.elapsed()));
+        settle().await;
+    }
+    assert_eq!(seen, [(100, ms(200)), (100, ms(100)), (100, ms(100)), (1, ms(100))]);
+}
+
+/// HD-51: an error page forbids to be kept, mostly.
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_is_for_one_alone_is_one_for_all_who_have_something_else() {
+    let store = store(HttpRules::private());
+    let layer = layer(&store);
+    body(&layer, &Origin::of(200, &[("cache-control", "max-age=1")]), &[]).await;
+    tokio::time::advance(secs(2)).await;
+    let (origin, calls) = slow(|_| response(503, &[("cache-control", "no-store")], "busy"));
+    let service = layer.layer(origin);
+    let all = async || {
+        let mut levels = Vec::new();
+        for call in (0..100).map(|_| tokio::spawn(service.clone().oneshot(get(&[])))).collect::<Vec<_>>() {
+            let answer = call.await.unwrap().unwrap();
+            levels.push((answer.status().as_u16(), answer.level()));
+        }
+        (levels, calls.swap(0, Relaxed))
+    };
+    for _ in 0..2 {
+        assert_eq!(all().await, (vec![(200, Level::Moderate); 100], 1));
+    }
+    store.clear();
+    assert_eq!(all().await, (vec![(503, Level::Failed); 100], 100), "a 503 stays one, each has his own");
+}
+
+/// A body of one piece, and then an error, or nothing ever, or its end.
+#[derive(Clone, Copy, PartialEq)]
+enum Piece {
+    Breaks,
+    Hangs,
+    Ends,
+    Over,
+}
+
+impl http_body::Body for Piece {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let this = self.get_mut();
+        match std::mem::replace(this, Piece::Over) {
+            Piece::Breaks => Poll::Ready(Some(Err(std::io::Error::other("connection reset")))),
+            Piece::Hangs => {
+                *this = Piece::Hangs;
+                Poll::Pending
+            }
+            Piece::Ends => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x"))))),
+            Piece::Over => Poll::Ready(None),
+        }
+    }
+}
+
+type OfPieces = Response<Answer<Piece>>;
+
+fn pieces(store: &LastGood<HttpRules>) -> DegradeLayer<Recalling<Chain<Asked, OfPieces>, HttpRules>, Http> {
+    let layer = DegradeLayer::new("search", Chain::<Asked, OfPieces>::new()).unwrap().policy(Http::new());
+    layer.last_good(store.clone()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_off_is_a_failure_for_all_who_wait_for_it() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let service = pieces(&store(HttpRules::private())).layer(service_fn(move |_: Asked| {
+        let body = if count.fetch_add(1, Relaxed) == 0 { Piece::Ends } else { Piece::Breaks };
+        async move {
+            sleep(ms(100)).await;
+            Ok::<_, std::io::Error>(
+                Response::builder().header("cache-control", "max-age=1").body(body).unwrap(),
+            )
+        }
+    }));
+    let ask = || {
+        let call = service.clone().oneshot(get(&[]));
+        tokio::spawn(async move {
+            let answer = call.await.unwrap();
+            let level = answer.level();
+            answer.into_body().collect().await.map(|_| level).ok()
+        })
+    };
+    assert_eq!(ask().await.unwrap(), Some(Level::Full));
+    tokio::time::advance(secs(2)).await;
+    let mut ended = Vec::new();
+    for call in (0..100).map(|_| ask()).collect::<Vec<_>>() {
+        ended.push(call.await.unwrap());
+    }
+    assert_eq!((ended[0], calls.load(Relaxed)), (None, 2));
+    assert!(ended[1..].iter().all(|level| *level == Some(Level::Moderate)), "{ended:?}");
+}
+
+/// What callers leave behind is bounded, and what was not begun does not begin.
+#[tokio::test(start_paused = true)]
+async fn calls_that_nobody_waits_for_are_bounded_in_number() {
+    struct UnderWay(Arc<AtomicUsize>);
+    impl Drop for UnderWay {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Relaxed);
+        }
+    }
+    let store = store(HttpRules::private()).max_abandoned(10);
+    let (begun, under_way) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let service = {
+        let (begun, under_way) = (Arc::clone(&begun), Arc::clone(&under_way));
+        pieces(&store).layer(service_fn(move |request: Asked| {
+            begun.fetch_add(1, Relaxed);
+            under_way.fetch_add(1, Relaxed);
+            let guard = UnderWay(Arc::clone(&under_way));
+            async move {
+                let _guard = guard;
+                if request.uri().path() != "/answers" {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, BoxError>(
+                    Response::builder().header("cache-control", "max-age=60").body(Piece::Hangs).unwrap(),
+                )
+            }
+        }))
+    };
+    let of = |path: &str, n: usize| {
+        let mut request = get(&[]);
+        *request.uri_mut() = format!("http://search.example{path}?{n}").parse().unwrap();
+        request
+    };
+    for n in 0..100 {
+        drop(service.clone().call(of("/", n)));
+    }
+    settle().await;
+    assert_eq!((begun.load(Relaxed), store.in_flight()), (0, 0), "not begun");
+    let calls: Vec<_> = (0..100).map(|n| tokio::spawn(service.clone().oneshot(of("/", n)))).collect();
+    let waiting = tokio::spawn(service.clone().oneshot(of("/", 0)));
+    settle().await;
+    assert_eq!((begun.load(Relaxed), under_way.load(Relaxed)), (100, 100));
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    settle().await;
+    assert_eq!((under_way.load(Relaxed), store.in_flight()), (11, 11), "ten, and the one that is waited for");
+    // No place is left for the rest of a body.
+    for n in 0..20 {
+        drop(service.clone().oneshot(of("/answers", n)).await.unwrap());
+    }
+    settle().await;
+    assert_eq!(store.in_flight(), 11);
+    // Somebody waits again for one of the ten.
+    let again = tokio::spawn(service.clone().oneshot(of("/", 1)));
+    settle().await;
+    assert_eq!((begun.load(Relaxed), store.in_flight()), (120, 11));
+    sleep(secs(11)).await;
+    assert!(waiting.await.unwrap().is_err() && again.await.unwrap().is_err());
+    assert_eq!((under_way.load(Relaxed), store.in_flight()), (0, 0));
+    // The places are free again.
+    for n in 0..20 {
+        drop(service.clone().oneshot(of("/answers", n)).await.unwrap());
+    }
+    settle().await;
+    assert_eq!(store.in_flight(), 10);
+}
+
+/// A panic is a failure of the service, too: it is left alone for a moment.
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_a_stale_answer_is_served_without_asking() {
+    let rules = ByKey::new(|_: &u64| Some("k".into()));
+    let store = LastGood::new(rules).ttl(secs(1)).while_revalidate(secs(0)).negative_ttl(secs(5));
+    let layer = DegradeLayer::new("s", Chain::<u64, Degraded<u32>>::new()).unwrap().last_good(store).unwrap();
+    let inner = Scripted::new([ok(1), panics(), ok(2)]);
+    let service = layer.layer(inner.clone());
+    service.clone().oneshot(1).await.unwrap();
+    tokio::time::advance(secs(2)).await;
+    for _ in 0..2 {
+        let answer = service.clone().oneshot(1).await.unwrap();
+        assert_eq!((answer.level(), *answer.get_ref(), inner.calls()), (Level::Moderate, 1, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_shutdown_callers_call_for_themselves_and_nothing_more_is_kept() {
+    let store = store(HttpRules::private());
+    let layer = layer(&store);
+    body(&layer, &Origin::of(200, &[("cache-control", "max-age=1")]), &[]).await;
+    assert_eq!(store.shutdown(secs(1)).await, 0);
+    tokio::time::advance(secs(2)).await;
+    let (origin, calls) = slow(|_| response(200, KEEPS, "new"));
+    let service = layer.layer(origin);
+    for call in (0..5).map(|_| tokio::spawn(service.clone().oneshot(get(&[])))).collect::<Vec<_>>() {
+        let answer = call.await.unwrap().unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "new");
+    }
+    assert_eq!((calls.load(Relaxed), store.in_flight()), (5, 0));
+    let down = Origin::new(|_| Err("connection reset".into()));
+    assert_eq!(body(&layer, &down, &[]).await, "1", "what there was is still there for an outage");
 }
 
 /// A download, and a stream of events.

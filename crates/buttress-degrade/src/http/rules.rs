@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -254,6 +255,16 @@ where
         let says = Directives::of(request.headers());
         let unconfirmed = says.no_cache || says.max_age == Some(Duration::ZERO);
         if unconfirmed { Accepts::IfConfirmed } else { Accepts::Yes }
+    }
+
+    fn variant(&self, kept: &HttpKept, request: &Request<B>) -> Option<u64> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        kept.vary.iter().for_each(|(name, _)| combined(request.headers(), name).hash(&mut hasher));
+        (!kept.vary.is_empty()).then(|| hasher.finish())
+    }
+
+    fn is_left(recording: &HttpRecording<Res>) -> bool {
+        recording.recording.is_reading()
     }
 
     fn revalidate(&self, request: &mut Request<B>, kept: &HttpKept) {

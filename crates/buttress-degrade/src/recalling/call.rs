@@ -1,20 +1,23 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress_core::{BoxError, Classify, Elapsed, Event, Level, Verdict, within};
+use buttress_core::{BoxError, Carry, Classify, Event, Kind, Level, Verdict, within};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tower_service::Service;
 
-use super::Shared;
+use super::{Shared, for_all};
 use crate::error::{SharedFailure, TooLarge};
-use crate::fallen::cause_of;
+use crate::fallen::{cause_of, elapsed};
 use crate::grade::IntoAnswer;
-use crate::primary::{Ended, Primary};
-use crate::recall::{Keep, Recall, Renewal};
+use crate::primary::{Ended, Primary, Readiness, start};
+use crate::recall::{Keep, Kept, Recall, Renewal};
 use crate::served::Cause;
-use crate::store::{Entry, Flight, Outcome};
+use crate::shared::Holder;
+use crate::store::{Entry, Flight, LastGood, Outcome, Place};
 
 /// For so long others wait for a body that somebody else reads.
 const READING: Duration = Duration::from_secs(1);
@@ -28,151 +31,241 @@ pub(super) enum Live<A, V> {
     Failed(Cause, BoxError),
 }
 
-/// The call itself. It goes on when those who wait for it have gone; dropped or panicking, it lets them know.
-pub(super) async fn fly<F, T, E, P, Req, A, L, R>(
-    shared: Shared<P, Req, A, L, R>,
-    flight: Flight<Outcome<R::Record>>,
-    asked: R::Asked,
-    old: Option<Arc<Entry<R::Record>>>,
-    primary: Primary<F>,
-    live: Option<oneshot::Sender<Live<A, R::Record>>>,
-) where
-    F: Future<Output = Result<T, E>>,
-    E: Into<BoxError>,
-    T: IntoAnswer<A>,
-    P: Classify<T>,
-    R: Recall<Req, T, Answer = A>,
-{
-    let in_background = live.is_none();
-    let ended = within(shared.limits.bound(), run(primary)).await;
-    let failed = match ended {
-        Some(Ended::Outcome(Ok(response))) => {
-            return land(&shared, flight, asked, old, response, live).await;
+/// A call that is made for all who ask for the same, and for the store.
+pub(super) struct ForAll<P: 'static, Req: 'static, A: 'static, L: 'static, R: Kept> {
+    pub(super) shared: Shared<P, Req, A, L, R>,
+    pub(super) flight: Flight<R::Record>,
+    /// What there was before.
+    pub(super) old: Option<Arc<Entry<R::Record>>>,
+    /// Tells whoever made it; nobody, if it is a refresh.
+    pub(super) live: Option<oneshot::Sender<Live<A, R::Record>>>,
+    /// Among the refreshes; or, once nobody waits for it, among those.
+    pub(super) place: Option<Place>,
+}
+
+/// A panic is a failure of the service.
+struct Panics<V>(Option<Arc<Entry<V>>>);
+
+impl<V> Drop for Panics<V> {
+    fn drop(&mut self) {
+        if let Some(old) = self.0.as_ref().filter(|_| std::thread::panicking()) {
+            old.fails(Instant::now());
         }
-        Some(Ended::NotReady(error)) => (Cause::NotReady, error),
-        Some(Ended::Outcome(Err(error))) => {
-            (cause_of(shared.policy.classify(Err(&*error)), Some(&error)), error)
-        }
-        None => {
-            let elapsed = Elapsed::new(Arc::clone(&shared.told.name), shared.limits.bound());
-            (Cause::Elapsed, elapsed.into())
-        }
-    };
-    let (cause, error) = failed;
-    // What is the fault of one request says nothing of the service, nor of the others' requests.
-    let rejected = cause == Cause::Rejected;
-    if let Some(old) = old.as_ref().filter(|_| !rejected) {
-        old.fails(Instant::now());
-    }
-    // Whoever asked alone gets the error as it is.
-    let (error, outcome) = if flight.close() == 0 || rejected {
-        (error, Outcome::Alone)
-    } else {
-        let error = Arc::new(error);
-        (SharedFailure(Arc::clone(&error)).into(), Outcome::Failed(cause, error))
-    };
-    if let Some(live) = live {
-        // It may have gone.
-        let _ = live.send(Live::Failed(cause, error));
-    }
-    flight.land(outcome);
-    if in_background {
-        shared.told.emit(|| Event::Refreshed { success: false });
     }
 }
 
-/// What is done with the response of a call.
-async fn land<T, P, Req, A, L, R>(
-    shared: &Shared<P, Req, A, L, R>,
-    flight: Flight<Outcome<R::Record>>,
-    asked: R::Asked,
-    old: Option<Arc<Entry<R::Record>>>,
-    response: T,
-    live: Option<oneshot::Sender<Live<A, R::Record>>>,
-) where
-    T: IntoAnswer<A>,
-    P: Classify<T>,
-    R: Recall<Req, T, Answer = A>,
-{
-    let store = &shared.chain.store;
-    let (rules, key) = (&store.rules, Arc::clone(flight.key()));
-    let in_background = live.is_none();
-    let tell = |answer| live.map(|live| live.send(answer));
-    let refreshed = |success| {
-        if in_background {
-            shared.told.emit(|| Event::Refreshed { success });
+impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
+    /// The call itself. It goes on when those who wait for it have gone, if it gets a place then; dropped or panicking, it lets them
+    /// know.
+    pub(super) async fn fly<S>(mut self, mut inner: S, mut request: Req)
+    where
+        S: Service<Req, Future: Send + 'static, Error: Into<BoxError>> + Clone + Send + 'static,
+        S::Response: IntoAnswer<A>,
+        P: Classify<S::Response> + Carry<Req>,
+        R: Recall<Req, S::Response, Answer = A>,
+        Req: Send + 'static,
+    {
+        self.flight.begins();
+        let _panics = Panics(self.old.clone());
+        let rules = &self.shared.chain.store.rules;
+        let asked = rules.asked(&request);
+        for_all(&self.shared, &mut request);
+        if let Some(old) = &self.old {
+            rules.revalidate(&mut request, &old.record);
         }
-    };
-    let verdict = shared.policy.classify(Ok(&response));
-    let (mut level, lifetime) = (rules.level(&response), store.lifetime());
-    if !verdict.is_failure() {
-        level = level.min(Level::Minimal);
-    }
-    if let Some(old) = old.as_ref().filter(|_| !verdict.is_failure()) {
-        let (entry, for_all) = match rules.renewed(&asked, &old.record, &response, lifetime) {
-            Renewal::Not => (None, true),
-            // What is degraded itself renews nothing.
-            _ if level.is_degraded() => (Some(Arc::clone(old)), true),
-            Renewal::Kept(record, lifetime) => (Some(store.insert(&flight, record, lifetime)), true),
-            Renewal::Once => {
-                store.forget(&key);
-                (Some(Arc::clone(old)), false)
+        let primary = start(&mut inner, &mut Readiness::Unasked, request);
+        drop(inner);
+        let bound = self.shared.limits.bound();
+        let ended = within(bound, self.while_it_matters(run(primary))).await;
+        let (cause, error) = match ended {
+            Some(None) => return,
+            Some(Some(Ended::Outcome(Ok(response)))) => return self.land(asked, response).await,
+            Some(Some(Ended::NotReady(error))) => (Cause::NotReady, error),
+            Some(Some(Ended::Outcome(Err(error)))) => {
+                (cause_of(self.shared.policy.classify(Err(&*error)), Some(&error)), error)
             }
+            None => elapsed(&self.shared.told.name, bound),
         };
-        if let Some(entry) = entry {
-            tell(Live::Renewed(Arc::clone(&entry), level));
-            flight.land(if for_all { Outcome::Kept(entry, level) } else { Outcome::Alone });
-            return refreshed(level == Level::Full);
+        self.fail(cause, error);
+    }
+
+    /// What a call gives; `None` if nobody waits for it any more and there is no place for it.
+    async fn while_it_matters<T>(&mut self, call: impl Future<Output = T>) -> Option<T> {
+        let Self { shared, flight, place, .. } = self;
+        let flight = &*flight;
+        let (mut call, mut left) = (pin!(call), pin!(flight.is_left()));
+        std::future::poll_fn(|cx| {
+            while place.is_none() && left.as_mut().poll(cx).is_ready() {
+                *place = shared.chain.store.abandoned_place();
+                if place.is_none() && flight.gives_up() {
+                    return Poll::Ready(None);
+                }
+                // Somebody has come meanwhile.
+                left.set(flight.is_left());
+            }
+            call.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
+    fn fail(mut self, cause: Cause, error: BoxError) {
+        // What is the fault of one request says nothing of the service, nor of the others' requests.
+        let rejected = cause == Cause::Rejected;
+        if let Some(old) = self.old.as_ref().filter(|_| !rejected) {
+            old.fails(Instant::now());
+        }
+        let others =
+            self.flight.close() - usize::from(self.live.as_ref().is_some_and(|live| !live.is_closed()));
+        // Whoever asked alone gets the error as it is.
+        let (error, outcome) = if others == 0 || rejected {
+            (error, Outcome::Again)
+        } else {
+            let error = Arc::new(error);
+            (SharedFailure(Arc::clone(&error)).into(), Outcome::Failed(cause, error))
+        };
+        let background = self.tell(Live::Failed(cause, error));
+        self.flight.land(outcome);
+        refreshed(&self.shared, background, false);
+    }
+
+    /// Tells whoever made the call, who may have gone; whether it was made in the background.
+    fn tell(&mut self, live: Live<A, R::Record>) -> bool {
+        let background = self.live.is_none();
+        let _ = self.live.take().map(|told| told.send(live));
+        background
+    }
+
+    /// What is done with the response.
+    async fn land<T>(mut self, asked: R::Asked, response: T)
+    where
+        T: IntoAnswer<A>,
+        P: Classify<T>,
+        R: Recall<Req, T, Answer = A>,
+    {
+        let shared = self.shared.clone();
+        let store = &shared.chain.store;
+        let verdict = shared.policy.classify(Ok(&response));
+        let grade = if verdict.is_failure() {
+            Err(cause_of(verdict, None))
+        } else {
+            Ok(store.rules.level(&response).min(Level::Minimal))
+        };
+        let renewed = grade.ok().and_then(|level| Some((level, self.renewed(&asked, &response, level)?)));
+        if let Some((level, (entry, outcome))) = renewed {
+            let background = self.tell(Live::Renewed(entry, level));
+            self.flight.land(outcome);
+            return refreshed(&shared, background, level == Level::Full);
+        }
+        let good = verdict == Verdict::Success && grade == Ok(Level::Full);
+        let keep = store.rules.keep(&asked, &response, good, store.lifetime());
+        if let Some(old) = self.old.as_ref().filter(|_| grade.is_err()) {
+            old.fails(Instant::now());
+        }
+        if matches!(keep, Keep::Forget | Keep::Withdraw) {
+            store.forget(self.flight.key());
+        }
+        if matches!(keep, Keep::Alone | Keep::Withdraw) {
+            let background = self.tell(Live::Answer(response.into_answer(), grade.map(drop)));
+            let outcome = alone(store, &self.flight, grade);
+            self.flight.land(outcome);
+            return refreshed(&shared, background, false);
+        }
+        let (answer, recording) = store.rules.capture(asked, response);
+        let background = self.tell(Live::Answer(answer, grade.map(drop)));
+        let recorded = self.recorded(recording).await;
+        let Self { flight, old, .. } = self;
+        let outcome = match (recorded, keep) {
+            (Some(Ok(record)), Keep::Store(lifetime)) if good => {
+                Outcome::Kept(store.insert(&flight, record, lifetime), Level::Full)
+            }
+            (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
+            (Some(Err(error)), keep) if error.is::<TooLarge>() => {
+                if matches!(keep, Keep::Store(_)) {
+                    store.forget(flight.key());
+                }
+                alone(store, &flight, grade)
+            }
+            (Some(Err(error)), _) => {
+                old.inspect(|old| old.fails(Instant::now()));
+                Outcome::Failed(Cause::Failed(Kind::Transient), Arc::new(error))
+            }
+            // It takes too long, or nobody reads it.
+            (None, _) => Outcome::Again,
+        };
+        refreshed(&shared, background, matches!(outcome, Outcome::Kept(..)));
+        if flight.released().is_none() {
+            flight.release(outcome);
         }
     }
-    let good = verdict == Verdict::Success && level == Level::Full;
-    let keep = rules.keep(&asked, &response, good, lifetime);
-    let grade = if verdict.is_failure() { Err(cause_of(verdict, None)) } else { Ok(level) };
-    if let (Err(_), Some(old)) = (grade, &old) {
-        old.fails(Instant::now());
-    }
-    if matches!(keep, Keep::Forget | Keep::Withdraw) {
-        store.forget(&key);
-    }
-    if matches!(keep, Keep::Alone | Keep::Withdraw) {
-        tell(Live::Answer(response.into_answer(), grade.map(drop)));
-        flight.land(Outcome::Alone);
-        return refreshed(grade.is_ok());
-    }
-    let (answer, recording) = rules.capture(asked, response);
-    tell(Live::Answer(answer, grade.map(drop)));
-    let (mut flight, recorded) = read(flight, recording, shared.limits.bound()).await;
-    let outcome = match (recorded, keep) {
-        (Some(Ok(record)), Keep::Store(lifetime)) if good => {
-            Outcome::Kept(store.insert(&flight, record, lifetime), level)
+
+    /// What was kept and is still good, and what the others hear, if that is what the response says.
+    #[allow(clippy::type_complexity, reason = "an answer for the one, and an outcome for the others")]
+    fn renewed<T>(
+        &self,
+        asked: &R::Asked,
+        response: &T,
+        level: Level,
+    ) -> Option<(Arc<Entry<R::Record>>, Outcome<R::Record>)>
+    where
+        R: Recall<Req, T, Answer = A>,
+    {
+        let (store, old) = (&self.shared.chain.store, self.old.as_ref()?);
+        let kept = |entry| (Arc::clone(&entry), Outcome::Kept(entry, level));
+        match store.rules.renewed(asked, &old.record, response, store.lifetime()) {
+            Renewal::Not => None,
+            // What is degraded itself renews nothing.
+            _ if level.is_degraded() => Some(kept(Arc::clone(old))),
+            Renewal::Kept(record, lifetime) => Some(kept(store.insert(&self.flight, record, lifetime))),
+            Renewal::Once => {
+                store.forget(self.flight.key());
+                Some((Arc::clone(old), Outcome::Again))
+            }
         }
-        (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
-        (Some(Err(error)), Keep::Store(_)) if error.is::<TooLarge>() => {
-            store.forget(&key);
-            Outcome::Alone
+    }
+
+    /// Waits for the body, which the one who made the call reads. The others do not wait for a slow reader; and once he has gone,
+    /// too, the rest is read for the store only if there is a place.
+    async fn recorded<T>(&mut self, recording: R::Recording) -> Option<Result<R::Record, BoxError>>
+    where
+        R: Recall<Req, T, Answer = A>,
+    {
+        let Self { shared, flight, place, .. } = self;
+        let (bound, mut recording) = (shared.limits.bound(), pin!(recording));
+        let mut poll = |cx: &mut Context<'_>| {
+            let polled = recording.as_mut().poll(cx).map(Some);
+            let left = || <R as Recall<Req, T>>::is_left(&recording) && flight.waits() == 0;
+            if polled.is_pending() && place.is_none() && left() {
+                *place = shared.chain.store.abandoned_place();
+                if place.is_none() {
+                    return Poll::Ready(None);
+                }
+            }
+            polled
+        };
+        if let Some(recorded) = within(READING.min(bound / 2), std::future::poll_fn(&mut poll)).await {
+            return recorded;
         }
-        // It did not arrive as a whole.
-        _ => Outcome::Alone,
-    };
-    refreshed(matches!(outcome, Outcome::Kept(..)));
-    if flight.released().is_none() {
-        flight.release(outcome);
+        flight.release(Outcome::Again);
+        within(bound, std::future::poll_fn(poll)).await.flatten()
     }
 }
 
-/// Waits for the body, which the one who made the call reads. The others do not wait for a slow reader: they call themselves.
-async fn read<T, V>(
-    mut flight: Flight<Outcome<V>>,
-    recording: impl Future<Output = T>,
-    bound: Duration,
-) -> (Flight<Outcome<V>>, Option<T>) {
-    let mut recording = pin!(recording);
-    if let Some(recorded) = within(READING.min(bound / 2), recording.as_mut()).await {
-        return (flight, Some(recorded));
+/// Nobody waits any more for the answers of this key, unless it is a failure: that may be another's tomorrow.
+fn alone<R: Kept>(
+    store: &LastGood<R>,
+    flight: &Flight<R::Record>,
+    grade: Result<Level, Cause>,
+) -> Outcome<R::Record> {
+    if grade.is_ok() {
+        store.flights().set_alone(flight.key(), true);
     }
-    flight.release(Outcome::Alone);
-    let recorded = within(bound, recording).await;
-    (flight, recorded)
+    Outcome::Alone(grade.err())
+}
+
+fn refreshed<P, C>(shared: &Holder<P, C>, background: bool, success: bool) {
+    if background {
+        shared.told.emit(|| Event::Refreshed { success });
+    }
 }
 
 pub(super) async fn run<F, T, E>(primary: Primary<F>) -> Ended<T>

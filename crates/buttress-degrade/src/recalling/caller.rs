@@ -1,21 +1,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_core::{BoxError, Classify, Discard, Elapsed, Level, within};
-use tokio::sync::{oneshot, watch};
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Carry, Classify, Discard, Level, Verdict, within};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::call::{Live, run};
-use super::{Shared, answer};
-use crate::chain::{Last, LastGood as StoredAnswer, descend};
-use crate::error::{SharedFailure, Vanished};
-use crate::fallen::{Failure, Fallen, cause_of};
+use super::call::{ForAll, Live, run};
+use super::{Shared, answer, kept_for};
+use crate::chain::{DRILL, Last, LastGood as StoredAnswer, descend};
+use crate::error::{NotAsked, SharedFailure, Vanished};
+use crate::fallen::{Failure, Fallen, cause_of, elapsed};
 use crate::grade::{Grade, IntoAnswer, no_failure};
+use crate::layer::Recalling;
 use crate::primary::{Ended, Readiness, start};
-use crate::recall::{Accepts, Kept, Recall, Restore};
+use crate::recall::{Accepts, Keep, Kept, Recall, Restore};
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
-use crate::store::{Entry, Outcome};
+use crate::store::{Entry, Joined, Look, Outcome, Waits};
 
 /// Somebody who waits for an answer that the store does not have, or not yet.
 pub(super) struct Caller<P: 'static, Req: 'static, A: 'static, L: 'static, R: Kept> {
@@ -28,58 +30,134 @@ pub(super) struct Caller<P: 'static, Req: 'static, A: 'static, L: 'static, R: Ke
     pub(super) old: Option<Arc<Entry<R::Record>>>,
 }
 
+/// The time that a caller has in all.
+#[derive(Clone, Copy)]
+struct Limit {
+    time: Duration,
+    end: Instant,
+}
+
+impl Limit {
+    fn left(self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What becomes of one who has waited for another's call.
+enum Share {
+    Yes,
+    /// One of those for whom it was not makes the call: of this variant, if that made the difference.
+    AskAgain(Option<u64>),
+    /// Each of them makes one for itself.
+    AskAlone,
+}
+
 impl<P, Req, A, L, R> Caller<P, Req, A, L, R>
 where
     Req: Send + 'static,
     A: Grade + Send + 'static,
     L: Last<Req, A>,
-    P: Discard<A, Future: Send + 'static>,
+    P: Discard<A, Future: Send + 'static> + Send + Sync + 'static,
     R: Restore<A>,
 {
-    /// How long it may wait from now on.
-    fn limit(&self) -> Duration {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        left.map_or(self.shared.limits.bound(), |left| left.min(self.shared.limits.bound()))
+    fn limit(&self) -> Limit {
+        let (now, bound) = (Instant::now(), self.shared.limits.bound());
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let time = left.map_or(bound, |left| left.min(bound));
+        Limit { time, end: after(now, time) }
+    }
+
+    /// Makes one call for all who ask for the same, or waits for it as they do.
+    pub(super) async fn ask<S>(mut self, inner: S, request: Req) -> Result<A, L::Error>
+    where
+        S: Service<Req, Future: Send + 'static, Error: Into<BoxError>> + Clone + Send + 'static,
+        S::Response: IntoAnswer<A> + Send + 'static,
+        P: Classify<S::Response> + Carry<Req>,
+        R: Recall<Req, S::Response, Answer = A>,
+    {
+        let (limit, shared) = (self.limit(), self.shared.clone());
+        let store = &shared.chain.store;
+        let known = store.entry(&self.key);
+        let mut variant = known.and_then(|known| store.rules.variant(&known.record, &request));
+        // Whoever got nothing of another's call waits for one more, and for no third.
+        for _ in 0..2 {
+            if !store.can_spawn() {
+                break;
+            }
+            let told = match store.flights().join(&self.key, variant) {
+                Joined::Alone => break,
+                Joined::Waits(told) => told,
+                Joined::Leads(flight, _waits) => {
+                    let accepts = |record: &R::Record| store.rules.accepts(record, &request);
+                    // Another one may have landed between the look and the join.
+                    let old = match store.look(&self.key, Instant::now(), accepts) {
+                        Look::Serve { entry, served, .. } => return Ok(answer(&shared, &entry, served)),
+                        Look::Ask(old) => old,
+                    };
+                    let (live, answered) = oneshot::channel();
+                    let call = ForAll { shared: shared.clone(), flight, old, live: Some(live), place: None };
+                    store.spawn(call.fly(inner, request));
+                    return self.lead(answered, limit).await;
+                }
+            };
+            let Some(outcome) = within(limit.left(), landed(told)).await else {
+                return self.elapsed(limit).await;
+            };
+            match self.may_share::<S::Response>(outcome.as_ref(), &request) {
+                Share::Yes => return self.share(outcome).await,
+                Share::AskAgain(of) => variant = of.or(variant),
+                Share::AskAlone => break,
+            }
+            self.old = kept_for(&shared, &self.key, &request);
+        }
+        self.alone(inner, request, limit).await
     }
 
     /// Waits for the call that was made for it and others.
-    pub(super) async fn lead(self, live: oneshot::Receiver<Live<A, R::Record>>) -> Result<A, L::Error> {
-        match within(self.limit(), live).await {
+    async fn lead(
+        &mut self,
+        live: oneshot::Receiver<Live<A, R::Record>>,
+        limit: Limit,
+    ) -> Result<A, L::Error> {
+        match within(limit.left(), live).await {
             Some(Ok(Live::Answer(answer, Ok(())))) => Ok(self.passed(answer)),
             Some(Ok(Live::Answer(answer, Err(cause)))) => self.fall(cause, Failure::Response(answer)).await,
             Some(Ok(Live::Renewed(entry, level))) => Ok(self.kept(&entry, Freshness::Confirmed, level)),
             Some(Ok(Live::Failed(cause, error))) => self.fall(cause, Failure::Error(error)).await,
             Some(Err(_)) => self.fall(Cause::Panicked, Failure::Error(Vanished.into())).await,
-            None => self.elapsed().await,
+            None => self.elapsed(limit).await,
         }
     }
 
-    /// Waits for the call that another one makes; makes one of its own if that was not for others.
-    pub(super) async fn wait<S, E>(
-        self,
-        mut told: watch::Receiver<Option<Outcome<R::Record>>>,
-        inner: S,
-        request: Req,
-    ) -> Result<A, L::Error>
+    /// Whether what another one's call has given is for this one, too; `None` if it has vanished.
+    fn may_share<T>(&self, outcome: Option<&Outcome<R::Record>>, request: &Req) -> Share
     where
-        S: Service<Req, Error = E, Future: Send> + Clone + Send + 'static,
-        S::Response: IntoAnswer<A> + Send,
-        E: Into<BoxError>,
-        P: Classify<S::Response>,
-        R: Recall<Req, S::Response, Answer = A>,
+        R: Recall<Req, T, Answer = A>,
     {
-        let landed = async { told.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
-        let Some(outcome) = within(self.limit(), landed).await else { return self.elapsed().await };
-        let rules = &self.shared.chain.store.rules;
-        let fits = match &outcome {
-            Some(Outcome::Kept(entry, _)) => rules.accepts(&entry.record, &request) != Accepts::No,
-            Some(Outcome::Shared(record, _)) => rules.accepts(record, &request) != Accepts::No,
-            _ => false,
+        let Recalling { chain, store } = &self.shared.chain;
+        let record = match outcome {
+            Some(Outcome::Kept(entry, _)) => &entry.record,
+            Some(Outcome::Shared(record, _)) => record,
+            Some(Outcome::Again) => return Share::AskAgain(None),
+            // A failure is one for all who have something else.
+            Some(Outcome::Alone(failed))
+                if failed.is_none() || self.old.is_none() && !chain.has_answers() =>
+            {
+                return Share::AskAlone;
+            }
+            Some(Outcome::Alone(_) | Outcome::Failed(..)) | None => return Share::Yes,
         };
-        match outcome {
-            Some(Outcome::Kept(entry, level)) if fits => Ok(self.kept(&entry, Freshness::Shared, level)),
-            Some(Outcome::Shared(record, grade)) if fits => {
-                let mut answer = rules.restore(&record);
+        if store.rules.accepts(record, request) == Accepts::No {
+            return Share::AskAgain(store.rules.variant(record, request));
+        }
+        Share::Yes
+    }
+
+    async fn share(&mut self, outcome: Option<Outcome<R::Record>>) -> Result<A, L::Error> {
+        let (cause, failure) = match outcome {
+            Some(Outcome::Kept(entry, level)) => return Ok(self.kept(&entry, Freshness::Shared, level)),
+            Some(Outcome::Shared(record, grade)) => {
+                let mut answer = self.shared.chain.store.rules.restore(&record);
                 match grade {
                     Ok(level) => {
                         if level > answer.level() {
@@ -87,43 +165,62 @@ where
                             let shortfall = Shortfall::new(name, level, Cause::Upstream);
                             answer.grade(Served::new(level, Source::Primary).because(shortfall));
                         }
-                        Ok(self.passed(answer))
+                        return Ok(self.passed(answer));
                     }
-                    Err(cause) => self.fall(cause, Failure::Response(answer)).await,
+                    Err(cause) => (cause, Failure::Response(answer)),
                 }
             }
-            Some(Outcome::Failed(cause, error)) => {
-                self.fall(cause, Failure::Error(SharedFailure(error).into())).await
-            }
-            Some(Outcome::Kept(..) | Outcome::Shared(..) | Outcome::Alone) => {
-                self.alone(inner, request).await
-            }
-            None => self.fall(Cause::Panicked, Failure::Error(Vanished.into())).await,
-        }
+            Some(Outcome::Failed(cause, error)) => (cause, Failure::Error(SharedFailure(error).into())),
+            Some(Outcome::Alone(Some(cause))) => (cause, Failure::Error(NotAsked(cause).into())),
+            Some(Outcome::Alone(None) | Outcome::Again) => unreachable!("these are not shared"),
+            None => (Cause::Panicked, Failure::Error(Vanished.into())),
+        };
+        self.fall(cause, failure).await
     }
 
     /// Calls the service for itself; nothing is kept of it.
-    async fn alone<S>(self, mut inner: S, request: Req) -> Result<A, L::Error>
+    async fn alone<S>(&mut self, mut inner: S, request: Req, limit: Limit) -> Result<A, L::Error>
     where
         S: Service<Req, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
         S::Response: IntoAnswer<A> + Send,
         P: Classify<S::Response>,
+        R: Recall<Req, S::Response, Answer = A>,
     {
+        let asked = self.shared.chain.store.rules.asked(&request);
         let primary = start(&mut inner, &mut Readiness::Unasked, request);
-        match within(self.limit(), run(primary)).await {
-            Some(Ended::Outcome(outcome)) => {
+        drop(inner);
+        let Some(ended) = within(limit.left(), run(primary)).await else {
+            return self.elapsed(limit).await;
+        };
+        let (cause, failure) = match ended {
+            Ended::Outcome(outcome) => {
                 let verdict = self.shared.policy.classify(outcome.as_ref().map_err(|error| &**error));
                 match outcome {
-                    Ok(response) if !verdict.is_failure() => Ok(self.passed(response.into_answer())),
-                    Ok(response) => {
-                        let response = Failure::Response(response.into_answer());
-                        self.fall(cause_of(verdict, None), response).await
+                    Ok(response) if !verdict.is_failure() => {
+                        self.may_be_for_all(&asked, &response, verdict);
+                        return Ok(self.passed(response.into_answer()));
                     }
-                    Err(error) => self.fall(cause_of(verdict, Some(&error)), Failure::Error(error)).await,
+                    Ok(response) => (cause_of(verdict, None), Failure::Response(response.into_answer())),
+                    Err(error) => (cause_of(verdict, Some(&error)), Failure::Error(error)),
                 }
             }
-            Some(Ended::NotReady(error)) => self.fall(Cause::NotReady, Failure::Error(error)).await,
-            None => self.elapsed().await,
+            Ended::NotReady(error) => (Cause::NotReady, Failure::Error(error)),
+        };
+        if let Some(old) = self.old.as_ref().filter(|_| !cause.passes()) {
+            old.fails(Instant::now());
+        }
+        self.fall(cause, failure).await
+    }
+
+    /// What is for others after all is waited for again, and kept then.
+    fn may_be_for_all<T>(&self, asked: &R::Asked, response: &T, verdict: Verdict)
+    where
+        R: Recall<Req, T, Answer = A>,
+    {
+        let store = &self.shared.chain.store;
+        let good = verdict == Verdict::Success && store.rules.level(response) == Level::Full;
+        if matches!(store.rules.keep(asked, response, good, store.lifetime()), Keep::Store(_)) {
+            store.flights().set_alone(&self.key, false);
         }
     }
 
@@ -141,16 +238,22 @@ where
         answer(&self.shared, entry, served)
     }
 
-    async fn elapsed(self) -> Result<A, L::Error> {
-        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), self.limit());
-        self.fall(Cause::Elapsed, Failure::Error(elapsed.into())).await
+    /// As if the service had failed.
+    pub(super) async fn drill(&mut self) -> Result<A, L::Error> {
+        self.fall(DRILL, Failure::Error(NotAsked(DRILL).into())).await
     }
 
-    async fn fall(self, cause: Cause, failure: Failure<A>) -> Result<A, L::Error> {
-        let Self { shared, key, kept: request, deadline, old } = self;
+    async fn elapsed(&mut self, limit: Limit) -> Result<A, L::Error> {
+        let (cause, error) = elapsed(&self.shared.told.name, limit.time);
+        self.fall(cause, Failure::Error(error)).await
+    }
+
+    pub(super) async fn fall(&mut self, cause: Cause, failure: Failure<A>) -> Result<A, L::Error> {
         // What is looked for by a key is a read.
-        let fallen = Fallen { request, failure, cause, deadline, may_repeat: true };
-        let stored: Option<StoredAnswer<A>> = old.map(|old| {
+        let (request, deadline, may_repeat) = (self.kept.take(), self.deadline, true);
+        let fallen = Fallen { request, failure, cause, deadline, may_repeat };
+        let (shared, key) = (self.shared.clone(), std::mem::take(&mut self.key));
+        let stored: Option<StoredAnswer<A>> = self.old.take().map(|old| {
             let store = shared.chain.store.clone();
             let level = store.if_error_level();
             let stored = move || {
@@ -162,4 +265,8 @@ where
         let discard = |response| shared.discard(response);
         descend(&shared.chain.chain, &shared.told, fallen, stored, discard).await
     }
+}
+
+async fn landed<V>(mut told: Waits<V>) -> Option<Outcome<V>> {
+    told.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
 }

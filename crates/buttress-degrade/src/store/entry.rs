@@ -1,4 +1,5 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
@@ -29,11 +30,14 @@ pub(crate) struct Entry<V> {
     pub(crate) refresh_at: Duration,
     /// When the service last failed to give a newer one, in nanoseconds since it was stored, plus one.
     failed: AtomicU64,
+    /// Somebody is refreshing it.
+    refreshing: AtomicBool,
 }
 
 impl<V> Entry<V> {
     pub(crate) fn new(record: V, stored: Instant, lifetime: Lifetime, refresh_at: Duration) -> Self {
-        Self { record, stored, lifetime, refresh_at, failed: AtomicU64::new(0) }
+        let (failed, refreshing) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { record, stored, lifetime, refresh_at, failed, refreshing }
     }
 
     /// How old it is. It counts on the runtime's clock, which does not run backwards.
@@ -61,11 +65,29 @@ impl<V> Entry<V> {
         self.failed.store(since, Ordering::Relaxed);
     }
 
+    #[inline]
+    pub(crate) fn is_refreshing(&self) -> bool {
+        self.refreshing.load(Ordering::Relaxed)
+    }
+
+    /// Begins to refresh it, until this is dropped; unless somebody else does.
+    pub(crate) fn refreshing(self: &Arc<Self>) -> Option<Refreshing<V>> {
+        (!self.refreshing.swap(true, Ordering::Relaxed)).then(|| Refreshing(Arc::clone(self)))
+    }
+
     /// Whether the service has failed within this time.
     pub(crate) fn failed_within(&self, time: Duration, now: Instant) -> bool {
         let failed = self.failed.load(Ordering::Relaxed);
         let since = nanos(now.saturating_duration_since(self.stored)).saturating_add(1);
         failed != 0 && since.saturating_sub(failed) < nanos(time)
+    }
+}
+
+pub(crate) struct Refreshing<V>(Arc<Entry<V>>);
+
+impl<V> Drop for Refreshing<V> {
+    fn drop(&mut self) {
+        self.0.refreshing.store(false, Ordering::Relaxed);
     }
 }
 

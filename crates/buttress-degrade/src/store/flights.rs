@@ -1,77 +1,120 @@
 //! One call of the service for all who ask for the same at the same time.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use hashbrown::HashTable;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The calls under way, by key.
-#[derive(Debug)]
-pub(crate) struct Flights<T>(Mutex<Current<T>>);
+use super::Outcome;
 
-#[derive(Debug)]
-struct Current<T> {
-    calls: HashMap<Arc<str>, watch::Receiver<Option<T>>>,
-    /// How often something was forgotten.
-    forgotten: u64,
+/// The calls under way, by key.
+pub(crate) struct Flights<V> {
+    current: Mutex<Current<V>>,
+    hasher: RandomState,
 }
 
-impl<T> Default for Flights<T> {
+struct Current<V> {
+    calls: HashTable<Call<V>>,
+    /// How often something was forgotten.
+    forgotten: u64,
+    alone: Alone,
+}
+
+/// A call under way, as those find it who ask for the same.
+struct Call<V> {
+    key: Arc<str>,
+    /// Which of several answers to the same key it is for, as far as that is known.
+    variant: Option<u64>,
+    told: watch::Sender<Option<Outcome<V>>>,
+}
+
+impl<V> fmt::Debug for Flights<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Flights({})", self.len())
+    }
+}
+
+impl<V> Default for Flights<V> {
     fn default() -> Self {
-        Self(Mutex::new(Current { calls: HashMap::new(), forgotten: 0 }))
+        let current = Current { calls: HashTable::new(), forgotten: 0, alone: Alone::default() };
+        Self { current: Mutex::new(current), hasher: RandomState::new() }
     }
 }
 
 /// What becomes of a caller.
-pub(crate) enum Joined<T> {
-    /// It makes the call.
-    Leads(Flight<T>),
+pub(crate) enum Joined<V> {
+    /// It makes the call, and waits for it like the others.
+    Leads(Flight<V>, Waits<V>),
     /// It waits for the one that is under way.
-    Waits(watch::Receiver<Option<T>>),
+    Waits(Waits<V>),
+    /// It makes a call for itself: the answers of this key are not for others.
+    Alone,
 }
 
-/// A call under way. Dropped before it has landed, those who wait learn that it is gone.
-#[derive(Debug)]
-pub(crate) struct Flight<T> {
+/// Whoever has this waits: a call for which nobody has it any more goes on for the store alone.
+pub(crate) type Waits<V> = watch::Receiver<Option<Outcome<V>>>;
+
+/// A call under way. Dropped before it has landed, those who wait learn that it is gone; dropped before it has begun, that it has
+/// to be made again.
+pub(crate) struct Flight<V> {
     key: Arc<str>,
-    told: watch::Sender<Option<T>>,
-    flights: Arc<Flights<T>>,
+    hash: u64,
+    told: watch::Sender<Option<Outcome<V>>>,
+    flights: Arc<Flights<V>>,
+    begun: bool,
     /// How often something had been forgotten when it began.
     forgotten: u64,
     /// From when on others made the same call again.
-    released: Option<Instant>,
+    released: OnceLock<Instant>,
 }
 
-impl<T> Flights<T> {
-    pub(crate) fn join(self: &Arc<Self>, key: &str) -> Joined<T> {
+impl<V> Flights<V> {
+    pub(crate) fn join(self: &Arc<Self>, key: &str, variant: Option<u64>) -> Joined<V> {
+        let hash = self.hasher.hash_one(key);
         let mut current = self.lock();
-        if let Some(told) = current.calls.get(key) {
-            return Joined::Waits(told.clone());
+        if current.alone.has(hash) {
+            return Joined::Alone;
+        }
+        let same = |call: &Call<V>| *call.key == *key && call.variant == variant;
+        if let Some(call) = current.calls.find(hash, same) {
+            return Joined::Waits(call.told.subscribe());
         }
         let (told, waits) = watch::channel(None);
         let (key, forgotten): (Arc<str>, _) = (key.into(), current.forgotten);
-        current.calls.insert(Arc::clone(&key), waits);
-        Joined::Leads(Flight { key, told, flights: Arc::clone(self), forgotten, released: None })
+        let call = Call { key: Arc::clone(&key), variant, told: told.clone() };
+        current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
+        let flights = Arc::clone(self);
+        Joined::Leads(
+            Flight { key, hash, told, flights, begun: false, forgotten, released: OnceLock::new() },
+            waits,
+        )
     }
 
-    fn lock(&self) -> MutexGuard<'_, Current<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Current<V>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The call under way for this key, or all of them: nobody joins it any more, and its answer is not kept.
+    /// The calls under way for this key, or all of them: nobody joins them any more, and their answers are not kept.
     pub(crate) fn forget(&self, key: Option<&str>) {
         let mut current = self.lock();
         current.forgotten = current.forgotten.wrapping_add(1);
-        match key {
-            Some(key) => drop(current.calls.remove(key)),
-            None => current.calls.clear(),
+        let Some(key) = key else { return current.calls.clear() };
+        let hash = self.hasher.hash_one(key);
+        while let Ok(call) = current.calls.find_entry(hash, |call| *call.key == *key) {
+            call.remove();
         }
     }
 
-    /// Whether such a call is under way.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.lock().calls.contains_key(key)
+    /// From now on, for a while, each caller of this key makes a call for itself; or no longer.
+    pub(crate) fn set_alone(&self, key: &str, alone: bool) {
+        let hash = self.hasher.hash_one(key);
+        let mut current = self.lock();
+        if alone { current.alone.insert(hash) } else { current.alone.remove(hash) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -79,25 +122,30 @@ impl<T> Flights<T> {
     }
 }
 
-impl<T> Flight<T> {
+impl<V> Flight<V> {
     pub(crate) fn key(&self) -> &Arc<str> {
         &self.key
     }
 
+    /// It is under way: those who wait for it no longer make it again if it vanishes.
+    pub(crate) fn begins(&mut self) {
+        self.begun = true;
+    }
+
     /// Tells all who wait. What is to be found by those who come later has to be in the store by now.
-    pub(crate) fn land(mut self, outcome: T) {
+    pub(crate) fn land(self, outcome: Outcome<V>) {
         self.release(outcome);
     }
 
     /// The same, while the call goes on.
-    pub(crate) fn release(&mut self, outcome: T) {
+    pub(crate) fn release(&self, outcome: Outcome<V>) {
         self.leave();
-        self.released = Some(Instant::now());
+        let _ = self.released.set(Instant::now());
         self.told.send_replace(Some(outcome));
     }
 
     pub(crate) fn released(&self) -> Option<Instant> {
-        self.released
+        self.released.get().copied()
     }
 
     /// Keeps its answer, unless the one of its key has been forgotten since it began; once it is released, unless any has.
@@ -108,27 +156,158 @@ impl<T> Flight<T> {
         }
     }
 
-    fn is_in(&self, current: &Current<T>) -> bool {
-        current.calls.get(&self.key).is_some_and(|waits| waits.same_channel(&self.told.subscribe()))
+    fn is_in(&self, current: &Current<V>) -> bool {
+        current.calls.find(self.hash, |call| call.told.same_channel(&self.told)).is_some()
     }
 
     /// Lets nobody join any more; how many wait.
     pub(crate) fn close(&self) -> usize {
         self.leave();
+        self.waits()
+    }
+
+    pub(crate) fn waits(&self) -> usize {
         self.told.receiver_count()
     }
 
-    fn leave(&self) {
+    /// Resolves when nobody waits.
+    pub(crate) async fn is_left(&self) {
+        self.told.closed().await;
+    }
+
+    /// Lets nobody join any more, if nobody waits; whether that is so.
+    pub(crate) fn gives_up(&self) -> bool {
         let mut current = self.flights.lock();
+        let left = self.told.receiver_count() == 0;
+        if left {
+            self.leave_in(&mut current);
+        }
+        left
+    }
+
+    fn leave(&self) {
+        self.leave_in(&mut self.flights.lock());
+    }
+
+    fn leave_in(&self, current: &mut Current<V>) {
         // After `land` there may be another one of the same key.
-        if self.is_in(&current) {
-            current.calls.remove(&self.key);
+        if let Ok(call) = current.calls.find_entry(self.hash, |call| call.told.same_channel(&self.told)) {
+            call.remove();
         }
     }
 }
 
-impl<T> Drop for Flight<T> {
+impl<V> Drop for Flight<V> {
     fn drop(&mut self) {
         self.leave();
+        if !self.begun && self.released.get().is_none() {
+            self.told.send_replace(Some(Outcome::Again));
+        }
+    }
+}
+
+/// The keys whose answers were for one caller alone: for one to two minutes nobody waits for what is not for him, as Varnish's
+/// hit-for-miss has it. By their hashes, at most 2,048 of them: the older half goes when the younger one is full.
+#[derive(Default)]
+struct Alone {
+    younger: HashSet<u64>,
+    older: HashSet<u64>,
+    since: Option<Instant>,
+}
+
+impl Alone {
+    const MOST: usize = 1024;
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    fn has(&mut self, key: u64) -> bool {
+        let Some(since) = self.since else { return false };
+        self.age(since.elapsed());
+        self.younger.contains(&key) || self.older.contains(&key)
+    }
+
+    fn insert(&mut self, key: u64) {
+        if let Some(since) = self.since {
+            self.age(since.elapsed());
+        }
+        if self.younger.len() >= Self::MOST {
+            self.age(Self::PERIOD);
+        }
+        self.since.get_or_insert_with(Instant::now);
+        self.younger.insert(key);
+    }
+
+    fn remove(&mut self, key: u64) {
+        self.younger.remove(&key);
+        self.older.remove(&key);
+    }
+
+    fn age(&mut self, passed: Duration) {
+        if passed < Self::PERIOD {
+            return;
+        }
+        self.older = std::mem::take(&mut self.younger);
+        if passed >= 2 * Self::PERIOD {
+            self.older.clear();
+        }
+        self.since = (!self.older.is_empty()).then(Instant::now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_has_not_begun_is_made_again_and_one_that_vanishes_is_not() {
+        for begins in [false, true] {
+            let flights = Arc::new(Flights::<()>::default());
+            let Joined::Leads(mut flight, _) = flights.join("a", None) else {
+                panic!("nobody else is there")
+            };
+            let Joined::Waits(mut told) = flights.join("a", None) else { panic!("it is under way") };
+            assert!(matches!(flights.join("a", Some(1)), Joined::Leads(..)), "another variant is not");
+            if begins {
+                flight.begins();
+            }
+            drop(flight);
+            let told = told.wait_for(Option::is_some).await.ok();
+            assert_eq!(matches!(told.as_deref(), Some(Some(Outcome::Again))), !begins);
+            assert_eq!(flights.len(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_joined_by_nobody_in_any_variant() {
+        let flights = Arc::new(Flights::<()>::default());
+        let keys = [("a", None), ("a", Some(1)), ("b", None)];
+        let calls = keys.map(|(key, variant)| flights.join(key, variant));
+        flights.forget(Some("a"));
+        assert_eq!(flights.len(), 1);
+        let mut kept = Vec::new();
+        for (call, (key, _)) in calls.iter().zip(keys) {
+            let Joined::Leads(flight, _) = call else { panic!("{key} was not there") };
+            flight.keep(|| kept.push(key));
+        }
+        assert_eq!(kept, ["b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_alone_for_one_to_two_minutes_and_their_number_is_bounded() {
+        let mut alone = Alone::default();
+        assert!(!alone.has(1));
+        alone.insert(1);
+        tokio::time::advance(Duration::from_secs(59)).await;
+        alone.insert(2);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(alone.has(1) && alone.has(2));
+        alone.remove(2);
+        assert!(!alone.has(2));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(!alone.has(1) && alone.since.is_none());
+        (0..10_000).for_each(|key| alone.insert(key));
+        assert!(alone.has(9_999) && !alone.has(0));
+        assert!(alone.younger.len() <= Alone::MOST && alone.older.len() <= Alone::MOST);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert!(!alone.has(9_999) && alone.older.is_empty());
     }
 }

@@ -6,21 +6,21 @@ mod lru;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
-use buttress_core::{BoxError, ConfigError, Level, Rng, Trim, within};
-use tokio::task::JoinSet;
+use buttress_core::{BoxError, ConfigError, Level, Rng, Trim};
 use tokio::time::Instant;
 
 use crate::recall::{Accepts, Kept};
 use crate::served::{Cause, Freshness, Served, Source};
+use crate::tasks::Tasks;
 
 pub(crate) use entry::Entry;
 pub use entry::Lifetime;
-pub(crate) use flights::{Flight, Flights, Joined};
+pub(crate) use flights::{Flight, Flights, Joined, Waits};
 use lru::Lru;
 
 /// A store of last good answers, and the handle that reads and clears it. Clones share the answers.
@@ -34,8 +34,8 @@ use lru::Lru;
 /// | for `if_error` after the `ttl` | the service is asked; if it fails, the answer is served, level 2 |
 /// | beyond | the service is asked; if it fails, the next rung answers |
 ///
-/// All who ask for the same at the same time share one call of the service. It is made by a task of its own: a caller that goes away does not stop
-/// it, and if it fails or panics all learn of it at once. A failure, a degraded answer and an answer that the caller is at
+/// All who ask for the same at the same time share one call of the service. It is made by a task of its own from the first poll on: a
+/// caller that goes away does not stop it (up to `max_abandoned` of them), and if it fails or panics all learn of it at once. A failure, a degraded answer and an answer that the caller is at
 /// fault for (HTTP 404) are never kept, and change nothing of what is kept, but that the service is not asked again for
 /// `negative_ttl` while a stale answer can be served.
 ///
@@ -52,6 +52,7 @@ use lru::Lru;
 /// | `refresh_jitter` | 10 % |
 /// | `max_bytes` | 64 MiB |
 /// | `max_refreshes` | 64 at once |
+/// | `max_abandoned` | 64 at once |
 pub struct LastGood<R: Kept> {
     pub(crate) rules: R,
     config: Config,
@@ -65,14 +66,16 @@ struct Config {
     jitter: u8,
     level: Level,
     max_refreshes: usize,
+    max_abandoned: usize,
 }
 
 struct Shared<V> {
     entries: Lru<Entry<V>>,
-    flights: Arc<Flights<Outcome<V>>>,
-    refreshes: AtomicUsize,
-    /// Calls and refreshes under way; `None` once it is shut down.
-    tasks: Mutex<Option<JoinSet<()>>>,
+    flights: Arc<Flights<V>>,
+    refreshes: Arc<AtomicUsize>,
+    abandoned: Arc<AtomicUsize>,
+    /// Calls and refreshes under way.
+    tasks: Tasks,
 }
 
 /// How a call for all who asked for the same ended.
@@ -83,8 +86,10 @@ pub(crate) enum Outcome<V> {
     Shared(Arc<V>, Result<Level, Cause>),
     /// There is none.
     Failed(Cause, Arc<BoxError>),
-    /// It was for one caller only.
-    Alone,
+    /// It was for one caller only, as are those of the others; whether it was a failure.
+    Alone(Option<Cause>),
+    /// It says nothing of what the others asked for: one of them makes the call again.
+    Again,
 }
 
 impl<V> Clone for Outcome<V> {
@@ -93,7 +98,8 @@ impl<V> Clone for Outcome<V> {
             Self::Kept(entry, level) => Self::Kept(Arc::clone(entry), *level),
             Self::Shared(record, grade) => Self::Shared(Arc::clone(record), *grade),
             Self::Failed(cause, error) => Self::Failed(*cause, Arc::clone(error)),
-            Self::Alone => Self::Alone,
+            Self::Alone(failed) => Self::Alone(*failed),
+            Self::Again => Self::Again,
         }
     }
 }
@@ -129,7 +135,14 @@ impl<R: Kept> LastGood<R> {
             if_error: Duration::from_secs(86_400),
         };
         let negative_ttl = Duration::from_secs(1);
-        let config = Config { lifetime, negative_ttl, jitter: 10, level: Level::Moderate, max_refreshes: 64 };
+        let config = Config {
+            lifetime,
+            negative_ttl,
+            jitter: 10,
+            level: Level::Moderate,
+            max_refreshes: 64,
+            max_abandoned: 64,
+        };
         Self { rules, config, shared: Arc::new(Shared::new(64 * 1024 * 1024)) }
     }
 
@@ -180,6 +193,14 @@ impl<R: Kept> LastGood<R> {
     #[must_use]
     pub fn max_refreshes(mut self, refreshes: usize) -> Self {
         self.config.max_refreshes = refreshes;
+        self
+    }
+
+    /// How many calls may go on for the store alone because all who waited for them have gone, those included that are answered and
+    /// still read; a further one is dropped with its last caller. Default 64.
+    #[must_use]
+    pub fn max_abandoned(mut self, calls: usize) -> Self {
+        self.config.max_abandoned = calls;
         self
     }
 
@@ -255,13 +276,10 @@ impl<R: Kept> LastGood<R> {
         self.shared.flights.len()
     }
 
-    /// Waits for the calls under way, for so long at most, and drops what is left; says how many those were. Nothing is kept
-    /// from then on: callers call the service themselves.
+    /// Waits for the calls under way, for so long at most, and drops what is left; says how many those were. Nothing more is kept
+    /// from then on, and what there is is still served: callers call the service themselves.
     pub async fn shutdown(&self, bound: Duration) -> usize {
-        let tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut tasks) = tasks else { return 0 };
-        let all = async { while tasks.join_next().await.is_some() {} };
-        if within(bound, all).await.is_some() { 0 } else { tasks.len() }
+        self.shared.tasks.shutdown(bound).await
     }
 
     pub(crate) fn if_error_level(&self) -> Level {
@@ -305,6 +323,11 @@ impl<R: Kept> LastGood<R> {
         Look::Serve { entry, served, refresh }
     }
 
+    /// What is kept under this key, however old.
+    pub(crate) fn entry(&self, key: &str) -> Option<Arc<Entry<R::Record>>> {
+        self.shared.entries.get(key)
+    }
+
     /// What may be served of this entry now that the service has failed, unless it has been forgotten meanwhile.
     pub(crate) fn after_failure(&self, key: &str, entry: &Arc<Entry<R::Record>>) -> Option<Served> {
         let age = entry.age(Instant::now());
@@ -318,7 +341,7 @@ impl<R: Kept> LastGood<R> {
     /// Keeps the answer of this call. Even where it is not kept, those who wait for it get it.
     pub(crate) fn insert(
         &self,
-        flight: &Flight<Outcome<R::Record>>,
+        flight: &Flight<R::Record>,
         record: R::Record,
         lifetime: Lifetime,
     ) -> Arc<Entry<R::Record>> {
@@ -339,25 +362,28 @@ impl<R: Kept> LastGood<R> {
         entry
     }
 
-    pub(crate) fn flights(&self) -> &Arc<Flights<Outcome<R::Record>>> {
+    pub(crate) fn flights(&self) -> &Arc<Flights<R::Record>> {
         &self.shared.flights
     }
 
     /// A place among the refreshes, given back when it is dropped.
-    pub(crate) fn refresh_place(&self) -> Option<RefreshPlace<R>> {
-        let more = |running: usize| (running < self.config.max_refreshes).then_some(running + 1);
-        self.shared.refreshes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(RefreshPlace(self.clone()))
+    pub(crate) fn refresh_place(&self) -> Option<Place> {
+        Place::among(&self.shared.refreshes, self.config.max_refreshes)
     }
 
-    /// Makes a task of this; gives it back where that is not possible: without a runtime, and after a shutdown.
-    pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> Result<(), F> {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return Err(work) };
-        let mut tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tasks) = tasks.as_mut() else { return Err(work) };
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(work, &runtime);
-        Ok(())
+    /// A place among the calls that nobody waits for any more.
+    pub(crate) fn abandoned_place(&self) -> Option<Place> {
+        Place::among(&self.shared.abandoned, self.config.max_abandoned)
+    }
+
+    /// Whether calls can be made for all: not without a runtime, nor after a shutdown.
+    pub(crate) fn can_spawn(&self) -> bool {
+        self.shared.tasks.can_spawn()
+    }
+
+    /// Makes a task of this, or drops it where that is not possible.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.shared.tasks.spawn(work);
     }
 }
 
@@ -381,16 +407,27 @@ impl<V> Shared<V> {
         Self {
             entries: Lru::new(max_bytes),
             flights: Arc::default(),
-            refreshes: AtomicUsize::new(0),
-            tasks: Mutex::new(Some(JoinSet::new())),
+            refreshes: Arc::default(),
+            abandoned: Arc::default(),
+            tasks: Tasks::default(),
         }
     }
 }
 
-pub(crate) struct RefreshPlace<R: Kept>(LastGood<R>);
+/// One of a bounded number of calls, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
 
-impl<R: Kept> Drop for RefreshPlace<R> {
+impl Place {
+    fn among(taken: &Arc<AtomicUsize>, at_most: usize) -> Option<Self> {
+        let more = |running: usize| (running < at_most).then_some(running + 1);
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.shared.refreshes.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
