@@ -93,6 +93,7 @@ mod gather;
 mod grade;
 #[cfg(feature = "http")]
 mod http;
+mod lately;
 mod layer;
 mod primary;
 mod recall;

@@ -1,21 +1,24 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use buttress_core::clock::after;
+use buttress_core::clock::{after, nanos};
+use buttress_core::observe::Outbox;
 use buttress_core::{Clock, ConfigError, Event, Level, NoTimer, Observe, Observer, Timer};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::declared::Declared;
+use crate::lately::Lately;
 use crate::score::{Need, level};
 
 /// The components of a system and how good their answers are: one level for all.
 ///
-/// The *instant* level is the truth: it follows from the components' last answers by their weights, as that of a
-/// [`Partial`](crate::Partial) does. The *declared* one is for people: it moves one step in each window (10 s), and up only
+/// The *instant* level is the truth: it follows from the components' answers by their weights, as that of a
+/// [`Partial`](crate::Partial) does. Of each component the worst answer of the last quarter of a window (2.5 s) counts, or else the last
+/// one: where some calls fail and others do not, the level does not go up and down with each. The *declared* one is for people: it moves one step in each window (10 s), and up only
 /// after three windows in which the truth was better throughout. It moves when a level is reported or read; [`run`](Self::run)
 /// moves it while nothing happens.
 ///
@@ -48,6 +51,7 @@ struct Inner {
     state: Mutex<State>,
     levels: watch::Sender<SystemLevel>,
     observer: Observer,
+    outbox: Outbox,
 }
 
 struct State {
@@ -74,8 +78,13 @@ pub struct Component {
 struct Reported {
     name: Arc<str>,
     need: Need,
-    level: AtomicU8,
+    lately: Mutex<Lately>,
+    /// So that good answers of a component that is well cost a load.
+    well: AtomicBool,
     drill: AtomicU8,
+    clock: Clock,
+    /// For so long an answer counts.
+    counts: u64,
     registry: Weak<Inner>,
 }
 
@@ -93,35 +102,43 @@ impl fmt::Debug for Component {
     }
 }
 
-fn load(cell: &AtomicU8) -> Level {
-    Level::from_u8(cell.load(Ordering::Relaxed)).unwrap_or(Level::Failed)
-}
-
 impl Component {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// The level of its last answer; full before the first.
+    /// The worst level of its answers in the last quarter of a window of the registry (2.5 s), or else that of the last one; full
+    /// before the first.
     pub fn level(&self) -> Level {
-        load(&self.shared.level)
+        self.lately().level(self.shared.clock.now())
     }
 
-    /// Tells how good an answer was. The same level as before costs a load.
+    /// Tells how good an answer was. A good one of a component that is well costs a load.
     #[inline]
     pub fn report(&self, level: Level) {
-        if self.shared.level.load(Ordering::Relaxed) != level.as_u8() {
+        if level.is_degraded() || !self.shared.well.load(Ordering::Relaxed) {
             self.change(level);
         }
     }
 
     #[cold]
     fn change(&self, level: Level) {
-        self.shared.level.store(level.as_u8(), Ordering::Relaxed);
-        if let Some(registry) = self.shared.registry.upgrade() {
-            registry.refresh();
+        let (now, counts) = (self.shared.clock.now(), self.shared.counts);
+        let mut lately = self.lately();
+        let changed = lately.report(now, level, now.saturating_add(counts));
+        // Under the lock: the last to say so is the last that was told.
+        self.shared.well.store(lately.is_well(now), Ordering::Relaxed);
+        drop(lately);
+        if changed {
+            if let Some(registry) = self.shared.registry.upgrade() {
+                registry.refresh();
+            }
         }
+    }
+
+    fn lately(&self) -> MutexGuard<'_, Lately> {
+        self.shared.lately.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A drill: its layers answer from rungs of this level or worse, as if the service had failed, until it is
@@ -133,7 +150,7 @@ impl Component {
     /// The level of the drill under way; full without one.
     #[inline]
     pub fn drill(&self) -> Level {
-        load(&self.shared.drill)
+        Level::from_u8(self.shared.drill.load(Ordering::Relaxed)).unwrap_or(Level::Failed)
     }
 }
 
@@ -167,7 +184,8 @@ impl DegradationRegistry {
         let state = Mutex::new(State { components: BTreeMap::new(), declared, forced: None });
         let (levels, _) = watch::channel(SystemLevel::default());
         let (clock, observer) = (Clock::start(), Observer::default());
-        let inner = Inner { name, clock, window, state, levels, observer };
+        let outbox = Outbox::default();
+        let inner = Inner { name, clock, window, state, levels, observer, outbox };
         Self { inner: Arc::new(inner), max: Level::Minimal }
     }
 
@@ -184,13 +202,17 @@ impl DegradationRegistry {
         self
     }
 
-    /// The component of this name; made now, with this need, if there is none yet.
+    /// The component of this name; made now, with this need, if there is none yet. The need of one that is there stays what it is: to
+    /// give it another one, make the registry anew.
     pub fn component(&self, name: impl Into<Arc<str>>, need: Need) -> Component {
         let name = name.into();
         let make = || {
             let (name, registry) = (Arc::clone(&name), Arc::downgrade(&self.inner));
-            let (level, drill) = (AtomicU8::default(), AtomicU8::default());
-            Component { shared: Arc::new(Reported { name, need, level, drill, registry }) }
+            let (lately, well, drill) = (Mutex::default(), AtomicBool::new(true), AtomicU8::default());
+            let (clock, counts) = (self.inner.clock, nanos(self.inner.window / 4));
+            Component {
+                shared: Arc::new(Reported { name, need, lately, well, drill, clock, counts, registry }),
+            }
         };
         self.inner.lock().components.entry(Arc::clone(&name)).or_insert_with(make).clone()
     }
@@ -247,7 +269,7 @@ impl DegradationRegistry {
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -260,10 +282,13 @@ impl Inner {
         let now = SystemLevel { instant, declared: state.declared.level() };
         // Under the lock, so that the last to be told is the last that was found.
         let changed = self.levels.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+        if changed && self.observer.is_set() {
+            let SystemLevel { instant, declared } = now;
+            self.outbox.push(Event::SystemLevel { instant, declared });
+        }
         drop(state);
         if changed {
-            let SystemLevel { instant, declared } = now;
-            self.observer.emit(&self.name, || Event::SystemLevel { instant, declared });
+            self.outbox.deliver(&self.observer, &self.name);
         }
         now
     }

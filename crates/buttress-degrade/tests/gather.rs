@@ -8,7 +8,7 @@ use buttress_degrade::{
 };
 use buttress_testkit::{Scripted, err, hang, ok};
 use std::future::pending;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use support::{ms, secs};
 use tokio::time::{Instant, advance};
 use tower::{Layer, ServiceExt};
@@ -148,6 +148,7 @@ async fn beyond_the_maximum_the_system_says_that_it_is_degraded_and_by_what() {
         error.to_string(),
         "`checkout` is degraded to level 2 (moderate), and 1 (slight) is the worst that is acceptable; degraded: `reviews`"
     );
+    advance(secs(3)).await;
     reviews.report(Level::Slight);
     assert!(registry.check().is_ok());
     registry.force(Some(Level::Minimal));
@@ -156,6 +157,55 @@ async fn beyond_the_maximum_the_system_says_that_it_is_degraded_and_by_what() {
     assert_eq!((registry.levels().instant, prices.level()), (Level::Slight, Level::Full));
     assert_eq!(registry.component("prices", Need::Required).name(), "prices");
     assert_eq!(registry.components().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_some_calls_fail_and_others_do_not_the_level_is_that_of_those_that_do() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&heard);
+    let registry = DegradationRegistry::new("shop").observe(observe_fn(move |_, event| {
+        if let Event::SystemLevel { instant, .. } = event {
+            record.lock().unwrap().push(*instant);
+        }
+    }));
+    let search = registry.component("search", Need::Required);
+    let watch = registry.watch();
+    for call in 0..1000 {
+        search.report(if call % 10 == 0 { Level::Failed } else { Level::Full });
+        assert!(registry.check().is_err(), "call {call}");
+        advance(ms(100)).await;
+    }
+    advance(secs(2)).await;
+    search.report(Level::Full);
+    assert_eq!((registry.levels().instant, watch.borrow().instant), (Level::Full, Level::Full));
+    let heard = heard.lock().unwrap();
+    let changes = heard.iter().zip(&heard[1..]).filter(|(before, after)| before != after).count();
+    assert_eq!(changes, 1, "it does not flap: {heard:?}");
+}
+
+/// Whoever is told last is told what is true.
+#[test]
+fn changes_are_told_in_the_order_in_which_they_happen() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&told);
+    let (slow, is_slow) = mpsc::channel();
+    let (go_on, gone_on) = mpsc::channel();
+    let gone_on = Mutex::new(gone_on);
+    let registry = DegradationRegistry::new("shop").observe(observe_fn(move |_, event| {
+        let Event::SystemLevel { instant, .. } = event else { return };
+        if *instant == Level::Failed {
+            slow.send(()).unwrap();
+            gone_on.lock().unwrap().recv().unwrap();
+        }
+        record.lock().unwrap().push(*instant);
+    }));
+    let other = registry.clone();
+    let first = std::thread::spawn(move || other.force(Some(Level::Failed)));
+    is_slow.recv().unwrap();
+    registry.force(Some(Level::Minimal));
+    go_on.send(()).unwrap();
+    first.join().unwrap();
+    assert_eq!(*told.lock().unwrap(), [Level::Failed, Level::Minimal]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,6 +228,7 @@ async fn a_drill_answers_from_the_rungs_below_and_leaves_the_service_alone() {
     }
     assert_eq!((inner.calls(), replica.calls(), prices.level()), (0, 2, Level::Minimal));
     prices.set_drill(Level::Full);
+    advance(secs(3)).await;
     let Ok(answer) = plain.layer(inner.clone()).oneshot(1).await;
     assert_eq!((answer.into_inner(), prices.level()), (1, Level::Full));
 }
