@@ -123,7 +123,7 @@ impl<C: Rungs, P> Call<C, P> {
     fn poll_elapsed(&mut self, waiting: bool, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
         if !self.timer.is_set() {
             let limits = &self.shared.limits;
-            let limit = limits.budget.or(waiting.then_some(limits.patience));
+            let limit = limits.budget.or(waiting.then(|| limits.patience()));
             let end = limit.map(|limit| after(Instant::now(), limit));
             let end = end.into_iter().chain(self.deadline).min().unwrap_or_else(Instant::now);
             match Timer::at(end) {
@@ -187,7 +187,10 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let falling = match self.as_mut().project().state.project() {
             StateProj::Calling { mut primary, call } => match primary.as_mut().poll(cx) {
-                Poll::Ready(Ended::Outcome(Ok(response))) => {
+                Poll::Ready(Ended::Outcome(Ok(mut response))) => {
+                    if call.shared.foreign {
+                        response.disbelieve();
+                    }
                     let verdict = call.shared.policy.classify(Ok(&response));
                     let mut answer = response.into_answer();
                     if !verdict.is_failure() {

@@ -22,6 +22,9 @@ use crate::served::{Cause, Served, Shortfall, sort};
 /// Where its stack keeps [last good answers](crate::LastGood), the call below goes on all the same and its late answer is kept
 /// for the next time.
 ///
+/// What counts is the level that a part's answer has, or that the next hop has said. It takes a policy to judge a status: a bare
+/// `Ok` with an HTTP 500 is complete, and one out of a [`DegradeLayer`](crate::DegradeLayer) is not.
+///
 /// A part that panics is missing, and takes no other with it. It ends as soon as all parts have answered. With each wake-up all parts that are still out are polled, so it is meant for a
 /// handful, not for thousands.
 ///
@@ -99,7 +102,10 @@ impl<'a, A: Grade + Send + 'a> Gather<'a, A> {
             let Asked::Out(call) = asked else { continue };
             let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
             match polled {
-                Ok(Poll::Ready(Ok(answer))) => *asked = Asked::Back(Ok(answer)),
+                Ok(Poll::Ready(Ok(mut answer))) => {
+                    answer.note_next_hop();
+                    *asked = Asked::Back(Ok(answer));
+                }
                 Ok(Poll::Ready(Err(error))) => {
                     *asked = Asked::Back(Err(cause_of(error_verdict(&*error), Some(&error))));
                 }

@@ -15,6 +15,9 @@ pub trait Grade {
     /// Notes this on the answer, in the place of what was there.
     fn grade(&mut self, served: Served);
 
+    /// Takes in what the next hop has said of the answer, where no layer of this process has done so.
+    fn note_next_hop(&mut self) {}
+
     /// The level: full where nothing else is known.
     fn level(&self) -> Level {
         self.served().map_or(Level::Full, Served::level)
@@ -38,6 +41,10 @@ pub(crate) fn no_failure<A: Grade>(mut answer: A) -> A {
 pub trait IntoAnswer<A> {
     /// The answer.
     fn into_answer(self) -> A;
+
+    /// Takes away what the next hop has said of it, where that is not to be believed
+    /// ([`DegradeLayer::foreign`](crate::DegradeLayer::foreign)); what a layer of this process has noted stays.
+    fn disbelieve(&mut self) {}
 }
 
 /// A value with the level of its answer, which only the layers of this crate can set.

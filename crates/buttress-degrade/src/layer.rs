@@ -41,14 +41,15 @@ pub struct DegradeLayer<C, P = Plain> {
     policy: P,
     chain: C,
     leaked: bool,
+    foreign: bool,
 }
 
 impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for DegradeLayer<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { told, limits, policy, chain, leaked } = self;
+        let Self { told, limits, policy, chain, leaked, foreign } = self;
         let mut debug = f.debug_struct("DegradeLayer");
         debug.field("name", &told.name).field("limits", limits).field("policy", policy);
-        debug.field("chain", chain).field("leaked", leaked).finish()
+        debug.field("chain", chain).field("leaked", leaked).field("foreign", foreign).finish()
     }
 }
 
@@ -63,8 +64,8 @@ impl<Req: 'static, A: Send + 'static, L: Last<Req, A>> DegradeLayer<Chain<Req, A
     pub fn new(name: impl Into<Arc<str>>, chain: Chain<Req, A, L>) -> Result<Self, ConfigError> {
         chain.check()?;
         let told = Told { name: name.into(), observer: None, component: None };
-        let limits = Limits { patience: Duration::from_secs(10), budget: None };
-        Ok(Self { told, limits, policy: Plain::default(), chain, leaked: false })
+        let limits = Limits { patience: None, budget: None };
+        Ok(Self { told, limits, policy: Plain::default(), chain, leaked: false, foreign: false })
     }
 }
 
@@ -80,8 +81,8 @@ impl<Req, A, L, P> DegradeLayer<Chain<Req, A, L>, P> {
         store: LastGood<R>,
     ) -> Result<DegradeLayer<Recalling<Chain<Req, A, L>, R>, P>, ConfigError> {
         store.check()?;
-        let Self { told, limits, policy, chain, leaked } = self;
-        Ok(DegradeLayer { chain: Recalling { chain, store }, told, limits, policy, leaked })
+        let Self { told, limits, policy, chain, leaked, foreign } = self;
+        Ok(DegradeLayer { chain: Recalling { chain, store }, told, limits, policy, leaked, foreign })
     }
 }
 
@@ -89,7 +90,8 @@ impl<C, P> DegradeLayer<C, P> {
     /// Judges outcomes with this policy, which also says what travels with a request; for HTTP that is `buttress_http::Http`.
     #[must_use]
     pub fn policy<Q>(self, policy: Q) -> DegradeLayer<C, Q> {
-        DegradeLayer { policy, told: self.told, limits: self.limits, chain: self.chain, leaked: self.leaked }
+        let Self { told, limits, chain, leaked, foreign, .. } = self;
+        DegradeLayer { policy, told, limits, chain, leaked, foreign }
     }
 
     /// How long a call waits for the service to become ready, and how long a call that is made for the store may take, until
@@ -105,8 +107,17 @@ impl<C, P> DegradeLayer<C, P> {
         if patience.is_zero() {
             return Err(ConfigError::new("patience", patience, "must be longer than zero"));
         }
-        self.limits.patience = patience;
+        self.limits.patience = Some(patience);
         Ok(self)
+    }
+
+    /// The [`patience`](Self::patience) where none has been set, for whoever knows a better default.
+    ///
+    /// # Errors
+    ///
+    /// If it is zero.
+    pub fn default_patience(self, patience: Duration) -> Result<Self, ConfigError> {
+        if self.limits.patience.is_some() { Ok(self) } else { self.patience(patience) }
     }
 
     /// How long the service has for the whole call, readiness included, until the chain answers. It takes the place of
@@ -129,10 +140,13 @@ impl<C, P> DegradeLayer<C, P> {
         Ok(self)
     }
 
-    /// Reports to this observer; a `Vec` of several is one.
+    /// Reports to this observer, and to those that it has been given before.
     #[must_use]
     pub fn observe(mut self, observer: Arc<dyn Observe>) -> Self {
-        self.told.observer = Some(observer);
+        self.told.observer = Some(match self.told.observer.take() {
+            Some(before) => Arc::new(vec![before, observer]),
+            None => observer,
+        });
         self
     }
 
@@ -141,6 +155,14 @@ impl<C, P> DegradeLayer<C, P> {
     pub fn report_to(mut self, component: Component) -> Self {
         self.told.component = Some(component);
         self
+    }
+
+    /// The service is somebody else's: what it says of the level of its answers
+    /// (of HTTP the field `Buttress-Degradation`) is neither believed nor passed on. Else whoever answers can have nothing
+    /// kept and the system shown as degraded.
+    #[must_use]
+    pub fn foreign(self) -> Self {
+        Self { foreign: true, ..self }
     }
 
     /// For layers that live as long as the process: what their services share is never freed, and a call whose service
@@ -185,8 +207,8 @@ impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> 
     type Service = Degrade<S, C, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { told, limits, policy, chain, leaked } = self.clone();
-        let shared = Shared { told, limits, policy, chain };
+        let Self { told, limits, policy, chain, leaked, foreign } = self.clone();
+        let shared = Shared { told, limits, policy, chain, foreign };
         let holder = if leaked {
             Holder::Leaked(Box::leak(Box::new(shared)))
         } else {

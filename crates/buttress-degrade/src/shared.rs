@@ -14,6 +14,8 @@ pub(crate) struct Shared<P, C> {
     pub(crate) limits: Limits,
     pub(crate) policy: P,
     pub(crate) chain: C,
+    /// What the service says of itself is not believed.
+    pub(crate) foreign: bool,
 }
 
 impl<P, C> Shared<P, C> {
@@ -34,7 +36,7 @@ impl<P, C> Shared<P, C> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// For becoming ready, and for a call that is made for the store.
-    pub(crate) patience: Duration,
+    pub(crate) patience: Option<Duration>,
     /// For a whole call.
     pub(crate) budget: Option<Duration>,
 }
@@ -42,7 +44,11 @@ pub(crate) struct Limits {
 impl Limits {
     /// For what has to be bounded in any case.
     pub(crate) fn bound(&self) -> Duration {
-        self.budget.unwrap_or(self.patience)
+        self.budget.unwrap_or(self.patience())
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience.unwrap_or(Duration::from_secs(10))
     }
 }
 

@@ -6,8 +6,10 @@ mod origin;
 mod support;
 
 use buttress_core::{BoxError, ErrorsAreFailures, Level, Reason, Refused};
-use buttress_degrade::{Chain, DEGRADATION, DegradeLayer, Grade, HttpRules, Rung, Served, Unanswered};
-use buttress_http::{Http, StoredResponse};
+use buttress_degrade::{
+    Chain, DEGRADATION, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served, Unanswered,
+};
+use buttress_http::{Http, HttpCapture, StoredResponse};
 use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt, Full};
 use origin::{Asked, Body, Given, Origin, Seen, body, get, layer, response, seen, store};
@@ -444,4 +446,68 @@ async fn a_write_that_hangs_is_left_and_one_that_was_not_sent_goes_to_the_altern
     // Nothing was sent by a service that did not become ready.
     let answer = layer(chain()).layer(NeverReady).oneshot(post()).await;
     assert_eq!((answer.unwrap().level(), replica.calls()), (Level::Slight, 1));
+}
+
+/// RFC 8941: an item has one line; what was not understood is not passed on.
+#[tokio::test(start_paused = true)]
+async fn what_the_next_hop_says_is_passed_on_as_it_was_understood() {
+    let many: &'static str = String::leak(format!("1; components=\"{}\"", vec!["a"; 1000].join(",")));
+    for (said, passed) in [
+        (&["two"][..], None),
+        (&["1", "3; components=\"b\"", "0"], Some("3; components=\"b\"")),
+        (Vec::leak(vec![many]), Some("1; components=\"a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a\"")),
+    ] {
+        let origin = Origin::new(move |_| {
+            let fields: Vec<_> = said.iter().map(|value| ("buttress-degradation", *value)).collect();
+            Ok(response(200, &fields, "x"))
+        });
+        let layer = DegradeLayer::new("search", Chain::<Asked, Given>::new()).unwrap().policy(Http::new());
+        // Through a layer that gives answers of the same type, too.
+        let same = tower::util::MapResponse::new(origin.service(), HttpCapture::pass);
+        for answer in [
+            layer.layer(origin.service()).oneshot(get(&[])).await.unwrap(),
+            layer.layer(same).oneshot(get(&[])).await.unwrap(),
+        ] {
+            let fields: Vec<_> = answer.headers().get_all(DEGRADATION).iter().collect();
+            assert_eq!(fields, passed.as_slice(), "{said:?}");
+            assert_eq!(answer.level() == Level::Full, passed.is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stranger_says_of_its_answers_is_neither_believed_nor_passed_on() {
+    let origin = || {
+        Origin::of(200, &[("cache-control", "max-age=60"), ("buttress-degradation", "3; components=\"db\"")])
+    };
+    let layer =
+        || DegradeLayer::new("search", Chain::<Asked, Given>::new()).unwrap().policy(Http::new()).foreign();
+    let seen = |answer: &Given| (answer.level(), answer.headers().contains_key(DEGRADATION));
+    let answer = layer().layer(origin().service()).oneshot(get(&[])).await.unwrap();
+    assert_eq!(seen(&answer), (Level::Full, false));
+    let kept = store(HttpRules::private());
+    let service = layer().last_good(kept.clone()).unwrap().layer(origin().service());
+    for keyed in [true, true, false] {
+        let answer =
+            service.clone().oneshot(get(if keyed { &[] } else { &[("range", "bytes=0-1")] })).await.unwrap();
+        assert_eq!(seen(&answer), (Level::Full, false));
+        answer.into_body().collect().await.unwrap();
+        buttress_testkit::clock::settle().await;
+    }
+    assert_eq!(kept.len(), 1);
+    // What a layer of ours says of it counts.
+    let rung = Rung::answer("static", |_| Some(StoredResponse::from(Response::new("sorry"))));
+    let below =
+        DegradeLayer::new("below", Chain::<Asked, Given>::new().rung(rung)).unwrap().policy(Http::new());
+    let answer = layer().layer(below.layer(Origin::of(503, &[]).service())).oneshot(get(&[])).await.unwrap();
+    assert_eq!(seen(&answer), (Level::Minimal, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_gather_is_as_good_as_the_next_hop_says() {
+    let part =
+        async { Ok::<_, BoxError>(response(200, &[("buttress-degradation", "3; components=\"db\"")], "x")) };
+    let context = Gather::new().part("a", Need::Weight(1), part).await;
+    let served = context.served().unwrap();
+    assert_eq!((context.level(), served.shortfalls()[0].level()), (Level::Minimal, Level::Minimal));
 }

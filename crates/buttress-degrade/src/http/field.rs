@@ -30,17 +30,23 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= CHARACTERS && name.bytes().all(plain)
 }
 
-/// What the next hop says of its answer; nothing of one that is complete. A field that is none says nothing.
+/// What the next hop says of its answer; nothing of one that is complete. A field that is none says nothing, and of several the
+/// worst counts.
 pub(super) fn read(headers: &HeaderMap) -> Option<Served> {
-    let value = headers.get(&DEGRADATION)?.to_str().ok()?;
-    let (level, rest) = value.split_once(';').unwrap_or((value, ""));
-    let level = Level::from_u8(level.trim().parse().ok()?).filter(|level| level.is_degraded())?;
-    let quoted = rest.trim().strip_prefix("components=\"").and_then(|rest| rest.split('"').next());
-    let names = quoted.unwrap_or_default().split(',').map(str::trim).filter(|name| is_name(name));
+    let fields = headers.get_all(&DEGRADATION).iter().filter_map(|value| parse(value.to_str().ok()?));
+    let (level, names) = fields.max_by_key(|(level, _)| *level)?;
+    let names = names.split(',').map(str::trim).filter(|name| is_name(name));
     let shortfall = |name: &str| Shortfall::new(Arc::from(name), level, Cause::Upstream);
     let mut served = Served::new(level, Source::Primary);
     served.fall_short(&names.take(COMPONENTS).map(shortfall).collect::<Vec<_>>());
     Some(served)
+}
+
+fn parse(value: &str) -> Option<(Level, &str)> {
+    let (level, rest) = value.split_once(';').unwrap_or((value, ""));
+    let level = Level::from_u8(level.trim().parse().ok()?).filter(|level| level.is_degraded())?;
+    let quoted = rest.trim().strip_prefix("components=\"").and_then(|rest| rest.split('"').next());
+    Some((level, quoted.unwrap_or_default()))
 }
 
 /// The level alone.
@@ -81,6 +87,16 @@ mod tests {
         assert_eq!(said(" 3 ; x=1"), Some((3, vec![])));
         let many = format!("1; components=\"{}\"", vec!["a"; 1000].join(","));
         assert_eq!(said(&many).unwrap().1.len(), COMPONENTS);
+    }
+
+    #[test]
+    fn of_several_fields_the_worst_counts() {
+        let fields = ["1; components=\"a\"", "3; components=\"b\"", "none", "2"];
+        let headers: HeaderMap =
+            fields.map(|value| (DEGRADATION, value.parse().unwrap())).into_iter().collect();
+        assert_eq!(headers.get_all(DEGRADATION).iter().count(), 4);
+        let served = read(&headers).unwrap();
+        assert_eq!((served.level(), served.shortfalls()[0].component()), (Level::Minimal, "b"));
     }
 
     proptest! {

@@ -33,6 +33,10 @@ impl<B> Grade for Response<B> {
         self.extensions().get()
     }
 
+    fn note_next_hop(&mut self) {
+        note_next_hop(self);
+    }
+
     fn grade(&mut self, served: Served) {
         let headers = self.headers_mut();
         if let Some(age) = served.age() {
@@ -72,12 +76,21 @@ impl<B> IntoAnswer<Response<Answer<B>>> for Response<B> {
         note_next_hop(&mut self);
         self.map(Answer::passing)
     }
+
+    fn disbelieve(&mut self) {
+        disbelieve(self);
+    }
 }
 
-/// Of a layer below, which has graded it.
+/// Of a layer below, which may have graded it.
 impl<B> IntoAnswer<Response<Answer<B>>> for Response<Answer<B>> {
-    fn into_answer(self) -> Response<Answer<B>> {
+    fn into_answer(mut self) -> Response<Answer<B>> {
+        note_next_hop(&mut self);
         self
+    }
+
+    fn disbelieve(&mut self) {
+        disbelieve(self);
     }
 }
 
@@ -91,12 +104,29 @@ impl<B> IntoAnswer<Response<Answer<B>>> for StoredResponse {
     }
 }
 
+/// The field is passed on as far as it was understood.
 fn note_next_hop<B>(response: &mut Response<B>) {
-    if response.headers().contains_key(&DEGRADATION) && response.extensions().get::<Served>().is_none() {
-        if let Some(served) = field::read(response.headers()) {
+    if !is_said_by_next_hop(response) {
+        return;
+    }
+    match field::read(response.headers()) {
+        Some(served) => {
+            response.headers_mut().insert(DEGRADATION, field::write(&served));
             response.extensions_mut().insert(served);
         }
+        None => disbelieve(response),
     }
+}
+
+fn disbelieve<B>(response: &mut Response<B>) {
+    if is_said_by_next_hop(response) {
+        response.headers_mut().remove(DEGRADATION);
+    }
+}
+
+/// And not noted by a layer of this process.
+fn is_said_by_next_hop<B>(response: &Response<B>) -> bool {
+    response.headers().contains_key(&DEGRADATION) && response.extensions().get::<Served>().is_none()
 }
 
 impl<B: Clone + Send + 'static, A: Send + 'static> Rung<Request<B>, A> {

@@ -136,7 +136,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
     }
 
     /// What is done with the response.
-    async fn land<T>(mut self, asked: R::Asked, response: T)
+    async fn land<T>(mut self, asked: R::Asked, mut response: T)
     where
         T: IntoAnswer<A>,
         P: Classify<T>,
@@ -144,6 +144,9 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
     {
         let shared = self.shared.clone();
         let store = &shared.chain.store;
+        if shared.foreign {
+            response.disbelieve();
+        }
         let verdict = shared.policy.classify(Ok(&response));
         let grade = if verdict.is_failure() {
             Err(cause_of(verdict, None))

@@ -193,7 +193,10 @@ where
             return self.elapsed(limit).await;
         };
         let (cause, failure) = match ended {
-            Ended::Outcome(outcome) => {
+            Ended::Outcome(mut outcome) => {
+                if let (Ok(response), true) = (&mut outcome, self.shared.foreign) {
+                    response.disbelieve();
+                }
                 let verdict = self.shared.policy.classify(outcome.as_ref().map_err(|error| &**error));
                 match outcome {
                     Ok(response) if !verdict.is_failure() => {
