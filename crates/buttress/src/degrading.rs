@@ -13,8 +13,9 @@ use crate::stack::{HttpBuilder, HttpLayer, HttpService};
 impl HttpBuilder {
     /// The stack, and above it what answers when it has failed: the outermost layer of all.
     ///
-    /// The layer judges as the stack does and reports to its observers. Its patience is the stack's total and a second, so that
-    /// the total's own error is what its rungs see; it also bounds how long the client may take to become ready.
+    /// The layer judges as the stack does, and reports to its observers beside its own. Its patience, unless it has been given one,
+    /// is the stack's total and a second, so that the total's own error is what its rungs see; it also bounds how long the client
+    /// may take to become ready. Where the stack is one for a vendor, the layer is [foreign](DegradeLayer::foreign).
     ///
     /// ```
     /// use buttress::degrade::{Chain, DegradeLayer, HttpRules, LastGood, Level};
@@ -48,17 +49,15 @@ impl HttpBuilder {
     /// # Errors
     ///
     /// As [`build`](HttpBuilder::build).
-    pub fn build_degrading<C, P>(
-        self,
-        degrade: DegradeLayer<C, P>,
-    ) -> Result<HttpDegradeLayer<C>, ConfigError>
+    pub fn build_degrading<C>(self, degrade: DegradeLayer<C>) -> Result<HttpDegradeLayer<C>, ConfigError>
     where
         C: fmt::Display,
     {
-        let (http, observer) = (self.http(), self.observer());
+        let (http, observer, foreign) = (self.http(), self.observer(), self.is_foreign());
         let stack = self.build()?;
         let patience = stack.total().limit().saturating_add(Duration::from_secs(1));
-        let mut degrade = degrade.policy(http).patience(patience)?;
+        let degrade = if foreign { degrade.foreign() } else { degrade };
+        let mut degrade = degrade.policy(http).default_patience(patience)?;
         if let Some(observer) = observer {
             degrade = degrade.observe(observer);
         }

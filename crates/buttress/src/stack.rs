@@ -41,6 +41,7 @@ use crate::explain::Explanation;
 pub struct HttpBuilder {
     name: Arc<str>,
     http: Http,
+    vendor: Vendor,
     replay: HttpReplay,
     preset: Preset,
     total: Option<Duration>,
@@ -65,9 +66,14 @@ enum Preset {
 
 impl fmt::Debug for HttpBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, preset, total, attempt, retry, breaker, .. } = self;
+        let Self { name, vendor, preset, total, attempt, retry, breaker, .. } = self;
         let mut debug = f.debug_struct("HttpBuilder");
-        debug.field("name", name).field("preset", preset).field("total", total).field("attempt", attempt);
+        debug
+            .field("name", name)
+            .field("vendor", vendor)
+            .field("preset", preset)
+            .field("total", total)
+            .field("attempt", attempt);
         debug.field("retry", retry).field("breaker", breaker).finish_non_exhaustive()
     }
 }
@@ -123,10 +129,17 @@ impl HttpBuilder {
         self.http.clone()
     }
 
+    /// Whether the service is somebody else's.
+    #[cfg(feature = "degrade")]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.vendor != Vendor::Generic
+    }
+
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
             http: Http::new(),
+            vendor: Vendor::Generic,
             replay: HttpReplay::new(),
             preset: Preset::UserFacing,
             total: None,
@@ -198,7 +211,7 @@ impl HttpBuilder {
     /// Understands this vendor's rate limits.
     #[must_use]
     pub fn vendor(self, vendor: Vendor) -> Self {
-        Self { http: self.http.vendor(vendor), ..self }
+        Self { http: self.http.vendor(vendor), vendor, ..self }
     }
 
     /// The time for the whole call, all attempts and waits included, until the response's head; the body is not bounded
