@@ -248,8 +248,10 @@ where
         response.level()
     }
 
-    fn keep(&self, (): &(), _: &Degraded<T>, good: bool, lifetime: Lifetime) -> Keep {
-        if good { Keep::Store(lifetime) } else { Keep::Share }
+    /// Of another store's answer the age goes on.
+    fn keep(&self, (): &(), response: &Degraded<T>, good: bool, lifetime: Lifetime) -> Keep {
+        let age = response.age().unwrap_or_default();
+        if good { Keep::Store(Lifetime { age, ..lifetime }) } else { Keep::Share }
     }
 
     fn capture(&self, (): (), response: Degraded<T>) -> (Degraded<T>, Self::Recording) {

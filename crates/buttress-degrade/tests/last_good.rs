@@ -366,3 +366,29 @@ async fn a_store_holds_its_bound_whatever_is_asked_for() {
     settle().await;
     assert!(store.bytes() > 1020 * 1024 && store.len() > 700, "{} of {}", store.bytes(), store.len());
 }
+
+/// One store over another.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_from_another_store_is_as_old_as_it_is() {
+    let below = layer(&store().ttl(secs(60)));
+    let above = {
+        let chain = Chain::<String, Answer>::new();
+        let store = LastGood::new(rules()).ttl(secs(60)).while_revalidate(secs(0)).refresh_jitter(0);
+        DegradeLayer::new("shop", chain).unwrap().last_good(store.negative_ttl(secs(0))).unwrap()
+    };
+    let inner = Scripted::new([ok(1), ok(2), err("down")]);
+    let service = above.layer(below.layer(inner.clone()));
+    below.layer(inner.clone()).oneshot("a".into()).await.unwrap();
+    let ask = async || {
+        let answer = service.clone().oneshot("a".into()).await.unwrap();
+        (answer.level(), answer.age(), answer.into_inner())
+    };
+    advance(secs(40)).await;
+    assert_eq!(ask().await, (Level::Full, Some(secs(40)), 1));
+    advance(secs(19)).await;
+    assert_eq!(ask().await, (Level::Full, Some(secs(59)), 1));
+    advance(secs(1)).await;
+    assert_eq!((ask().await, inner.calls()), ((Level::Full, None, 2), 2), "both are out of date");
+    advance(secs(61)).await;
+    assert_eq!(ask().await, (Level::Moderate, Some(secs(61)), 2));
+}
