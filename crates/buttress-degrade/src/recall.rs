@@ -35,6 +35,12 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
     /// Under which key an answer to this request is kept; `None` if it is neither kept nor looked for.
     fn key<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>>;
 
+    /// Under which key there may be an answer to a request that has no key of its own, if the service fails.
+    fn key_in_outage<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>> {
+        let _ = request;
+        None
+    }
+
     /// Which key's answer is out of date once this request has succeeded.
     fn obsoletes(&self, request: &Req) -> Option<String> {
         let _ = request;

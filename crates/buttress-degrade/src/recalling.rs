@@ -99,6 +99,14 @@ where
                 }
             }
         }
+        if let Some(key) = store.rules.key_in_outage(&request) {
+            let old = kept_for(&self.shared, &key, &request);
+            let mut caller = caller(&self.shared, key.into_owned(), &request, old);
+            let inner = take(&mut self.inner);
+            return ResponseFuture::falling(Box::pin(async move {
+                if drill { caller.drill().await } else { caller.ask_alone(inner, request).await }
+            }));
+        }
         let obsolete = store.rules.obsoletes(&request);
         let kept = chain.copy.map(|copy| copy(&request));
         let call = Call {

@@ -7,7 +7,7 @@ mod support;
 
 use buttress_core::{BoxError, ErrorsAreFailures, Level, Reason, Refused};
 use buttress_degrade::{
-    Chain, DEGRADATION, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served, Unanswered,
+    Chain, DEGRADATION, DegradationRegistry, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served, Unanswered,
 };
 use buttress_http::{Http, HttpCapture, StoredResponse};
 use http::{HeaderMap, Method, Response};
@@ -510,4 +510,33 @@ async fn a_part_of_a_gather_is_as_good_as_the_next_hop_says() {
     let context = Gather::new().part("a", Need::Weight(1), part).await;
     let served = context.served().unwrap();
     assert_eq!((context.level(), served.shortfalls()[0].level()), (Level::Minimal, Level::Minimal));
+}
+
+/// RFC 9110 §§ 13.1.2, 14.2: a condition may be left out of account, and so may a range.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_part_or_a_change_gets_the_whole_answer_in_an_outage() {
+    let search = DegradationRegistry::new("shop").component("search", Need::Required);
+    let kept = store(HttpRules::private());
+    let layer = layer(&kept).report_to(search.clone());
+    let origin = Origin::of(200, &[("cache-control", "max-age=1"), ("vary", "accept-language")]);
+    body(&layer, &origin, &[]).await;
+    advance(secs(2)).await;
+    let conditions = [("range", "bytes=0-1"), ("if-none-match", "\"x\""), ("if-modified-since", "x")];
+    for condition in conditions {
+        origin.then(|_| Ok(response(206, &[], "part")));
+        let answer = seen(&layer, &origin, get(&[condition])).await.unwrap();
+        assert_eq!((answer.status, answer.level, answer.body.as_str()), (206, 0, "part"));
+        origin.down();
+        let answer = seen(&layer, &origin, get(&[condition])).await.unwrap();
+        assert_eq!((answer.status, answer.level, answer.body.as_str()), (200, 2, "1"), "{condition:?}");
+        // Only what is for this one, and not where the condition protects something.
+        for other in [("accept-language", "de"), ("cache-control", "no-store"), ("if-match", "\"y\"")] {
+            seen(&layer, &origin, get(&[condition, other])).await.unwrap_err();
+        }
+        let calls = origin.calls();
+        search.set_drill(Level::Moderate);
+        assert_eq!(seen(&layer, &origin, get(&[condition])).await.unwrap().body, "1");
+        search.set_drill(Level::Full);
+        assert_eq!((origin.calls(), kept.len()), (calls, 1));
+    }
 }

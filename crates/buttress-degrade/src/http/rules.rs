@@ -36,12 +36,15 @@ const CREDENTIALS: [HeaderName; 10] = [
     HeaderName::from_static("x-csrf-token"),
 ];
 
+/// What asks for less than the whole.
+const OF_A_PART: [HeaderName; 4] = [RANGE, IF_RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
+
 type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 
 /// What RFC 9111 lets a store keep of HTTP, and how long: as a private store, or one that is shared between users.
 ///
 /// * Kept are complete answers to `GET`: 200, 203, 204, 300, 301, 308. Not kept: what says `no-store` (on either side) or
-///   `Vary: *`; partial and conditional requests; and in a shared store `private`, `Set-Cookie`, and answers to `Authorization` that do not
+///   `Vary: *`; what is asked for by `Range` or with a condition (if the service fails, that gets the whole); and in a shared store `private`, `Set-Cookie`, and answers to `Authorization` that do not
 ///   allow it (§ 3.5).
 /// * Requests with credentials are neither kept nor looked for, unless [`principal`](Self::principal) says whose they are.
 ///   Credentials are `Authorization`, `Cookie`, `Proxy-Authorization`, the usual headers of API keys and tokens (`X-Api-Key`,
@@ -137,6 +140,16 @@ impl HttpRules {
         self.key_whoever_asks(request)
     }
 
+    /// The same, of what may be answered from the store.
+    fn key_to_look_for<B>(&self, request: &Request<B>) -> Option<String> {
+        let headers = request.headers();
+        let protects = [IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE].iter().any(|name| headers.contains_key(name));
+        if *request.method() != Method::GET || protects || Directives::of(headers).no_store {
+            return None;
+        }
+        self.key_of(request)
+    }
+
     /// The same, credentials or not, where there is no principal.
     fn key_whoever_asks<B>(&self, request: &Request<B>) -> Option<String> {
         let (headers, uri) = (request.headers(), request.uri());
@@ -224,16 +237,13 @@ where
     type Recording = HttpRecording<Res>;
 
     fn key<'a>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
-        const NOT_WHOLE: [HeaderName; 7] =
-            [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, UPGRADE];
-        let headers = request.headers();
-        if *request.method() != Method::GET || NOT_WHOLE.iter().any(|name| headers.contains_key(name)) {
-            return None;
-        }
-        if Directives::of(headers).no_store {
-            return None;
-        }
-        self.key_of(request).map(Cow::Owned)
+        let has = |name: &HeaderName| request.headers().contains_key(name);
+        if OF_A_PART.iter().any(has) { None } else { self.key_to_look_for(request).map(Cow::Owned) }
+    }
+
+    /// A whole answer is one to those who ask for a part, or for what has changed.
+    fn key_in_outage<'a>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
+        self.key_to_look_for(request).map(Cow::Owned)
     }
 
     fn obsoletes(&self, request: &Request<B>) -> Option<String> {

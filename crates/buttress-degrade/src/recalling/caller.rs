@@ -178,6 +178,18 @@ where
         self.fall(cause, failure).await
     }
 
+    /// Asks for itself, whatever others ask for.
+    pub(super) async fn ask_alone<S>(&mut self, inner: S, request: Req) -> Result<A, L::Error>
+    where
+        S: Service<Req, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        S::Response: IntoAnswer<A> + Send,
+        P: Classify<S::Response>,
+        R: Recall<Req, S::Response, Answer = A>,
+    {
+        let limit = self.limit();
+        self.alone(inner, request, limit).await
+    }
+
     /// Calls the service for itself; nothing is kept of it.
     async fn alone<S>(&mut self, mut inner: S, request: Req, limit: Limit) -> Result<A, L::Error>
     where
