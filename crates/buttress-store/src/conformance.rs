@@ -25,11 +25,16 @@
 //! mod journals {
 //!     buttress_store::journal_conformance!(super::InMemory);
 //! }
+//!
+//! mod answers {
+//!     buttress_store::answer_conformance!(super::InMemory);
+//! }
 //! ```
 //!
 //! Each case is a test of its own, with a runtime and a store of its own. A case never counts on a lease that is not over yet
 //! because little time has passed: a slow machine makes no test fail.
 
+pub mod answers;
 pub mod claims;
 pub mod journals;
 
@@ -146,6 +151,29 @@ macro_rules! journal_conformance {
             the_parents_of_what_is_not_over_stay
             of_many_that_acquire_each_run_goes_to_one
             an_acquired_run_is_never_half_written
+        }
+    };
+}
+
+/// Makes one test of each case for [`AnswerStore`](crate::AnswerStore), with the [`Harness`](crate::conformance::Harness) that
+/// the expression gives.
+#[macro_export]
+macro_rules! answer_conformance {
+    ($harness:expr) => {
+        $crate::conformance_cases! { answers, $harness,
+            what_was_put_comes_back_byte_for_byte
+            an_answer_is_as_old_as_its_call
+            an_answer_is_there_until_its_time_is_over
+            the_newer_answer_stays_whichever_comes_first
+            a_put_can_be_repeated
+            what_was_forgotten_is_gone_and_a_late_answer_does_not_bring_it_back
+            what_was_asked_for_after_it_was_forgotten_is_kept
+            a_newer_answer_is_not_forgotten
+            a_scope_is_forgotten_as_a_whole_and_others_are_not
+            scopes_and_keys_of_answers_are_never_mixed_up
+            trimming_keeps_the_newest_within_the_bound
+            trimming_is_bounded_and_takes_what_is_of_no_use
+            of_many_puts_at_once_the_newest_stays
         }
     };
 }

@@ -1,10 +1,10 @@
-//! Where Buttress keeps claims and journals: in memory, in SQLite, in PostgreSQL or in Redis.
+//! Where Buttress keeps claims, journals and answers: in memory, in SQLite, in PostgreSQL or in Redis.
 //!
 //! # When to use it, and when not
 //!
 //! `buttress-idempotency` and `buttress-checkpoint` are built on it; use it directly to write a store of your own, to look into
 //! one, or to complete a claim in a database transaction. It is no cache and no queue: reads are there to decide, not to be
-//! fast, and work that is due is asked for and not handed out.
+//! fast, and work that is due is asked for and not handed out. `buttress-degrade` puts its memory in front of it.
 //!
 //! # The rule
 //!
@@ -12,6 +12,9 @@
 //! workflow, and what has happened in it. Both give out *leases*, measured on the store's own clock, and both compare every
 //! write with the *owner* and the *epoch* of the lease that it is made with: whoever lost it changes nothing any more,
 //! whenever it wakes up. Each verb is one atomic step, and can be repeated with the same arguments.
+//!
+//! An [`AnswerStore`] keeps what may be lost, the last good answers of a service. It has no leases: of a key the answer to
+//! the newest call stays, whoever writes it and in whatever order, and what was forgotten does not come back.
 //!
 //! # Which store
 //!
@@ -22,11 +25,11 @@
 //! | … of the machine, or loss of power | no | yes | yes | with `appendonly yes`, `appendfsync always` |
 //! | … a failover to a replica | | | if it replicates synchronously | no |
 //! | clock | tokio's | the wall clock, never backwards | the server's | the server's |
-//! | round trips of a claim | none | one commit, shared with others | one | one |
+//! | round trips of a claim, an answer | none | one commit, shared with others; a read of its own | one | one |
 //! | … of an append | none | one commit, shared with others | one | one |
 //! | waiting for others of the process / elsewhere | woken / – | woken / looks every 10 to 500 ms | woken / woken | as SQLite |
 //! | a full store | refuses | refuses | refuses | refuses, with `noeviction` |
-//! | checksums | – | rows, records, entries | records, inputs, entries | records, runs, inputs, entries |
+//! | checksums | – | rows, records, entries, answers | records, inputs, entries, answers | records, runs, inputs, entries, answers |
 //! | exactly once with the caller's own writes | no | no | `complete_in` | no |
 //!
 //! # When a store fails
@@ -40,7 +43,7 @@
 //! | [`Timeout`](Fault::Timeout) | the limit of the verb is over | repeat with the same owner |
 //! | [`Busy`](Fault::Busy) | others kept it busy for longer than it waits for them | repeat |
 //! | [`Full`](Fault::Full) | disk or memory | nothing was changed; make room, then repeat |
-//! | [`Corrupt`](Fault::Corrupt) | a checksum is wrong, or a value cannot be read | the row is neither used nor overwritten; all others work |
+//! | [`Corrupt`](Fault::Corrupt) | a checksum is wrong, or a value cannot be read | the row is neither used nor overwritten (an answer is replaced); all others work |
 //! | [`Version`](Fault::Version) | a newer release wrote it | refused when the store is opened, by SQLite and PostgreSQL later as well; upgrade |
 //! | [`TooLarge`](Fault::TooLarge), [`Invalid`](Fault::Invalid) | the value | nothing was changed; for a record there is [`Record::TooLarge`] |
 //! | [`Misconfigured`](Fault::Misconfigured) | rights, or a set-up that would lose data | refused when the store is opened |
@@ -116,6 +119,8 @@
     allow(dead_code, reason = "each backend uses its part of what they share")
 )]
 
+mod answer;
+mod answer_row;
 mod claim;
 mod claim_row;
 #[cfg(feature = "conformance")]
@@ -143,6 +148,7 @@ mod waiters;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod warn;
 
+pub use answer::{AnswerStore, Forgotten, NewAnswer, ROW, StoredAnswer};
 pub use claim::{Claim, ClaimRequest, ClaimStore, Claimed, Record, Waited, Written};
 pub use error::{Fault, StoreError};
 pub use journal::{

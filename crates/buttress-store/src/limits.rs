@@ -1,5 +1,6 @@
 //! What a store refuses before it sends or writes anything.
 
+use crate::answer::{Forgotten, NewAnswer};
 use crate::claim::Record;
 use crate::error::{Fault, StoreError};
 use crate::journal::{NewEntry, NewRun, Next, Wanted};
@@ -27,6 +28,21 @@ impl Limits {
             Record::Value(value) => self.check("complete", value.len(), self.value),
             Record::TooLarge | Record::Unknown => Ok(()),
         }
+    }
+
+    pub(crate) fn answer(&self, answer: &NewAnswer) -> Result<(), StoreError> {
+        self.check("put", answer.body.len(), self.value)
+    }
+
+    pub(crate) fn forgotten(&self, what: &Forgotten) -> Result<(), StoreError> {
+        match what {
+            Forgotten::Key(_) => Ok(()),
+            Forgotten::Scope(scope) => self.scope("forget", scope),
+        }
+    }
+
+    pub(crate) fn scope(&self, verb: &'static str, scope: &str) -> Result<(), StoreError> {
+        self.check(verb, scope.len(), MAX_NAME)
     }
 
     pub(crate) fn run(&self, run: &NewRun) -> Result<(), StoreError> {

@@ -1,5 +1,6 @@
-//! Claims and journals in this process's memory.
+//! Claims, journals and answers in this process's memory.
 
+mod answers;
 mod claims;
 mod runs;
 
@@ -12,6 +13,7 @@ use buttress_core::clock::{self, Clock};
 use crate::limits::Limits;
 use crate::time;
 use crate::waiters::Waiters;
+use answers::Answers;
 use claims::Claims;
 use runs::Runs;
 
@@ -32,16 +34,17 @@ struct Inner {
     limits: Limits,
     claims: Mutex<Claims>,
     runs: Mutex<Runs>,
+    answers: Mutex<Answers>,
     waiters: Waiters,
 }
 
 impl Memory {
-    /// A store for at most 100,000 claims and as many runs.
+    /// A store for at most 100,000 claims, as many runs and as many answers.
     pub fn new() -> Self {
         Self::build(100_000, Limits::new("memory"))
     }
 
-    /// A store for at most so many claims, and as many runs.
+    /// A store for at most so many claims, as many runs and as many answers.
     ///
     /// # Errors
     ///
@@ -60,6 +63,7 @@ impl Memory {
             limits,
             claims: Mutex::new(Claims::new(max)),
             runs: Mutex::new(Runs::new(max)),
+            answers: Mutex::new(Answers::new(max)),
             waiters: Waiters::new("memory"),
         };
         Self { inner: Arc::new(inner) }

@@ -1,5 +1,6 @@
-//! Claims and journals in PostgreSQL.
+//! Claims, journals and answers in PostgreSQL.
 
+mod answers;
 mod claims;
 mod fault;
 mod listener;
@@ -33,7 +34,7 @@ use listener::Listener;
 /// Each verb is one statement, and one round trip once a connection has prepared it; but for a command of an operator, which is
 /// a transaction.
 ///
-/// The tables `buttress_claims`, `buttress_runs` and `buttress_entries` are created in the schema that the connection's
+/// The tables `buttress_claims`, `buttress_runs`, `buttress_entries` and `buttress_answers` are created in the schema that the connection's
 /// `search_path` begins with. Connections are prepared and kept in a pool; a pooler between them and the server must keep
 /// sessions.
 ///

@@ -1,5 +1,6 @@
-//! Claims and journals in Redis or Valkey.
+//! Claims, journals and answers in Redis or Valkey.
 
+mod answers;
 mod claims;
 mod codec;
 mod fault;

@@ -1,5 +1,6 @@
-//! Claims and journals in a SQLite file.
+//! Claims, journals and answers in a SQLite file.
 
+mod answers;
 mod claims;
 mod clock;
 mod fault;

@@ -2,6 +2,7 @@
 
 use crc32fast::Hasher;
 
+use crate::answer::Forgotten;
 use crate::claim::Record;
 use crate::claim_row::State;
 use crate::journal::{NewEntry, Next};
@@ -43,9 +44,26 @@ pub(crate) fn entry_sum(id: &RunId, seq: u64, entry: &NewEntry) -> i64 {
 
 /// A scope and a key as one value that no other pair has.
 pub(crate) fn key(key: &ScopedKey) -> Vec<u8> {
-    let scope = key.scope().as_bytes();
+    [&scope(key.scope()), key.key().as_bytes()].concat()
+}
+
+/// What stands for a whole scope: no key is empty.
+pub(crate) fn scope(scope: &str) -> Vec<u8> {
     let length = u16::try_from(scope.len()).expect("a scope is shorter than that");
-    [&length.to_be_bytes(), scope, key.key().as_bytes()].concat()
+    [&length.to_be_bytes(), scope.as_bytes()].concat()
+}
+
+/// The key or the scope that is to be forgotten, and which scope that is.
+pub(crate) fn forgotten(what: &Forgotten) -> (Vec<u8>, Vec<u8>) {
+    match what {
+        Forgotten::Key(scoped) => (key(scoped), scope(scoped.scope())),
+        Forgotten::Scope(name) => (scope(name), scope(name)),
+    }
+}
+
+/// Of an answer's body, and of where it belongs.
+pub(crate) fn answer_sum(key: &[u8], body: &[u8]) -> i64 {
+    Sum::default().bytes(key).bytes(body).get()
 }
 
 pub(crate) fn owner(owner: Owner) -> [u8; 16] {

@@ -35,6 +35,10 @@ mod journals {
     buttress_store::journal_conformance!(super::Paused);
 }
 
+mod answers {
+    buttress_store::answer_conformance!(super::Paused);
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn request(name: &str) -> ClaimRequest {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, Claim, ClaimRequest, ClaimStore, Claimed, Created, Fingerprint, Flow, JournalStore, NewEntry,
-    NewRun, Next, Owner, Query, Record, Renewed, ScopedKey, Waited, Wanted, Written,
+    AnswerStore, Appended, Claim, ClaimRequest, ClaimStore, Claimed, Created, Fingerprint, Flow, Forgotten,
+    JournalStore, NewAnswer, NewEntry, NewRun, Next, Owner, Query, Record, Renewed, ScopedKey, Waited,
+    Wanted, Written,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -171,7 +172,7 @@ async fn answer(
 /// # Panics
 ///
 /// If a verb does not do what it is to do.
-pub async fn trips<S: ClaimStore + JournalStore>(
+pub async fn trips<S: ClaimStore + JournalStore + AnswerStore>(
     store: &S,
     proxy: &Proxy,
     name: &str,
@@ -232,5 +233,16 @@ pub async fn trips<S: ClaimStore + JournalStore>(
     count("list");
     assert_eq!(store.prune(HOUR, 10).await.expect("it works"), 0);
     count("prune");
+
+    let key = ScopedKey::try_new("answers", name).expect("short");
+    let answer = NewAnswer { key: key.clone(), body: "answer".into(), age: Duration::ZERO, keep: HOUR };
+    assert!(store.put(&answer).await.expect("it works"));
+    count("put");
+    assert!(store.get(&key).await.expect("it works").is_some());
+    count("get");
+    assert_eq!(store.trim("answers", 1 << 20, 10).await.expect("it works"), 0);
+    count("trim");
+    store.forget(&Forgotten::Key(key), Duration::ZERO).await.expect("it works");
+    count("forget");
     trips
 }

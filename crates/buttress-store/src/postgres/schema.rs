@@ -86,8 +86,22 @@ INSERT INTO buttress_schema VALUES (1);
 /// Whether somebody waits, and wants to be told.
 const SECOND: &str = "ALTER TABLE buttress_claims ADD COLUMN awaited boolean NOT NULL DEFAULT false";
 
+/// A row without a body was forgotten; one that takes no bytes is that of its scope.
+const THIRD: &str = "
+CREATE TABLE buttress_answers (
+    key bytea PRIMARY KEY,
+    scope bytea NOT NULL,
+    born bigint NOT NULL,
+    expires bigint NOT NULL,
+    bytes bigint NOT NULL,
+    body bytea,
+    sum bigint
+);
+CREATE INDEX buttress_answers_born ON buttress_answers (scope, born);
+";
+
 /// What leads from each version to the next; tables of a higher one than these lead to are not touched.
-const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
+const MIGRATIONS: [&str; 3] = [FIRST, SECOND, THIRD];
 
 /// Brings the tables up to date, and says what of the server's set-up would lose what it acknowledged.
 pub(super) async fn open(client: &mut Object) -> Result<Vec<String>, Failure> {

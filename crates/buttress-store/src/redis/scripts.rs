@@ -3,6 +3,7 @@
 //! A server that is full refuses the first command that needs room, and none after one that was carried out: so what needs
 //! room comes first. Times are microseconds, which a double holds exactly until 2255; Lua would print them with an exponent, hence `int`.
 
+mod answers;
 mod claims;
 mod runs;
 
@@ -37,6 +38,10 @@ pub(super) struct Scripts {
     pub(super) peek: Script,
     pub(super) list: Script,
     pub(super) prune: Script,
+    pub(super) put: Script,
+    pub(super) get: Script,
+    pub(super) forget: Script,
+    pub(super) trim: Script,
 }
 
 impl Scripts {
@@ -56,6 +61,10 @@ impl Scripts {
             peek: Script::new(runs::PEEK),
             list: Script::new(runs::LIST),
             prune: Script::new(runs::PRUNE),
+            put: Script::new(answers::PUT),
+            get: Script::new(answers::GET),
+            forget: Script::new(answers::FORGET),
+            trim: Script::new(answers::TRIM),
         }
     }
 
@@ -77,6 +86,10 @@ impl Scripts {
             runs::PEEK,
             runs::LIST,
             runs::PRUNE,
+            answers::PUT,
+            answers::GET,
+            answers::FORGET,
+            answers::TRIM,
         ] {
             loading.cmd("SCRIPT").arg("LOAD").arg(script).ignore();
         }

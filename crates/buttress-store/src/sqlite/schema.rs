@@ -74,6 +74,21 @@ CREATE TABLE entries (
 ) WITHOUT ROWID;
 ";
 
+/// A row without a body was forgotten; one that takes no bytes is that of its scope. Releases that know nothing of it can live
+/// with it, and the version stays.
+const ANSWERS: &str = "
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB NOT NULL PRIMARY KEY,
+    scope BLOB NOT NULL,
+    born INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    body BLOB,
+    sum INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_born ON answers (scope, born, bytes, expires);
+";
+
 /// The connection that writes, to a file that is sound and up to date.
 pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Failure> {
     let mut connection = connect(path, busy_timeout, OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -188,6 +203,7 @@ fn migrate(connection: &mut Connection) -> Result<(), Failure> {
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
     }
+    transaction.execute_batch(ANSWERS)?;
     transaction.commit().map_err(Failure::of_commit)
 }
 

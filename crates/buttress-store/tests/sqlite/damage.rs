@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use buttress_store::{
-    Appended, ClaimStore, Claimed, Command, Created, Fault, Flow, JournalStore, Next, Owner, Query, RunId,
-    Sqlite, StoreError, Wanted, Written,
+    AnswerStore, Appended, ClaimStore, Claimed, Command, Created, Fault, Flow, JournalStore, NewAnswer, Next,
+    Owner, Query, RunId, ScopedKey, Sqlite, StoreError, Wanted, Written,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -79,6 +79,29 @@ async fn a_bit_that_flipped_in_the_log_leaves_a_clean_prefix() {
         let mut log = log.clone();
         log[at] ^= 16;
         assert!(entries_with(&database, &log).await < 12, "at {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_answer_is_an_error_until_the_next_one_replaces_it() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path()).await;
+    let put = async |name: &str| {
+        let key = ScopedKey::try_new("", name).unwrap();
+        let answer = NewAnswer { key, body: "answer".into(), age: Duration::ZERO, keep: HOUR };
+        assert!(store.put(&answer).await.unwrap());
+    };
+    let get = async |name: &str| store.get(&ScopedKey::try_new("", name).unwrap()).await;
+    let connection = Connection::open(database(directory.path())).unwrap();
+    put("b").await;
+    for damage in
+        ["body = x'616e73776571'", "born = born - 1", "expires = expires + 1", "sum = 'x'", "born = 'x'"]
+    {
+        put("a").await;
+        let sql = format!("UPDATE answers SET {damage} WHERE key = x'000061'");
+        assert_eq!(connection.execute(&sql, []).unwrap(), 1);
+        assert_eq!(get("a").await.unwrap_err().fault(), Fault::Corrupt, "{damage}");
+        assert!(get("b").await.unwrap().is_some(), "{damage}: the rest works");
     }
 }
 

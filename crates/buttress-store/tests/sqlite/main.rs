@@ -48,6 +48,10 @@ mod journals {
     buttress_store::journal_conformance!(super::File::new());
 }
 
+mod answers {
+    buttress_store::answer_conformance!(super::File::new());
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn request(name: &str) -> ClaimRequest {

@@ -216,9 +216,9 @@ async fn tables_of_a_newer_release_are_refused_and_left_as_they_are() {
     client.batch_execute("UPDATE buttress_schema SET version = 9").await.unwrap();
     let error = Postgres::open(server.config().parse().unwrap()).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Version);
-    assert!(error.to_string().contains("its tables have version 9, this release knows 2"), "{error}");
+    assert!(error.to_string().contains("its tables have version 9, this release knows 3"), "{error}");
 
-    client.batch_execute("UPDATE buttress_schema SET version = 2").await.unwrap();
+    client.batch_execute("UPDATE buttress_schema SET version = 3").await.unwrap();
     let store = open(&server.config()).await;
     let claim = owned(&store, "a").await;
     client.batch_execute("ALTER FUNCTION buttress_now RENAME TO buttress_now_9").await.unwrap();
@@ -236,12 +236,13 @@ async fn tables_of_an_older_release_are_brought_up_to_date_with_what_is_in_them(
     let older = open(&server.config()).await;
     let claim = owned(&older, "a").await;
     let client = connect(&server).await;
-    let undo = "ALTER TABLE buttress_claims DROP COLUMN awaited; UPDATE buttress_schema SET version = 1";
+    let undo = "ALTER TABLE buttress_claims DROP COLUMN awaited; DROP TABLE buttress_answers;
+        UPDATE buttress_schema SET version = 1";
     client.batch_execute(undo).await.unwrap();
     let store = open(&server.config()).await;
     assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
     let version = "SELECT version FROM buttress_schema";
-    assert_eq!(client.query_one(version, &[]).await.unwrap().get::<_, i32>(0), 2);
+    assert_eq!(client.query_one(version, &[]).await.unwrap().get::<_, i32>(0), 3);
 }
 
 #[tokio::test]

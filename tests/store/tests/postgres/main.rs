@@ -39,6 +39,10 @@ mod journals {
     buttress_store::journal_conformance!(super::Server::start());
 }
 
+mod answers {
+    buttress_store::answer_conformance!(super::Server::start());
+}
+
 async fn open(config: &str) -> Postgres {
     let config = config.parse().expect("it is one");
     Postgres::at(config).timeout(Duration::from_secs(60)).open(tokio_postgres::NoTls).await.unwrap()

@@ -42,6 +42,10 @@ mod journals {
     buttress_store::journal_conformance!(super::Server::start());
 }
 
+mod answers {
+    buttress_store::answer_conformance!(super::Server::start());
+}
+
 async fn open(server: &services::Redis) -> Redis {
     Redis::at(server.url()).unwrap().timeout(Duration::from_secs(60)).open().await.unwrap()
 }
