@@ -13,7 +13,7 @@ use crate::chain::{Chain, DRILL, Last, descend};
 use crate::error::NotAsked;
 use crate::fallen::{Failure, Fallen, cause_of, effect_of};
 use crate::grade::{Grade, IntoAnswer, no_failure};
-use crate::primary::{Ended, Primary};
+use crate::primary::Primary;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
 use crate::shared::Holder;
@@ -46,8 +46,10 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
+    #[project_replace = StateOwn]
     enum State<F, C: Rungs, P: 'static> {
-        Calling { #[pin] primary: Primary<F>, call: Call<C, P> },
+        Calling { #[pin] inner: F, call: Call<C, P> },
+        Waiting { made: BoxFuture<Result<F, BoxError>>, call: Call<C, P> },
         Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
         Done { answer: Option<C::Answer> },
     }
@@ -57,10 +59,19 @@ impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
             State::Calling { .. } => "ResponseFuture(calling)",
+            State::Waiting { .. } => "ResponseFuture(waiting)",
             State::Falling { .. } => "ResponseFuture(falling)",
             State::Done { .. } => "ResponseFuture(done)",
         })
     }
+}
+
+/// How a call did not give an answer.
+enum Fell<A, E> {
+    Response(A, Verdict),
+    Error(E),
+    /// Not yet, and its time may be over.
+    Late,
 }
 
 /// What a call needs when it falls.
@@ -73,8 +84,24 @@ pub(crate) struct Call<C: Rungs, P: 'static> {
 
 impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
     #[inline]
-    pub(crate) fn calling(primary: Primary<F>, call: Call<C, P>) -> Self {
-        Self { state: State::Calling { primary, call } }
+    pub(crate) fn calling(inner: F, call: Call<C, P>) -> Self {
+        Self { state: State::Calling { inner, call } }
+    }
+
+    /// The same where it may still have to become ready.
+    pub(crate) fn starting(primary: Primary<F>, mut call: Call<C, P>) -> Self
+    where
+        C: Fall<P>,
+        P: Carry<C::Request>,
+    {
+        match primary {
+            Primary::Calling { inner } => Self::calling(inner, call),
+            Primary::Waiting { made } => Self { state: State::Waiting { made, call } },
+            Primary::Failed { error } => {
+                let error = error.expect("nobody has asked for it");
+                Self::falling(call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)))
+            }
+        }
     }
 
     pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
@@ -112,10 +139,28 @@ where
 }
 
 impl<C: Rungs, P> Call<C, P> {
+    #[inline]
+    pub(crate) fn of(
+        shared: &Holder<P, C>,
+        copy: Option<fn(&C::Request) -> C::Request>,
+        request: &C::Request,
+    ) -> Self
+    where
+        P: Carry<C::Request>,
+    {
+        let deadline = if P::ACTIVE {
+            shared.policy.carried(request).and_then(|carried| carried.deadline)
+        } else {
+            None
+        };
+        let request = copy.map(|copy| copy(request));
+        Self { shared: shared.clone(), request, deadline, timer: Timer::default() }
+    }
+
     /// Nothing bounds what is waited for here.
     #[inline]
-    fn is_unbounded(&self, waiting: bool) -> bool {
-        !waiting && self.shared.limits.budget.is_none() && self.deadline.is_none()
+    fn is_unbounded(&self) -> bool {
+        self.shared.limits.budget.is_none() && self.deadline.is_none()
     }
 
     /// The time is over: the error that says so.
@@ -139,7 +184,7 @@ impl<C: Rungs, P> Call<C, P> {
         {
             // It was for becoming ready, which is over.
             self.timer = Timer::default();
-            return if self.is_unbounded(waiting) { Poll::Pending } else { self.poll_elapsed(waiting, cx) };
+            return if self.is_unbounded() { Poll::Pending } else { self.poll_elapsed(waiting, cx) };
         }
         let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), limits.bound());
         Poll::Ready((Cause::Elapsed, elapsed.into()))
@@ -183,47 +228,120 @@ where
 {
     type Output = Result<C::Answer, C::Error>;
 
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let falling = match self.as_mut().project().state.project() {
-            StateProj::Calling { mut primary, call } => match primary.as_mut().poll(cx) {
-                Poll::Ready(Ended::Outcome(Ok(mut response))) => {
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().state.poll(cx)
+    }
+}
+
+impl<F, C: Rungs, P> State<F, C, P> {
+    /// In the caller's own code as a whole, but for what is rare: then neither the future nor the answer is moved through memory.
+    #[inline(always)]
+    fn poll<T, E>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<C::Answer, C::Error>>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+        T: IntoAnswer<C::Answer>,
+        C: Fall<P>,
+        C::Answer: Grade,
+        P: Classify<T> + Carry<C::Request>,
+    {
+        let fell = match self.as_mut().project() {
+            StateProj::Calling { inner, call } => match inner.poll(cx) {
+                Poll::Ready(Ok(mut response)) => {
                     if call.shared.foreign {
                         response.disbelieve();
                     }
                     let verdict = call.shared.policy.classify(Ok(&response));
-                    let mut answer = response.into_answer();
+                    let answer = response.into_answer();
                     if !verdict.is_failure() {
-                        answer = no_failure(answer);
+                        let answer = no_failure(answer);
                         call.shared.told.answered(answer.level(), || "upstream".into());
                         return Poll::Ready(Ok(answer));
                     }
-                    call.fall(cause_of(verdict, None), effect_of(verdict), Failure::Response(answer))
+                    Fell::Response(answer, verdict)
                 }
-                Poll::Ready(ended) => call.fall_by(ended),
-                Poll::Pending => {
-                    let waiting = primary.is_waiting();
-                    if call.is_unbounded(waiting) {
-                        return Poll::Pending;
-                    }
-                    let (cause, error) = ready!(call.poll_elapsed(waiting, cx));
-                    // What has not become ready was not called.
-                    let effect = if waiting { Effect::NotSent } else { Effect::Unknown };
-                    call.fall(cause, effect, Failure::Error(error))
-                }
+                Poll::Ready(Err(error)) => Fell::Error(error),
+                Poll::Pending if call.is_unbounded() => return Poll::Pending,
+                Poll::Pending => Fell::Late,
             },
-            StateProj::Falling { future } => return future.as_mut().poll(cx),
             StateProj::Done { answer } => {
-                return Poll::Ready(Ok(answer
-                    .take()
-                    .expect("a future is not polled again after it was ready")));
+                let answer = answer.take();
+                return Poll::Ready(Ok(answer.expect("a future is not polled again after it was ready")));
+            }
+            _ => return self.poll_otherwise(cx),
+        };
+        self.poll_fell(fell, cx)
+    }
+
+    /// The call has failed, or may have taken too long.
+    #[cold]
+    fn poll_fell<T, E>(
+        mut self: Pin<&mut Self>,
+        fell: Fell<C::Answer, E>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<C::Answer, C::Error>>
+    where
+        E: Into<BoxError>,
+        C: Fall<P>,
+        P: Classify<T> + Carry<C::Request>,
+    {
+        let StateProj::Calling { call, .. } = self.as_mut().project() else {
+            unreachable!("it is the call that fell")
+        };
+        let falling = match fell {
+            Fell::Response(answer, verdict) => {
+                call.fall(cause_of(verdict, None), effect_of(verdict), Failure::Response(answer))
+            }
+            Fell::Error(error) => {
+                let error = error.into();
+                let verdict: Verdict = call.shared.policy.classify(Err(&*error));
+                call.fall(cause_of(verdict, Some(&error)), effect_of(verdict), Failure::Error(error))
+            }
+            Fell::Late => {
+                let (cause, error) = ready!(call.poll_elapsed(false, cx));
+                call.fall(cause, Effect::Unknown, Failure::Error(error))
             }
         };
         self.poll_falling(falling, cx)
     }
-}
 
-impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
+    /// Where there is neither a call under way nor an answer.
+    #[cold]
+    fn poll_otherwise<T, E>(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<C::Answer, C::Error>>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+        T: IntoAnswer<C::Answer>,
+        C: Fall<P>,
+        C::Answer: Grade,
+        P: Classify<T> + Carry<C::Request>,
+    {
+        let falling = match self.as_mut().project() {
+            StateProj::Calling { .. } | StateProj::Done { .. } => return self.poll(cx),
+            StateProj::Falling { future } => return future.as_mut().poll(cx),
+            StateProj::Waiting { made, call } => match made.as_mut().poll(cx) {
+                Poll::Ready(Ok(inner)) => {
+                    let waited = self.as_mut().project_replace(Self::Done { answer: None });
+                    if let StateOwn::Waiting { call, .. } = waited {
+                        self.set(Self::Calling { inner, call });
+                    }
+                    return self.poll(cx);
+                }
+                Poll::Ready(Err(error)) => call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)),
+                Poll::Pending => {
+                    let (cause, error) = ready!(call.poll_elapsed(true, cx));
+                    // What has not become ready was not called.
+                    call.fall(cause, Effect::NotSent, Failure::Error(error))
+                }
+            },
+        };
+        self.poll_falling(falling, cx)
+    }
+
     /// The call below is dropped now, before a rung is asked, and not only with this future.
     #[cold]
     fn poll_falling(
@@ -231,29 +349,10 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
         falling: BoxFuture<Result<C::Answer, C::Error>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<C::Answer, C::Error>> {
-        self.as_mut().project().state.set(State::Falling { future: falling });
-        match self.project().state.project() {
+        self.set(Self::Falling { future: falling });
+        match self.project() {
             StateProj::Falling { future } => future.as_mut().poll(cx),
             _ => unreachable!("it has just been set"),
         }
-    }
-}
-
-impl<C: Rungs, P> Call<C, P> {
-    #[cold]
-    fn fall_by<T>(&mut self, ended: Ended<T>) -> BoxFuture<Result<C::Answer, C::Error>>
-    where
-        C: Fall<P>,
-        P: Classify<T> + Carry<C::Request>,
-    {
-        let (cause, effect, error) = match ended {
-            Ended::NotReady(error) => (Cause::NotReady, Effect::NotSent, error),
-            Ended::Outcome(Err(error)) => {
-                let verdict: Verdict = self.shared.policy.classify(Err(&*error));
-                (cause_of(verdict, Some(&error)), effect_of(verdict), error)
-            }
-            Ended::Outcome(Ok(_)) => unreachable!("a response is no error"),
-        };
-        self.fall(cause, effect, Failure::Error(error))
     }
 }

@@ -19,13 +19,6 @@ pin_project! {
     }
 }
 
-impl<F> Primary<F> {
-    /// Whether it has yet to become ready.
-    pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting { .. })
-    }
-}
-
 /// How a call of the service below failed before there was one.
 pub(crate) enum Ended<T> {
     Outcome(Result<T, BoxError>),
@@ -37,7 +30,7 @@ where
     F: Future<Output = Result<T, E>>,
     E: Into<BoxError>,
 {
-    #[inline(always)]
+    #[inline]
     pub(crate) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<T>> {
         if let PrimaryProj::Calling { inner } = self.as_mut().project() {
             return inner.poll(cx).map(|outcome| Ended::Outcome(outcome.map_err(Into::into)));

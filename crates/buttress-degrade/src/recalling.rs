@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Classify, Discard, Level, Timer};
+use buttress_core::{BoxError, Carry, Classify, Discard, Level};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -21,7 +21,7 @@ use crate::recall::{Accepts, Kept, Recall, Restore};
 use crate::rung::BoxFuture;
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
 use crate::service::Degrade;
-use crate::shared::Holder;
+use crate::shared::{Holder, Told};
 use crate::store::{Entry, Joined, Look};
 use call::ForAll;
 use caller::Caller;
@@ -74,13 +74,11 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let Recalling { chain, store } = &self.shared.chain;
-        let drill = self.shared.told.drill() > Level::Full;
+        let store = &self.shared.chain.store;
         if let Some(key) = store.rules.key(&request) {
-            if drill {
-                let old = kept_for(&self.shared, &key, &request);
-                let mut caller = caller(&self.shared, key.into_owned(), &request, old);
-                return ResponseFuture::falling(Box::pin(async move { caller.drill().await }));
+            if self.shared.told.drill() > Level::Full {
+                let key = key.into_owned();
+                return self.drill(key, request);
             }
             let accepts = |record: &R::Record| store.rules.accepts(record, &request);
             match store.look(&key, Instant::now(), accepts) {
@@ -93,12 +91,55 @@ where
                     return ResponseFuture::done(answer);
                 }
                 Look::Ask(old) => {
-                    let old = old.filter(|old| accepts(&old.record) == Accepts::Yes);
-                    let caller = caller(&self.shared, key.into_owned(), &request, old);
-                    return ResponseFuture::falling(Box::pin(caller.ask(take(&mut self.inner), request)));
+                    let key = key.into_owned();
+                    return self.ask_for(key, request, old);
                 }
             }
         }
+        self.pass(request)
+    }
+}
+
+impl<S, P, Req, A, L, R> Degrade<S, Recalling<Chain<Req, A, L>, R>, P>
+where
+    S: Service<Req, Future: Send + 'static> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Response: IntoAnswer<A> + Send + 'static,
+    P: Classify<S::Response> + Carry<Req> + Discard<A, Future: Send + 'static> + Send + Sync + 'static,
+    R: Recall<Req, S::Response, Answer = A>,
+    Req: Send + 'static,
+    A: Grade + Send + 'static,
+    L: Last<Req, A>,
+{
+    #[cold]
+    fn drill(
+        &self,
+        key: String,
+        request: Req,
+    ) -> ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P> {
+        let old = kept_for(&self.shared, &key, &request);
+        let mut caller = caller(&self.shared, key, &request, old);
+        ResponseFuture::falling(Box::pin(async move { caller.drill().await }))
+    }
+
+    #[cold]
+    fn ask_for(
+        &mut self,
+        key: String,
+        request: Req,
+        old: Option<Arc<Entry<R::Record>>>,
+    ) -> ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P> {
+        let rules = &self.shared.chain.store.rules;
+        let old = old.filter(|old| rules.accepts(&old.record, &request) == Accepts::Yes);
+        let caller = caller(&self.shared, key, &request, old);
+        ResponseFuture::falling(Box::pin(caller.ask(take(&mut self.inner), request)))
+    }
+
+    /// What has nothing to do with the store, but that it may make an answer obsolete.
+    #[inline(never)]
+    fn pass(&mut self, request: Req) -> ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P> {
+        let Recalling { chain, store } = &self.shared.chain;
+        let drill = self.shared.told.drill() > Level::Full;
         if let Some(key) = store.rules.key_in_outage(&request) {
             let old = kept_for(&self.shared, &key, &request);
             let mut caller = caller(&self.shared, key.into_owned(), &request, old);
@@ -108,18 +149,12 @@ where
             }));
         }
         let obsolete = store.rules.obsoletes(&request);
-        let kept = chain.copy.map(|copy| copy(&request));
-        let call = Call {
-            shared: self.shared.clone(),
-            request: kept,
-            deadline: deadline(&self.shared, &request),
-            timer: Timer::default(),
-        };
+        let call = Call::of(&self.shared, chain.copy, &request);
         if drill {
             return ResponseFuture::falling(call.drill());
         }
         let primary = start(&mut self.inner, &mut Readiness::Unasked, request);
-        let future = ResponseFuture::calling(primary, call);
+        let future = ResponseFuture::starting(primary, call);
         let Some(obsolete) = obsolete else { return future };
         let store = store.clone();
         ResponseFuture::falling(Box::pin(async move {
@@ -215,6 +250,7 @@ fn take<S: Clone>(inner: &mut S) -> S {
 }
 
 /// An answer from the store.
+#[inline(always)]
 fn answer<P, Req, A, L, R>(
     shared: &Shared<P, Req, A, L, R>,
     entry: &Entry<R::Record>,
@@ -227,15 +263,20 @@ where
     let mut answer = shared.chain.store.rules.restore(&entry.record);
     let told = &shared.told;
     if served.level.is_degraded() {
-        let cause = match served.freshness() {
-            Some(Freshness::WhileRevalidate) => Cause::Stale,
-            Some(Freshness::Confirmed | Freshness::Shared) => Cause::Upstream,
-            _ => Cause::FailedBefore,
-        };
-        let shortfall = Shortfall::new(Arc::clone(&told.name), served.level, cause);
-        served = served.because(shortfall);
+        served = because_stored(told, served);
     }
     told.answered(served.level, || served.source().name());
     answer.grade(served);
     answer
+}
+
+#[cold]
+fn because_stored(told: &Told, served: Served) -> Served {
+    let cause = match served.freshness() {
+        Some(Freshness::WhileRevalidate) => Cause::Stale,
+        Some(Freshness::Confirmed | Freshness::Shared) => Cause::Upstream,
+        _ => Cause::FailedBefore,
+    };
+    let shortfall = Shortfall::new(Arc::clone(&told.name), served.level, cause);
+    served.because(shortfall)
 }

@@ -211,6 +211,13 @@ impl Served {
         Self { stored: Some(Stored { age: nanos(age), fresh_for: nanos(fresh_for) }), ..self }
     }
 
+    /// A fresh answer, of which this is known in nanoseconds.
+    #[inline]
+    pub(crate) fn fresh(age: u64, fresh_for: u64) -> Self {
+        let stored = Some(Stored { age, fresh_for });
+        Self { level: Level::Full, from: From::LastGood(Freshness::Fresh), stored, more: None }
+    }
+
     pub(crate) fn because(mut self, shortfall: Shortfall) -> Self {
         self.more.get_or_insert_default().shortfalls.push(shortfall);
         self

@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Carry, Classify, Discard, Level, Timer};
+use buttress_core::{BoxError, Carry, Classify, Discard, Level};
 use tower_service::Service;
 
 use crate::chain::{Chain, Last};
@@ -77,17 +77,31 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let shared = &self.shared;
-        let kept = shared.chain.copy.map(|copy| copy(&request));
-        let deadline = if P::ACTIVE {
-            shared.policy.carried(&request).and_then(|carried| carried.deadline)
-        } else {
-            None
-        };
-        let call = Call { shared: shared.clone(), request: kept, deadline, timer: Timer::default() };
-        if shared.told.drill() > Level::Full {
+        if let (Readiness::Ready, Level::Full) = (&self.readiness, self.shared.told.drill()) {
+            self.readiness = Readiness::Unasked;
+            let call = Call::of(&self.shared, self.shared.chain.copy, &request);
+            return ResponseFuture::calling(self.inner.call(request), call);
+        }
+        self.call_otherwise(request)
+    }
+}
+
+impl<S, P, Req, A, L> Degrade<S, Chain<Req, A, L>, P>
+where
+    S: Service<Req> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    P: Carry<Req> + Discard<A, Future: Send + 'static> + Send + Sync + 'static,
+    Req: Send + 'static,
+    A: Grade + Send + 'static,
+    L: Last<Req, A>,
+{
+    /// In a drill, or where the service inside has yet to become ready.
+    #[cold]
+    fn call_otherwise(&mut self, request: Req) -> ResponseFuture<S::Future, Chain<Req, A, L>, P> {
+        let call = Call::of(&self.shared, self.shared.chain.copy, &request);
+        if self.shared.told.drill() > Level::Full {
             return ResponseFuture::falling(call.drill());
         }
-        ResponseFuture::calling(start(&mut self.inner, &mut self.readiness, request), call)
+        ResponseFuture::starting(start(&mut self.inner, &mut self.readiness, request), call)
     }
 }

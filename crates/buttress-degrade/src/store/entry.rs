@@ -28,6 +28,11 @@ pub(crate) struct Entry<V> {
     pub(crate) lifetime: Lifetime,
     /// From this age on it is refreshed: its lifetime, or a little before that.
     pub(crate) refresh_at: Duration,
+    /// The same from when it was stored on, or its lifetime if that is shorter, and what it takes to say how old it is by then;
+    /// in nanoseconds: most of the time that is all that has to be known.
+    calm: u64,
+    age: u64,
+    fresh: u64,
     /// When the service last failed to give a newer one, in nanoseconds since it was stored, plus one.
     failed: AtomicU64,
     /// Somebody is refreshing it.
@@ -37,7 +42,16 @@ pub(crate) struct Entry<V> {
 impl<V> Entry<V> {
     pub(crate) fn new(record: V, stored: Instant, lifetime: Lifetime, refresh_at: Duration) -> Self {
         let (failed, refreshing) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { record, stored, lifetime, refresh_at, failed, refreshing }
+        let (age, fresh) = (nanos(lifetime.age), nanos(lifetime.fresh));
+        let calm = nanos(refresh_at).min(fresh).saturating_sub(age);
+        Self { record, stored, lifetime, refresh_at, calm, age, fresh, failed, refreshing }
+    }
+
+    /// Of an answer that is fresh and not to be refreshed: how old it is, and up to when it is fresh.
+    #[inline]
+    pub(crate) fn calm(&self, now: Instant) -> Option<(u64, u64)> {
+        let since = nanos(now.saturating_duration_since(self.stored));
+        (since < self.calm).then(|| (self.age + since, self.fresh))
     }
 
     /// How old it is. It counts on the runtime's clock, which does not run backwards.

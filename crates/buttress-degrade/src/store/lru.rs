@@ -1,9 +1,9 @@
 //! What is kept, by key: bounded in bytes. What has not been used for long goes first.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// What one entry takes beside its key and its value: its place here, and what the allocator rounds up.
 pub(crate) const OVERHEAD: usize = 192;
@@ -13,12 +13,13 @@ pub(crate) const OVERHEAD: usize = 192;
 /// The order is that of arrival, with a second chance: the oldest goes, unless it has been used since its turn came last, and then
 /// counts as new. So a hit marks its entry and moves nothing.
 ///
-/// Keys come from outside, so that they are hashed with a secret (SipHash). The bound is hard: room is made before anything is
+/// A key is hashed once, by foldhash with seeds of its own: whoever chooses keys does not learn which ones collide, and a SipHash would
+/// take as long as all of the rest. The bound is hard: room is made before anything is
 /// added, and what is larger than a shard's share is not kept.
 #[derive(Debug)]
 pub(crate) struct Lru<V> {
     shards: Box<[Aligned<V>]>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 /// In cache lines of its own (processors fetch them in pairs): what locks one does not slow down the other.
@@ -60,9 +61,10 @@ impl<V> Lru<V> {
         // The greatest power of two within it.
         let shards = 1 << shards.ilog2();
         let shard = || Aligned(Mutex::new(Shard::new(max_bytes / shards)));
-        Self { shards: (0..shards).map(|_| shard()).collect(), hasher: RandomState::new() }
+        Self { shards: (0..shards).map(|_| shard()).collect(), hasher: DefaultHashBuilder::default() }
     }
 
+    #[inline(always)]
     fn shard(&self, key: &str) -> (u64, MutexGuard<'_, Shard<V>>) {
         let hash = self.hasher.hash_one(key);
         // The table uses the top bits and the bottom ones.
@@ -76,7 +78,10 @@ impl<V> Lru<V> {
         let (hash, mut shard) = self.shard(key);
         let slot = shard.find(hash, key)?;
         let slot = &mut shard.slots[slot as usize];
-        slot.used = true;
+        // Not written where it is so already: other processors may have it in their caches.
+        if !slot.used {
+            slot.used = true;
+        }
         slot.value.clone()
     }
 

@@ -304,6 +304,14 @@ impl<R: Kept> LastGood<R> {
             Accepts::IfConfirmed => return Look::Ask(Some(entry)),
             Accepts::Yes => {}
         }
+        match entry.calm(now) {
+            Some((age, fresh)) => Look::Serve { entry, served: Served::fresh(age, fresh), refresh: false },
+            None => self.look_closer(entry, now),
+        }
+    }
+
+    #[cold]
+    fn look_closer(&self, entry: Arc<Entry<R::Record>>, now: Instant) -> Look<R::Record> {
         let age = entry.age(now);
         let failed = || entry.failed_within(self.config.negative_ttl, now);
         let serve = |freshness: Freshness, level, refresh| {
