@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::task::{Context, Poll, Waker};
 
+use buttress_degrade::Degraded;
 use tower::Service;
 
 /// An error as small as they come.
@@ -84,6 +85,49 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         Box::pin(self.0.call(request))
+    }
+}
+
+/// What one would write by hand: another answer in the place of an error, and the answer in the type that says so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapped<S, T>(pub(crate) S, pub(crate) T);
+
+impl<S, Req, T> Service<Req> for Mapped<S, T>
+where
+    S: Service<Req, Future: Unpin>,
+    T: Fn(Option<S::Response>) -> Degraded<S::Response> + Copy,
+{
+    type Response = Degraded<S::Response>;
+    type Error = S::Error;
+    type Future = MappedAnswer<S::Future, T>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        MappedAnswer { inner: self.0.call(request), map: self.1 }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct MappedAnswer<F, T> {
+    inner: F,
+    map: T,
+}
+
+impl<F, T> Unpin for MappedAnswer<F, T> {}
+
+impl<F, T, Res, E> Future for MappedAnswer<F, T>
+where
+    F: Future<Output = Result<Res, E>> + Unpin,
+    T: Fn(Option<Res>) -> Degraded<Res>,
+{
+    type Output = Result<Degraded<Res>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = std::task::ready!(Pin::new(&mut self.inner).poll(cx));
+        Poll::Ready(Ok((self.map)(result.ok())))
     }
 }
 

@@ -13,7 +13,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_resilience::cache::CacheLayer;
 use tower_resilience::fallback::FallbackLayer;
 
-use crate::leaf::{Down, Leaf, PENDING, READY, calls, futures};
+use crate::leaf::{Down, Leaf, Mapped, PENDING, READY, calls, futures};
 use crate::measure::{Case, Side, counted};
 
 pub(super) fn untriggered() -> Vec<Case> {
@@ -28,6 +28,7 @@ fn chains(group: &'static str, leaf: Leaf) -> Vec<Case> {
     let replica = Rung::alternate("replica", READY, ErrorsAreFailures);
     let keeps = Chain::<u64, Degraded<u64>>::new().rung(replica).finally(Level::Minimal, "static", |_| 0);
     let keeps = DegradeLayer::new("bench", keeps).unwrap().leaked();
+    let mapped = Mapped(leaf, |answer: Option<u64>| Degraded::full(answer.unwrap_or(0)));
     let resilience = FallbackLayer::<u64, u64, Down>::value(0).layer(leaf);
     let context = ResilienceContext::new(Clock::new_tokio());
     let pipeline = (
@@ -47,6 +48,7 @@ fn chains(group: &'static str, leaf: Leaf) -> Vec<Case> {
     let ours = |name, service| Case::new(group, Side::Buttress, name, service);
     vec![
         Case::new(group, Side::Floor, "bare service", calls(leaf, |n| n, true)),
+        Case::new(group, Side::Floor, "a map of the outcome, by hand", calls(mapped, |n| n, true)),
         ours(
             "closed chain, leaked",
             Box::new(calls(layer().leaked().layer(leaf), |n| n, true)) as Box<dyn FnMut(u64)>,
@@ -118,13 +120,17 @@ pub(super) fn hits() -> Vec<Case> {
     let (service, keys) = filled();
     let make = move |n| query(keys, n);
     let leaf = service_fn(|_: Query| std::future::ready(Ok::<Bytes, Down>(Bytes::new())));
-    let owned = CacheLayer::builder().max_size(KEYS * 2).key_extractor(|query: &Query| query.0.to_owned());
+    let owned = || CacheLayer::builder().max_size(KEYS * 2).key_extractor(|query: &Query| query.0.to_owned());
     let borrowed = CacheLayer::builder().max_size(KEYS * 2).key_extractor(|query: &Query| query.0);
     let origin = || service_fn(|_: Query| std::future::ready(Ok::<Bytes, Down>(answer())));
+    // As the store does, it then looks how old each answer is.
+    let aged = owned().ttl(Duration::from_secs(86_400)).build().unwrap().layer(origin());
     let (owned, borrowed) =
-        (owned.build().unwrap().layer(origin()), borrowed.build().unwrap().layer(origin()));
-    let (mut owned, mut borrowed) = (calls(owned, make, true), calls(borrowed, make, true));
+        (owned().build().unwrap().layer(origin()), borrowed.build().unwrap().layer(origin()));
+    let (mut owned, mut aged) = (calls(owned, make, true), calls(aged, make, true));
+    let mut borrowed = calls(borrowed, make, true);
     owned(KEYS as u64 * 16);
+    aged(KEYS as u64 * 16);
     borrowed(KEYS as u64 * 16);
     let moka = moka::sync::Cache::<String, Bytes>::new(KEYS as u64 * 2);
     keys.iter().for_each(|key| moka.insert(key.clone(), answer()));
@@ -135,6 +141,7 @@ pub(super) fn hits() -> Vec<Case> {
         Case::new(GROUP, Side::Floor, "bare service", calls(leaf, make, true)),
         Case::new(GROUP, Side::Buttress, "last good answer", calls(service, make, true)),
         Case::new(GROUP, Side::Peer, "tower-resilience cache, String key", owned),
+        Case::new(GROUP, Side::Peer, "tower-resilience cache with a ttl, String key", aged),
         Case::new(GROUP, Side::Peer, "tower-resilience cache, &'static str key", borrowed),
         Case::new(GROUP, Side::Peer, "moka, a raw get", moka),
     ]
