@@ -7,7 +7,8 @@ mod support;
 
 use buttress_core::{BoxError, ErrorsAreFailures, Level, Reason, Refused};
 use buttress_degrade::{
-    Chain, DEGRADATION, DegradationRegistry, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served, Unanswered,
+    Chain, DEGRADATION, DegradationRegistry, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served,
+    Unanswered,
 };
 use buttress_http::{Http, HttpCapture, StoredResponse};
 use http::{HeaderMap, Method, Response};

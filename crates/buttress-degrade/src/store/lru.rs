@@ -124,6 +124,7 @@ impl<V> Lru<V> {
             let gone: Vec<u32> =
                 (0..).zip(&shard.slots).filter(|(_, slot)| useless(slot)).map(|(at, _)| at).collect();
             let gone: Vec<_> = gone.into_iter().map(|slot| shard.remove(slot)).collect();
+            shard.compact();
             drop(shard);
             removed += gone.len();
         }
@@ -146,9 +147,10 @@ impl<V> Lru<V> {
                 }
             }
             if left == before {
-                return;
+                break;
             }
         }
+        self.shards.iter().for_each(|shard| lock(shard).compact());
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -175,8 +177,13 @@ impl<V> Shard<V> {
     }
 
     fn add(&mut self, hash: u64, key: &str, value: Arc<V>, bytes: usize) {
-        let slot =
-            Slot { hash, key: key.into(), value: Some(value), bytes, used: false, newer: NONE, older: NONE };
+        let (key, value) = (key.into(), Some(value));
+        self.push(Slot { hash, key, value, bytes, used: false, newer: NONE, older: NONE });
+    }
+
+    /// As the newest.
+    fn push(&mut self, slot: Slot<V>) {
+        let (hash, bytes) = (slot.hash, slot.bytes);
         let at = if let Some(free) = self.free.pop() {
             self.slots[free as usize] = slot;
             free
@@ -201,6 +208,21 @@ impl<V> Shard<V> {
         }
         self.free.push(at);
         value
+    }
+
+    /// Gives back what most of the places took, where most are free.
+    fn compact(&mut self) {
+        if self.table.len() >= self.slots.len() / 4 {
+            return;
+        }
+        let mut sparse = std::mem::replace(self, Self::new(self.max_bytes));
+        let mut at = sparse.ends.1;
+        while at != NONE {
+            let slot = &mut sparse.slots[at as usize];
+            let (key, value) = (std::mem::take(&mut slot.key), slot.value.take());
+            self.push(Slot { key, value, newer: NONE, older: NONE, ..*slot });
+            at = sparse.slots[at as usize].newer;
+        }
     }
 
     /// Whose turn it is to go. There has to be one.
@@ -271,6 +293,34 @@ mod tests {
         assert!(!lru.insert("c", Arc::new(3), 3 * EACH), "too large");
         assert_eq!(kept(&lru), "d", "and the old one is out of date");
         assert_eq!((lru.retain(|value| *value != 4), lru.len(), lru.bytes()), (1, 0, 0));
+    }
+
+    #[test]
+    fn what_is_freed_is_given_back_and_the_order_stays() {
+        let lru = Lru::new(SMALLEST_SHARD);
+        for n in 0..10_000 {
+            lru.insert(&n.to_string(), Arc::new(n % 1000 == 0), 0);
+        }
+        let places = || {
+            let shard = lock(&lru.shards[0]);
+            shard.slots.capacity() + shard.table.capacity()
+        };
+        let before = places();
+        assert_eq!(lru.retain(|worth| *worth), 9990);
+        assert!(places() < before / 100, "{} of {before}", places());
+        let there = |n: u32| {
+            lru.shard(&n.to_string()).1.find(lru.hasher.hash_one(n.to_string()), &n.to_string()).is_some()
+        };
+        let bytes = lru.bytes();
+        assert_eq!((bytes, lru.len()), (10 * OVERHEAD + 4 * 9 + 1, 10));
+        for left in (0..10).rev() {
+            assert_eq!(
+                (0..10).filter(|n| there(n * 1000)).collect::<Vec<_>>(),
+                (9 - left..10).collect::<Vec<_>>()
+            );
+            lru.shrink_to(lru.bytes() - 1);
+        }
+        assert!(lru.bytes() == 0 && places() < 20);
     }
 
     proptest! {
