@@ -3,6 +3,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use buttress_core::clock::after;
 use buttress_core::{BoxError, Carry, Classify, Discard, Effect, Elapsed, Timer, Verdict};
@@ -79,7 +80,9 @@ pub(crate) struct Call<C: Rungs, P: 'static> {
     pub(crate) shared: Holder<P, C>,
     pub(crate) request: Option<C::Request>,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) timer: Timer,
+    timer: Timer,
+    /// How long it waits, once the timer is set.
+    limit: Duration,
 }
 
 impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
@@ -154,7 +157,8 @@ impl<C: Rungs, P> Call<C, P> {
             None
         };
         let request = copy.map(|copy| copy(request));
-        Self { shared: shared.clone(), request, deadline, timer: Timer::default() }
+        let (timer, limit) = (Timer::default(), Duration::ZERO);
+        Self { shared: shared.clone(), request, deadline, timer, limit }
     }
 
     /// Nothing bounds what is waited for here.
@@ -167,13 +171,14 @@ impl<C: Rungs, P> Call<C, P> {
     #[cold]
     fn poll_elapsed(&mut self, waiting: bool, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
         if !self.timer.is_set() {
-            let limits = &self.shared.limits;
+            let (now, limits) = (Instant::now(), &self.shared.limits);
             let limit = limits.budget.or(waiting.then(|| limits.patience()));
-            let end = limit.map(|limit| after(Instant::now(), limit));
-            let end = end.into_iter().chain(self.deadline).min().unwrap_or_else(Instant::now);
+            let end =
+                limit.map(|limit| after(now, limit)).into_iter().chain(self.deadline).min().unwrap_or(now);
+            self.limit += end.saturating_duration_since(now);
             match Timer::at(end) {
                 Ok(timer) => self.timer = timer,
-                Err(error) => return Poll::Ready((Cause::Rejected, error.into())),
+                Err(error) => return Poll::Ready((Cause::NoTimer, error.into())),
             }
         }
         ready!(self.timer.poll(cx));
@@ -186,7 +191,7 @@ impl<C: Rungs, P> Call<C, P> {
             self.timer = Timer::default();
             return if self.is_unbounded() { Poll::Pending } else { self.poll_elapsed(waiting, cx) };
         }
-        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), limits.bound());
+        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), self.limit);
         Poll::Ready((Cause::Elapsed, elapsed.into()))
     }
 

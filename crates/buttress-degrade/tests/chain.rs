@@ -374,4 +374,20 @@ fn without_a_runtime_what_has_to_wait_is_an_error_and_what_has_not_works() {
     assert_eq!(answer.into_inner(), 7);
     let Poll::Ready(Err(error)) = poll(hang()) else { panic!("an error") };
     assert!(find::<buttress_core::NoTimer>(&*error).is_some());
+    // A closed chain has to answer, and knows that it is not the caller's fault.
+    let closed = Open::new().finally(Level::Minimal, "static", |fallen| match fallen.cause() {
+        Cause::NoTimer => 500,
+        _ => 503,
+    });
+    let layer = DegradeLayer::new("prices", closed).unwrap().budget(secs(1)).unwrap();
+    let mut call = tokio_test::task::spawn(layer.layer(Scripted::<u32>::new([hang()])).oneshot(1));
+    let Poll::Ready(Ok(answer)) = call.poll() else { panic!("answered at once") };
+    assert_eq!(answer.into_inner(), 500);
+    // A layer below that has none is no fault of the caller's either.
+    let below = DegradeLayer::new("below", Open::new()).unwrap().budget(secs(1)).unwrap();
+    let layer = DegradeLayer::new("prices", Open::new().keep_requests().rung(fixed(7))).unwrap();
+    let mut call =
+        tokio_test::task::spawn(layer.layer(below.layer(Scripted::<u32>::new([hang()]))).oneshot(1));
+    let Poll::Ready(Err(error)) = call.poll() else { panic!("an error") };
+    assert!(find::<buttress_core::NoTimer>(&*error).is_some());
 }

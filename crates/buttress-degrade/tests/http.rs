@@ -5,7 +5,7 @@
 mod origin;
 mod support;
 
-use buttress_core::{BoxError, ErrorsAreFailures, Level, Reason, Refused};
+use buttress_core::{BoxError, Elapsed, ErrorsAreFailures, Level, Reason, Refused, find};
 use buttress_degrade::{
     Chain, DEGRADATION, DegradationRegistry, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served,
     Unanswered,
@@ -540,4 +540,33 @@ async fn who_asks_for_a_part_or_a_change_gets_the_whole_answer_in_an_outage() {
         search.set_drill(Level::Full);
         assert_eq!((origin.calls(), kept.len()), (calls, 1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_time_says_how_long_it_was_waited() {
+    use buttress_core::Carry;
+    let hanging = service_fn(|_: Asked| std::future::pending::<Result<Response<Body>, BoxError>>());
+    let layer = DegradeLayer::new("search", Chain::<Asked, Given>::new()).unwrap().policy(Http::new());
+    let hasty = || {
+        let mut request = get(&[]);
+        let end = tokio::time::Instant::now() + ms(300);
+        Http::new().carry(&mut request, |carried| carried.deadline = Some(end));
+        request
+    };
+    let plain = layer.clone().layer(hanging);
+    let stored = layer.clone().last_good(store(HttpRules::private())).unwrap().layer(hanging);
+    let unready = layer.layer(NeverReady);
+    let says = |answer: Result<Given, BoxError>| {
+        find::<Elapsed>(&*answer.unwrap_err()).expect("an error of time").to_string()
+    };
+    let expected =
+        |waited| format!("`search` did not answer within {waited}; the request may have been applied");
+    assert_eq!(says(plain.oneshot(hasty()).await), expected("300 ms"));
+    for (request, waited) in [(hasty(), "300 ms"), (get(&[]), "10 s")] {
+        let other = tokio::spawn(stored.clone().oneshot(get(&[])));
+        assert_eq!(says(stored.clone().oneshot(request).await), expected(waited));
+        other.abort();
+    }
+    assert_eq!(says(unready.clone().oneshot(hasty()).await), expected("300 ms"));
+    assert_eq!(says(unready.oneshot(get(&[])).await), expected("10 s"));
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use buttress_core::{BoxError, Kind, Level, Verdict, classify_fn};
+use buttress_core::{BoxError, Kind, Level, Verdict, classify_fn, find};
 use buttress_degrade::{
     ByKey, Cause, Chain, DegradeLayer, Degraded, Freshness, IntoAnswer, LastGood, Open, Recalling, Rung,
     Source,
@@ -338,6 +338,19 @@ fn without_a_runtime_the_caller_makes_the_call() {
     let mut call = tokio_test::task::spawn(service.oneshot("a".to_owned()));
     let std::task::Poll::Ready(Ok(answer)) = call.poll() else { panic!("answered at once") };
     assert_eq!(answer.into_inner(), 1);
+}
+
+/// A runtime, but one without a timer.
+#[test]
+fn without_a_timer_a_call_that_has_to_wait_says_so() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let layer = layer(&store());
+    for polled in [hang(), hang().ready_after(ms(1))] {
+        let call = layer.layer(Scripted::<u32>::new([polled])).oneshot("a".to_owned());
+        let Ok(error) = runtime.block_on(async { tokio::spawn(call).await }) else { continue };
+        let error = error.unwrap_err();
+        assert!(find::<buttress_core::NoTimer>(&*error).is_some(), "{error}");
+    }
 }
 
 #[test]
