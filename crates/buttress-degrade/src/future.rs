@@ -142,6 +142,7 @@ where
 }
 
 impl<C: Rungs, P> Call<C, P> {
+    #[allow(clippy::type_complexity, reason = "it is a function from a request to one")]
     #[inline]
     pub(crate) fn of(
         shared: &Holder<P, C>,

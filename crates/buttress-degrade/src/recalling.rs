@@ -50,6 +50,7 @@ where
 }
 
 type Shared<P, Req, A, L, R> = Holder<P, Recalling<Chain<Req, A, L>, R>>;
+type Answers<F, P, Req, A, L, R> = ResponseFuture<F, Recalling<Chain<Req, A, L>, R>, P>;
 
 impl<S, P, Req, A, L, R> Service<Req> for Degrade<S, Recalling<Chain<Req, A, L>, R>, P>
 where
@@ -78,7 +79,7 @@ where
         if let Some(key) = store.rules.key(&request) {
             if self.shared.told.drill() > Level::Full {
                 let key = key.into_owned();
-                return self.drill(key, request);
+                return self.drill(key, &request);
             }
             let accepts = |record: &R::Record| store.rules.accepts(record, &request);
             match store.look(&key, Instant::now(), accepts) {
@@ -112,13 +113,9 @@ where
     L: Last<Req, A>,
 {
     #[cold]
-    fn drill(
-        &self,
-        key: String,
-        request: Req,
-    ) -> ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P> {
-        let old = kept_for(&self.shared, &key, &request);
-        let mut caller = caller(&self.shared, key, &request, old);
+    fn drill(&self, key: String, request: &Req) -> Answers<S::Future, P, Req, A, L, R> {
+        let old = kept_for(&self.shared, &key, request);
+        let mut caller = caller(&self.shared, key, request, old);
         ResponseFuture::falling(Box::pin(async move { caller.drill().await }))
     }
 
@@ -128,7 +125,7 @@ where
         key: String,
         request: Req,
         old: Option<Arc<Entry<R::Record>>>,
-    ) -> ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P> {
+    ) -> Answers<S::Future, P, Req, A, L, R> {
         let rules = &self.shared.chain.store.rules;
         let old = old.filter(|old| rules.accepts(&old.record, &request) == Accepts::Yes);
         let caller = caller(&self.shared, key, &request, old);
@@ -137,7 +134,7 @@ where
 
     /// What has nothing to do with the store, but that it may make an answer obsolete.
     #[inline(never)]
-    fn pass(&mut self, request: Req) -> ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P> {
+    fn pass(&mut self, request: Req) -> Answers<S::Future, P, Req, A, L, R> {
         let Recalling { chain, store } = &self.shared.chain;
         let drill = self.shared.told.drill() > Level::Full;
         if let Some(key) = store.rules.key_in_outage(&request) {
