@@ -1,0 +1,3 @@
+-- requires: 004_orders_by_customer
+
+ANALYZE orders;

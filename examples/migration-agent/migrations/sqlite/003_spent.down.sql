@@ -1,0 +1,2 @@
+DROP TRIGGER orders_spent;
+ALTER TABLE customers DROP COLUMN spent;
