@@ -25,8 +25,8 @@ pub(crate) struct Sqlite {
     settings: Settings,
 }
 
-/// Told whenever a statement begins, so that its time can be measured from elsewhere.
-type Ticks = watch::Sender<()>;
+/// Told whenever a statement begins, and what it may take, so that its time can be measured from elsewhere.
+type Ticks = watch::Sender<Duration>;
 
 impl Sqlite {
     pub(crate) fn new(path: &Path, settings: Settings) -> Self {
@@ -55,7 +55,7 @@ impl Sqlite {
             if change.source().script.bare {
                 bare(connection, &change, ticks)
             } else {
-                whole(connection, &change, ticks)
+                whole(connection, &change, settings.statement, ticks)
             }
         })
         .await
@@ -70,7 +70,7 @@ impl Sqlite {
         work: impl FnOnce(&mut Connection, &Ticks) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (path, lock) = (self.path.clone(), settings.lock);
-        let (ticks, mut ticked) = watch::channel(());
+        let (ticks, mut ticked) = watch::channel(lock.saturating_add(settings.statement));
         let (handle, interrupt) = oneshot::channel();
         let mut working = tokio::task::spawn_blocking(move || {
             let mut connection = open(&path, create, lock)?;
@@ -78,9 +78,8 @@ impl Sqlite {
             work(&mut connection, &ticks)
         });
         let interrupt = Interrupt(interrupt.await.ok());
-        // What waits for a lock has not begun to run.
-        let patience = lock.saturating_add(settings.statement);
         let ended = loop {
+            let patience = *ticked.borrow_and_update();
             tokio::select! {
                 ended = &mut working => break ended,
                 told = tokio::time::timeout(patience, ticked.changed()) => match told {
@@ -152,17 +151,24 @@ fn begin(connection: &Connection, change: &Change) -> Result<Begin, Fault> {
 }
 
 /// A migration in one transaction with its record.
-fn whole(connection: &mut Connection, change: &Change, ticks: &Ticks) -> Result<Done, Fault> {
+fn whole(
+    connection: &mut Connection,
+    change: &Change,
+    limit: Duration,
+    ticks: &Ticks,
+) -> Result<Done, Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if begin(&transaction, change)? == Begin::Nowhere {
         return Ok(Done::Before);
     }
     let (id, started) = (change.id(), Instant::now());
     change.crash.at(id, Point::Before);
+    // The file is locked: nothing waits any more.
+    ticks.send_replace(limit);
     let broken = references(&transaction)?;
     let mut batch = Batch::new(&transaction, &change.source().script.text);
     while let Some(mut statement) = batch.next()? {
-        ticks.send_replace(());
+        ticks.send_replace(limit);
         let mut rows = statement.raw_query();
         while rows.next()?.is_some() {}
     }
@@ -234,7 +240,7 @@ fn bare(connection: &mut Connection, change: &Change, ticks: &Ticks) -> Result<D
     for (at, statement) in statements.iter().enumerate().skip(first) {
         mark(connection, change, at)?;
         change.crash.at(change.id(), Point::Before);
-        ticks.send_replace(());
+        ticks.send_modify(|_| {});
         if let Err(error) = connection.execute_batch(&statement.text) {
             let fault = Fault::from(error);
             if at == 0 && fault.is_refusal() {
