@@ -47,8 +47,7 @@ impl Postgres {
             );
             client.batch_execute(&sql).await?;
         }
-        client.give_back();
-        Ok(())
+        release(client).await
     }
 
     pub(crate) async fn history(&self) -> Result<Vec<Record>, Fault> {
@@ -67,7 +66,8 @@ impl Postgres {
         } else {
             whole(&mut client, change).await
         }?;
-        client.give_back();
+        // What could go wrong now has been done.
+        let _ = release(client).await;
         Ok(done)
     }
 
@@ -131,6 +131,13 @@ impl Postgres {
         let who = who.unwrap_or_else(|| "another session".to_owned());
         Ok(Fault::passing(format!("{who} holds the lock of the migrations")))
     }
+}
+
+/// Lets go of the lock before others wait for a session that has nothing to do. One that cannot be asked is closed.
+async fn release(client: Lent) -> Result<(), Fault> {
+    client.batch_execute("SELECT pg_advisory_unlock_all()").await?;
+    client.give_back();
+    Ok(())
 }
 
 async fn records(client: &impl GenericClient) -> Result<Vec<Record>, Fault> {
