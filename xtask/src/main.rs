@@ -39,6 +39,9 @@ cargo xtask <command>
   soak --workflows [--kills N] [--seeds N] [--seconds N]
           kills so many worker processes in the middle of a workflow (default 5000), simulates workers that crash, stop and
           lose their store by so many seeds (10000), and kills or stops one of four workers each second (60)
+  soak --migrations [--kills N] [--seeds N]
+          kills the migration agent so often (default 1000) over SQLite and PostgreSQL, and then draws so many sets of migrations
+          and faults (1000; two fifths of them over PostgreSQL)
 
 All set up what they need and need nothing but a Rust toolchain with its linker, and a C compiler for SQLite.";
 
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         ["soak", "--minutes", minutes] => soak(Some(minutes)),
         ["soak", "--kills", kills] => soak_kills(kills),
         ["soak", "--workflows", ref options @ ..] => soak_workflows(options),
+        ["soak", "--migrations", ref options @ ..] => soak_migrations(options),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -140,19 +144,37 @@ fn soak_kills(kills: &str) -> Result<(), Failure> {
 
 /// What the tests of every day do in a small form; each prints a line of what it came to, and a seed where it fails.
 fn soak_workflows(options: &[&str]) -> Result<(), Failure> {
-    services::ensure()?;
-    let mut parts = [
+    let parts = [
         ("--kills", "5000", "BUTTRESS_KILLS", "kill", "a_killed_worker"),
         ("--seeds", "10000", "BUTTRESS_SEEDS", "simulation", "whatever_workers_and_stores_do"),
         ("--seconds", "60", "BUTTRESS_CHAOS_SECONDS", "crowd", "killed_and_stopped_each_second"),
     ];
+    soak_parts("checkpoint-tests", parts, options)
+}
+
+/// The same for the migration agent.
+fn soak_migrations(options: &[&str]) -> Result<(), Failure> {
+    let parts = [
+        ("--kills", "1000", "BUTTRESS_KILLS", "kills", "killed_again_and_again"),
+        ("--seeds", "1000", "BUTTRESS_SEEDS", "property", "whatever_happens"),
+    ];
+    soak_parts("migration-agent", parts, options)
+}
+
+/// Parts are an option, how often without it, the variable that says so, a test program, and which of its tests.
+fn soak_parts<'a, const N: usize>(
+    package: &str,
+    mut parts: [(&str, &'a str, &str, &str, &str); N],
+    options: &[&'a str],
+) -> Result<(), Failure> {
+    services::ensure()?;
     for option in options.chunks(2) {
         let [name, number] = option else { return Err(Failure(format!("`{}` needs a number", option[0]))) };
         let part = parts.iter_mut().find(|part| part.0 == *name);
         part.ok_or_else(|| Failure(format!("`{name}` is no option of this")))?.1 = number;
     }
     for (_, number, variable, test, filter) in parts {
-        let soak = ["test", "--locked", "--profile", "soak", "--package", "checkpoint-tests", "--test", test];
+        let soak = ["test", "--locked", "--profile", "soak", "--package", package, "--test", test];
         cargo(soak.into_iter().chain(["--", "--nocapture", filter])).env(variable, number).run()?;
     }
     Ok(())

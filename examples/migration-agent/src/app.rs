@@ -272,8 +272,9 @@ impl App {
         match &self.target {
             Target::Sqlite(path) => {
                 let path = beside(path, "runs");
-                let open =
-                    self.stack.ask(limit, async |_| store::Sqlite::open(&path).await.map_err(of_store));
+                let open = self
+                    .stack
+                    .ask(limit, async |_| store::Sqlite::open(&path).await.map_err(|error| of_store(&error)));
                 let store = open.await.map_err(|error| fault::problem(&error))?;
                 let result = self.migrate_by(store.clone(), report).await;
                 store.shutdown().await;
@@ -282,7 +283,7 @@ impl App {
             Target::Postgres(config) => {
                 let open = self.stack.ask(limit, async |_| {
                     let options = store::Postgres::at(config.as_ref().clone()).connections(2);
-                    options.open(tokio_postgres::NoTls).await.map_err(of_store)
+                    options.open(tokio_postgres::NoTls).await.map_err(|error| of_store(&error))
                 });
                 let store = open.await.map_err(|error| fault::problem(&error))?;
                 let result = self.migrate_by(store.clone(), report).await;
@@ -354,9 +355,9 @@ fn note(report: &mut Report, run: &str, stepped: Vec<Stepped>) -> bool {
     stale
 }
 
-fn of_store(error: StoreError) -> Fault {
+fn of_store(error: &StoreError) -> Fault {
     let text =
-        std::error::Error::source(&error).map_or(error.to_string(), |cause| format!("{error}: {cause}"));
+        std::error::Error::source(error).map_or(error.to_string(), |cause| format!("{error}: {cause}"));
     let what = format!("the journal: {text}");
     if error.is_transient() {
         Fault::unsure(what)

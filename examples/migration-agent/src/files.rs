@@ -91,13 +91,13 @@ fn migration(
         Problem::input(format!("{id}.down.sql would undo {id}.sql, which is not there"))
             .fix("add it, or remove this one")
     })?;
-    let (up, requires) = source(directory, up, dialect)?;
-    let down = down.map(|file| source(directory, file, dialect)).transpose()?.map(|(down, _)| down);
+    let (up, requires) = source(directory, &up, dialect)?;
+    let down = down.map(|file| source(directory, &file, dialect)).transpose()?.map(|(down, _)| down);
     Ok(Migration { id: id.into(), number, requires, up, down })
 }
 
-fn source(directory: &Path, file: String, dialect: Dialect) -> Result<(Source, Vec<Arc<str>>), Problem> {
-    let text = fs::read_to_string(directory.join(&file))
+fn source(directory: &Path, file: &str, dialect: Dialect) -> Result<(Source, Vec<Arc<str>>), Problem> {
+    let text = fs::read_to_string(directory.join(file))
         .map_err(|error| Problem::input(format!("{file} cannot be read: {error}")))?
         .replace("\r\n", "\n");
     let Header { requires, bare, reconcile, limits } = header(&text).map_err(|(line, why)| {

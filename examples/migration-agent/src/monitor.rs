@@ -127,7 +127,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Counts {
-    fn count(&self, sent: Result<(), BoxError>, component: &Component) {
+    fn count(&self, sent: &Result<(), BoxError>, component: &Component) {
         let (counter, level) = match sent {
             Ok(()) => (&self.sent, Level::Full),
             Err(_) => (&self.lost, Level::Slight),
@@ -159,7 +159,7 @@ async fn to_statsd(
             Ok(socket) => socket.send(lines.as_bytes()).await.map(drop).map_err(Into::into),
             Err(error) => Err(error.clone().into()),
         };
-        counts.count(sent, &component);
+        counts.count(&sent, &component);
     }
 }
 
@@ -181,7 +181,7 @@ async fn to_http(
             let status = response.status();
             if status.is_success() { Ok(()) } else { Err(BoxError::from(status.to_string())) }
         };
-        counts.count(sent.await, &component);
+        counts.count(&sent.await, &component);
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn up(
     let pending = migrations[..end]
         .iter()
         .filter(|it| !records.iter().any(|record| *record.id == *it.id && record.state == State::Applied));
-    let steps = pending.map(|it| planned(it, &it.up.hash, it.requires.clone())).collect();
+    let steps = pending.map(|it| planned(it, &it.up.hash, &it.requires)).collect();
     Ok(Plan { direction: Direction::Up, steps })
 }
 
@@ -60,12 +60,13 @@ pub(crate) fn down(migrations: &[Arc<Migration>], records: &[Record], count: usi
         let migration = migrations.iter().find(|it| *it.id == *record.id).ok_or_else(|| missing(""))?;
         let file = migration.down.as_ref().ok_or_else(|| missing(".down"))?;
         let dependents = migrations.iter().filter(|it| it.requires.contains(&migration.id));
-        steps.push(planned(migration, &file.hash, dependents.map(|it| it.id.clone()).collect()));
+        let dependents: Vec<_> = dependents.map(|it| it.id.clone()).collect();
+        steps.push(planned(migration, &file.hash, &dependents));
     }
     Ok(Plan { direction: Direction::Down, steps })
 }
 
-fn planned(migration: &Migration, hash: &str, others: Vec<Arc<str>>) -> Planned {
+fn planned(migration: &Migration, hash: &str, others: &[Arc<str>]) -> Planned {
     let others = others.iter().map(ToString::to_string).collect();
     Planned { id: migration.id.to_string(), hash: hash.to_owned(), others }
 }

@@ -198,8 +198,11 @@ fn kind(dialect: Dialect, tokens: &[Token]) -> Kind {
     let concurrently = words.contains(&"CONCURRENTLY");
     match (dialect, &words[..]) {
         (_, ["ROLLBACK", "TO", ..] | ["ROLLBACK", "TRANSACTION" | "WORK", "TO", ..]) => Kind::Plain,
-        (_, ["BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT", ..])
-        | (_, ["START" | "PREPARE", "TRANSACTION", ..]) => Kind::Control,
+        (
+            _,
+            ["BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT", ..]
+            | ["START" | "PREPARE", "TRANSACTION", ..],
+        ) => Kind::Control,
         (_, ["VACUUM", ..]) | (Dialect::Sqlite, ["PRAGMA", ..]) => Kind::Outside(Some(Rule::Repeat)),
         (Dialect::Sqlite, ["ATTACH" | "DETACH", ..]) => Kind::Outside(None),
         (Dialect::Sqlite, _) => Kind::Plain,

@@ -98,10 +98,9 @@ async fn was_done(client: &Client, statement: &Statement) -> Result<bool, Fault>
 }
 
 async fn clear_up(client: &Client, statement: &Statement) -> Result<(), Fault> {
-    if let Some(Rule::IndexBuilt(name)) = &statement.rule {
-        if index(client, name).await? == Index::Invalid {
-            client.batch_execute(&format!("DROP INDEX CONCURRENTLY {name}")).await?;
-        }
+    let Some(Rule::IndexBuilt(name)) = &statement.rule else { return Ok(()) };
+    if index(client, name).await? == Index::Invalid {
+        client.batch_execute(&format!("DROP INDEX CONCURRENTLY {name}")).await?;
     }
     Ok(())
 }
