@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::console::Console;
 use crate::crash::Crash;
 use crate::database::{Change, Direction, Done, Settings};
-use crate::fault;
 use crate::files::Migration;
 use crate::monitor::{Monitor, Notice};
 use crate::problem::{Exit, Problem};
@@ -206,7 +205,7 @@ impl Hands {
             let change = change.clone();
             async move { database.change(change).await }
         });
-        let done = asked.await.map_err(|error| fault::problem(&error).of(&planned.id));
+        let done = asked.await.map_err(|problem| problem.of(&planned.id));
         self.tell(direction, planned, run, &done);
         done.map(Some)
     }

@@ -13,9 +13,8 @@ use crate::agent::{Agent, Hands, Plan, Stepped};
 use crate::args::{Args, Command};
 use crate::console::Console;
 use crate::database::{Change, Database, Direction, Settings, State};
-use crate::fault::{self, Fault};
+use crate::fault::Fault;
 use crate::files::{self, Migration};
-use crate::heal::Care;
 use crate::history::{History, Read};
 use crate::monitor::{Monitor, Notice};
 use crate::problem::{Exit, Problem};
@@ -23,7 +22,7 @@ use crate::report::{Changed, Report};
 use crate::sql::{Dialect, short};
 use crate::stack::Stack;
 use crate::tally::Tally;
-use crate::{plan, postgres, sqlite};
+use crate::{heal, plan, postgres, sqlite};
 
 /// All that a command needs.
 pub(crate) struct App {
@@ -109,9 +108,9 @@ impl App {
         let database = match &target {
             Target::Sqlite(path) => Database::Sqlite(Arc::new(sqlite::Sqlite::new(path, settings))),
             Target::Postgres(config) => {
-                let care = Care::new(Arc::clone(&tally), Arc::clone(&monitor));
-                let config = config.as_ref().clone();
-                Database::Postgres(Arc::new(postgres::Postgres::new(config, settings, care)))
+                let pool = heal::supervised(config.as_ref().clone(), &tally, &monitor)
+                    .map_err(|error| Problem::new(Exit::Stuck, error.to_string()))?;
+                Database::Postgres(Arc::new(postgres::Postgres::new(pool, settings)))
             }
         };
         let observer: Arc<dyn Observe> = Arc::clone(&tally) as _;
@@ -133,6 +132,7 @@ impl App {
             Command::Verify => self.verify(&mut report).await,
         };
         self.console.end();
+        let result = result.map_err(|problem| self.judged(problem));
         let event = if result.is_ok() { "finished" } else { "stopped" };
         let detail = result.as_ref().err().map(ToString::to_string);
         self.monitor.tell(&Notice { detail, ..Notice::new(event) });
@@ -141,6 +141,12 @@ impl App {
         report.level = if result.is_ok() { self.registry.levels().instant.as_u8() } else { 4 };
         report.end(&result);
         (report, result)
+    }
+
+    /// What healing did not help is no longer for the next attempt, but for a person.
+    fn judged(&self, problem: Problem) -> Problem {
+        let escalated = problem.exit == Exit::Unavailable && self.tally.counts().escalated;
+        if escalated { problem.exiting(Exit::Stuck) } else { problem }
     }
 
     /// What is to be done next: by the truth, and by nothing else.
@@ -189,7 +195,7 @@ impl App {
             let changes = changes.clone();
             async move { database.rehearse(changes).await }
         });
-        match asked.await.map_err(|error| fault::problem(&error))? {
+        match asked.await? {
             None => {
                 self.console.line("rehearsed in a transaction, and rolled back: all of it works");
                 Ok(())
@@ -268,14 +274,14 @@ impl App {
     async fn migrate(&self, report: &mut Report) -> Result<(), Problem> {
         let limit = Duration::from_secs(30);
         let install = self.stack.ask(limit, async |database| database.install().await);
-        install.await.map_err(|error| fault::problem(&error))?;
+        install.await?;
         match &self.target {
             Target::Sqlite(path) => {
                 let path = beside(path, "runs");
                 let open = self
                     .stack
                     .ask(limit, async |_| store::Sqlite::open(&path).await.map_err(|error| of_store(&error)));
-                let store = open.await.map_err(|error| fault::problem(&error))?;
+                let store = open.await?;
                 let result = self.migrate_by(store.clone(), report).await;
                 store.shutdown().await;
                 result
@@ -285,7 +291,7 @@ impl App {
                     let options = store::Postgres::at(config.as_ref().clone()).connections(2);
                     options.open(tokio_postgres::NoTls).await.map_err(|error| of_store(&error))
                 });
-                let store = open.await.map_err(|error| fault::problem(&error))?;
+                let store = open.await?;
                 let result = self.migrate_by(store.clone(), report).await;
                 store.close();
                 result

@@ -70,6 +70,12 @@ impl Fault {
         }
     }
 
+    /// Why a supervised pool gives no connection: its own reason, or that there is no pool.
+    pub(crate) fn of_supervised(error: &BoxError) -> Self {
+        let fault = find::<Self>(&**error).cloned();
+        fault.unwrap_or_else(|| Self { starved: true, ..Self::passing(chain(&**error)) })
+    }
+
     /// Why the pool has no connection.
     pub(crate) fn of_pool(error: PoolError) -> Self {
         match error {
@@ -169,13 +175,17 @@ impl fmt::Display for Fault {
 
 impl Error for Fault {}
 
-/// What comes out of the stack, for people.
-pub(crate) fn problem(error: &BoxError) -> Problem {
+/// What comes out of the stack, for people; `last` is what the database said last.
+pub(crate) fn problem(error: &BoxError, last: Option<Problem>) -> Problem {
     let problem = match find::<Fault>(&**error) {
         Some(fault) => fault.problem.clone(),
         // A layer of the stack has refused, or cut it off.
         None => {
-            Problem::new(Exit::Unavailable, chain(&**error)).fix("run it again when the database is well")
+            let what = match last {
+                Some(last) => format!("{}; the last failure: {last}", chain(&**error)),
+                None => chain(&**error),
+            };
+            return Problem::new(Exit::Unavailable, what).fix("run it again when the database is well");
         }
     };
     match find::<Exhausted>(&**error) {
@@ -203,13 +213,13 @@ mod tests {
     #[test]
     fn what_the_stack_says_of_the_database_is_what_people_read() {
         let error: BoxError = sqlite(ErrorCode::DiskFull).into();
-        assert_eq!(problem(&error).exit, Exit::Unavailable);
+        assert_eq!(problem(&error, None).exit, Exit::Unavailable);
         let refused = buttress::core::Refused::new(
             "circuit breaker",
             "database".into(),
             buttress::core::Reason::CircuitOpen,
         );
-        let problem = problem(&refused.into());
+        let problem = problem(&refused.into(), None);
         assert!(problem.to_string().contains("the circuit is open"), "{problem}");
     }
 }

@@ -1,62 +1,105 @@
-//! What is done for a pool that has no connection to give: it is reset, and if that does not help, a person is called.
+//! The pool of connections, supervised: where the server, or the pool itself, has no connection to give, it is built anew, and
+//! if that does not help, a person is called.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
-use crate::fault::Fault;
-use crate::monitor::{Monitor, Notice};
-use crate::postgres::Pool;
-use crate::problem::Exit;
+use buttress::BoxError;
+use buttress::core::observe::Health;
+use buttress::heal::{
+    Answer, BoxFuture, Check, Heal, Incident, Monitor, Pager, Rung, SpawnError, Subject, Supervisor, Symptom,
+};
+use tokio_postgres::Config;
+
+use crate::fault::ByFault;
+use crate::monitor::{self, Notice};
+use crate::postgres::Connections;
 use crate::tally::Tally;
 
-/// Watches a pool by what those come to who want a connection.
-#[derive(Debug)]
-pub(crate) struct Care {
-    tally: Arc<Tally>,
-    monitor: Arc<Monitor>,
-    /// How often in a row there was no connection.
-    starved: AtomicU32,
+/// A pool that is looked after.
+pub(crate) type Pool = Heal<Connections, ByFault>;
+
+/// Starts to look after the connections to a server, for as long as somebody has the pool.
+pub(crate) fn supervised(
+    config: Config,
+    tally: &Arc<Tally>,
+    monitor: &Arc<monitor::Monitor>,
+) -> Result<Pool, SpawnError> {
+    // Somebody waits: what takes minutes is a person's.
+    let starvation =
+        Monitor::new(Starvation).every(Duration::from_millis(500)).timeout(Duration::from_secs(6));
+    let starvation = starvation.fall(2).rise(1).severity(Health::Unhealthy);
+    let reset =
+        Rung::reset_pool().verify(Duration::from_secs(1)).cooldown(Duration::from_secs(1)).max_attempts(2);
+    let human = Human { tally: Arc::clone(tally), monitor: Arc::clone(monitor) };
+    let supervisor = Supervisor::new("pool", Connections::factory(config))
+        .check(starvation)
+        .rung(reset)
+        .pager(human)
+        .patience(Duration::from_secs(2))
+        .stable_for(Duration::from_secs(5))
+        .retire(|connections: Connections| async move { connections.close() })
+        .observe(Arc::clone(tally) as _);
+    let (pool, _) = supervisor.spawn()?;
+    Ok(pool.policy(ByFault))
 }
 
-/// So often in a row, and it is no accident.
-const SYMPTOM: u32 = 2;
+/// Fails while whoever asks for a connection gets none; asks for one itself only then.
+#[derive(Clone, Copy, Debug)]
+struct Starvation;
 
-/// So many resets that have not helped.
-const RESETS: u32 = 2;
-
-impl Care {
-    pub(crate) fn new(tally: Arc<Tally>, monitor: Arc<Monitor>) -> Self {
-        Self { tally, monitor, starved: AtomicU32::new(0) }
+impl Check<Connections> for Starvation {
+    fn name(&self) -> &str {
+        "starvation"
     }
 
-    /// Hears what came of asking for a connection, and passes it on.
-    pub(crate) fn watch<T>(&self, pool: &Pool, lent: Result<T, Fault>) -> Result<T, Fault> {
-        match lent {
-            Err(mut fault) if fault.starved => {
-                let times = self.starved.fetch_add(1, Relaxed) + 1;
-                if times.is_multiple_of(SYMPTOM) && times <= SYMPTOM * RESETS {
-                    pool.clear_statements();
-                    self.tally.healed(format!("reset, generation {}", pool.reset()));
-                } else if times > SYMPTOM * RESETS {
-                    self.escalate(&fault);
-                    // It is tried again all the same: what is wrong may pass.
-                    fault.problem.exit = Exit::Stuck;
+    fn symptom(&self) -> Symptom {
+        Symptom::Pool
+    }
+
+    fn run<'a>(&'a self, subject: Subject<'a, Connections>) -> BoxFuture<'a, Answer> {
+        let Some(connections) = subject.service.cloned() else {
+            return Box::pin(std::future::ready(Answer::Skipped));
+        };
+        Box::pin(async move {
+            if !connections.is_starving() {
+                return Answer::Pass;
+            }
+            match connections.lend().await {
+                Ok(lent) => {
+                    lent.give_back();
+                    Answer::Pass
                 }
-                Err(fault)
+                Err(fault) => Answer::fail(fault.to_string()),
             }
-            Ok(lent) => {
-                self.starved.store(0, Relaxed);
-                Ok(lent)
-            }
-            other => other,
+        })
+    }
+}
+
+/// Whoever reads the output, and whoever listens to monitoring.
+struct Human {
+    tally: Arc<Tally>,
+    monitor: Arc<monitor::Monitor>,
+}
+
+impl Human {
+    fn tell(&self, event: &'static str, incident: &Incident) -> BoxFuture<'_, Result<(), BoxError>> {
+        let why =
+            incident.symptoms().map(|(_, _, evidence)| evidence.to_owned()).collect::<Vec<_>>().join("; ");
+        if event == "escalated" {
+            self.tally.escalate(&why);
         }
+        self.monitor.tell(&Notice { detail: Some(why), ..Notice::new(event) });
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Pager for Human {
+    fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        self.tell("escalated", incident)
     }
 
-    /// Once for all who want a connection.
-    fn escalate(&self, fault: &Fault) {
-        let detail = format!("no connection after {RESETS} resets of the pool: {}", fault.problem);
-        if self.tally.escalate(&detail) {
-            self.monitor.tell(&Notice { detail: Some(detail), ..Notice::new("escalated") });
-        }
+    fn resolve<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+        self.tell("recovered", incident)
     }
 }

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use buttress::core::clock;
+use buttress::core::{clock, find};
 use buttress::degrade::{Chain, Component, DegradeLayer, Degraded, Level, Rung};
 use buttress::{BoxError, ConfigError};
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::database::Record;
-use crate::fault;
-use crate::problem::Problem;
+use crate::problem::{Exit, Problem};
 use crate::stack::Stack;
 
 /// Reads the history.
@@ -57,10 +56,10 @@ impl History {
 
     /// What the database says, which is all that anything may be done by.
     pub(crate) async fn truth(&self) -> Result<Vec<Record>, Problem> {
-        self.read().await.map(|read| read.records).map_err(|error| fault::problem(&error))
+        self.read().await.map(|read| read.records)
     }
 
-    async fn read(&self) -> Result<Read, BoxError> {
+    async fn read(&self) -> Result<Read, Problem> {
         let records = self.stack.ask(LIMIT, async |database| database.history().await).await?;
         // A copy that cannot be kept is missed when it is needed, and not now.
         let _ = self.copy.keep(&records);
@@ -75,7 +74,11 @@ impl History {
             let history = history.clone();
             async move { history.read().await }
         }));
-        service.oneshot(()).await.map_err(|error| fault::problem(&error))
+        let unanswered = |error: BoxError| match find::<Problem>(&*error) {
+            Some(problem) => problem.clone(),
+            None => Problem::new(Exit::Unavailable, error.to_string()),
+        };
+        service.oneshot(()).await.map_err(unanswered)
     }
 
     fn layer(

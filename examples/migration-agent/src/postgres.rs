@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use buttress::core::{Backoff, clock};
 use tokio::time::Instant;
-use tokio_postgres::{Client, Config, GenericClient, Row, Transaction, error::SqlState};
+use tokio_postgres::{Client, GenericClient, Row, Transaction, error::SqlState};
+use tower::ServiceExt;
 
 use crate::crash::Point;
 use crate::database::{Begin, Change, Direction, Done, Record, Settings, State, TABLE};
 use crate::fault::Fault;
-use crate::heal::Care;
+use crate::heal::Pool;
 use crate::problem::{Exit, Problem};
 
+pub(crate) use pool::Connections;
 use pool::Lent;
-pub(crate) use pool::Pool;
 
 /// A database of a server.
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pool: Pool,
-    care: Care,
     settings: Settings,
 }
 
@@ -31,8 +31,8 @@ pub(crate) struct Postgres {
 const LOCK: i64 = 0x6275_7474_7265_7373;
 
 impl Postgres {
-    pub(crate) fn new(config: Config, settings: Settings, care: Care) -> Self {
-        Self { pool: Pool::new(config), care, settings }
+    pub(crate) fn new(pool: Pool, settings: Settings) -> Self {
+        Self { pool, settings }
     }
 
     pub(crate) async fn install(&self) -> Result<(), Fault> {
@@ -86,7 +86,7 @@ impl Postgres {
 
     /// A connection with these limits. The server notices within a second that its client is gone, and ends the statement.
     async fn connection(&self, settings: Settings) -> Result<Lent, Fault> {
-        let client = self.care.watch(&self.pool, self.pool.lend().await)?;
+        let client = self.pool.clone().oneshot(()).await.map_err(|error| Fault::of_supervised(&error))?;
         let sql = format!(
             "SET application_name = 'migration-agent'; SET lock_timeout = {}; SET statement_timeout = {}; \
              SET idle_in_transaction_session_timeout = '60s'; SET synchronous_commit = on; \

@@ -55,6 +55,12 @@ impl Problem {
         Self::new(Exit::Input, what)
     }
 
+    /// The same with another status.
+    #[must_use]
+    pub(crate) fn exiting(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     /// Says what to do about it.
     #[must_use]
     pub(crate) fn fix(self, fix: impl Into<String>) -> Self {

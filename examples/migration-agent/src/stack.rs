@@ -1,6 +1,7 @@
 //! What every call to the database goes through: a retry by what the failure means, a circuit breaker, a deadline for each
 //! attempt. The function forms of the layers share their state between all calls.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use buttress::circuit_breaker::{self, CircuitBreakerLayer, Trip};
@@ -8,10 +9,10 @@ use buttress::core::{Backoff, Observe};
 use buttress::deadline::DeadlineLayer;
 use buttress::retry::{self, Budget, RetryLayer};
 use buttress::{BoxError, ConfigError};
-use std::sync::Arc;
 
 use crate::database::Database;
-use crate::fault::{ByFault, Fault};
+use crate::fault::{self, ByFault, Fault};
+use crate::problem::Problem;
 
 /// A database, protected. Clones share it.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Stack {
     pub(crate) database: Database,
     retry: RetryLayer<ByFault>,
     breaker: CircuitBreakerLayer<ByFault>,
+    /// What the database itself said last: it is of more use than that a circuit is open.
+    last: Arc<Mutex<Option<Problem>>>,
 }
 
 const NAME: &str = "database";
@@ -42,7 +45,7 @@ impl Stack {
             .open_backoff(Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(30))?)
             .success_threshold(1);
         let breaker = CircuitBreakerLayer::new(NAME, config)?.policy(ByFault).observe(Arc::clone(observer));
-        Ok(Self { database, retry, breaker })
+        Ok(Self { database, retry, breaker, last: Arc::default() })
     }
 
     /// Asks the database, each attempt for no longer than this. What is asked for may be asked for again, whatever became
@@ -51,16 +54,28 @@ impl Stack {
         &self,
         limit: Duration,
         mut ask: impl FnMut(Database) -> F,
-    ) -> Result<T, BoxError>
+    ) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let deadline = DeadlineLayer::attempt(NAME, limit)?;
-        let (breaker, database, deadline) = (&self.breaker, &self.database, &deadline);
+        let deadline =
+            DeadlineLayer::attempt(NAME, limit).map_err(|error| Problem::input(error.to_string()))?;
+        let (stack, deadline) = (self, &deadline);
+        *self.last() = None;
         let attempt = || {
-            let asked = ask(database.clone());
-            async move { breaker.call(deadline.run(asked)).await }
+            let asked = ask(stack.database.clone());
+            let asked = async move {
+                let answer = asked.await;
+                *stack.last() = answer.as_ref().err().map(|fault| fault.problem.clone());
+                answer
+            };
+            async move { stack.breaker.call(deadline.run(asked)).await }
         };
-        self.retry.run(attempt).await
+        let answer: Result<T, BoxError> = self.retry.run(attempt).await;
+        answer.map_err(|error| fault::problem(&error, self.last().take()))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Problem>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

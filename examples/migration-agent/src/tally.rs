@@ -44,19 +44,10 @@ impl Tally {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was done for the pool.
-    pub(crate) fn healed(&self, what: String) {
-        self.console.line(&format!("  pool: {what}"));
-        self.lock().healed.push(what);
-    }
-
-    /// A person is needed; says whether that is new.
-    pub(crate) fn escalate(&self, why: &str) -> bool {
-        let new = !std::mem::replace(&mut self.lock().escalated, true);
-        if new {
-            self.console.line(&format!("  a person has to look: {why}"));
-        }
-        new
+    /// A person is needed.
+    pub(crate) fn escalate(&self, why: &str) {
+        self.console.line(&format!("  a person has to look: {why}"));
+        self.lock().escalated = true;
     }
 }
 
@@ -81,6 +72,11 @@ impl Observe for Tally {
             }
             Event::Run { run, change: RunChange::Lost } => {
                 self.console.line(&format!("  {run} was lost: its lease ended, or somebody else has it"));
+            }
+            Event::HealAttempt { action, result, .. } => {
+                let what = format!("{action}: {}", result.as_str());
+                self.console.line(&format!("  {service}: {what}"));
+                self.lock().healed.push(what);
             }
             Event::StoreFailed { error, .. } => self.console.line(&format!("  journal: {error}")),
             _ => {}
