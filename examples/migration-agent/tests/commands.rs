@@ -301,3 +301,15 @@ fn one_that_is_killed_while_another_waits_is_followed_by_it() {
     second.says("run-1 goes on: whoever had begun it has gone");
     assert_eq!(ledger(&place), ["a", "slow 1500000"]);
 }
+
+#[test]
+fn a_run_that_kills_its_agent_each_time_is_halted_until_somebody_has_looked() {
+    let place = Place::new(&[A, B]);
+    for _ in 0..11 {
+        assert_eq!(place.run(&["up", "--crash-at", "2:before"]).exit, None);
+    }
+    place.expect(6, &["up", "--crash-at", "2:before"]);
+    place.expect(6, &["up"]).says("give --resume to go on");
+    place.expect(0, &["up", "--resume"]);
+    assert_eq!(ledger(&place), ["a", "b"]);
+}

@@ -69,6 +69,23 @@ fn killed_at_any_point_of_a_concurrent_build_it_goes_on() {
 }
 
 #[test]
+fn killed_at_any_point_of_undoing_it_goes_on_and_undoes_no_more() {
+    let server = Server::start();
+    let down = ("3_i.down.sql", "DROP INDEX CONCURRENTLY ledger_id");
+    for point in ["before", "during", "after"] {
+        let (place, database) = place(&server, &format!("undo_{point}"), &[A, INDEX, down]);
+        place.expect(0, &["up"]);
+        assert_eq!(place.run(&["down", "1", "--crash-at", &format!("3:{point}")]).exit, None);
+        let half = database.column("SELECT state FROM buttress_migrations WHERE id = '3_i'");
+        assert_eq!(half, if point == "after" { vec![] } else { vec!["undoing"] }, "{point}");
+        place.expect(0, &["down", "1"]);
+        assert_eq!((indexes(&database), ledger(&database)), (vec![], vec!["a".to_owned()]), "{point}");
+        place.expect(0, &["up"]);
+        assert_eq!(indexes(&database), ["ledger_id"], "{point}");
+    }
+}
+
+#[test]
 fn an_index_that_cannot_be_built_leaves_nothing_and_can_be_corrected() {
     let server = Server::start();
     let unique = "CREATE UNIQUE INDEX CONCURRENTLY ledger_id ON ledger (left(id, 0))";
