@@ -194,11 +194,20 @@ pub fn grpc(name: impl Into<Arc<str>>) -> GrpcBuilder {
     GrpcBuilder::new(name.into())
 }
 
-/// The README and the page on testing are compiled and run with the tests.
+/// The README and the pages that have code are compiled and run with the tests.
 #[cfg(doctest)]
 mod pages {
     #[doc = include_str!("../../../README.md")]
     struct Readme;
+
+    #[doc = include_str!("../../../docs/circuit-breaker.md")]
+    struct CircuitBreaker;
+
+    #[doc = include_str!("../../../docs/retry.md")]
+    struct Retry;
+
+    #[doc = include_str!("../../../docs/rollout.md")]
+    struct Rollout;
 
     #[doc = include_str!("../../../docs/testing.md")]
     struct Testing;
