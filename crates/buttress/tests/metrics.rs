@@ -3,8 +3,9 @@
 #![cfg(feature = "metrics")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use buttress::core::observe::{CallResult, Event, Metrics, Observe};
+use buttress::core::observe::{CallResult, Event, HealResult, HealState, Health, Metrics, Observe};
 use buttress::core::{Level, Stop};
 use metrics_util::MetricKind;
 use metrics_util::debugging::DebuggingRecorder;
@@ -21,6 +22,14 @@ fn registered() -> BTreeSet<String> {
         let observer = Metrics::new("api");
         observer.event("api", &Event::Call(CallResult::Success));
         observer.event("api", &Event::SystemLevel { instant: Level::Full, declared: Level::Full });
+        let (elapsed, result) = (Duration::ZERO, HealResult::Cured);
+        let attempt =
+            Event::HealAttempt { action: "reset pool".into(), result, elapsed, incident: "1".into() };
+        observer.event("api", &attempt);
+        observer.event("api", &Event::Healed { incident: "1".into(), mttr: elapsed, attempts: 1 });
+        let (from, to, health) = (HealState::Healthy, HealState::Healthy, Health::Healthy);
+        let (cause, generation, incident, attempts) = ("", 1, None, 0);
+        observer.event("api", &Event::Heal { from, to, health, cause, generation, incident, attempts });
     });
     let rows = snapshotter.snapshot().into_vec();
     let named = rows.iter().flat_map(|(key, ..)| {
