@@ -6,6 +6,7 @@ use buttress_core::{Event, Observe, Observer};
 use tracing::{Span, info_span};
 
 use crate::check::Symptom;
+use crate::findings::Finding;
 use crate::handle::{Shared, Status};
 use crate::incident::{Happened, Incident, Tried};
 use crate::pager::Pager;
@@ -35,9 +36,6 @@ struct Open {
     span: Span,
     attempts: u32,
 }
-
-/// A check that fails: its name, its symptom, what it said last.
-pub(crate) type Finding = (Arc<str>, Symptom, Arc<str>);
 
 impl Chart {
     pub(crate) fn new(
@@ -153,9 +151,15 @@ impl Chart {
     }
 
     pub(crate) fn page(&mut self, kind: PageKind) {
-        if let (Some(incident), false) = (self.snapshot(), self.silent) {
-            let span = self.span();
-            self.pages.push(kind, incident, span);
+        if let Some(incident) = self.snapshot() {
+            self.tell(kind, incident);
+        }
+    }
+
+    /// Tells the pager, unless nothing is to be done.
+    pub(crate) fn tell(&mut self, kind: PageKind, incident: Incident) {
+        if !self.silent {
+            self.pages.push(kind, incident, self.span());
         }
     }
 

@@ -93,6 +93,55 @@ impl Hysteresis {
     }
 }
 
+/// The way back to the first target: when to look at it, and when to go.
+#[derive(Debug)]
+pub(crate) struct WayBack {
+    hysteresis: Hysteresis,
+    every: u64,
+    probe_at: u64,
+}
+
+/// What is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// Nothing, until then.
+    Wait(u64),
+    Probe,
+    GoBack,
+}
+
+impl WayBack {
+    /// None where there is nowhere to go.
+    pub(crate) fn new(settings: Failback, targets: usize) -> Option<Box<Self>> {
+        let (hysteresis, every) = (Hysteresis::new(settings), nanos(settings.every));
+        (targets > 1).then(|| Box::new(Self { hysteresis, every, probe_at: 0 }))
+    }
+
+    pub(crate) fn moved(&mut self, now: u64, target: usize) {
+        self.hysteresis.moved(now, target);
+        self.probe_at = now.saturating_add(self.every);
+    }
+
+    pub(crate) fn probed(&mut self, passed: bool) {
+        self.hysteresis.probed(passed);
+    }
+
+    /// `ill`: the target in use is ill itself.
+    pub(crate) fn errand(&mut self, now: u64, ill: bool) -> Errand {
+        if !self.hysteresis.probes() {
+            return Errand::Wait(u64::MAX);
+        }
+        if self.hysteresis.is_due(now, ill) {
+            return Errand::GoBack;
+        }
+        if now < self.probe_at {
+            return Errand::Wait(self.probe_at);
+        }
+        self.probe_at = now.saturating_add(self.every);
+        Errand::Probe
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

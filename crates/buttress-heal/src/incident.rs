@@ -55,6 +55,11 @@ pub enum Happened {
         /// The action.
         action: Arc<str>,
     },
+    /// An action would have been started, if the supervisor did more than observe.
+    WouldAct {
+        /// The action.
+        action: Arc<str>,
+    },
     /// An attempt was decided.
     Tried {
         /// The action.
@@ -242,6 +247,7 @@ impl fmt::Display for Happened {
             Self::Fell { check, evidence } => write!(f, "{check} fails: {evidence}"),
             Self::Rose { check } => write!(f, "{check} passes"),
             Self::Acted { action } => write!(f, "{action} …"),
+            Self::WouldAct { action } => write!(f, "{action} would be tried"),
             Self::Tried { action, tried: Tried::Failed(why) } => write!(f, "{action} failed: {why}"),
             Self::Tried { action, tried } => write!(f, "{action}: {}", tried.result().as_str()),
             Self::Swapped { generation, target } => {

@@ -20,11 +20,17 @@ const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// What a pager still has to be told, in order, each until it gets through.
 pub(crate) struct Pages {
     pager: Arc<dyn Pager>,
-    queue: VecDeque<Page>,
-    /// The first of the queue is being sent.
+    /// Seldom is there anything.
+    queue: Option<Box<Queue>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    pages: VecDeque<Page>,
+    /// The first one is being sent.
     sending: Option<BoxFuture<'static, bool>>,
     pause: Option<Timer>,
-    delays: Option<Box<Delays>>,
+    delays: Option<Delays>,
 }
 
 struct Page {
@@ -43,69 +49,83 @@ pub(crate) struct Sent {
 
 impl Pages {
     pub(crate) fn new(pager: Arc<dyn Pager>) -> Self {
-        Self { pager, queue: VecDeque::new(), sending: None, pause: None, delays: None }
+        Self { pager, queue: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_none()
     }
 
-    /// Tells the pager, after all that it has to be told before. What is over need not be told that it began.
+    /// Tells the pager, after all that it has to be told before.
     pub(crate) fn push(&mut self, kind: PageKind, incident: Incident, span: Span) {
-        let incident = Arc::new(incident);
-        let first_is_sent = usize::from(self.sending.is_some());
-        let of_this = |page: &Page| page.incident.key() == incident.key();
-        let mut never_tried = false;
-        if kind != PageKind::Trigger {
-            let mut at = 0;
-            self.queue.retain(|page| {
-                at += 1;
-                let superseded = at > first_is_sent
-                    && of_this(page)
-                    && (kind == PageKind::Resolve || page.kind == PageKind::Update);
-                never_tried |= superseded && page.kind == PageKind::Trigger && !page.tried;
-                !superseded
-            });
+        let queue = self.queue.get_or_insert_default();
+        if queue.supersede(kind, &incident) {
+            queue.pages.push_back(Page { kind, incident: Arc::new(incident), span, tried: false });
         }
-        if kind == PageKind::Resolve && never_tried {
-            return;
-        }
-        self.queue.push_back(Page { kind, incident, span, tried: false });
     }
 
     /// What has come of the next page.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
-        if let Some(pause) = &mut self.pause {
+        let Some(queue) = &mut self.queue else { return Poll::Pending };
+        if let Some(pause) = &mut queue.pause {
             ready!(pause.poll(cx));
-            self.pause = None;
+            queue.pause = None;
         }
-        let Some(page) = self.queue.front_mut() else { return Poll::Pending };
+        let Some(page) = queue.pages.front_mut() else {
+            self.queue = None;
+            return Poll::Pending;
+        };
         let pager = &self.pager;
-        let sending = self.sending.get_or_insert_with(|| {
+        let sending = queue.sending.get_or_insert_with(|| {
             page.tried = true;
             send(Arc::clone(pager), page.kind, Arc::clone(&page.incident), page.span.clone())
         });
         let success = ready!(sending.as_mut().poll(cx));
-        self.sending = None;
         let sent = Sent { key: Arc::clone(&page.incident.key), kind: page.kind, success };
-        self.settle(success);
+        queue.settle(success);
+        if queue.pages.is_empty() {
+            self.queue = None;
+        }
         Poll::Ready(sent)
+    }
+}
+
+impl Queue {
+    /// Drops what need not be said any more. Whether this need be: what is over need not, if nobody was told that it began.
+    fn supersede(&mut self, kind: PageKind, incident: &Incident) -> bool {
+        if kind == PageKind::Trigger {
+            return true;
+        }
+        let mut on_its_way = usize::from(self.sending.is_some());
+        let mut never_tried = false;
+        self.pages.retain(|page| {
+            let is_sent = std::mem::replace(&mut on_its_way, 0) > 0;
+            let is_moot = kind == PageKind::Resolve || page.kind == PageKind::Update;
+            let superseded = !is_sent && is_moot && page.incident.key() == incident.key();
+            never_tried |= superseded && page.kind == PageKind::Trigger && !page.tried;
+            !superseded
+        });
+        kind != PageKind::Resolve || !never_tried
     }
 
     fn settle(&mut self, success: bool) {
+        self.sending = None;
         if success {
-            self.queue.pop_front();
+            self.pages.pop_front();
             self.delays = None;
             return;
         }
-        let delays = self.delays.get_or_insert_with(|| Box::new(retries().delays()));
-        let delay = delays.next().unwrap_or(SEND_WITHIN);
-        self.pause = Timer::at(after(Instant::now(), delay)).ok();
-        let is_over = |key: &str, page: &Page| page.kind == PageKind::Resolve && page.incident.key() == key;
-        let Some(first) = self.queue.front() else { return };
-        let key = first.incident.key();
-        if first.kind != PageKind::Resolve && self.queue.iter().any(|page| is_over(key, page)) {
-            self.queue.pop_front();
+        let delay = self.delays.get_or_insert_with(|| retries().delays()).next();
+        self.pause = Timer::at(after(Instant::now(), delay.unwrap_or(SEND_WITHIN))).ok();
+        // It was over while it was sent.
+        let first = self.pages.front();
+        let is_over = first.is_some_and(|first| {
+            let ends =
+                |page: &Page| page.kind == PageKind::Resolve && page.incident.key() == first.incident.key();
+            first.kind != PageKind::Resolve && self.pages.iter().any(ends)
+        });
+        if is_over {
+            self.pages.pop_front();
         }
     }
 }

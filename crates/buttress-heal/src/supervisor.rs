@@ -36,7 +36,8 @@ use crate::task;
 pub struct Supervisor<F: Factory> {
     pub(crate) name: Arc<str>,
     pub(crate) factory: F,
-    pub(crate) targets: Vec<Arc<str>>,
+    /// `None` for one without a name.
+    pub(crate) targets: Option<Vec<Arc<str>>>,
     pub(crate) checks: Vec<Arc<dyn Check<F::Service>>>,
     pub(crate) rungs: Vec<Rung>,
     pub(crate) pager: Arc<dyn Pager>,
@@ -60,7 +61,7 @@ impl<F: Factory> Supervisor<F> {
         Self {
             name: name.into(),
             factory,
-            targets: vec!["the target".into()],
+            targets: None,
             checks: Vec::new(),
             rungs: Vec::new(),
             pager: Arc::new(LogPager),
@@ -82,7 +83,7 @@ impl<F: Factory> Supervisor<F> {
     /// Where the factory can connect to, the preferred one first; it is told the index. Default: one target.
     #[must_use]
     pub fn targets<T: Into<Arc<str>>>(self, names: impl IntoIterator<Item = T>) -> Self {
-        Self { targets: names.into_iter().map(Into::into).collect(), ..self }
+        Self { targets: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
 
     /// Runs this check as well.
@@ -223,8 +224,12 @@ impl<F: Factory> Supervisor<F> {
                 Ok(())
             }
         };
-        if self.targets.is_empty() {
-            return Err(ConfigError::new("targets", "[]", "must name at least one"));
+        if self.targets.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ConfigError::new(
+                "targets",
+                self.targets.as_deref().unwrap_or_default(),
+                "must name at least one",
+            ));
         }
         if self.failback.rise == 0 {
             return Err(ConfigError::new("rise", 0, "must be at least 1, or calls go back at once"));

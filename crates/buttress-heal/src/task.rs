@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::nanos;
 use buttress_core::observe::Health;
 use buttress_core::{Clock, Observer, within};
 
 use crate::BoxFuture;
 use crate::action::{Action, Attempt, Limits, Then};
-use crate::body::{Body, Busy, Connection, Findings, Group, Order};
+use crate::body::{Body, Busy, Order};
 use crate::chart::Chart;
 use crate::check::Answer;
 use crate::checks::evidence;
+use crate::connection::Connection;
 use crate::factory::Factory;
-use crate::failback::Hysteresis;
+use crate::failback::WayBack;
+use crate::findings::Findings;
 use crate::generations::{Generations, SwapError, SwapOrder, WarmUp};
+use crate::group::Group;
 use crate::handle::{Shared, SupervisorHandle};
 use crate::incident::Tried;
 use crate::ladder::{Ladder, Rung};
@@ -61,6 +63,7 @@ pub(crate) fn spawn<F: Factory>(
     rungs: Arc<[Rung]>,
 ) -> (Heal<F::Service>, SupervisorHandle) {
     let Supervisor { name, factory, targets, checks, pager, observer, .. } = supervisor;
+    let targets = targets.unwrap_or_default();
     let swaps = Arc::new(observer.clone().map_or_else(Observer::default, Observer::from));
     let (mut generations, service) = Generations::new(Arc::clone(&name), factory, supervisor.swap, swaps);
     if let Some(retire) = supervisor.retire {
@@ -68,7 +71,7 @@ pub(crate) fn spawn<F: Factory>(
     }
     let view = generations.view();
     let shared = Arc::new(Shared::new(name, supervisor.mode));
-    let ladder = Ladder::new(rungs, supervisor.intensity, supervisor.patience, targets.len());
+    let ladder = Ladder::new(rungs, supervisor.intensity, supervisor.patience, targets.len().max(1));
     let checks: Vec<_> = checks.into_iter().map(OneAtATime::new).map(Arc::new).collect();
     let probing = checks.iter().filter(|one| one.check().probes()).map(Arc::clone).collect();
     let warm = Warm { checks: probing, passes: supervisor.warm_up, target: 0 };
@@ -79,16 +82,12 @@ pub(crate) fn spawn<F: Factory>(
         state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
         rounds: Rounds::new(&checks),
         connection: Connection::new(),
-        hysteresis: Hysteresis::new(supervisor.failback),
-        probe_every: nanos(supervisor.failback.every),
-        probe_at: 0,
-        targets,
+        way_back: WayBack::new(supervisor.failback, targets.len()),
+        targets: targets.into(),
         policy: supervisor.policy,
-        siblings: supervisor
-            .siblings
-            .map(|siblings| Box::new(Group { member: siblings.join(), paged: None })),
+        siblings: supervisor.siblings.as_ref().map(Group::join),
         seen: Findings::default(),
-        trial: Vec::new(),
+        trial: None,
         generation: 0,
         target: 0,
         has_begun: false,
@@ -160,7 +159,7 @@ impl<F: Factory> Task<F> {
         let action = Arc::clone(&body.state.ladder().rung(rung).action);
         let is_critical = body.seen.health == Health::Critical && !body.state.is_escalated();
         let gentle = if is_critical { SwapOrder::BreakBeforeMake } else { SwapOrder::MakeBeforeBreak };
-        let targets = body.targets.len();
+        let targets = body.targets.len().max(1);
         let work = async move {
             let then = heal(&*action, &attempt).await?;
             let (order, target) = match then {
@@ -199,7 +198,7 @@ impl<F: Factory> Task<F> {
         };
         match beside(body, Busy::Aside, Box::pin(work)).await {
             Ok(passed) => {
-                body.hysteresis.probed(passed);
+                body.probed(passed);
                 None
             }
             Err(cut) => Some(cut),
@@ -213,7 +212,7 @@ impl<F: Factory> Task<F> {
         match beside(body, Busy::Yes, work).await {
             Ok(result) => {
                 if result.is_err() {
-                    body.hysteresis.probed(false);
+                    body.probed(false);
                 }
                 None
             }

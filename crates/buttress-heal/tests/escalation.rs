@@ -155,6 +155,7 @@ async fn when_it_only_observes_it_tells_what_it_would_do_and_does_nothing_and_ca
         })
         .count();
     assert!(would >= 4, "{would}");
+    assert!(handle.ledger().entries().is_empty(), "nothing was tried, and nothing is known of it");
     handle.set_mode(Mode::Off);
     sleep(secs(5)).await;
     let pings = world.pings.load(SeqCst);
@@ -281,7 +282,7 @@ fn without_a_runtime_and_with_settings_that_cannot_work_there_is_a_typed_error()
     };
     assert!(source(supervisor().spawn()).contains("no tokio timer here"));
     let none: [&str; 0] = [];
-    assert_eq!(source(supervisor().targets(none).spawn()), "`targets` is \"[]\", but must name at least one");
+    assert_eq!(source(supervisor().targets(none).spawn()), "`targets` is [], but must name at least one");
     assert!(
         source(supervisor().stable_for(std::time::Duration::ZERO).spawn()).starts_with("`stable_for` is 0ns")
     );

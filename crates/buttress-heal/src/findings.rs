@@ -1,0 +1,68 @@
+use std::sync::Arc;
+
+use buttress_core::observe::Health;
+
+use crate::check::Symptom;
+use crate::connection::{self, Connection};
+use crate::health::Policy;
+use crate::rounds::{Rounds, Slot};
+use crate::state::Seen;
+
+/// A check that fails: its name, its symptom, what it said last.
+pub(crate) type Finding = (Arc<str>, Symptom, Arc<str>);
+
+/// What the checks come to.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) health: Health,
+    /// The symptoms of the checks that fail.
+    pub(crate) failing: Vec<Symptom>,
+    /// A check has failed, and not yet often enough to be believed.
+    pub(crate) suspect: bool,
+    pub(crate) paused: bool,
+}
+
+impl Findings {
+    /// Nothing is looked at.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { paused: self.paused, ..Self::default() };
+    }
+
+    /// Takes in what the checks say.
+    pub(crate) fn assess<S>(&mut self, rounds: &Rounds<S>, connection: &Connection, policy: Policy) {
+        let checks = rounds.slots.iter().map(|slot| (severity(slot), slot.judge.is_down()));
+        let no_connection = connection.judge.is_down().then_some((Health::Critical, true));
+        self.health = policy.judge(checks.chain(no_connection));
+        self.failing.clear();
+        self.failing.extend(down(rounds).map(|slot| slot.symptom.clone()));
+        self.failing.extend(no_connection.map(|_| Symptom::Connectivity));
+        let is_turning = |slot: &Slot<S>| slot.judge.is_turning();
+        self.suspect = connection.judge.is_turning() || rounds.slots.iter().any(is_turning);
+    }
+
+    pub(crate) fn seen(&self, held: bool) -> Seen<'_> {
+        Seen { health: self.health, failing: &self.failing, held, paused: self.paused }
+    }
+}
+
+/// All that fails, with the evidence.
+pub(crate) fn list<S>(rounds: &Rounds<S>, connection: &Connection) -> Vec<Finding> {
+    let finding = |slot: &Slot<S>| {
+        (Arc::clone(&slot.name), slot.symptom.clone(), slot.evidence.clone().unwrap_or_default())
+    };
+    let mut findings: Vec<_> = down(rounds).map(finding).collect();
+    if connection.judge.is_down() {
+        let evidence = connection.evidence.clone().unwrap_or_default();
+        findings.push((connection::NAME.into(), Symptom::Connectivity, evidence));
+    }
+    findings
+}
+
+fn severity<S>(slot: &Slot<S>) -> Health {
+    slot.settings.severity.unwrap_or_else(|| slot.symptom.severity())
+}
+
+/// The checks that fail, but for those that do no harm.
+fn down<S>(rounds: &Rounds<S>) -> impl Iterator<Item = &Slot<S>> {
+    rounds.slots.iter().filter(|slot| slot.judge.is_down() && severity(slot) != Health::Healthy)
+}
