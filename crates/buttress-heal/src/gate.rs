@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use buttress_core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use buttress_core::{Event, Observer, Reason, Refused, within};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use crate::lane::{Alarm, Lane, State, enter};
+use crate::lane::{Lane, Lanes};
 use crate::ramp::{Place, Ramp};
 use crate::settings::{SwapSettings, Waiting};
 use crate::signals::Signals;
@@ -24,27 +24,26 @@ pub(crate) enum Gate<S> {
 
 /// A generation that takes calls, or has taken some.
 pub(crate) struct Live<S> {
-    pub(crate) state: Arc<State>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) target: usize,
     /// The one that is cloned; gone when the generation is.
     pub(crate) service: Mutex<Option<S>>,
     pub(crate) ramp: Option<Ramp>,
     /// Given up when it drains.
-    pub(crate) lanes: Mutex<Box<[Arc<Lane>]>>,
+    pub(crate) lanes: Lanes,
 }
 
 impl<S> Live<S> {
     /// A share in the generation, for one call, unless it is gone.
     #[inline]
     pub(crate) fn enter(&self) -> Option<Arc<Lane>> {
-        enter(&self.signals.lanes)
+        self.lanes.enter(&self.signals)
     }
 
     pub(crate) fn supersede(&self) {
-        self.state.supersede();
+        self.signals.supersede();
         if let Some(ramp) = &self.ramp {
-            ramp.end(&self.state);
+            ramp.end(&self.signals);
         }
     }
 }
@@ -56,12 +55,15 @@ impl<S: Clone> Live<S> {
 }
 
 /// What does not depend on the kind of service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Hub {
     pub(crate) name: Arc<str>,
     pub(crate) settings: SwapSettings,
     pub(crate) observer: Arc<Observer>,
-    pub(crate) alarm: Arc<Alarm>,
+    /// The calls of the current generation give reason to look.
+    pub(crate) suspicion: Notify,
+    /// Somebody wants to know how long calls take.
+    pub(crate) timed: AtomicBool,
     /// Callers that wait for a generation.
     pub(crate) waiting: AtomicUsize,
     /// The key of the incident that a human has been told of.

@@ -1,13 +1,11 @@
 //! The services that a supervisor has built: one that takes calls, and at most one beside it, that comes or goes.
 
-use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use buttress_core::clock::Seconds;
-use buttress_core::sync::atomic::AtomicUsize;
 use buttress_core::{Observer, within};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -16,7 +14,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::BoxFuture;
 use crate::factory::{Build, Factory};
 use crate::gate::{Gate, Hub, Live, Shared};
-use crate::lane::{Alarm, Lane, State};
+use crate::lane::Lanes;
 use crate::ramp::Ramp;
 use crate::service::Heal;
 use crate::settings::SwapSettings;
@@ -87,7 +85,6 @@ pub(crate) struct Generations<F: Factory> {
 
 struct Current<S> {
     live: Arc<Live<S>>,
-    drained: oneshot::Receiver<()>,
     growing: Option<AbortHandle>,
 }
 
@@ -98,9 +95,7 @@ impl<F: Factory> Generations<F> {
         settings: SwapSettings,
         observer: Arc<Observer>,
     ) -> (Self, Heal<F::Service>) {
-        let alarm = Arc::new(Alarm::new(Arc::clone(&name), settings.suspect_after));
-        let (waiting, incident) = (AtomicUsize::new(0), Mutex::default());
-        let hub = Arc::new(Hub { name, settings, observer, alarm, waiting, incident });
+        let hub = Arc::new(Hub { name, settings, observer, ..Hub::default() });
         let (sender, gate) = watch::channel(Gate::Shut(Why::Starting, None));
         let heal = Heal::new(Arc::new(Shared { hub: Arc::clone(&hub), gate }));
         let view = View { hub, gate: Arc::new(sender) };
@@ -184,28 +179,25 @@ impl<F: Factory> Generations<F> {
         let slow_start = self.settings().slow_start;
         let slowly = self.last > 0 && !slow_start.is_zero();
         self.last += 1;
-        let state = Arc::new(State::new(self.last, &self.view.hub.alarm, slowly));
-        let (lanes, drained) = Lane::several(&state);
         let live = Arc::new(Live {
-            state: Arc::clone(&state),
-            signals: Arc::new(Signals::of(&state, &lanes)),
+            signals: Arc::new(Signals::new(self.last, &self.view.hub, slowly)),
             target,
             service: Mutex::new(Some(service)),
             ramp: slowly.then(|| Ramp::new(places)),
-            lanes: Mutex::new(lanes),
+            lanes: Lanes::new(),
         });
         // Without a runtime, everything is being dropped.
         let growing = Handle::try_current().ok().filter(|_| slowly).map(|runtime| {
             let live = Arc::clone(&live);
             let grow = async move {
                 if let Some(ramp) = &live.ramp {
-                    ramp.grow(&live.state, places, slow_start).await;
+                    ramp.grow(&live.signals, places, slow_start).await;
                 }
             };
             runtime.spawn(grow).abort_handle()
         });
         self.view.gate.send_replace(Gate::Open(Arc::clone(&live)));
-        self.current = Some(Current { live, drained, growing });
+        self.current = Some(Current { live, growing });
         self.last
     }
 
@@ -218,10 +210,9 @@ impl<F: Factory> Generations<F> {
         let (hurry, hurried) = oneshot::channel();
         let (retire, retire_within) = (self.retire.clone(), self.settings().retire_within);
         let task = tokio::spawn(async move {
-            let Current { live, drained, .. } = old;
-            live.state.drain();
-            drop(mem::take(&mut *live.lanes.lock().unwrap_or_else(PoisonError::into_inner)));
-            within(limit, either(drained, hurried)).await;
+            let live = old.live;
+            live.lanes.drain(&live.signals);
+            within(limit, either(live.signals.drained(), hurried)).await;
             live.signals.close();
             let may_retire = may_retire.await.is_ok();
             let service = live.service.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -338,9 +329,10 @@ fn granted() -> oneshot::Receiver<()> {
 }
 
 /// All calls have ended, or the others are not to be waited for.
-async fn either(mut drained: oneshot::Receiver<()>, mut hurried: oneshot::Receiver<()>) {
+async fn either(drained: impl Future<Output = ()>, mut hurried: oneshot::Receiver<()>) {
+    let mut drained = pin!(drained);
     std::future::poll_fn(|cx| {
-        if Pin::new(&mut drained).poll(cx).is_ready() {
+        if drained.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         // Whoever could be in a hurry may have gone.

@@ -193,6 +193,12 @@ impl SupervisorHandle {
     }
 }
 
+impl SupervisorHandle {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
 impl fmt::Debug for SupervisorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("SupervisorHandle");

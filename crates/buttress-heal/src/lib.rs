@@ -174,6 +174,7 @@ pub use supervisor::{SpawnError, Supervisor};
 // The swap.
 pub use factory::{Build, Factory, MakeServices};
 pub use future::ResponseFuture;
+pub use layer::HealLayer;
 pub use permit::Permit;
 pub use service::Heal;
 pub use settings::SwapSettings;

@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use buttress_core::clock::{before_poll, first_wait};
-use buttress_core::sync::atomic::Ordering::Relaxed;
 use buttress_core::{Kind, Settle, Verdict};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -57,20 +56,20 @@ impl Permit {
     #[inline]
     pub(crate) fn wait(&mut self, cx: &mut Context<'_>) -> Poll<CutOff> {
         let Some(lane) = &self.lane else { return Poll::Pending };
-        let state = &lane.state;
+        let signals = &lane.signals;
         if self.flags & TIMED != 0 && self.waiting_since.is_none() {
-            let now = state.latencies().clock.at(first_wait());
+            let now = signals.latencies().clock.at(first_wait());
             self.waiting_since = NonZeroU64::new(now.saturating_add(1));
         }
         lane.park(&mut self.parked, cx.waker());
         // After it is parked: whoever closes the generation says so first, and wakes then.
-        if state.is_closed() { Poll::Ready(CutOff::of(state)) } else { Poll::Pending }
+        if signals.is_closed() { Poll::Ready(CutOff::of(signals)) } else { Poll::Pending }
     }
 
     /// Says how long it took, and gives back what it held.
     fn end(&mut self, lane: &Lane) {
         if let Some(since) = self.waiting_since.take() {
-            lane.state.latencies().record(since.get() - 1);
+            lane.signals.latencies().record(since.get() - 1);
         }
         if let Some(at) = self.parked.take() {
             lane.unpark(at);
@@ -85,9 +84,7 @@ impl Permit {
             Verdict::Success | Verdict::Rejected | Verdict::Failure { kind: Kind::Throttled, .. } => {
                 lane.succeeded();
             }
-            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused, .. } => {
-                lane.ignored.fetch_add(1, Relaxed);
-            }
+            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused, .. } => lane.ignored(),
             Verdict::Failure { .. } => lane.failed(),
         }
         self.end(lane);

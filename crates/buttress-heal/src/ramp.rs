@@ -8,7 +8,7 @@ use buttress_core::clock::after;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::lane::State;
+use crate::signals::Signals;
 
 /// So often the limit doubles before it may go: a thousandfold.
 const DOUBLINGS: u32 = 10;
@@ -48,13 +48,13 @@ impl Ramp {
     }
 
     /// Nobody waits for a place any more.
-    pub(crate) fn end(&self, state: &State) {
-        state.end_slow_start();
+    pub(crate) fn end(&self, signals: &Signals) {
+        signals.end_slow_start();
         self.places.close();
     }
 
     /// Raises the limit until nobody is held back.
-    pub(crate) async fn grow(&self, state: &State, mut limit: usize, slow_start: Duration) {
+    pub(crate) async fn grow(&self, signals: &Signals, mut limit: usize, slow_start: Duration) {
         let start = Instant::now();
         for step in 1_u32.. {
             tokio::time::sleep_until(after(start, (slow_start / DOUBLINGS).saturating_mul(step))).await;
@@ -66,6 +66,6 @@ impl Ramp {
             self.places.add_permits(more);
             limit += more;
         }
-        self.end(state);
+        self.end(signals);
     }
 }

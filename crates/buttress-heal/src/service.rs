@@ -4,15 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Classify, Judged, Now, Plain, Watch, error_verdict};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tower_service::Service;
 
 use crate::BoxFuture;
 use crate::future::ResponseFuture;
-use crate::gate::{Admission, Admitted, Live, Shared};
+use crate::gate::{Admission, Admitted, Gate, Hub, Live, Shared};
 use crate::lane::Lane;
 use crate::permit::Permit;
-use crate::unavailable::{Unavailable, Why};
+use crate::unavailable::{Cause, Unavailable, Why};
 
 /// A supervised service: calls go to the generation that its supervisor has built last.
 ///
@@ -62,6 +62,13 @@ impl<S> Heal<S> {
     pub(crate) fn new(shared: Arc<Shared<S>>) -> Self {
         Self::with(shared, Plain::default(), Now)
     }
+
+    /// One that was never started, for this reason.
+    pub(crate) fn not_started(name: Arc<str>, cause: Cause) -> Self {
+        let (_, gate) = watch::channel(Gate::Shut(Why::NoService, Some(cause)));
+        let hub = Arc::new(Hub { name, ..Hub::default() });
+        Self::new(Arc::new(Shared { hub, gate }))
+    }
 }
 
 impl<S, P, W> Heal<S, P, W> {
@@ -97,7 +104,7 @@ impl<S, P, W> Heal<S, P, W> {
     /// Whether an instance is attached of a generation that takes a call.
     fn is_admitted(&self) -> bool {
         self.attached.as_ref().is_some_and(|attached| {
-            let state = &attached.live.state;
+            let state = &attached.live.signals;
             !state.is_superseded() && (self.place.is_some() || !state.starts_slowly())
         })
     }
@@ -153,7 +160,7 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    live.state.is_broken();
+                    live.signals.is_broken();
                     let error = error.into();
                     let verdict = error_verdict(&*error).not_sent();
                     return self.refuse(Judged::transparent(verdict, error).into());
@@ -164,7 +171,7 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
                         true => self.detach(),
                         false => {
                             if let Some(attached) = &self.attached {
-                                attached.live.state.did_not_succeed();
+                                attached.live.signals.did_not_succeed();
                             }
                             let error = self.unavailable(Why::NotReady);
                             return self.refuse(error);
@@ -221,7 +228,7 @@ impl<S: Clone, P: Clone, W: Clone> Clone for Heal<S, P, W> {
     fn clone(&self) -> Self {
         let mut clone = Self::with(Arc::clone(&self.shared), self.policy.clone(), self.watch.clone());
         // A clone starts unready; what the instance has found out is its own.
-        let attached = self.attached.as_ref().filter(|attached| !attached.live.state.is_superseded());
+        let attached = self.attached.as_ref().filter(|attached| !attached.live.signals.is_superseded());
         clone.attached = attached
             .map(|attached| Attached { live: Arc::clone(&attached.live), service: attached.service.clone() });
         clone
@@ -254,7 +261,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let mut polled = None;
         if let (Waiting::Nothing, Some(Attached { live, service })) = (&self.waiting, &mut self.attached) {
-            if live.state.flows() {
+            if live.signals.flows() {
                 let answer = service.poll_ready(cx);
                 if let Poll::Ready(Ok(())) = answer {
                     if self.lane.is_none() {
@@ -273,7 +280,7 @@ where
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         if let (Some(lane), Some(attached)) = (self.lane.take(), &mut self.attached) {
-            if let Some(timed) = lane.state.takes_a_call() {
+            if let Some(timed) = lane.signals.takes_a_call() {
                 let panicked = OnPanic(&lane);
                 let inner = attached.service.call(request);
                 mem::forget(panicked);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use buttress_core::Refused;
 use buttress_core::clock::Seconds;
 
-use crate::lane::State;
+use crate::signals::Signals;
 
 /// A supervised service has nothing to make a call with. The request was not sent.
 ///
@@ -109,8 +109,8 @@ pub struct CutOff {
 }
 
 impl CutOff {
-    pub(crate) fn of(state: &State) -> Self {
-        Self { name: Arc::clone(&state.alarm.name), generation: state.generation }
+    pub(crate) fn of(signals: &Signals) -> Self {
+        Self { name: Arc::clone(&signals.hub.name), generation: signals.generation() }
     }
 
     /// The name of the service.

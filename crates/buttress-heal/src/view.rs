@@ -39,7 +39,7 @@ impl<S: Clone> View<S> {
     /// Resolves when so many calls in a row of the current generation have not succeeded, and again after as many more.
     pub(crate) async fn suspected(&self) {
         loop {
-            self.hub.alarm.raised.notified().await;
+            self.hub.suspicion.notified().await;
             let streak = self.signals().map_or(0, |signals| signals.failures_in_a_row());
             if streak >= self.hub.settings.suspect_after {
                 return;
@@ -47,9 +47,17 @@ impl<S: Clone> View<S> {
         }
     }
 
-    /// Resolves when nobody has the service any more.
+    /// Resolves when nobody has the service any more, and the calls that it was left with have ended.
     pub(crate) async fn unused(&self) {
         self.gate.closed().await;
+        while let Some(live) = self.live() {
+            // Nobody is left to make a call.
+            live.lanes.drain(&live.signals);
+            live.signals.drained().await;
+            if self.live().is_none_or(|now| Arc::ptr_eq(&now, &live)) {
+                return;
+            }
+        }
     }
 
     /// How many callers wait for a generation.

@@ -101,7 +101,7 @@ async fn a_slow_start_ends_when_nobody_is_held_back_and_lasts_as_long_as_it_says
     let (mut generations, service) = works.generations(SwapSettings::default().slow_start(MS(1000)));
     generations.first().await.unwrap();
     generations.swap(BREAK_FIRST, 0, &Warm).await.unwrap();
-    let starts_slowly = || generations.view().signals().unwrap().state.starts_slowly();
+    let starts_slowly = || generations.view().signals().unwrap().starts_slowly();
     advance(MS(950)).await;
     assert!(starts_slowly());
     advance(MS(60)).await;
