@@ -241,6 +241,16 @@ impl<F: Factory> Generations<F> {
         self.old_gone().await;
     }
 
+    /// Lets the calls end in their own time, and retires what there is; for a service that nobody has any more.
+    pub(crate) async fn finish(mut self) {
+        if let Some(current) = self.current.take() {
+            let current = self.end(current, Duration::MAX, granted());
+            self.old_gone().await;
+            self.old = Some(current);
+        }
+        self.old_gone().await;
+    }
+
     /// Refuses calls from now on, gives those under way this time to end, cuts off the rest, and retires what there is.
     pub(crate) async fn shutdown(mut self, limit: Duration) {
         self.view.gate.send_replace(Gate::Shut(Why::ShutDown, None));

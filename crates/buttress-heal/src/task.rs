@@ -237,7 +237,7 @@ impl<F: Factory> Task<F> {
         let mut ended = pin!(async move {
             match limit {
                 Some(limit) => generations.shutdown(limit).await,
-                None => drop(generations),
+                None => generations.finish().await,
             }
         });
         let (mut is_sent, mut has_ended) = (false, false);

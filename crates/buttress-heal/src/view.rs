@@ -47,17 +47,9 @@ impl<S: Clone> View<S> {
         }
     }
 
-    /// Resolves when nobody has the service any more, and the calls that it was left with have ended.
+    /// Resolves when nobody has the service any more.
     pub(crate) async fn unused(&self) {
         self.gate.closed().await;
-        while let Some(live) = self.live() {
-            // Nobody is left to make a call.
-            live.lanes.drain(&live.signals);
-            live.signals.drained().await;
-            if self.live().is_none_or(|now| Arc::ptr_eq(&now, &live)) {
-                return;
-            }
-        }
     }
 
     /// How many callers wait for a generation.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use buttress_core::{Effect, Rng, Verdict, find, own_verdict};
 use buttress_testkit::clock::{advance, poll_in_task, settle};
-use buttress_testkit::{Counts, ScriptError, ok};
+use buttress_testkit::{Counts, ScriptError, Scripted, ok};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
@@ -54,10 +54,10 @@ async fn whatever_is_swapped_and_cloned_only_instances_that_are_ready_are_called
         }
     }
     let swaps = works.builds.lock().unwrap().len();
-    let called: usize = works.scripts.lock().unwrap().iter().map(|script| script.calls()).sum();
+    let called: usize = works.scripts.lock().unwrap().iter().map(Scripted::calls).sum();
     assert!(swaps > 1000 && called > 300, "{swaps} swaps, {called} calls");
     drop((calls, instances));
-    let left: Vec<Counts> = works.scripts.lock().unwrap().iter().map(|script| script.counts()).collect();
+    let left: Vec<Counts> = works.scripts.lock().unwrap().iter().map(Scripted::counts).collect();
     assert!(left.iter().all(|counts| counts.in_flight == 0));
 }
 
@@ -120,7 +120,7 @@ async fn readiness_that_fails_is_the_error_of_the_call_and_makes_the_supervisor_
 async fn one_failed_readiness_is_one_look_at_the_service() {
     let mood = Moody::default();
     mood.fails.store(true, Relaxed);
-    let (mut generations, service) = moody(&[mood.clone()]);
+    let (mut generations, service) = moody(std::slice::from_ref(&mood));
     generations.first().await.unwrap();
     service.clone().oneshot(0).await.unwrap_err();
     assert_eq!(mood.asked.load(Relaxed), 1, "tower's `Reconnect` would make connections for ever");
@@ -129,7 +129,7 @@ async fn one_failed_readiness_is_one_look_at_the_service() {
 #[tokio::test(start_paused = true)]
 async fn readiness_that_hangs_is_waited_for_so_long_and_no_longer() {
     let mood = Moody::default();
-    let (mut generations, service) = moody(&[mood.clone()]);
+    let (mut generations, service) = moody(std::slice::from_ref(&mood));
     generations.first().await.unwrap();
     mood.hangs.store(true, Relaxed);
     let start = Instant::now();
