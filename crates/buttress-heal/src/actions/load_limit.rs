@@ -330,3 +330,32 @@ where
         Poll::Ready(outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever it was lowered to and however long it takes: it rises evenly to the maximum, and says truly when there is room
+        /// for one more.
+        #[test]
+        fn a_limit_rises_from_what_it_was_lowered_to_up_to_the_maximum(
+            (to, max) in (1_usize..1_000_000).prop_flat_map(|max| (1..=max, Just(max))),
+            (at, within, after) in (0..u64::MAX / 4, 0..u64::MAX / 4, 0..u64::MAX / 2),
+        ) {
+            let lowered = Lowered { to, at, within };
+            let now = at + after;
+            match lowered.limit(max, now) {
+                None => prop_assert!(after >= within || to == max),
+                Some(limit) => {
+                    prop_assert!((to..max).contains(&limit) && after < within.max(1));
+                    let next = nanos(lowered.next(max, limit, now));
+                    let then = |time: u64| lowered.limit(max, time).unwrap_or(max);
+                    prop_assert!(next > 0 && then(now + next) > limit);
+                    prop_assert_eq!(then(now + next - 1), limit);
+                }
+            }
+        }
+    }
+}

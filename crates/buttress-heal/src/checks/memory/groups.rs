@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use buttress_core::BoxError;
@@ -25,8 +24,12 @@ enum Version {
 impl Hierarchy {
     /// `None` if there is none.
     pub(super) fn of_process(root: &Path) -> Result<Option<Self>, BoxError> {
-        // A kernel without control groups has no such file.
-        let Some(memberships) = read_if_any(&root.join("proc/self/cgroup"))? else { return Ok(None) };
+        let memberships = root.join("proc/self/cgroup");
+        if !memberships.exists() {
+            // A kernel without control groups.
+            return Ok(None);
+        }
+        let memberships = read(&memberships)?;
         let mounts = read(&root.join("proc/self/mountinfo"))?;
         Ok(Self::find(root, &memberships, &mounts))
     }
@@ -164,14 +167,6 @@ pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
 /// The value of a line like `inactive_file 1249280`.
 fn counter(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-fn read_if_any(path: &Path) -> Result<Option<String>, BoxError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),
-    }
 }
 
 #[cfg(test)]

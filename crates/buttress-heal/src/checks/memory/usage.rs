@@ -89,8 +89,10 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     Some(value.saturating_mul(1024))
 }
 
+/// Somebody else's mount point need not be UTF-8.
 pub(super) fn read(path: &Path) -> Result<String, BoxError> {
-    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
+    let text = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -110,7 +112,7 @@ mod tests {
             Self(tempfile::tempdir().unwrap()).file("/proc/meminfo", MEMINFO)
         }
 
-        fn file(self, path: &str, text: &str) -> Self {
+        fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
             let path = under(self.0.path(), Path::new(path));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
@@ -129,7 +131,7 @@ mod tests {
                 .file(&format!("{group}/memory.stat"), stat)
         }
 
-        fn member(self, cgroup: &str, mountinfo: &str) -> Self {
+        fn member(self, cgroup: &str, mountinfo: impl AsRef<[u8]>) -> Self {
             self.file("/proc/self/cgroup", cgroup).file("/proc/self/mountinfo", mountinfo)
         }
 
@@ -247,6 +249,15 @@ mod tests {
             .member("0::/\n", &format!("{machine}{V2}"))
             .file("/host/cgroup/cgroup.procs", "1\n")
             .v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 300 * MIB, "");
+        assert_eq!(machine.usage(), (300, 512, Some("/sys/fs/cgroup".into())));
+    }
+
+    #[test]
+    fn a_mount_of_somebody_else_that_is_no_text_is_no_hindrance() {
+        let mut mounts = b"40 23 0:25 / /mnt/\xff rw - ext4 /dev/\xfe rw\n".to_vec();
+        mounts.extend(V2.bytes());
+        let machine = Machine::new().member("0::/\n", mounts);
+        let machine = machine.v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 300 * MIB, "");
         assert_eq!(machine.usage(), (300, 512, Some("/sys/fs/cgroup".into())));
     }
 
