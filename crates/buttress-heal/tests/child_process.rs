@@ -17,6 +17,18 @@ fn shell(script: &'static str) -> ChildProcess {
     })
 }
 
+/// One that does not obey `SIGTERM`, from when it has started on.
+fn stubborn(directory: &tempfile::TempDir) -> ChildProcess {
+    let ready = directory.path().join("ready");
+    let script = format!("trap '' TERM; touch {}; while :; do sleep 0.01; done", ready.display());
+    let process = ChildProcess::new("backend", move || {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        command
+    });
+    process.ready_when(move || std::future::ready(ready.exists()))
+}
+
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
 }
@@ -91,9 +103,9 @@ async fn it_is_asked_to_end_before_it_is_killed() {
 
 #[tokio::test]
 async fn one_that_does_not_listen_is_killed_when_its_grace_is_over() {
-    let process = shell("trap '' TERM; while :; do sleep 0.01; done").grace(Duration::from_millis(200));
+    let directory = tempfile::tempdir().unwrap();
+    let process = stubborn(&directory).grace(Duration::from_millis(200));
     let pid = process.start().await.unwrap();
-    sleep(Duration::from_millis(100)).await;
     let start = Instant::now();
     process.restart().await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(200) && !exists(pid), "{:?}", start.elapsed());
@@ -112,9 +124,9 @@ async fn one_that_is_stopped_is_continued_so_that_it_can_end() {
 
 #[tokio::test]
 async fn a_restart_that_is_dropped_half_way_can_be_made_again_and_never_runs_two() {
-    let process = shell("trap '' TERM; while :; do sleep 0.01; done").grace(Duration::from_secs(30));
+    let directory = tempfile::tempdir().unwrap();
+    let process = stubborn(&directory).grace(Duration::from_secs(30));
     let pid = process.start().await.unwrap();
-    sleep(Duration::from_millis(100)).await;
     let dropped = tokio::time::timeout(Duration::from_millis(50), process.restart()).await;
     assert!(dropped.is_err() && exists(pid));
     assert_eq!(answer(&process).await, Answer::Pass, "still the old one");
