@@ -15,9 +15,9 @@ use crate::pager::Pager;
 
 /// A pager that calls a human only so often, over all incidents of all supervisors that share it.
 ///
-/// Beyond the limit a trigger is held back: it is an error that says until when, the supervisor tries again, and it gets through
-/// when there is room, if it is still needed by then. The human is told once that pages are held back, and that none is any more. A trigger that is repeated
-/// counts once; updates and resolves are never held back.
+/// Beyond the limit a trigger is held back: it is an error that says until when, the supervisor tries again, and it gets
+/// through when there is room, if it is still needed by then. The human is told once that pages are held back, and that
+/// none is any more. A trigger that is repeated counts once; updates and resolves are never held back.
 ///
 /// Clones share the budget. The default is 10 pages in an hour.
 ///

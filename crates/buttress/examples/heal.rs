@@ -1,5 +1,5 @@
-//! A client that mends itself: its backend, a process of its own, is killed, then stopped, and at last cannot be started any more, so that a
-//! human is called, who mends it.
+//! A client that mends itself: its backend, a process of its own, is killed, then stopped, and at last cannot be started
+//! any more, so that a human is called, who mends it.
 //!
 //! `cargo run -p buttress --example heal --features pager`
 

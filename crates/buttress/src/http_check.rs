@@ -12,11 +12,12 @@ use tower_service::Service;
 
 /// A `GET` through the supervised service, as a call would make it: passes with HTTP 200 to 399, as Kubernetes' probes do.
 ///
-/// Everything else fails, and the status or the error is the evidence, an HTTP 401 or 404 included: it is the check that asks for what is not
-/// there or not allowed. The response's body is read to its end, within the bounds of [`Http::drain`], so that the connection can be
-/// used again.
+/// Everything else fails, and the status or the error is the evidence, an HTTP 401 or 404 included: it is the check that
+/// asks for what is not there or not allowed. The response's body is read to its end, within the bounds of [`Http::drain`],
+/// so that the connection can be used again.
 ///
-/// The symptom is [`Symptom::Connectivity`], and [`Symptom::Credentials`] where a check of its own asks for something that needs them.
+/// The symptom is [`Symptom::Connectivity`], and [`Symptom::Credentials`] where a check of its own asks for something that
+/// needs them.
 ///
 /// ```
 /// use buttress::heal::{Monitor, Symptom};
@@ -51,8 +52,8 @@ impl<B> HttpCheck<B> {
         Self::of_targets([uri])
     }
 
-    /// Asks for the one of the target that is in use: one for each of the supervisor's targets, in their order. A target beyond the
-    /// last one is not checked; a single URI is that of all targets.
+    /// Asks for the one of the target that is in use: one for each of the supervisor's targets, in their order. A target
+    /// beyond the last one is not checked; a single URI is that of all targets.
     ///
     /// # Errors
     ///

@@ -12,9 +12,9 @@ use crate::check::Symptom;
 
 /// The addresses of a host for a client that pins them, and the action that resolves them anew.
 ///
-/// For a factory that connects to addresses of its own; a client that resolves for each connection (hyper's) needs none, and gets new
-/// addresses with a new pool. If there are other addresses than before, the service is rebuilt; if there are not, the attempt has failed, and
-/// the ladder goes on at once.
+/// For a factory that connects to addresses of its own; a client that resolves for each connection (hyper's) needs none,
+/// and gets new addresses with a new pool. If there are other addresses than before, the service is rebuilt; if there are
+/// not, the attempt has failed, and the ladder goes on at once.
 ///
 /// It helps against [`Symptom::Connectivity`]; 5 s, verified for 5 s, 60 s apart, twice. Clones share the addresses.
 ///

@@ -16,16 +16,17 @@ use crate::check::{Answer, Check, Subject, Symptom};
 
 /// A process that this one has started, and starts anew when it is ill.
 ///
-/// [`restart`](Self::restart) asks it to end (`SIGTERM`, on Unix), kills it if it has not within the [`grace`](Self::grace), waits until it
-/// is gone, so that its port is free and nothing is left of it but what it has started itself, and starts it again. A process that was
-/// stopped (`SIGSTOP`) is continued, so that it can obey.
+/// [`restart`](Self::restart) asks it to end (`SIGTERM`, on Unix), kills it if it has not within the
+/// [`grace`](Self::grace), waits until it is gone, so that its port is free and nothing is left of it but what it has
+/// started itself, and starts it again. A process that was stopped (`SIGSTOP`) is continued, so that it can obey.
 ///
-/// Clones are handles of the same process. It is killed when the last one is dropped. Dropping the future of `restart` leaves it running, or
-/// killed and not started again, which the next `restart` or [`start`](Self::start) does.
+/// Clones are handles of the same process. It is killed when the last one is dropped. Dropping the future of `restart`
+/// leaves it running, or killed and not started again, which the next `restart` or [`start`](Self::start) does.
 ///
-/// It is a check, too: whether it runs ([`Symptom::Connectivity`]). As an action it helps against anything and has the service restarted, since its connections
-/// are gone; 30 s, verified for 10 s, 60 s apart, three times. Make its rung count as a restart:
-/// [`Rung::new(process).as_restart()`](crate::Rung::as_restart), and give it a [`backoff`](crate::Rung::backoff) where what it needs may take long to come back.
+/// It is a check, too: whether it runs ([`Symptom::Connectivity`]). As an action it helps against anything and has the
+/// service restarted, since its connections are gone; 30 s, verified for 10 s, 60 s apart, three times. Make its rung count
+/// as a restart: [`Rung::new(process).as_restart()`](crate::Rung::as_restart), and give it a
+/// [`backoff`](crate::Rung::backoff) where what it needs may take long to come back.
 ///
 /// ```no_run
 /// use buttress_heal::ChildProcess;
@@ -78,14 +79,15 @@ impl ChildProcess {
         Self { grace: Duration::from_secs(5), ready: None, shared: Arc::new(shared) }
     }
 
-    /// How long it has to end by itself before it is killed; zero kills it at once. Default 5 s. Clones that exist already keep theirs.
+    /// How long it has to end by itself before it is killed; zero kills it at once. Default 5 s. Clones that exist already
+    /// keep theirs.
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
     }
 
-    /// It is started only when this says so, asked each 20 ms; without it, at once. For a service that connects while it is built: a process needs
-    /// a while until it listens. Bound it in time where it is called; a rung has its time-out.
+    /// It is started only when this says so, asked each 20 ms; without it, at once. For a service that connects while it is
+    /// built: a process needs a while until it listens. Bound it in time where it is called; a rung has its time-out.
     ///
     /// ```
     /// # use buttress_heal::ChildProcess;

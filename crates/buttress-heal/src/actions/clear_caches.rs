@@ -9,12 +9,12 @@ use crate::check::Symptom;
 
 /// Gives memory back: clears the caches that are listed, and trims stores of last good answers.
 ///
-/// What an outage needs is not cleared. A store of last good answers is given to [`trim`](Self::trim), which at the first attempt forgets only
-/// what can no longer be served, and at each further one also what has not been used for longest, until half is left. There is no way to have it
-/// cleared, but to do so in a closure of one's own: do not.
+/// What an outage needs is not cleared. A store of last good answers is given to [`trim`](Self::trim), which at the first
+/// attempt forgets only what can no longer be served, and at each further one also what has not been used for longest,
+/// until half is left. There is no way to have it cleared, but to do so in a closure of one's own: do not.
 ///
-/// It helps against [`Symptom::Memory`] only: a dependency that cannot be reached is no reason to forget what it has said. 1 s, verified for 5 s, 60 s
-/// apart, twice.
+/// It helps against [`Symptom::Memory`] only: a dependency that cannot be reached is no reason to forget what it has said.
+/// 1 s, verified for 5 s, 60 s apart, twice.
 ///
 /// ```
 /// use std::collections::HashMap;

@@ -19,17 +19,19 @@ use crate::check::Symptom;
 
 /// How many calls may be under way at once: a layer, and the action that sheds load by halving it.
 ///
-/// As long as nothing is shed it lets through up to its maximum. [`halve`](Self::halve) lowers what it lets through, and from then on it rises
-/// again, evenly, to the maximum within [`restore_within`](Self::restore_within). A call beyond the limit is refused at once
-/// ([`Refused`], [`Reason::Overloaded`]); none waits. Calls that are under way go on: after halving it takes until so many have ended.
+/// As long as nothing is shed it lets through up to its maximum. [`halve`](Self::halve) lowers what it lets through, and
+/// from then on it rises again, evenly, to the maximum within [`restore_within`](Self::restore_within). A call beyond the
+/// limit is refused at once ([`Refused`], [`Reason::Overloaded`]); none waits. Calls that are under way go on: after
+/// halving it takes until so many have ended.
 ///
-/// Give it a maximum that the service really reaches: half of a limit that nothing comes near sheds nothing. A limit that callers wait for is
-/// `tower::limit`'s.
+/// Give it a maximum that the service really reaches: half of a limit that nothing comes near sheds nothing. A limit that
+/// callers wait for is `tower::limit`'s.
 ///
-/// Clones, and the services made by them, share the limit. A call counts until its future has ended or is dropped; of a response that is a
-/// stream, until its head.
+/// Clones, and the services made by them, share the limit. A call counts until its future has ended or is dropped; of a
+/// response that is a stream, until its head.
 ///
-/// As an action it helps against [`Symptom::ResponseTime`] and [`Symptom::Queue`]; 0.1 s, verified for 5 s, 10 s apart, three times.
+/// As an action it helps against [`Symptom::ResponseTime`] and [`Symptom::Queue`]; 0.1 s, verified for 5 s, 10 s apart,
+/// three times.
 ///
 /// | setting | default |
 /// |---|---|
@@ -337,8 +339,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever it was lowered to and however long it takes: it rises evenly to the maximum, and says truly when there is room
-        /// for one more.
+        /// Whatever it was lowered to and however long it takes: it rises evenly to the maximum, and says truly when there
+        /// is room for one more.
         #[test]
         fn a_limit_rises_from_what_it_was_lowered_to_up_to_the_maximum(
             (to, max) in (1_usize..1_000_000).prop_flat_map(|max| (1..=max, Just(max))),

@@ -11,9 +11,9 @@ use crate::check::{Answer, Check, Subject, Symptom};
 
 /// A request through the service itself, as a call would make it, judged by a policy.
 ///
-/// It passes if the outcome is a [`Success`](Verdict::Success). A request that is rejected as its caller's fault (HTTP 401, 404) fails, since it is the
-/// check that has made it; one that is [`Ignored`](Verdict::Ignored) says nothing. The response is disposed of as the policy says, so
-/// that its connection can be used again. While there is no service, it fails.
+/// It passes if the outcome is a [`Success`](Verdict::Success). A request that is rejected as its caller's fault (HTTP 401,
+/// 404) fails, since it is the check that has made it; one that is [`Ignored`](Verdict::Ignored) says nothing. The response
+/// is disposed of as the policy says, so that its connection can be used again. While there is no service, it fails.
 ///
 /// The symptom is [`Symptom::Connectivity`], unless [`symptom`](Self::symptom) says otherwise.
 ///

@@ -36,11 +36,11 @@ pub fn queue_depth(at_most: usize, depth: impl Fn() -> usize + Send + Sync + 'st
     Reading { name: "queue depth", symptom: Symptom::Queue, excess: Box::new(excess) }
 }
 
-/// Fails while at least so many per cent of a pool's connections are in use; [`Symptom::Pool`]. The closure says how many are in use, and how
-/// many there can be.
+/// Fails while at least so many per cent of a pool's connections are in use; [`Symptom::Pool`]. The closure says how many
+/// are in use, and how many there can be.
 ///
-/// A pool at its limit may just be busy: let it [`fall`](crate::Monitor::fall) slowly, or count those who wait for a connection with
-/// [`queue_depth`].
+/// A pool at its limit may just be busy: let it [`fall`](crate::Monitor::fall) slowly, or count those who wait for a
+/// connection with [`queue_depth`].
 ///
 /// # Errors
 ///
@@ -60,8 +60,8 @@ pub fn pool_use(
     Ok(Reading { name: "pool use", symptom: Symptom::Pool, excess: Box::new(excess) })
 }
 
-/// Fails while a circuit breaker is open; [`Symptom::CircuitBreaker`]. While it is half-open its probes have not decided yet, and one that an operator
-/// has isolated is not ill: both pass.
+/// Fails while a circuit breaker is open; [`Symptom::CircuitBreaker`]. While it is half-open its probes have not decided
+/// yet, and one that an operator has isolated is not ill: both pass.
 ///
 /// ```
 /// use buttress_core::observe::CircuitState;

@@ -11,9 +11,10 @@ use crate::check::{Answer, Check, Subject, Symptom};
 
 /// Whether the calls that are made anyway take too long. It makes none itself.
 ///
-/// It fails while at least [so many per cent](Self::percent) of the calls that have ended within the [window](Self::window) took longer than the limit; a call that
-/// its caller gave up counts with the time it was given. With [fewer calls](Self::minimum_calls) slow ones say nothing ([`Answer::Skipped`]): one request in the night
-/// is no sign; if none of them is slow, or if there is none at all, it passes. A call that still hangs has not ended: give calls a deadline.
+/// It fails while at least [so many per cent](Self::percent) of the calls that have ended within the [window](Self::window)
+/// took longer than the limit; a call that its caller gave up counts with the time it was given. With [fewer
+/// calls](Self::minimum_calls) slow ones say nothing ([`Answer::Skipped`]): one request in the night is no sign; if none of
+/// them is slow, or if there is none at all, it passes. A call that still hangs has not ended: give calls a deadline.
 ///
 /// The symptom is [`Symptom::ResponseTime`]. Calls are timed from the first time that such a check is run.
 ///
@@ -98,8 +99,8 @@ impl ResponseTimeCheck {
         Ok(Self { percent, ..self })
     }
 
-    /// Which calls are looked at: those that ended within so long, or since it was run last if that is longer ago. Shorter than the time that
-    /// actions have to show their effect ([`Rung::verify`](crate::Rung::verify)), or none ever has one.
+    /// Which calls are looked at: those that ended within so long, or since it was run last if that is longer ago. Let it
+    /// be shorter than the time that actions have to show their effect ([`Rung::verify`](crate::Rung::verify)), or none ever has one.
     #[must_use]
     pub fn window(self, window: Duration) -> Self {
         Self { window, ..self }

@@ -8,8 +8,9 @@ use crate::check::{Answer, Check, Subject, Symptom};
 
 /// Whether a TCP connection can be opened; it is closed at once.
 ///
-/// That is all it says. The kernel accepts connections for a process that is stopped or stuck, until its backlog is full: check
-/// with a [request](crate::CallCheck) whether anybody answers. It opens a connection of its own, and so says nothing of those in a pool.
+/// That is all it says. The kernel accepts connections for a process that is stopped or stuck, until its backlog is full:
+/// check with a [request](crate::CallCheck) whether anybody answers. It opens a connection of its own, and so says nothing
+/// of those in a pool.
 ///
 /// The symptom is [`Symptom::Connectivity`].
 #[derive(Clone, Debug)]
@@ -25,8 +26,8 @@ impl TcpCheck {
         Self { name: format!("tcp {address}").into(), targets: [address].into() }
     }
 
-    /// To the address of the target that is in use: one for each of the supervisor's targets, in their order. A target beyond
-    /// the last one is not checked; a single address is that of all targets.
+    /// To the address of the target that is in use: one for each of the supervisor's targets, in their order. A target
+    /// beyond the last one is not checked; a single address is that of all targets.
     pub fn of_targets(addresses: impl IntoIterator<Item: Into<Arc<str>>>) -> Self {
         Self { name: "tcp".into(), targets: addresses.into_iter().map(Into::into).collect() }
     }

@@ -1,9 +1,10 @@
 //! Pagers that call a human when a supervisor cannot mend its service: PagerDuty, and a webhook for everything else.
 //!
-//! Each has a small stack of its own, with nothing in common with the service that is ill: a deadline of 8 s (a supervisor gives a pager 10 s),
-//! jittered retries within it, a circuit breaker, and a pause for all incidents where the pager asks for one (`Retry-After`). It says
-//! what it has to say once for each call. A supervisor calls again until that has got through, however long the pager is down, and a
-//! resolve is not lost; repetitions carry the same key and call nobody twice.
+//! Each has a small stack of its own, with nothing in common with the service that is ill: a deadline of 8 s (a supervisor
+//! gives a pager 10 s), jittered retries within it, a circuit breaker, and a pause for all incidents where the pager asks
+//! for one (`Retry-After`). It says what it has to say once for each call. A supervisor calls again until that has got
+//! through, however long the pager is down, and a resolve is not lost; repetitions carry the same key and call nobody
+//! twice.
 //!
 //! ```
 //! use buttress::heal::PageBudget;

@@ -17,9 +17,9 @@ use super::{date, report, summary, symptoms};
 
 /// PagerDuty's Events API v2.
 ///
-/// The incident's key is the `dedup_key`, by which PagerDuty knows a repetition: it adds it to the open incident and calls nobody again. An update
-/// is such a repetition, with the new severity and what has happened since. It opens the incident anew if somebody has resolved it by hand meanwhile: it
-/// has got worse.
+/// The incident's key is the `dedup_key`, by which PagerDuty knows a repetition: it adds it to the open incident and calls
+/// nobody again. An update is such a repetition, with the new severity and what has happened since. It opens the incident
+/// anew if somebody has resolved it by hand meanwhile: it has got worse.
 ///
 /// | health | severity |
 /// |---|---|
@@ -48,8 +48,8 @@ impl PagerDuty {
         Self::of(Post::with_hyper("pagerduty", EVENTS, Vendor::PagerDuty)?, routing_key.into())
     }
 
-    /// The same over a client of one's own, such as one that goes through a proxy. It gets the stack of this module above it: hand over
-    /// a client that does not retry.
+    /// The same over a client of one's own, such as one that goes through a proxy. It gets the stack of this module above
+    /// it: hand over a client that does not retry.
     ///
     /// # Errors
     ///

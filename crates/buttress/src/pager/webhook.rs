@@ -44,7 +44,8 @@ impl Webhook {
         Ok(Self { post: Post::with_hyper("webhook", url, Vendor::Generic)? })
     }
 
-    /// The same over a client of one's own. It gets the stack of this module above it: hand over a client that does not retry.
+    /// The same over a client of one's own. It gets the stack of this module above it: hand over a client that does not
+    /// retry.
     ///
     /// # Errors
     ///

@@ -11,13 +11,15 @@ use usage::{MiB, Usage, of_process};
 
 /// Whether too much memory is used: of what there is, or by this process. On Linux.
 ///
-/// [`below_percent`](Self::below_percent) looks at what the kernel would kill for: the control group of this process and those above it,
-/// version 1 or 2, the one that is nearest to its limit (of version 2 the lower one of `memory.max` and `memory.high`); where there is no limit that is lower than what the machine has, the machine. Pages of files do not
-/// count, since the kernel takes them back by itself: what counts is `memory.current` less the file pages and the reclaimable slab of `memory.stat` (version 1: usage less
-/// `total_inactive_file` and `total_active_file`), and of the machine `MemTotal` less `MemAvailable`. Other processes of the same group count, as they do for
-/// the kernel.
+/// [`below_percent`](Self::below_percent) looks at what the kernel would kill for: the control group of this process and
+/// those above it, version 1 or 2, the one that is nearest to its limit (of version 2 the lower one of `memory.max` and
+/// `memory.high`); where there is no limit that is lower than what the machine has, the machine. Pages of files do not
+/// count, since the kernel takes them back by itself: what counts is `memory.current` less the file pages and the
+/// reclaimable slab of `memory.stat` (version 1: usage less `total_inactive_file` and `total_active_file`), and of the
+/// machine `MemTotal` less `MemAvailable`. Other processes of the same group count, as they do for the kernel.
 ///
-/// [`process_below`](Self::process_below) looks at what this process holds: anonymous and shared memory, what is swapped out included; mapped files are not.
+/// [`process_below`](Self::process_below) looks at what this process holds: anonymous and shared memory, what is swapped
+/// out included; mapped files are not.
 ///
 /// The symptom is [`Symptom::Memory`]. If its files cannot be read any more, the answer is [`Answer::Skipped`].
 #[derive(Clone, Debug)]
