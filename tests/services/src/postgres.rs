@@ -86,7 +86,7 @@ impl Postgres {
 
     /// Kills the process that started all others, as `kill -9` does: they notice and end, and it leaves all its files.
     pub fn kill_postmaster(&mut self) {
-        if let Some(server) = &mut self.server {
+        if let Some(mut server) = self.server.take() {
             server.signal("KILL");
         }
     }
@@ -122,7 +122,7 @@ impl Postgres {
             let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
             log.contains("shared memory block") && log.contains("still in use")
         };
-        loop {
+        for _ in 0..1000 {
             self.server = None;
             self.server = Some(Server::start(&command, folder));
             let is_ready = || fs::read_to_string(&pid).is_ok_and(|pid| ready(&pid));
@@ -131,6 +131,7 @@ impl Postgres {
                 return;
             }
         }
+        panic!("the processes of a postmaster that was killed do not end");
     }
 
     fn data(&self) -> PathBuf {
