@@ -6,7 +6,7 @@ use buttress_core::observe::{HealResult, PageKind};
 use buttress_core::{Clock, Event, Mode, Timer};
 
 use crate::BoxFuture;
-use crate::action::{Attempt, Limits};
+use crate::action::Attempt;
 use crate::chart::Chart;
 use crate::check::Symptom;
 use crate::connection::{self, Connection};
@@ -55,11 +55,7 @@ pub(crate) struct Body<S> {
 pub(crate) enum Order {
     /// There is no service: one attempt to build one.
     Connect,
-    Act {
-        rung: usize,
-        attempt: Box<Attempt>,
-        limits: Limits,
-    },
+    Act(usize, Box<Attempt>),
     /// Is the first target well?
     Probe,
     FailBack,
@@ -346,9 +342,8 @@ impl<S: Clone + Send + 'static> Body<S> {
         let incident = self.chart.snapshot().unwrap_or_else(|| Incident::open(&self.chart.shared.name));
         let (generation, target) = (self.generation, self.target);
         let number = self.state.ladder().attempts(rung);
-        let limits = self.state.ladder().rung(rung).limits.clone();
         let attempt = Box::new(Attempt { incident, generation, target, number });
-        Begun::Order(Order::Act { rung, attempt, limits })
+        Begun::Order(Order::Act(rung, attempt))
     }
 
     fn would_act(&mut self, now: u64, action: Arc<str>) {

@@ -8,7 +8,7 @@ use buttress_core::observe::Health;
 use buttress_core::{Clock, Observer, within};
 
 use crate::BoxFuture;
-use crate::action::{Action, Attempt, Limits, Then};
+use crate::action::{Action, Attempt, Then};
 use crate::body::{Body, Busy, Order};
 use crate::chart::Chart;
 use crate::check::Answer;
@@ -125,7 +125,7 @@ impl<F: Factory> Task<F> {
             Order::Stop(limit) => Some(Cut::Stop(Some(limit))),
             Order::End => Some(Cut::Stop(None)),
             Order::Connect => self.connect().await,
-            Order::Act { rung, attempt, limits } => self.act(rung, attempt, limits).await,
+            Order::Act(rung, attempt) => self.act(rung, attempt).await,
             Order::Probe => self.probe().await,
             Order::FailBack => self.fail_back().await,
         }
@@ -153,10 +153,11 @@ impl<F: Factory> Task<F> {
         }
     }
 
-    async fn act(&mut self, rung: usize, attempt: Box<Attempt>, limits: Limits) -> Option<Cut> {
+    async fn act(&mut self, rung: usize, attempt: Box<Attempt>) -> Option<Cut> {
         let Self { generations, body, warm, last_target } = self;
         let started = body.clock.now();
-        let action = Arc::clone(&body.state.ladder().rung(rung).action);
+        let tried = body.state.ladder().rung(rung);
+        let (action, limit) = (Arc::clone(&tried.action), tried.limits.timeout);
         let is_critical = body.seen.health == Health::Critical && !body.state.is_escalated();
         let gentle = if is_critical { SwapOrder::BreakBeforeMake } else { SwapOrder::MakeBeforeBreak };
         let targets = body.targets.len().max(1);
@@ -177,7 +178,7 @@ impl<F: Factory> Task<F> {
             swapped(generations.swap(order, target, warm).await)
         };
         let span = body.chart.span();
-        let work = tracing::Instrument::instrument(within(limits.timeout, work), span);
+        let work = tracing::Instrument::instrument(within(limit, work), span);
         let result = match beside(body, Busy::Yes, Box::pin(work)).await {
             Ok(result) => result.unwrap_or(Err(Tried::TimedOut)),
             Err(cut) => {
