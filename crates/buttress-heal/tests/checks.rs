@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use buttress_core::Event;
 use buttress_heal::{
-    Answer, BoxFuture, Check, CheckSettings, HealState, Health, Monitor, Policy, Subject, Symptom, check_fn,
+    Answer, BoxFuture, Check, CheckSettings, Happened, HealState, Health, Monitor, Policy, Rung, Subject,
+    Symptom, check_fn,
 };
 use support::{Client, Of, SECOND, Switch, World, secs, supervise, watched};
 use tokio::time::{Instant, sleep};
@@ -221,4 +222,24 @@ async fn a_check_that_is_harmless_by_severity_is_reported_and_nothing_else() {
     switch.set(false);
     sleep(secs(3600)).await;
     assert_eq!((handle.health(), handle.incidents().len(), pages.told().len()), (Health::Healthy, 0, 0));
+}
+
+/// The old service goes first, and for two seconds there is none: that is the supervisor's own doing.
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_service_while_one_is_replaced_is_no_finding() {
+    let world = World::new(1);
+    let (supervisor, _, _) = supervise(&world);
+    let switch = Switch::new("queue", Symptom::Queue);
+    let supervisor = supervisor.check(Of(Arc::clone(&switch))).rung(Rung::restart());
+    let (_client, handle) = supervisor.spawn().unwrap();
+    sleep(secs(10)).await;
+    world.connect.store(2, SeqCst);
+    switch.set(false);
+    let mut watch = handle.watch();
+    watch.wait_for(|status| status.generation == 0).await.unwrap();
+    watch.wait_for(|status| status.generation == 2).await.unwrap();
+    sleep(secs(5)).await;
+    let incident = handle.incident().unwrap();
+    let fell = incident.timeline().iter().filter(|(_, happened)| matches!(happened, Happened::Fell { .. }));
+    assert_eq!((fell.count(), incident.worst()), (1, Health::Degraded), "{incident}");
 }

@@ -29,6 +29,8 @@ pub(crate) struct World {
     /// Each client that was built: when, its generation, its target.
     builds: Mutex<Vec<(Duration, u64, usize)>>,
     pub(crate) pings: AtomicUsize,
+    /// How many seconds it takes to connect.
+    pub(crate) connect: AtomicU64,
 }
 
 /// A client of one of its targets.
@@ -47,6 +49,7 @@ impl World {
             poisoned: AtomicU64::new(0),
             builds: Mutex::default(),
             pings: AtomicUsize::new(0),
+            connect: AtomicU64::new(0),
         })
     }
 
@@ -74,6 +77,7 @@ impl World {
             let world = Arc::clone(&world);
             async move {
                 let Build { generation, target, .. } = build;
+                tokio::time::sleep(secs(world.connect.load(SeqCst))).await;
                 if !world.targets[target].load(SeqCst) {
                     return Err("connection refused");
                 }
