@@ -120,14 +120,14 @@ mod tests {
         }
 
         fn v2(self, group: &str, max: &str, current: u64, stat: &str) -> Self {
-            self.file(&format!("{group}/memory.max"), &format!("{max}\n"))
-                .file(&format!("{group}/memory.current"), &format!("{current}\n"))
+            self.file(&format!("{group}/memory.max"), format!("{max}\n"))
+                .file(&format!("{group}/memory.current"), format!("{current}\n"))
                 .file(&format!("{group}/memory.stat"), stat)
         }
 
         fn v1(self, group: &str, limit: u64, usage: u64, stat: &str) -> Self {
-            self.file(&format!("{group}/memory.limit_in_bytes"), &format!("{limit}\n"))
-                .file(&format!("{group}/memory.usage_in_bytes"), &format!("{usage}\n"))
+            self.file(&format!("{group}/memory.limit_in_bytes"), format!("{limit}\n"))
+                .file(&format!("{group}/memory.usage_in_bytes"), format!("{usage}\n"))
                 .file(&format!("{group}/memory.stat"), stat)
         }
 
@@ -237,7 +237,7 @@ mod tests {
         let machine = Machine::new()
             .member("0::/\n", V2)
             .v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 300 * MIB, "")
-            .file("/sys/fs/cgroup/memory.high", &format!("{}\n", 400 * MIB));
+            .file("/sys/fs/cgroup/memory.high", format!("{}\n", 400 * MIB));
         assert_eq!(machine.usage().1, 400);
         assert_eq!(machine.file("/sys/fs/cgroup/memory.high", "max\n").usage().1, 512);
     }
@@ -246,7 +246,7 @@ mod tests {
     fn of_several_mounts_it_is_the_one_that_shows_the_group() {
         let machine = "90 23 0:26 /../.. /host/cgroup rw - cgroup2 cgroup2 rw\n";
         let machine = Machine::new()
-            .member("0::/\n", &format!("{machine}{V2}"))
+            .member("0::/\n", format!("{machine}{V2}"))
             .file("/host/cgroup/cgroup.procs", "1\n")
             .v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 300 * MIB, "");
         assert_eq!(machine.usage(), (300, 512, Some("/sys/fs/cgroup".into())));
