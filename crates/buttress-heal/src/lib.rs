@@ -184,7 +184,8 @@ pub use unavailable::{CutOff, Unavailable, Why};
 // What is ready-made: checks, actions and pagers.
 pub use actions::{Addresses, ChildProcess, ClearCaches, LoadLimit, LoadLimited, LoadLimitedFuture, Reload};
 pub use checks::{
-    CallCheck, MemoryCheck, Reading, ResponseTimeCheck, TcpCheck, circuit_breaker, pool_use, queue_depth,
+    CallCheck, MemoryCheck, PoolUse, Reading, ResponseTimeCheck, TcpCheck, circuit_breaker, pool_use,
+    queue_depth,
 };
 pub use page_budget::PageBudget;
 

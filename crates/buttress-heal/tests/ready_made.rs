@@ -2,15 +2,15 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use buttress_core::observe::PageKind;
+use buttress_core::observe::{Health, PageKind};
 use buttress_core::{BoxError, Trim};
 use buttress_heal::{
     Build, ClearCaches, LoadLimit, Monitor, Reload, ResponseTimeCheck, Supervisor, Symptom, check_fn,
-    circuit_breaker, queue_depth,
+    circuit_breaker, pool_use, queue_depth,
 };
 use support::{Pages, actions, secs};
 use tokio::sync::watch;
@@ -183,7 +183,7 @@ async fn want_of_memory_clears_caches_twice_and_a_dead_dependency_never_does() {
 
 #[tokio::test(start_paused = true)]
 async fn readings_open_incidents_with_their_own_severity() {
-    use buttress_core::observe::{CircuitState, Health};
+    use buttress_core::observe::CircuitState;
     let (depth, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (queue, circuit) = (Arc::clone(&depth), Arc::clone(&open));
     let (_service, handle) = Supervisor::new("db", |_: Build| async { Ok::<_, BoxError>(()) })
@@ -207,4 +207,37 @@ async fn readings_open_incidents_with_their_own_severity() {
     open.store(0, SeqCst);
     sleep(secs(120)).await;
     assert!(handle.incident().is_none());
+}
+
+/// A pool of ten connections, each generation with its own.
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_connections_never_come_back_is_replaced_and_a_burst_is_none() {
+    type Pool = Arc<AtomicUsize>;
+    let pools: Arc<Mutex<Vec<Pool>>> = Arc::default();
+    let built = Arc::clone(&pools);
+    let (_service, handle) = Supervisor::new("db", move |_: Build| {
+        let pool = Pool::default();
+        built.lock().unwrap().push(Arc::clone(&pool));
+        std::future::ready(Ok::<_, BoxError>(pool))
+    })
+    .check(pool_use(90, |pool: &Pool| (pool.load(SeqCst), 10)).unwrap())
+    .spawn()
+    .unwrap();
+    let used = |connections| pools.lock().unwrap().last().unwrap().store(connections, SeqCst);
+    sleep(secs(30)).await;
+    for _ in 0..20 {
+        used(10);
+        sleep(secs(3)).await;
+        used(2);
+        sleep(secs(27)).await;
+    }
+    assert!(
+        actions(&handle).is_empty() && handle.incidents().is_empty(),
+        "busy for three seconds, each half minute"
+    );
+    used(10);
+    sleep(secs(120)).await;
+    assert_eq!(actions(&handle), ["reset pool"]);
+    assert_eq!((pools.lock().unwrap().len(), handle.incident().is_none()), (2, true));
+    assert_eq!(handle.incidents()[0].worst(), Health::Degraded);
 }

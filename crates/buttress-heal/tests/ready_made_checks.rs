@@ -41,11 +41,13 @@ async fn a_queue_fails_above_its_bound() {
 
 #[tokio::test]
 async fn a_pool_fails_from_its_share_on_and_an_empty_one_does_not() {
-    for (used, of, expected) in [(8, 10, Answer::Pass), (0, 0, Answer::Pass), (1, 1000, Answer::Pass)] {
-        assert_eq!(alone(&pool_use(90, move || (used, of)).unwrap()).await, expected);
+    let check = pool_use(90, |pool: &(usize, usize)| *pool).unwrap();
+    for pool in [(8, 10), (0, 0), (1, 1000)] {
+        assert_eq!(answer(&check, Some(&pool), 0).await, Answer::Pass);
     }
-    assert_eq!(said(alone(&pool_use(90, || (9, 10)).unwrap()).await), "9 of 10 connections are in use");
-    let error = pool_use(0, || (0, 0)).unwrap_err().to_string();
+    assert_eq!(said(answer(&check, Some(&(9, 10)), 0).await), "9 of 10 connections are in use");
+    assert_eq!(answer(&check, None, 0).await, Answer::Skipped, "there is no pool yet");
+    let error = pool_use(0, |pool: &(usize, usize)| *pool).unwrap_err().to_string();
     assert_eq!(error, "`percent` is 0, but must be 1 to 100");
 }
 

@@ -2,13 +2,15 @@
 
 mod call;
 mod memory;
+mod pool;
 mod reading;
 mod response_time;
 mod tcp;
 
 pub use call::CallCheck;
 pub use memory::MemoryCheck;
-pub use reading::{Reading, circuit_breaker, pool_use, queue_depth};
+pub use pool::{PoolUse, pool_use};
+pub use reading::{Reading, circuit_breaker, queue_depth};
 pub use response_time::ResponseTimeCheck;
 pub use tcp::TcpCheck;
 

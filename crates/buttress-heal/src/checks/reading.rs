@@ -1,15 +1,16 @@
 use std::fmt;
+use std::time::Duration;
 
-use buttress_core::ConfigError;
 use buttress_core::observe::CircuitState;
 
 use crate::BoxFuture;
-use crate::check::{Answer, Check, Subject, Symptom};
+use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
 
-/// A check that reads a figure of this process, at once: made by [`queue_depth`], [`pool_use`] or [`circuit_breaker`].
+/// A check that reads a figure of this process, at once: made by [`queue_depth`] or [`circuit_breaker`].
 pub struct Reading {
     name: &'static str,
     symptom: Symptom,
+    settings: CheckSettings,
     /// What is wrong, if anything is.
     excess: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
@@ -22,6 +23,8 @@ impl fmt::Debug for Reading {
 
 /// Fails while more than `at_most` pieces of work wait; [`Symptom::Queue`].
 ///
+/// In doubt it is run each second, and believed after five failures: a burst is no illness.
+///
 /// ```
 /// use tokio::sync::mpsc;
 ///
@@ -33,35 +36,16 @@ pub fn queue_depth(at_most: usize, depth: impl Fn() -> usize + Send + Sync + 'st
         let depth = depth();
         (depth > at_most).then(|| format!("{depth} are waiting, more than {at_most}"))
     };
-    Reading { name: "queue depth", symptom: Symptom::Queue, excess: Box::new(excess) }
-}
-
-/// Fails while at least so many per cent of a pool's connections are in use; [`Symptom::Pool`]. The closure says how many
-/// are in use, and how many there can be.
-///
-/// A pool at its limit may just be busy: let it [`fall`](crate::Monitor::fall) slowly, or count those who wait for a
-/// connection with [`queue_depth`].
-///
-/// # Errors
-///
-/// If `percent` is not 1 to 100.
-pub fn pool_use(
-    percent: u8,
-    used_of: impl Fn() -> (usize, usize) + Send + Sync + 'static,
-) -> Result<Reading, ConfigError> {
-    if !(1..=100).contains(&percent) {
-        return Err(ConfigError::new("percent", percent, "must be 1 to 100"));
-    }
-    let excess = move || {
-        let (used, of) = used_of();
-        let reached = of > 0 && used as u128 * 100 >= of as u128 * u128::from(percent);
-        reached.then(|| format!("{used} of {of} connections are in use"))
-    };
-    Ok(Reading { name: "pool use", symptom: Symptom::Pool, excess: Box::new(excess) })
+    let (symptom, settings) = (Symptom::Queue, lasting());
+    Reading { name: "queue depth", symptom, settings, excess: Box::new(excess) }
 }
 
 /// Fails while a circuit breaker is open; [`Symptom::CircuitBreaker`]. While it is half-open its probes have not decided
 /// yet, and one that an operator has isolated is not ill: both pass.
+///
+/// An action against it is judged by whether the circuit is still open when its time to verify is over (5 s, if nothing
+/// else is said), and a circuit stays open for a time of its own (60 s): set one of them so that it is half-open by then.
+/// Where a check of the service itself says the same, use that.
 ///
 /// ```
 /// use buttress_core::observe::CircuitState;
@@ -72,7 +56,9 @@ pub fn pool_use(
 /// ```
 pub fn circuit_breaker(state: impl Fn() -> CircuitState + Send + Sync + 'static) -> Reading {
     let excess = move || (state() == CircuitState::Open).then(|| "the circuit is open".to_owned());
-    Reading { name: "circuit breaker", symptom: Symptom::CircuitBreaker, excess: Box::new(excess) }
+    // The circuit has looked at several calls already.
+    let settings = CheckSettings { fall: 1, rise: 1, ..CheckSettings::default() };
+    Reading { name: "circuit breaker", symptom: Symptom::CircuitBreaker, settings, excess: Box::new(excess) }
 }
 
 impl<S> Check<S> for Reading {
@@ -84,7 +70,16 @@ impl<S> Check<S> for Reading {
         self.symptom.clone()
     }
 
+    fn settings(&self) -> CheckSettings {
+        self.settings.clone()
+    }
+
     fn run<'a>(&'a self, _: Subject<'a, S>) -> BoxFuture<'a, Answer> {
         Box::pin(async move { (self.excess)().map_or(Answer::Pass, Answer::fail) })
     }
+}
+
+/// For what goes up and down by itself: only what lasts is believed.
+pub(super) fn lasting() -> CheckSettings {
+    CheckSettings { in_doubt_every: Duration::from_secs(1), fall: 5, ..CheckSettings::default() }
 }

@@ -2,11 +2,12 @@ mod groups;
 mod usage;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use buttress_core::{BoxError, ConfigError};
 
 use crate::BoxFuture;
-use crate::check::{Answer, Check, Subject, Symptom};
+use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
 use usage::{MiB, Usage, of_process};
 
 /// Whether too much memory is used: of what there is, or by this process. On Linux.
@@ -106,6 +107,10 @@ impl<S> Check<S> for MemoryCheck {
 
     fn symptom(&self) -> Symptom {
         Symptom::Memory
+    }
+
+    fn settings(&self) -> CheckSettings {
+        CheckSettings { in_doubt_every: Duration::from_secs(1), ..CheckSettings::default() }
     }
 
     fn run<'a>(&'a self, _: Subject<'a, S>) -> BoxFuture<'a, Answer> {
