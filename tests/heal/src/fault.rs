@@ -116,7 +116,8 @@ impl Fault {
     /// How many are injected side by side: a PostgreSQL costs more than a backend.
     pub const fn lanes(self) -> usize {
         match self {
-            Self::Exhaust | Self::KillSession | Self::KillPostmaster | Self::Password => 6,
+            Self::Exhaust | Self::KillSession | Self::KillPostmaster | Self::Password => 5,
+            Self::Cut => 10,
             Self::Calm => 1,
             _ => 15,
         }

@@ -116,8 +116,12 @@ fn row(f: &mut fmt::Formatter<'_>, fault: Fault, arm: Arm, all: &[&Figures]) -> 
         Cell(percentiles(&values))
     };
     let calm = fault == Fault::Calm;
-    let detected =
-        if all.iter().any(|figures| figures.detected.is_some()) { cell(|f| f.detected) } else { Cell(None) };
+    // What is over before it can be detected needs no healing.
+    let found: Vec<_> = all.iter().map(|figures| figures.detected).filter(Option::is_some).collect();
+    let mut detected = Cell(percentiles(&found)).to_string();
+    if !found.is_empty() && found.len() < all.len() {
+        detected = format!("{detected} ({} of {})", found.len(), all.len());
+    }
     let recovered = if calm { Cell(None) } else { cell(|figures| figures.recovered) };
     let first_answer =
         if fault.lasts().is_some() { cell(|figures| figures.first_answer) } else { Cell(None) };
@@ -125,13 +129,15 @@ fn row(f: &mut fmt::Formatter<'_>, fault: Fault, arm: Arm, all: &[&Figures]) -> 
     let errors = cell(|figures| Some(figures.error_seconds));
     let (title, arm, n) = (fault.title(), arm.name(), all.len());
     write!(f, "| {title} | {arm} | {n} | {detected} | {recovered} | {never} | {first_answer} | {errors} ")?;
-    let counts = |count: fn(&Figures) -> usize| {
-        let mut counts: Vec<_> = all.iter().map(|figures| count(figures)).collect();
-        counts.sort_unstable();
-        (counts[counts.len().div_ceil(2) - 1], counts[counts.len() - 1])
+    let count = |figure: fn(&Figures) -> usize| {
+        let counts: Vec<_> = all.iter().map(|figures| Some(figure(figures) as f64)).collect();
+        percentiles(&counts)
+            .unwrap_or_default()
+            .map(|count| count.unwrap_or_default().to_string())
+            .join(" / ")
     };
-    let (actions, pages) = (counts(|figures| figures.actions.len()), counts(|figures| figures.pages));
-    writeln!(f, "| {} / {} | {} / {} |", actions.0, actions.1, pages.0, pages.1)
+    let (actions, pages) = (count(|figures| figures.actions.len()), count(|figures| figures.pages));
+    writeln!(f, "| {actions} | {pages} |")
 }
 
 #[cfg(test)]
@@ -168,6 +174,6 @@ mod tests {
             vec![entry(Fault::Kill, Arm::Healed, Some(0.5)), entry(Fault::Kill, Arm::Healed, None)],
         );
         let table = report.to_string();
-        assert!(table.ends_with("| healed | 2 | 0.50 / never / never | 0.50 / never / never | 1 | – | 0.00 / 0.00 / 0.00 | 0 / 0 | 0 / 0 |\n"), "{table}");
+        assert!(table.ends_with("| healed | 2 | 0.50 / 0.50 / 0.50 (1 of 2) | 0.50 / never / never | 1 | – | 0.00 / 0.00 / 0.00 | 0 / 0 / 0 | 0 / 0 / 0 |\n"), "{table}");
     }
 }

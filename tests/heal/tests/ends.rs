@@ -78,7 +78,7 @@ fn a_backend_is_stopped(all: &[Process]) -> bool {
 }
 
 fn sessions_are_leaked(all: &[Process]) -> bool {
-    all.iter().filter(|(.., name)| name == "postgres").count() > 20
+    all.iter().filter(|(.., name)| name == "postgres").count() > 10
 }
 
 const STOP: [&str; 2] = ["--fault", "stop"];

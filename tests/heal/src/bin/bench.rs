@@ -173,6 +173,9 @@ fn inject(json: &Path, arguments: &[String]) -> Done {
             }
             println!("{}: {}", fault.name(), fault.title());
             let entries = schedule::run(fault, &options.plan).await;
+            if entries.is_empty() {
+                return Err(format!("{} was not injected at all", fault.name()).into());
+            }
             let mut report = Report::read(json)?;
             report.replace(fault, entries);
             report.write(json)?;

@@ -22,7 +22,7 @@ use crate::{BoxError, Client, backend};
 /// A parent starts its child again so long after its end, which is systemd's default (`RestartSec`).
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 /// On loopback a connection is there at once or not at all.
-const CONNECT_WITHIN: Duration = Duration::from_millis(50);
+const CONNECT_WITHIN: Duration = Duration::from_millis(30);
 
 /// Two backends, which are processes, and before the first one a link that can be ill. The client speaks HTTP/2 over one
 /// connection, as gRPC's and most SDKs' do.
