@@ -12,6 +12,7 @@ use crate::registry::Component;
 use crate::service::Degrade;
 use crate::shared::{Holder, Limits, Shared, Told};
 use crate::store::{LastGood, Lifetime};
+use crate::tasks::Tasks;
 
 /// Answers by a chain of rungs where the services that it is applied to fail.
 ///
@@ -42,14 +43,15 @@ pub struct DegradeLayer<C, P = Plain> {
     chain: C,
     leaked: bool,
     foreign: bool,
+    discarded: Arc<Tasks>,
 }
 
 impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for DegradeLayer<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { told, limits, policy, chain, leaked, foreign } = self;
+        let Self { told, limits, policy, chain, leaked, foreign, .. } = self;
         let mut debug = f.debug_struct("DegradeLayer");
         debug.field("name", &told.name).field("limits", limits).field("policy", policy);
-        debug.field("chain", chain).field("leaked", leaked).field("foreign", foreign).finish()
+        debug.field("chain", chain).field("leaked", leaked).field("foreign", foreign).finish_non_exhaustive()
     }
 }
 
@@ -65,7 +67,8 @@ impl<Req: 'static, A: Send + 'static, L: Last<Req, A>> DegradeLayer<Chain<Req, A
         chain.check()?;
         let told = Told { name: name.into(), observer: None, component: None };
         let limits = Limits { patience: None, budget: None };
-        Ok(Self { told, limits, policy: Plain::default(), chain, leaked: false, foreign: false })
+        let (policy, discarded) = (Plain::default(), Arc::default());
+        Ok(Self { told, limits, policy, chain, leaked: false, foreign: false, discarded })
     }
 }
 
@@ -81,8 +84,9 @@ impl<Req, A, L, P> DegradeLayer<Chain<Req, A, L>, P> {
         store: LastGood<R>,
     ) -> Result<DegradeLayer<Recalling<Chain<Req, A, L>, R>, P>, ConfigError> {
         store.check()?;
-        let Self { told, limits, policy, chain, leaked, foreign } = self;
-        Ok(DegradeLayer { chain: Recalling { chain, store }, told, limits, policy, leaked, foreign })
+        let Self { told, limits, policy, chain, leaked, foreign, discarded } = self;
+        let chain = Recalling { chain, store };
+        Ok(DegradeLayer { chain, told, limits, policy, leaked, foreign, discarded })
     }
 }
 
@@ -90,8 +94,8 @@ impl<C, P> DegradeLayer<C, P> {
     /// Judges outcomes with this policy, which also says what travels with a request; for HTTP that is `buttress_http::Http`.
     #[must_use]
     pub fn policy<Q>(self, policy: Q) -> DegradeLayer<C, Q> {
-        let Self { told, limits, chain, leaked, foreign, .. } = self;
-        DegradeLayer { policy, told, limits, chain, leaked, foreign }
+        let Self { told, limits, chain, leaked, foreign, discarded, .. } = self;
+        DegradeLayer { policy, told, limits, chain, leaked, foreign, discarded }
     }
 
     /// How long a call waits for the service to become ready, and how long a call that is made for the store may take, until
@@ -171,6 +175,14 @@ impl<C, P> DegradeLayer<C, P> {
     pub fn leaked(self) -> Self {
         Self { leaked: true, ..self }
     }
+
+    /// Waits, for so long at most, until the failed responses are read in whose place others were given, and drops what is left;
+    /// says how many those were. From then on they are dropped at once, and their connections with them; nothing else changes.
+    ///
+    /// Reading them is all that a chain does in the background; a store has a [shutdown of its own](LastGood::shutdown).
+    pub async fn shutdown(&self, bound: Duration) -> usize {
+        self.discarded.shutdown(bound).await
+    }
 }
 
 /// A chain with a store of last good answers; see [`DegradeLayer::last_good`].
@@ -207,8 +219,8 @@ impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> 
     type Service = Degrade<S, C, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { told, limits, policy, chain, leaked, foreign } = self.clone();
-        let shared = Shared { told, limits, policy, chain, foreign };
+        let Self { told, limits, policy, chain, leaked, foreign, discarded } = self.clone();
+        let shared = Shared { told, limits, policy, chain, foreign, discarded };
         let holder = if leaked {
             Holder::Leaked(Box::leak(Box::new(shared)))
         } else {

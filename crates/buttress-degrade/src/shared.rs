@@ -6,6 +6,10 @@ use std::time::Duration;
 use buttress_core::{Discard, Event, Level, Observe};
 
 use crate::registry::Component;
+use crate::tasks::Tasks;
+
+/// So many failed responses are read at once; the connections of further ones are closed.
+const DISCARDED: usize = 256;
 
 /// Everything that the services of a layer and their calls have in common.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Shared<P, C> {
     pub(crate) chain: C,
     /// What the service says of itself is not believed.
     pub(crate) foreign: bool,
+    /// Failed responses that are still read.
+    pub(crate) discarded: Arc<Tasks>,
 }
 
 impl<P, C> Shared<P, C> {
@@ -25,9 +31,8 @@ impl<P, C> Shared<P, C> {
     where
         P: Discard<A, Future: Send + 'static>,
     {
-        let runtime = tokio::runtime::Handle::try_current();
-        if let (Some(response), Ok(runtime)) = (response, runtime) {
-            runtime.spawn(self.policy.discard(response));
+        if let Some(response) = response {
+            self.discarded.spawn_among(DISCARDED, self.policy.discard(response));
         }
     }
 }

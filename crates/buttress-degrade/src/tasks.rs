@@ -24,11 +24,18 @@ impl Tasks {
 
     /// Makes a task of this, or drops it where that is not possible.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_among(usize::MAX, work);
+    }
+
+    /// The same, and drops it where so many are under way.
+    pub(crate) fn spawn_among(&self, at_most: usize, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = Handle::try_current() else { return };
         let mut tasks = self.lock();
         let Some(running) = tasks.as_mut() else { return };
         while running.try_join_next().is_some() {}
-        running.spawn_on(work, &runtime);
+        if running.len() < at_most {
+            running.spawn_on(work, &runtime);
+        }
     }
 
     /// Waits for them, for so long at most, and drops what is left; how many those were.

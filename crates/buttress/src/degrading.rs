@@ -83,6 +83,11 @@ impl<C> HttpDegradeLayer<C> {
         &self.explanation
     }
 
+    /// As [`DegradeLayer::shutdown`].
+    pub async fn shutdown(&self, bound: Duration) -> usize {
+        self.degrade.shutdown(bound).await
+    }
+
     /// The stack beneath: its handles.
     pub fn stack(&self) -> &HttpLayer {
         &self.stack
