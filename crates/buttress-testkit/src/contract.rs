@@ -76,6 +76,46 @@ where
     a_dropped_future_leaves_the_call_to_itself(&layer).await;
 }
 
+/// [`check`] for a layer at which backpressure ends: it is always ready, and the call waits until the service inside is.
+///
+/// # Panics
+///
+/// If any of these rules is violated.
+pub async fn check_always_ready<L>(layer: impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64> + Clone + Send,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    <L::Service as Service<u64>>::Future: Send,
+{
+    answers_and_errors_pass_through(&layer).await;
+    readiness_is_waited_for_in_the_call(&layer).await;
+    a_panic_passes_through(&layer).await;
+    ready_instances_and_their_clones_mix(&layer).await;
+    a_dropped_future_drops_the_call(&layer, &[0, 1, 3]).await;
+}
+
+/// [`check_always_ready`] for a layer that makes one call for several callers, in a task of its own, as
+/// [`check_detaching`] has it: there a panic is an error.
+///
+/// # Panics
+///
+/// If any of these rules is violated.
+pub async fn check_shared<L>(layer: impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64> + Clone + Send,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    <L::Service as Service<u64>>::Future: Send,
+{
+    answers_and_errors_pass_through(&layer).await;
+    readiness_is_waited_for_in_the_call(&layer).await;
+    a_panic_is_an_error(&layer).await;
+    ready_instances_and_their_clones_mix(&layer).await;
+    a_dropped_future_drops_the_call(&layer, &[0]).await;
+    a_dropped_future_leaves_the_call_to_itself(&layer).await;
+}
+
 async fn what_has_nothing_to_do_with_drops<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
@@ -128,6 +168,19 @@ where
     let started = tokio::time::Instant::now();
     assert_eq!(call(&mut service, 1).await.expect("ready in the end"), 7);
     assert_eq!(started.elapsed().as_millis(), 50, "and must wake as soon as the service inside is ready");
+}
+
+async fn readiness_is_waited_for_in_the_call<L>(layer: &impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64>,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+{
+    let (mut service, _) = stage(&layer(), [ok(7).ready_after(Duration::from_millis(50))]);
+    assert!(poll_ready_once(&mut service).is_ready(), "backpressure must end here");
+    let started = tokio::time::Instant::now();
+    assert_eq!(service.call(1).await.expect("ready in the end"), 7);
+    assert_eq!(started.elapsed().as_millis(), 50, "as soon as the service inside is ready");
 }
 
 async fn a_dropped_future_drops_the_call<L>(layer: &impl Fn() -> L, after: &[usize])
@@ -188,6 +241,17 @@ where
     let outcome = catch_unwind(AssertUnwindSafe(|| poll(future.as_mut()).is_ready()));
     assert!(outcome.is_err(), "a panic must pass through");
     drop(future);
+    assert_eq!(call(&mut service, 1).await.expect("answered after a panic"), 7);
+}
+
+async fn a_panic_is_an_error<L>(layer: &impl Fn() -> L)
+where
+    L: Layer<Subject>,
+    L::Service: Service<u64, Response = u64>,
+    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+{
+    let (mut service, _) = stage(&layer(), [panics(), ok(7)]);
+    assert!(call(&mut service, 1).await.is_err(), "a panic must be an error");
     assert_eq!(call(&mut service, 1).await.expect("answered after a panic"), 7);
 }
 

@@ -96,3 +96,18 @@ async fn dropping_a_call_that_was_to_be_carried_on_is_found() {
         violation(contract::check_detaching(|| ServiceBuilder::new().timeout(Duration::from_secs(60)))).await;
     assert!(message.contains("must go on inside"), "{message}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn backpressure_that_does_not_end_where_it_has_to_is_found() {
+    let identity = tower::layer::util::Identity::new;
+    let message = violation(contract::check_always_ready(identity)).await;
+    assert!(message.contains("backpressure must end here"), "{message}");
+    contract::check_always_ready(|| tower::layer::layer_fn(AlwaysReady)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_that_is_no_error_where_a_call_is_shared_is_found() {
+    let layer = || tower::layer::layer_fn(AlwaysReady);
+    let message = violation(contract::check_shared(layer)).await;
+    assert!(message.contains("scripted panic"), "{message}");
+}
