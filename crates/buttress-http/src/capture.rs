@@ -24,12 +24,20 @@ use reel::{Frames, Reel, Tape, data_left, into_bytes, next};
 #[derive(Clone, Copy, Debug)]
 pub struct HttpCapture {
     cap: usize,
+    stops: bool,
 }
 
 impl HttpCapture {
     /// Records bodies of at most so many bytes.
     pub fn up_to(cap: usize) -> Self {
-        Self { cap }
+        Self { cap, stops: false }
+    }
+
+    /// Ends the recording of a body as soon as it exceeds the cap, and not at the body's end: for whoever has nothing to do with it
+    /// then. The end of such a body is not withheld.
+    #[must_use]
+    pub fn stop_at_cap(self) -> Self {
+        Self { stops: true, ..self }
     }
 
     /// The record of a response that is in memory as a whole.
@@ -118,7 +126,14 @@ where
         let headers = kept(&parts.headers);
         let record = StoredResponse { status: parts.status, headers, body: None, trailers: None };
         let (done, recording) = oneshot::channel();
-        let tape = Tape { record, data: Vec::new(), left: Some(self.cap), unsent, held: [None, None] };
+        let tape = Tape {
+            record,
+            data: Vec::new(),
+            left: Some(self.cap),
+            stops: self.stops,
+            unsent,
+            held: [None, None],
+        };
         let ended = body.is_end_stream();
         let mut live =
             Live { reel: Some(Reel { body: Box::pin(body), tape }), done: Some(done), sealed: None };
@@ -260,11 +275,23 @@ struct Live<B> {
 impl<B> Live<B> {
     /// Hands over the record.
     fn finish(&mut self) {
-        let (Some(done), Some(reel)) = (self.done.take(), &mut self.reel) else { return };
+        let Some(reel) = &mut self.reel else { return };
         let (seal, sealed) = Seal::new();
-        // Nobody may be waiting for the record; the seal is then released at once.
-        let _ = done.send(Told::Whole(Captured { record: reel.tape.finish(), seal }));
+        // Nobody may be waiting for the record, or no longer; the seal is then released at once.
+        if let Some(done) = self.done.take() {
+            let _ = done.send(Told::Whole(Captured { record: reel.tape.finish(), seal }));
+        }
         self.sealed = Some(sealed);
+    }
+
+    /// Hands over that there is none, if that is known before the end.
+    fn stop_at_cap(&mut self) {
+        let Some(reel) = self.reel.as_mut().filter(|reel| reel.tape.stops && reel.tape.left.is_none()) else {
+            return;
+        };
+        if let Some(done) = self.done.take() {
+            let _ = done.send(Told::Whole(Captured { record: reel.tape.finish(), seal: Seal::default() }));
+        }
     }
 }
 
@@ -311,7 +338,10 @@ where
                 reel.tape.stop();
             }
             match ready!(reel.poll_frame(cx)) {
-                Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Some(Ok(frame)) => {
+                    live.stop_at_cap();
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 Some(Err(error)) => {
                     live.done = None;
                     return Poll::Ready(Some(Err(error)));

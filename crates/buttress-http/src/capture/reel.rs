@@ -24,6 +24,8 @@ pub(super) struct Tape {
     pub(super) data: Vec<Bytes>,
     /// What is left of the cap; `None` once the body has exceeded it.
     pub(super) left: Option<usize>,
+    /// Whether the recording is over then.
+    pub(super) stops: bool,
     /// What of the declared length has not come yet.
     pub(super) unsent: Option<u64>,
     /// The end, as far as it has been seen: it is told when the record is durable.

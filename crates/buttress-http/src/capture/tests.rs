@@ -279,3 +279,30 @@ async fn a_response_in_memory_has_the_record_that_it_would_have_if_it_were_captu
         assert!(capture.record(&response().body("whole".into()).unwrap()) == captured, "{captured:?}");
     }
 }
+
+#[tokio::test]
+async fn a_recording_may_end_at_the_cap_and_the_body_goes_on_to_its_end() {
+    for trailers in [false, true] {
+        let (mut sender, body) = Channel::<Bytes, BoxError>::new(4);
+        let (live, mut recording) = HttpCapture::up_to(4).stop_at_cap().capture(Response::new(body));
+        let mut body: Live = live.into_body();
+        for data in ["abc", "def", "ghi"] {
+            assert!(data != "def" || poll_once(&mut Pin::new(&mut recording)).is_pending());
+            sender.send_data(Bytes::from_static(data.as_bytes())).await.unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), data);
+        }
+        let record = recording.await.unwrap().record;
+        assert_eq!((record.body, body.is_end_stream()), (None, false));
+        if trailers {
+            sender
+                .send_trailers(HeaderMap::from_iter([(header::TRAILER, "x".parse().unwrap())]))
+                .await
+                .unwrap();
+        }
+        drop(sender);
+        if trailers {
+            assert!(body.frame().await.unwrap().unwrap().is_trailers());
+        }
+        assert!(body.frame().await.is_none() && body.frame().await.is_none() && body.is_end_stream());
+    }
+}
