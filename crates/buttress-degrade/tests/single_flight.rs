@@ -283,6 +283,7 @@ enum Piece {
     Breaks,
     Hangs,
     Ends,
+    LargeAndHangs,
     Over,
 }
 
@@ -302,6 +303,10 @@ impl http_body::Body for Piece {
                 Poll::Pending
             }
             Piece::Ends => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x"))))),
+            Piece::LargeAndHangs => {
+                *this = Piece::Hangs;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"large")))))
+            }
             Piece::Over => Poll::Ready(None),
         }
     }
@@ -343,6 +348,27 @@ async fn a_body_that_breaks_off_is_a_failure_for_all_who_wait_for_it() {
     }
     assert_eq!((ended[0], calls.load(Relaxed)), (None, 2));
     assert!(ended[1..].iter().all(|level| *level == Some(Level::Moderate)), "{ended:?}");
+}
+
+/// Of a body of unknown length it shows late.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_rest_of_what_has_turned_out_to_be_too_large() {
+    let store = store(HttpRules::private().max_body(4));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let service = pieces(&store).layer(service_fn(move |_: Asked| {
+        count.fetch_add(1, Relaxed);
+        let response = Response::builder().header("cache-control", "max-age=60").body(Piece::LargeAndHangs);
+        async { Ok::<_, std::io::Error>(response.unwrap()) }
+    }));
+    let mut body = service.clone().oneshot(get(&[])).await.unwrap().into_body();
+    let waits = tokio::spawn(service.clone().oneshot(get(&[])));
+    settle().await;
+    assert!(!waits.is_finished());
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "large");
+    settle().await;
+    assert!(waits.is_finished(), "at once");
+    assert_eq!((waits.await.unwrap().unwrap().status().as_u16(), calls.load(Relaxed)), (200, 2));
 }
 
 /// What callers leave behind is bounded, and what was not begun does not begin.

@@ -354,7 +354,7 @@ where
         note_next_hop(&mut response);
         // Where it is `None` nothing is kept.
         let vary = varying(response.headers(), &asked.headers).unwrap_or_default();
-        let (answer, recording) = HttpCapture::up_to(self.max_body).capture(response);
+        let (answer, recording) = HttpCapture::up_to(self.max_body).stop_at_cap().capture(response);
         (answer, HttpRecording { recording, vary })
     }
 }
