@@ -3,33 +3,62 @@
 use std::path::Path;
 
 use buttress_chaos::{ChaosLayer, ChaosSchedule, Http};
+use serde::{Deserialize, Serialize};
 
 use crate::input::{BadInput, list, read};
 use crate::vendors::Vendor;
 
 /// Rules for each vendor; one without rules answers as it should.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub(crate) struct Chaos {
     name: String,
     schedule: ChaosSchedule,
 }
 
-/// The schedule of a run that names none.
-const DEFAULT: &str = include_str!("../chaos/default.toml");
+/// Chaos as another process is told of it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    name: String,
+    toml: String,
+}
+
+impl From<Chaos> for Written {
+    fn from(Chaos { name, schedule }: Chaos) -> Self {
+        Self { name, toml: schedule.to_toml() }
+    }
+}
+
+impl TryFrom<Written> for Chaos {
+    type Error = BadInput;
+
+    fn try_from(Written { name, toml }: Written) -> Result<Self, BadInput> {
+        Self::parse(&name, &toml)
+    }
+}
+
+/// The schedules that are built in, by name.
+const BUNDLED: [(&str, &str); 8] = [
+    ("none", "version = 1"),
+    ("default", include_str!("../chaos/default.toml")),
+    ("datadog-down", include_str!("../chaos/datadog-down.toml")),
+    ("logs-slow", include_str!("../chaos/logs-slow.toml")),
+    ("pagerduty-throttled", include_str!("../chaos/pagerduty-throttled.toml")),
+    ("aws-lost-ack", include_str!("../chaos/aws-lost-ack.toml")),
+    ("all-down", include_str!("../chaos/all-down.toml")),
+    ("flapping", include_str!("../chaos/flapping.toml")),
+];
 
 impl Chaos {
-    /// `none`, `default`, or from a file.
+    /// By name, or from a file.
     pub(crate) fn load(which: &Path) -> Result<Self, BadInput> {
-        match which.to_str() {
-            Some("none") => Ok(Self { name: "none".to_owned(), ..Self::default() }),
-            Some("default") => {
-                Ok(Self { name: "default".to_owned(), ..Self::parse("chaos/default.toml", DEFAULT)? })
-            }
-            _ => {
-                let text = read(which, "give none, default, or the path of a TOML file")?;
-                Self::parse(&which.display().to_string(), &text)
-            }
+        let bundled = |name: &str| BUNDLED.iter().find(|(bundled, _)| *bundled == name);
+        if let Some((name, text)) = which.to_str().and_then(bundled) {
+            return Self::parse(name, text);
         }
+        let names = list(&BUNDLED.map(|(name, _)| name));
+        let text = read(which, &format!("give {names}, or the path of a TOML file"))?;
+        Self::parse(&which.display().to_string(), &text)
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, BadInput> {
@@ -56,7 +85,12 @@ impl Chaos {
         Ok(chaos)
     }
 
-    /// What went into it: the file, or `none` or `default`.
+    /// Whether somebody has chosen it.
+    pub(crate) fn is_own(&self) -> bool {
+        !matches!(self.name.as_str(), "none" | "default")
+    }
+
+    /// What went into it: the file, or the name of one that is built in.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -89,13 +123,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bundled_schedules_can_be_read() {
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("chaos")).unwrap() {
-            assert!(Chaos::load(&entry.unwrap().path()).unwrap().concerns(Vendor::Datadog));
+    fn every_schedule_that_ships_is_built_in_and_can_be_read() {
+        let folder = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("chaos")).unwrap();
+        let mut files: Vec<_> = folder.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let stems: Vec<_> = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect();
+        let mut bundled = BUNDLED.map(|(name, _)| name)[1..].to_vec();
+        bundled.sort_unstable();
+        assert_eq!(stems, bundled);
+        for name in stems {
+            let chaos = Chaos::load(Path::new(name)).unwrap();
+            assert!(Vendor::ALL.into_iter().any(|vendor| chaos.concerns(vendor)), "{name}");
+            let told = serde_json::to_string(&chaos).unwrap();
+            let heard: Chaos = serde_json::from_str(&told).unwrap();
+            assert_eq!((heard.name, heard.schedule), (chaos.name, chaos.schedule));
         }
-        let default = Chaos::load(Path::new("default")).unwrap();
-        let words = default.describe(Vendor::Datadog).unwrap();
-        assert_eq!(words, "answers 503 until 5 s; hangs from 5 s until 12 s");
         assert!(!Chaos::load(Path::new("none")).unwrap().concerns(Vendor::Datadog));
     }
 

@@ -2,11 +2,15 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 
+use indicatif::{MultiProgress, ProgressDrawTarget};
+
 /// Where the lines go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Console {
     stream: Stream,
     colour: bool,
+    /// Rows that stay below the lines, where there is a terminal.
+    rows: Option<MultiProgress>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,20 +34,38 @@ pub(crate) enum Tone {
 
 impl Console {
     pub(crate) fn stdout() -> Self {
-        Self { stream: Stream::Out, colour: colour_wanted() && stdout().is_terminal() }
+        Self { stream: Stream::Out, colour: colour_wanted() && stdout().is_terminal(), rows: None }
     }
 
     pub(crate) fn stderr() -> Self {
-        Self { stream: Stream::Err, colour: colour_wanted() && stderr().is_terminal() }
+        Self { stream: Stream::Err, colour: colour_wanted() && stderr().is_terminal(), rows: None }
     }
 
     #[cfg(test)]
     pub(crate) fn silent() -> Self {
-        Self { stream: Stream::Nowhere, colour: false }
+        Self { stream: Stream::Nowhere, colour: false, rows: None }
+    }
+
+    /// The same with rows below the lines, if there is a terminal.
+    pub(crate) fn with_rows(&self) -> Self {
+        let target = match self.stream {
+            Stream::Out if stdout().is_terminal() => ProgressDrawTarget::stdout(),
+            Stream::Err if stderr().is_terminal() => ProgressDrawTarget::stderr(),
+            _ => return self.clone(),
+        };
+        Self { rows: Some(MultiProgress::with_draw_target(target)), ..self.clone() }
+    }
+
+    pub(crate) fn rows(&self) -> Option<&MultiProgress> {
+        self.rows.as_ref()
     }
 
     /// Prints one line. Nobody who listens is no reason to leave an incident alone.
     pub(crate) fn line(&self, text: &str) {
+        if let Some(rows) = &self.rows {
+            let _ = rows.println(text);
+            return;
+        }
         let _ = match self.stream {
             Stream::Out => writeln!(stdout(), "{text}"),
             Stream::Err => writeln!(stderr(), "{text}"),

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::input::{BadInput, Node, parse, read};
 
 /// What the agent has to know of an incident.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Incident {
     /// PagerDuty's id.
     pub(crate) id: String,

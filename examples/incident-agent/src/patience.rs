@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use buttress::core::Backoff;
 use buttress::{BoxError, Exhausted, Reason, Refused, find};
 
+use http::StatusCode;
+
 use crate::clients::Pace;
+use crate::vendors::CallError;
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Patience {
     pub(crate) look: Duration,
     /// Before another try, where nobody says how long.
     pub(crate) pause: Duration,
+    /// Below the calls there are stacks, so that to ask again and again is no storm.
+    pub(crate) has_stacks: bool,
 }
 
 impl Patience {
@@ -31,16 +37,38 @@ impl Patience {
                 context: secs(8),
                 look: Duration::from_millis(500),
                 pause: Duration::from_secs(1),
+                has_stacks: true,
             },
-            Pace::Production => {
-                Self { treat: secs(900), tell: secs(300), context: secs(60), look: secs(10), pause: secs(15) }
-            }
+            Pace::Production => Self {
+                treat: secs(900),
+                tell: secs(300),
+                context: secs(60),
+                look: secs(10),
+                pause: secs(15),
+                has_stacks: true,
+            },
         }
+    }
+
+    /// Between two attempts at a step.
+    pub(crate) fn again(&self) -> Backoff {
+        Backoff::constant(self.pause)
     }
 
     /// How long to wait before a call that ended in this error is worth making again; `None` if it is not, or if it
     /// might do its work twice.
-    pub(crate) fn before_another_try(&self, error: &BoxError) -> Option<Duration> {
+    pub(crate) fn before_another_try(&self, error: &CallError) -> Option<Duration> {
+        match error {
+            CallError::Status(_, status, said) => {
+                let passes = status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
+                (passes && self.has_stacks).then(|| said.retry_after.unwrap_or(self.pause))
+            }
+            CallError::Failed(_, error) => self.after(error),
+            CallError::Unreadable(..) | CallError::OutOfTime(_) => None,
+        }
+    }
+
+    fn after(&self, error: &BoxError) -> Option<Duration> {
         let exhausted = find::<Exhausted>(&**error);
         if exhausted.is_some_and(|exhausted| !exhausted.safe_to_retry) {
             return None;
@@ -90,7 +118,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_waited_for_as_long_as_it_says() {
         let until = refused(Reason::CircuitOpen).until(Instant::now() + Duration::from_secs(3));
-        let wait = |error: BoxError| PATIENCE.before_another_try(&error);
+        let wait = |error: BoxError| PATIENCE.after(&error);
         assert_eq!(wait(Box::new(until.clone())), Some(Duration::from_secs(3)));
         assert_eq!(wait(exhausted(true, until.clone())), Some(Duration::from_secs(3)));
         assert_eq!(wait(exhausted(false, until)), None, "it might do its work twice");

@@ -7,13 +7,13 @@ use buttress::core::Kind;
 use buttress::core::clock::Seconds;
 use serde::Serialize;
 
-use crate::agent::Outcome;
+use crate::agent::{Outcome, Over};
 use crate::args::Targets;
 use crate::clients::BARE_LIMIT;
 use crate::console::{Console, Tone};
-use crate::journal::{Name, Status, Step};
-use crate::servers::{Paged, Servers};
-use crate::tally::{Counts, Transition};
+use crate::servers::ledger::State;
+use crate::steps::{Name, Status, Step};
+use crate::tally::{Counts, LevelChange, Transition};
 use crate::timeline::{failure, millis};
 use crate::vendors::Vendor;
 
@@ -22,33 +22,44 @@ use crate::vendors::Vendor;
 pub(crate) struct Run {
     pub(crate) outcome: Outcome,
     pub(crate) steps: Vec<Step>,
-    /// Requests that the vendors received: counted by the servers where they are embedded, else by the clients.
-    calls: u64,
+    /// Where its process was killed, in order.
+    killed: Vec<String>,
+    /// Requests that the vendors received, in all processes: counted by the servers where they are embedded, else by the
+    /// clients of this process.
+    pub(crate) calls: u64,
     calls_by_vendor: BTreeMap<&'static str, u64>,
     retries: u64,
     retries_by_cause: BTreeMap<&'static str, u64>,
     rejected_by_breaker: u64,
+    pub(crate) probes: u64,
     breaker_transitions: Vec<Transition>,
     breaker_states: BTreeMap<&'static str, &'static str>,
+    pub(crate) levels: Vec<LevelChange>,
+    /// Changes and pages that were made again.
+    pub(crate) duplicates: u64,
     /// What PagerDuty knows, if it is embedded.
     #[serde(flatten)]
-    paged: Option<Pages>,
+    pub(crate) paged: Option<Pages>,
     elapsed_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Pages {
+pub(crate) struct Pages {
+    /// Events that it took.
     pages_sent: u64,
     incidents_seen: u64,
+    /// How often a person's telephone rang.
+    pub(crate) people_paged: u64,
     duplicate_pages: u64,
 }
 
-impl From<Paged> for Pages {
-    fn from(paged: Paged) -> Self {
+impl From<&State> for Pages {
+    fn from(state: &State) -> Self {
         Self {
-            pages_sent: paged.sent(),
-            incidents_seen: paged.incidents(),
-            duplicate_pages: paged.duplicates(),
+            pages_sent: state.events(),
+            incidents_seen: state.incidents(),
+            people_paged: state.pages(),
+            duplicate_pages: state.duplicate_pages(),
         }
     }
 }
@@ -63,26 +74,24 @@ pub(crate) struct Report {
 }
 
 impl Run {
-    /// What the agent and the servers know.
-    pub(crate) fn new(
-        outcome: Outcome,
-        steps: Vec<Step>,
-        elapsed: Duration,
-        servers: &Servers,
-        targets: &Targets,
-    ) -> Self {
+    /// What the agent and the vendors' ledger know.
+    pub(crate) fn new(over: Over, elapsed: Duration, state: &State, targets: &Targets) -> Self {
         let embedded = Vendor::ALL.into_iter().filter(|vendor| !targets.is_real(*vendor));
         let mut run = Self {
-            outcome,
-            steps,
+            outcome: over.outcome,
+            steps: over.steps,
+            killed: state.killed().to_vec(),
             calls: 0,
-            calls_by_vendor: embedded.map(|vendor| (vendor.as_str(), servers.received(vendor))).collect(),
+            calls_by_vendor: embedded.map(|vendor| (vendor.as_str(), state.received(vendor))).collect(),
             retries: 0,
             retries_by_cause: BTreeMap::new(),
             rejected_by_breaker: 0,
+            probes: 0,
             breaker_transitions: Vec::new(),
             breaker_states: BTreeMap::new(),
-            paged: (!targets.is_real(Vendor::PagerDuty)).then(|| servers.paged().into()),
+            levels: Vec::new(),
+            duplicates: state.duplicates(),
+            paged: (!targets.is_real(Vendor::PagerDuty)).then(|| state.into()),
             elapsed_ms: millis(elapsed),
         };
         run.calls = run.calls_by_vendor.values().sum();
@@ -91,7 +100,7 @@ impl Run {
 
     /// Adds what Buttress did, and the states in which it left its breakers.
     pub(crate) fn count(&mut self, counts: Counts, states: BTreeMap<&'static str, &'static str>) {
-        let Counts { sent, refused, retries, transitions } = counts;
+        let Counts { sent, refused, probes, retries, transitions, levels } = counts;
         for vendor in Vendor::ALL.map(Vendor::as_str) {
             self.calls_by_vendor.entry(vendor).or_insert_with(|| sent.get(vendor).copied().unwrap_or(0));
         }
@@ -99,6 +108,8 @@ impl Run {
         self.retries = retries.values().sum();
         self.retries_by_cause = retries;
         self.rejected_by_breaker = refused;
+        self.probes = probes;
+        self.levels = levels;
         self.breaker_transitions = transitions;
         self.breaker_states = states;
     }
@@ -139,7 +150,7 @@ impl Report {
     }
 
     /// The table, and what to make of it.
-    pub(crate) fn print(&self, console: Console) {
+    pub(crate) fn print(&self, console: &Console) {
         console.heading("Summary");
         let head = [String::new(), "with Buttress".to_owned(), "without".to_owned()];
         let rows: Vec<[String; 3]> = std::iter::once(head).chain(self.rows()).collect();
@@ -174,6 +185,9 @@ impl Report {
             row("calls spared by the breaker", &|run| run.rejected_by_breaker.to_string()),
             row("retries", &|run| run.retries.to_string()),
         ];
+        if !self.with.killed.is_empty() {
+            rows.insert(2, row("killed", &|run| run.killed.len().to_string()));
+        }
         for kind in [Kind::Transient, Kind::Timeout, Kind::Throttled] {
             let count = |run: &Run| run.retries_by_cause.get(kind.as_str()).copied().unwrap_or(0);
             if count(&self.with) > 0 {
@@ -188,8 +202,14 @@ impl Report {
             rows.push(row("pages sent / incidents seen", &|run| {
                 pages(run, |pages| format!("{} / {}", pages.pages_sent, pages.incidents_seen))
             }));
+            rows.push(row("people paged", &|run| pages(run, |pages| pages.people_paged.to_string())));
             rows.push(row("duplicate pages", &|run| pages(run, |pages| pages.duplicate_pages.to_string())));
         }
+        rows.push(row("done twice", &|run| run.duplicates.to_string()));
+        let worst = |run: &Run| run.levels.iter().map(|change| change.instant).max().unwrap_or(0).to_string();
+        rows.push(row("worst level", &|run| {
+            if run.breaker_states.is_empty() { String::new() } else { worst(run) }
+        }));
         let seconds = |run: &Run| Seconds(Duration::from_millis(run.elapsed_ms)).to_string();
         rows.push(row("time to finish", &seconds));
         rows
@@ -213,19 +233,23 @@ mod tests {
         Run {
             outcome: Outcome::Escalated,
             steps: vec![
-                step(Name::Metrics, Status::Done),
-                step(Name::Context, Status::Skipped),
+                step(Name::Gather, Status::Done),
+                step(Name::Analyse, Status::Skipped),
                 step(Name::Note, Status::Degraded),
                 step(Name::Escalate, Status::Done),
             ],
+            killed: Vec::new(),
             calls: 7,
             calls_by_vendor: BTreeMap::from([("datadog", 7)]),
             retries: 2,
             retries_by_cause: BTreeMap::from([("timeout", 2)]),
             rejected_by_breaker: 1,
+            probes: 1,
+            levels: vec![LevelChange { at_ms: 1, instant: 2, declared: 1 }],
+            duplicates: 0,
             breaker_transitions: vec![transition("open"), transition("half-open"), transition("open")],
             breaker_states: BTreeMap::from([("aws", "closed"), ("datadog", "open")]),
-            paged: Some(Pages { pages_sent: 2, incidents_seen: 1, duplicate_pages: 0 }),
+            paged: Some(Pages { pages_sent: 2, incidents_seen: 1, people_paged: 1, duplicate_pages: 0 }),
             elapsed_ms: 1500,
         }
     }
@@ -236,16 +260,20 @@ mod tests {
         let rows: Vec<[String; 2]> = report.rows().into_iter().map(|[what, with, _]| [what, with]).collect();
         let expected = [
             ["outcome", "a person was paged"],
-            ["steps done", "1 of 5"],
+            ["steps done", "1 of 7"],
             ["calls made", "7"],
             ["calls spared by the breaker", "1"],
             ["retries", "2"],
             ["  no answer in time", "2"],
             ["circuit of datadog", "opened 2 times, now open"],
             ["circuit of aws", "closed"],
+            ["circuit of service", "none"],
             ["circuit of pagerduty", "none"],
             ["pages sent / incidents seen", "2 / 1"],
+            ["people paged", "1"],
             ["duplicate pages", "0"],
+            ["done twice", "0"],
+            ["worst level", "2"],
             ["time to finish", "1.5 s"],
         ];
         assert_eq!(rows, expected.map(|row| row.map(str::to_owned)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use buttress::core::observe::CallResult;
+use buttress::core::observe::{CallResult, CircuitState};
 use buttress::core::{Event, Kind, Observe};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -25,9 +25,22 @@ pub(crate) struct Counts {
     pub(crate) sent: BTreeMap<String, u64>,
     /// Calls that a circuit breaker spared.
     pub(crate) refused: u64,
+    /// Calls that a half-open circuit let through, to see how things are.
+    pub(crate) probes: u64,
     /// By cause: calls that were sent again.
     pub(crate) retries: BTreeMap<&'static str, u64>,
     pub(crate) transitions: Vec<Transition>,
+    pub(crate) levels: Vec<LevelChange>,
+}
+
+/// A change of the level of the whole system.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct LevelChange {
+    pub(crate) at_ms: u64,
+    /// The truth.
+    pub(crate) instant: u8,
+    /// What people are told: one step at a time.
+    pub(crate) declared: u8,
 }
 
 /// A change of a circuit breaker's state.
@@ -69,18 +82,30 @@ impl Observe for Tally {
             Event::Call(CallResult::Slow) => {}
             Event::Call(_) => {
                 *counts.sent.entry(service.to_owned()).or_default() += 1;
+                // One that leaves the circuit half-open.
+                let state = counts.transitions.iter().rfind(|change| change.vendor == service);
+                counts.probes += u64::from(state.is_some_and(|change| change.to == "half-open"));
                 if let Some(kind) = waiting.remove(service) {
                     *counts.retries.entry(kind.as_str()).or_default() += 1;
                 }
             }
-            Event::Circuit { from, to, cause, open_for, .. } => counts.transitions.push(Transition {
-                at_ms: millis(self.start.elapsed()),
-                vendor: service.to_owned(),
-                from: from.as_str(),
-                to: to.as_str(),
-                cause: cause.as_str(),
-                open_for_ms: open_for.map(millis),
-            }),
+            Event::Circuit { from, to, cause, open_for, .. } => {
+                // The probe that this follows from is reported after it.
+                counts.probes += u64::from(*from == CircuitState::HalfOpen);
+                counts.transitions.push(Transition {
+                    at_ms: millis(self.start.elapsed()),
+                    vendor: service.to_owned(),
+                    from: from.as_str(),
+                    to: to.as_str(),
+                    cause: cause.as_str(),
+                    open_for_ms: open_for.map(millis),
+                });
+            }
+            Event::SystemLevel { instant, declared } => {
+                let at_ms = millis(self.start.elapsed());
+                let (instant, declared) = (instant.as_u8(), declared.as_u8());
+                counts.levels.push(LevelChange { at_ms, instant, declared });
+            }
             _ => {}
         }
     }
@@ -108,5 +133,36 @@ mod tests {
         let Counts { sent, refused, retries, .. } = tally.counts();
         assert_eq!((sent["datadog"], refused), (3, 1));
         assert_eq!(retries, BTreeMap::from([("transient", 1)]));
+    }
+
+    #[test]
+    fn every_probe_is_counted_once() {
+        use buttress::core::observe::CircuitCause;
+        let tally = Tally::start();
+        let circuit = |from, to| Event::Circuit {
+            key: None,
+            from,
+            to,
+            cause: CircuitCause::ProbesSucceeded,
+            open_for: None,
+        };
+        use CircuitState::{Closed, HalfOpen, Open};
+        for event in [
+            Event::Call(CallResult::Success),
+            circuit(Closed, Open),
+            circuit(Open, HalfOpen),
+            // A probe that fails.
+            circuit(HalfOpen, Open),
+            Event::Call(CallResult::Failure),
+            circuit(Open, HalfOpen),
+            // Two that succeed.
+            Event::Call(CallResult::Success),
+            circuit(HalfOpen, Closed),
+            Event::Call(CallResult::Success),
+            Event::Call(CallResult::Success),
+        ] {
+            tally.event("aws", &event);
+        }
+        assert_eq!((tally.counts().probes, tally.counts().sent["aws"]), (3, 5));
     }
 }

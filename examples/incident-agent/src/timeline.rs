@@ -1,17 +1,20 @@
-//! What happens, line by line, while it happens.
+//! What happens, line by line, while it happens, and remembered for those who draw it.
 
 use std::error::Error;
 use std::fmt;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use buttress::Stop;
 use buttress::core::clock::Seconds;
-use buttress::core::observe::{CallResult, CircuitCause, CircuitState};
+use buttress::core::observe::{CallResult, CircuitCause, CircuitState, RunChange, StepResult};
 use buttress::core::{Event, Kind, Observe};
 use http::StatusCode;
 use tokio::time::Instant;
 
+use crate::board::Board;
 use crate::console::{Console, Tone};
+use crate::steps::{Name, Status};
 use crate::vendors::{Vendor, innermost};
 
 /// Tells what the agent, the vendors and the Buttress layers do, with the time since the run began.
@@ -19,12 +22,40 @@ use crate::vendors::{Vendor, innermost};
 pub(crate) struct Timeline {
     console: Console,
     start: Instant,
+    moments: Mutex<Vec<Moment>>,
+    board: OnceLock<Board>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Moment {
+    pub(crate) at: Duration,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum What {
+    /// A vendor answered, well or not.
+    Answer(Vendor, bool),
+    /// A call was spared.
+    Spared(Vendor),
+    Circuit(Vendor, CircuitState),
+    /// The instant level of the system.
+    Level(u8),
+    Began(Name),
+    Ended(Name, Status),
+    /// Its result was recorded by an earlier process.
+    Skipped(Name),
 }
 
 impl Timeline {
     /// Begins now.
     pub(crate) fn start(console: Console) -> Self {
-        Self { console, start: Instant::now() }
+        Self { console, start: Instant::now(), moments: Mutex::default(), board: OnceLock::new() }
+    }
+
+    pub(crate) fn console(&self) -> &Console {
+        &self.console
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -37,8 +68,41 @@ impl Timeline {
         self.console.line(&format!("{seconds:>6.1} s  {who:<9}  {what}"));
     }
 
+    /// Shows on this board, too, what happens from now on.
+    pub(crate) fn show_on(&self, board: Option<Board>) {
+        if let Some(board) = board {
+            let _ = self.board.set(board);
+        }
+    }
+
+    /// The process is gone, and another one begins.
+    pub(crate) fn died(&self) {
+        self.say("agent", Tone::Bad, "killed; begins anew, and knows nothing");
+    }
+
+    /// Nothing more happens.
+    pub(crate) fn end(&self) {
+        if let Some(board) = self.board.get() {
+            board.clear();
+        }
+    }
+
+    pub(crate) fn remember(&self, what: What) {
+        if let Some(board) = self.board.get() {
+            board.show(&what);
+        }
+        let moment = Moment { at: self.elapsed(), what };
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).push(moment);
+    }
+
+    /// All that happened, in order.
+    pub(crate) fn moments(&self) -> Vec<Moment> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What came back from a vendor over the wire, whatever a layer then makes of it.
     pub(crate) fn came_back(&self, vendor: Vendor, result: Result<StatusCode, &(dyn Error + 'static)>) {
+        self.remember(What::Answer(vendor, result.is_ok_and(|status| status.is_success())));
         match result {
             Ok(status) => {
                 let tone = if status.is_success() { Tone::Good } else { Tone::Bad };
@@ -53,10 +117,26 @@ impl Timeline {
 
 impl Observe for Timeline {
     fn event(&self, service: &str, event: &Event) {
+        if let Some(what) = worth_drawing(service, event) {
+            self.remember(what);
+        }
         if let Some((tone, what)) = words(event) {
             self.say(service, tone, what);
         }
+        if let Some(board) = self.board.get() {
+            board.event(service, event);
+        }
     }
+}
+
+fn worth_drawing(service: &str, event: &Event) -> Option<What> {
+    Some(match event {
+        Event::Call(CallResult::Refused) => What::Spared(Vendor::named(service)?),
+        Event::Circuit { to, .. } => What::Circuit(Vendor::named(service)?, *to),
+        Event::SystemLevel { instant, .. } => What::Level(instant.as_u8()),
+        Event::Step { step, result: StepResult::Skipped, .. } => What::Skipped(Name::named(step)?),
+        _ => return None,
+    })
 }
 
 /// An event in a person's words. Answers are told when they arrive, so an attempt's end is not told again.
@@ -86,6 +166,16 @@ fn words(event: &Event) -> Option<(Tone, String)> {
         }
         Event::Elapsed { limit, .. } => (Tone::Bad, format!("no answer within {}", Seconds(*limit))),
         Event::Refused(reason) => (Tone::Bad, format!("not sent: {}", reason.as_str())),
+        Event::Degraded { level, source } => {
+            (Tone::Waiting, format!("level {}: answered by {source}", level.as_u8()))
+        }
+        Event::Step { step, result: StepResult::Skipped, .. } => {
+            (Tone::Plain, format!("{step}: recorded before, not done again"))
+        }
+        Event::Run { change: RunChange::Recovered, .. } => {
+            (Tone::Heading, "taken over from a process that is gone: resumes".to_owned())
+        }
+        Event::StoreFailed { error, .. } => (Tone::Bad, format!("the store failed: {error}")),
         _ => return None,
     })
 }

@@ -3,62 +3,67 @@
 pub(crate) mod aws;
 pub(crate) mod datadog;
 pub(crate) mod pagerduty;
+pub(crate) mod service;
 mod sigv4;
 
 use std::fmt;
+use std::time::Duration;
 
-use buttress::{BoxError, Refused, find};
+use buttress::{BoxError, Refused, ResponseExt, find};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use crate::input::BadInput;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Whom the agent calls: three vendors, and the service that is ill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Vendor {
     Datadog,
     Aws,
+    Service,
     PagerDuty,
 }
 
 impl Vendor {
-    pub(crate) const ALL: [Self; 3] = [Self::Datadog, Self::Aws, Self::PagerDuty];
+    pub(crate) const ALL: [Self; 4] = [Self::Datadog, Self::Aws, Self::Service, Self::PagerDuty];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Datadog => "datadog",
             Self::Aws => "aws",
+            Self::Service => "service",
             Self::PagerDuty => "pagerduty",
         }
     }
+
+    /// The vendor that a layer of this name calls.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|vendor| vendor.as_str() == name)
+    }
 }
+
+/// What answers are made of, wherever they come from.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// An HTTP client for requests with this kind of body.
+pub(crate) type Wire<B> = BoxCloneSyncService<Request<B>, Response<Body>, BoxError>;
 
 /// An HTTP client: a bare one, or one behind a Buttress stack. Call sites cannot tell.
-pub(crate) trait Api:
-    Clone
-    + Send
-    + Sync
-    + Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = BoxError, Future: Send>
-{
-}
-
-impl<S> Api for S where
-    S: Clone
-        + Send
-        + Sync
-        + Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = BoxError, Future: Send>
-{
-}
+pub(crate) type Client = Wire<Full<Bytes>>;
 
 /// Why a call brought nothing.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The vendor refused or failed, and perhaps said why.
-    Status(Vendor, StatusCode, Option<String>),
+    /// The vendor refused or failed.
+    Status(Vendor, StatusCode, Said),
     /// There was no answer.
     Failed(Vendor, BoxError),
     /// The answer is not in the vendor's format.
@@ -67,7 +72,25 @@ pub(crate) enum CallError {
     OutOfTime(Vendor),
 }
 
+/// What comes with a status that is none of success.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// The vendor's reason.
+    why: Option<String>,
+    /// How long it wants to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+}
+
 impl CallError {
+    /// Whether the vendor may have done what it was asked for, although it did not say so.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::Status(_, status, _) => status.is_server_error(),
+            Self::Failed(_, error) => find::<Refused>(&**error).is_none(),
+            Self::Unreadable(..) | Self::OutOfTime(_) => true,
+        }
+    }
+
     /// The client's error, if there was no answer.
     pub(crate) fn error(&self) -> Option<&BoxError> {
         match self {
@@ -90,8 +113,10 @@ impl std::error::Error for CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(vendor, status, None) => write!(f, "{} answered {status}", vendor.as_str()),
-            Self::Status(vendor, status, Some(why)) => {
+            Self::Status(vendor, status, Said { why: None, .. }) => {
+                write!(f, "{} answered {status}", vendor.as_str())
+            }
+            Self::Status(vendor, status, Said { why: Some(why), .. }) => {
                 write!(f, "{} answered {status}: {why}", vendor.as_str())
             }
             Self::Failed(vendor, error) => match find::<Refused>(&**error) {
@@ -117,21 +142,18 @@ pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-/// No answer that the agent asks for is longer.
-const LONGEST_ANSWER: usize = 1024 * 1024;
-
 /// The call site: the same with Buttress and without.
-async fn call<S: Api, T: DeserializeOwned>(
+async fn call<T: DeserializeOwned>(
     vendor: Vendor,
-    client: &S,
+    client: &Client,
     request: Request<Full<Bytes>>,
 ) -> Result<T, CallError> {
     let response = client.clone().oneshot(request).await.map_err(|error| CallError::Failed(vendor, error))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+    let (status, retry_after) = (response.status(), response.retry_after());
+    let body = response.into_body().collect().await;
     let body = body.map_err(|error| CallError::Failed(vendor, error))?.to_bytes();
     if !status.is_success() {
-        return Err(CallError::Status(vendor, status, reason(&body)));
+        return Err(CallError::Status(vendor, status, Said { why: reason(&body), retry_after }));
     }
     serde_json::from_slice(&body).map_err(|error| CallError::Unreadable(vendor, error.into()))
 }
@@ -145,7 +167,7 @@ fn reason(body: &[u8]) -> Option<String> {
 }
 
 /// Where a vendor is: `https://host`, without a slash at the end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Base(String);
 
 impl Base {
@@ -171,6 +193,11 @@ impl Base {
     /// A server on this machine.
     pub(crate) fn local(address: std::net::SocketAddr) -> Self {
         Self(format!("http://{address}"))
+    }
+
+    /// Where nobody is: all vendors are real.
+    pub(crate) fn nowhere() -> Self {
+        Self("http://embedded.invalid".to_owned())
     }
 
     /// The URI of this path, which begins with a slash.

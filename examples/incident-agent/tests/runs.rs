@@ -14,6 +14,7 @@ fn start(arguments: &[&str]) -> Child {
         command.env_remove(key);
     }
     command.env("PAGERDUTY_ROUTING_KEY", ROUTING_KEY);
+    command.args(["--folder", concat!(env!("CARGO_TARGET_TMPDIR"), "/incident-agent")]);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -50,13 +51,14 @@ fn states(report: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn an_outage_of_all_three_vendors_is_survived_and_nobody_is_paged_twice() {
+fn an_outage_of_all_vendors_is_survived_and_nobody_is_paged_twice() {
     let (report, status) = report(
         "outage.toml",
         r#"
             [layers]
             datadog = [{ fault = "status", status = 503, first = 4 }]
-            aws = [{ fault = "io_error", kind = "connection_reset", first = 2 }]
+            aws = [{ fault = "io_error", kind = "connection_reset", first = 3 }]
+            service = [{ fault = "lose_answer", when = { method = "POST" }, first = 1 }]
             pagerduty = [
                 { fault = "status", status = 429, headers = { retry-after = "1" }, first = 1 },
                 { fault = "lose_answer", first = 1 },
@@ -65,25 +67,35 @@ fn an_outage_of_all_three_vendors_is_survived_and_nobody_is_paged_twice() {
     );
     assert_eq!((&report["outcome"], status), (&json!("resolved"), 0), "{report}");
     for step in report["steps"].as_array().unwrap() {
-        assert_eq!(step["status"], "done", "{step}");
+        // What Datadog does not say, the service says itself, and that is noted.
+        let expected: &[&str] = match step["name"].as_str().unwrap() {
+            "gather" => &["degraded"],
+            "verify" => &["done", "degraded"],
+            _ => &["done"],
+        };
+        assert!(expected.contains(&step["status"].as_str().unwrap()), "{step}");
     }
     assert_eq!(report["retries_by_cause"]["throttled"], 1, "{report}");
-    assert!(report["retries_by_cause"]["transient"].as_u64() >= Some(6), "{report}");
+    assert!(report["retries_by_cause"]["transient"].as_u64() >= Some(3), "{report}");
     assert!(report["rejected_by_breaker"].as_u64() >= Some(1), "{report}");
     let states = states(&report);
-    assert!(states.starts_with(&["open", "half-open"]) && states.ends_with(&["closed"]), "{states:?}");
+    assert!(states.starts_with(&["open"]) && states.contains(&"closed"), "{states:?}");
     assert!(report["elapsed_ms"].as_u64() >= Some(3000), "the circuit was open for 3 s: {report}");
     // Throttled, its answer lost, and heard; on a busy machine an answer may come too late as well.
     assert!(report["pages_sent"].as_u64() >= Some(3), "{report}");
     assert_eq!((&report["incidents_seen"], &report["duplicate_pages"]), (&json!(1), &json!(0)));
+    assert_eq!((&report["people_paged"], &report["duplicates"]), (&json!(0), &json!(0)));
     let without = &report["unprotected"];
-    assert_eq!((&without["outcome"], &without["calls"]), (&json!("lost"), &json!(2)), "{without}");
+    assert_eq!((&without["outcome"], &without["calls"]), (&json!("lost"), &json!(5)), "{without}");
     assert!(report["calls"].as_u64() >= Some(15), "{report}");
 }
 
 #[test]
 fn a_vendor_that_hangs_is_given_up_and_tried_again() {
-    let (report, status) = report("hang.toml", r#"layers.datadog = [{ fault = "hang", first = 1 }]"#);
+    let (report, status) = report(
+        "hang.toml",
+        r#"layers.datadog = [{ fault = "hang", when = { path = "/api/v1/query" }, first = 1 }]"#,
+    );
     assert_eq!((&report["outcome"], status), (&json!("resolved"), 0), "{report}");
     assert!(report["retries_by_cause"]["timeout"].as_u64() >= Some(1), "{report}");
     assert_eq!(report["unprotected"]["outcome"], "escalated", "{report}");
@@ -91,15 +103,17 @@ fn a_vendor_that_hangs_is_given_up_and_tried_again() {
 
 #[test]
 fn what_is_not_essential_is_done_without() {
-    let output = run(&["--report", "json", "--chaos", &bundled("chaos/datadog-brownout.toml")]);
+    let output = run(&["--report", "json", "--chaos", "datadog-down"]);
     let report = json_line(&output);
     let statuses = report["steps"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap());
-    assert_eq!(statuses.collect::<Vec<_>>(), ["done", "degraded", "done", "done", "done", "done"]);
+    let expected = ["degraded", "done", "done", "done", "done", "degraded", "done", "done"];
+    assert_eq!(statuses.collect::<Vec<_>>(), expected);
     assert_eq!((&report["outcome"], output.status.code()), (&json!("resolved"), Some(0)), "{report}");
     assert_eq!(report["unprotected"]["outcome"], "escalated", "{report}");
     // Which of its parts is there, and how good that is.
-    let context = report["steps"][1]["detail"].as_str().unwrap();
-    assert!(context.starts_with("level 3 (minimal); ") && context.contains("; no logs, it "), "{context}");
+    let context = report["steps"][0]["detail"].as_str().unwrap();
+    assert!(context.starts_with("level 2 (moderate); metric at 1840 ms (level 1)"), "{context}");
+    assert!(context.contains("; no logs, it "), "{context}");
 }
 
 #[test]
@@ -134,13 +148,13 @@ fn every_bundled_incident_is_handled() {
 fn where_the_agent_is_stuck_a_person_is_paged() {
     let (report, status) = report(
         "stuck.toml",
-        r#"layers.aws = [{ fault = "status", status = 400, body = '{"__type": "ServiceNotFoundException"}', first = 9 }]"#,
+        r#"layers.aws = [{ fault = "pass", first = 1 }, { fault = "status", status = 400, body = '{"__type": "ServiceNotFoundException"}', first = 9 }]"#,
     );
     assert_eq!((&report["outcome"], status), (&json!("escalated"), 0), "{report}");
     let steps: Vec<_> = report["steps"].as_array().unwrap().iter().collect();
     assert_eq!(
         steps.iter().map(|step| step["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["metrics", "context", "restart", "escalate"]
+        ["gather", "analyse", "restart", "escalate"]
     );
     assert!(steps[2]["detail"].as_str().unwrap().contains("ServiceNotFoundException"), "{report}");
     assert_eq!((&report["pages_sent"], &report["incidents_seen"]), (&json!(1), &json!(1)));
@@ -150,7 +164,7 @@ fn where_the_agent_is_stuck_a_person_is_paged() {
 fn an_incident_that_nobody_was_told_of_is_exit_status_1() {
     let refuse = r#"[{ fault = "status", status = 403 }]"#;
     let (report, status) =
-        report("lost.toml", &format!("layers.datadog = {refuse}\nlayers.pagerduty = {refuse}"));
+        report("lost.toml", &format!("layers.aws = {refuse}\nlayers.pagerduty = {refuse}"));
     assert_eq!((&report["outcome"], status), (&json!("lost"), 1), "{report}");
 }
 
@@ -161,15 +175,96 @@ fn the_text_report_tells_both_runs_and_compares_them() {
     for part in [
         "incident   checkout-api: p95 latency",
         "\nWith Buttress\n",
-        "agent      1/6 metrics:",
+        "agent      1/8 gather:",
         "\nThe same without Buttress\n",
         "\nSummary\n",
-        "  calls made                    11              11\n",
+        "  calls made                    17              17\n",
     ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     assert!(!text.contains('\x1b'), "no colour where there is no terminal");
     assert!(output.status.success() && output.stderr.is_empty());
+}
+
+/// Starts a run anew under a name that no test before has left something of.
+fn fresh(name: &str) -> String {
+    let _ = std::fs::remove_dir_all(Path::new(env!("CARGO_TARGET_TMPDIR")).join("incident-agent").join(name));
+    name.to_owned()
+}
+
+#[cfg(unix)]
+fn was_killed(output: &Output) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    output.status.signal() == Some(9)
+}
+
+#[test]
+#[cfg(unix)]
+fn killed_in_the_middle_of_a_step_the_next_process_goes_on_and_nothing_happens_twice() {
+    for point in ["restart:after", "clear_cache:after", "scale:before", "resolve:after"] {
+        let name = fresh(&format!("killed-at-{}", point.replace(':', "-")));
+        let arguments = ["--report", "json", "--chaos", "aws-lost-ack", "--run", &name];
+        let killed = run(&[&arguments[..], &["--crash-at", point]].concat());
+        assert!(was_killed(&killed) && killed.stdout.is_empty(), "{killed:?}");
+        let output = run(&arguments);
+        let report = json_line(&output);
+        assert_eq!((&report["outcome"], output.status.code()), (&json!("resolved"), Some(0)), "{report}");
+        assert_eq!((&report["killed"], &report["duplicates"]), (&json!([point]), &json!(0)), "{report}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("gather: recorded before, not done again"), "{told}");
+        // Once more: it is over, and nothing is asked of anybody.
+        let again = json_line(&run(&arguments));
+        assert_eq!((&again["outcome"], &again["calls"]), (&json!("resolved"), &report["calls"]), "{again}");
+    }
+}
+
+/// The agent without a journal restarts the service twice.
+#[test]
+#[cfg(unix)]
+fn without_a_journal_what_was_done_before_the_kill_is_done_again() {
+    let name = fresh("compared");
+    let arguments = ["--report", "json", "--chaos", "none", "--run", &name];
+    assert!(was_killed(&run(&[&arguments[..], &["--crash-at", "scale:after"]].concat())));
+    let report = json_line(&run(&arguments));
+    let without = &report["unprotected"];
+    assert_eq!((&report["duplicates"], &without["killed"]), (&json!(0), &json!(["scale:after"])), "{report}");
+    assert!(without["duplicates"].as_u64() >= Some(1), "{without}");
+}
+
+#[test]
+#[cfg(unix)]
+fn killed_ten_times_at_random_the_run_comes_to_its_end() {
+    let name = fresh("ten-times");
+    let output =
+        run(&["--report", "json", "--chaos", "none", "--run", &name, "--crash-loop", "10", "--seed", "3"]);
+    let report = json_line(&output);
+    assert_eq!((&report["outcome"], output.status.code()), (&json!("resolved"), Some(0)), "{report}");
+    assert_eq!(report["killed"].as_array().map(Vec::len), Some(10), "{report}");
+    assert_eq!((&report["duplicates"], &report["people_paged"]), (&json!(0), &json!(0)), "{report}");
+}
+
+#[test]
+fn a_run_of_another_incident_is_not_gone_on_with() {
+    let name = fresh("another");
+    let one = run(&["--report", "json", "--chaos", "none", "--run", &name]);
+    assert!(one.status.success());
+    let other = bundled("incidents/ingest-queue.json");
+    let output = run(&["--report", "json", "--chaos", "none", "--run", &name, "--incident", &other]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("--run: \"another\" is about another incident"), "{message}");
+}
+
+#[test]
+fn the_timeline_is_drawn() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("timeline.svg");
+    let output = run(&["--chaos", "none", "--report", "svg", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let drawn = std::fs::read_to_string(file).unwrap();
+    assert!(drawn.starts_with("<svg xmlns=") && drawn.ends_with("</svg>\n"), "{drawn}");
+    for words in ["with Buttress: ", "without: ", ">verify</text>", ">pagerduty</text>"] {
+        assert!(drawn.contains(words), "{words} in {drawn}");
+    }
 }
 
 #[test]
@@ -196,6 +291,10 @@ fn input_that_cannot_be_used_is_exit_status_2_with_the_file_the_field_and_the_fi
         (&[url, "pagerduty.example"], url, "\"pagerduty.example\" does not begin with"),
         (&[url, "http://127.0.0.1:9", "--chaos", &own], &own, "`layers.pagerduty` has rules, but"),
         (&["--report", "yaml"], "--report", "\"yaml\" is no format"),
+        (&["--crash-at", "reboot"], "--crash-at", "\"reboot\" is no step"),
+        (&["--run", "../up"], "--run", "\"../up\" cannot be the name of a run"),
+        (&["--store", "mysql://x"], "--store", "is the URL of no store"),
+        (&["--service-url", "http://127.0.0.1:9"], "SERVICE_TOKEN", "is not set"),
         (&["--retries", "3"], "--retries", "is not an option"),
     ] {
         let output = run(arguments);

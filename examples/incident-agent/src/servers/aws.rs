@@ -4,9 +4,10 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{LOOKS, Reply, World};
+use super::{Reply, World};
+use crate::servers::ledger::Entry;
+use crate::vendors::Vendor;
 
-const TASKS: u32 = LOOKS;
 const ARN: &str = "arn:aws:ecs:us-east-1:000000000000";
 
 pub(super) fn reply(world: &World, head: &Parts, body: &[u8]) -> Reply {
@@ -32,12 +33,17 @@ pub(super) fn reply(world: &World, head: &Parts, body: &[u8]) -> Reply {
         }
         Some("UpdateService") => {
             if body["forceNewDeployment"] == true {
-                world.restart();
+                world.effect(Vendor::Aws, "restart", None);
             }
-            (StatusCode::OK, json!({ "service": described(world, Some(0)) }))
+            let tasks = body["desiredCount"].as_u64();
+            if let Some(tasks) = tasks.filter(|tasks| *tasks != world.state().tasks()) {
+                world.effect(Vendor::Aws, "scale", Some(&tasks.to_string()));
+            }
+            (StatusCode::OK, json!({ "service": described(world) }))
         }
         Some("DescribeServices") if body["services"] == json!([service]) => {
-            (StatusCode::OK, json!({ "services": [described(world, world.look())], "failures": [] }))
+            world.note(&Entry::Looked);
+            (StatusCode::OK, json!({ "services": [described(world)], "failures": [] }))
         }
         Some("DescribeServices") => {
             let failures = json!([{ "arn": service, "reason": "MISSING" }]);
@@ -52,30 +58,35 @@ fn error(code: &str, message: &str) -> Reply {
     (StatusCode::BAD_REQUEST, json!({ "__type": code, "message": message }))
 }
 
-/// The service, with so many of the restart's tasks running; `None` if it was not restarted.
-fn described(world: &World, restarted: Option<u32>) -> Value {
+/// The service, with the tasks that run since it was restarted.
+fn described(world: &World) -> Value {
     let (cluster, service) = (&world.incident.cluster, &world.incident.ecs_service);
-    let deployment = |id: u64, status: &str, state: &str, running: u32| {
+    let state = world.state();
+    let tasks = state.tasks();
+    let deployment = |id: u64, status: &str, state: &str, running: u64| {
         json!({
             "id": format!("ecs-svc/{id}"), "status": status, "rolloutState": state,
-            "taskDefinition": format!("{ARN}:task-definition/{service}:42"),
-            "desiredCount": if status == "PRIMARY" { TASKS } else { 0 },
+            "taskDefinition": format!("{ARN}:task-definition/{service}:42"), "createdAt": 1_763_888_400.0 + id as f64,
+            "desiredCount": if status == "PRIMARY" { tasks } else { 0 },
             "runningCount": running, "pendingCount": 0, "failedTasks": 0,
         })
     };
-    let deployments = match restarted {
-        None => vec![deployment(4210, "PRIMARY", "COMPLETED", TASKS)],
-        Some(TASKS) => vec![deployment(4211, "PRIMARY", "COMPLETED", TASKS)],
-        Some(running) => vec![
-            deployment(4211, "PRIMARY", "IN_PROGRESS", running),
-            deployment(4210, "ACTIVE", "COMPLETED", TASKS - running),
-        ],
+    let latest = 4210 + state.applied("restart");
+    let deployments = match state.looks() {
+        Some(looks) if looks < world.looks => {
+            let running = tasks * u64::from(looks) / u64::from(world.looks);
+            vec![
+                deployment(latest, "PRIMARY", "IN_PROGRESS", running),
+                deployment(latest - 1, "ACTIVE", "COMPLETED", tasks - running),
+            ]
+        }
+        Some(_) | None => vec![deployment(latest, "PRIMARY", "COMPLETED", tasks)],
     };
     json!({
         "serviceArn": format!("{ARN}:service/{cluster}/{service}"),
         "serviceName": service, "clusterArn": format!("{ARN}:cluster/{cluster}"),
         "status": "ACTIVE", "launchType": "FARGATE", "schedulingStrategy": "REPLICA",
-        "desiredCount": TASKS, "runningCount": TASKS, "pendingCount": 0,
+        "desiredCount": tasks, "runningCount": tasks, "pendingCount": 0,
         "deployments": deployments,
     })
 }

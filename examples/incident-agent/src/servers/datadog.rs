@@ -21,6 +21,7 @@ pub(super) fn reply(world: &World, head: &Parts, body: &[u8]) -> Reply {
             Ok(search) if search["filter"]["query"].is_string() => (StatusCode::OK, logs(world, &search)),
             _ => errors(StatusCode::BAD_REQUEST, "Invalid filter"),
         },
+        (&Method::GET, "/api/v1/monitor") => (StatusCode::OK, monitors(world)),
         _ => errors(StatusCode::NOT_FOUND, "Not found"),
     }
 }
@@ -40,13 +41,13 @@ fn query(world: &World, parameters: &str) -> Reply {
     };
     let incident = &world.incident;
     let known = query == encode(&incident.query);
-    let height = if world.measure() { 0.35 } else { 2.3 };
+    let value = world.measure();
     let points: Vec<Value> = (from..=to)
         .step_by(60)
         .enumerate()
         .map(|(minute, at)| {
             let ripple = [0.97, 1.02, 1.0, 0.99][minute % 4];
-            json!([at as f64 * 1000.0, incident.threshold * height * ripple])
+            json!([at as f64 * 1000.0, value * ripple])
         })
         .collect();
     let series = json!({
@@ -63,9 +64,21 @@ fn query(world: &World, parameters: &str) -> Reply {
     (StatusCode::OK, answer)
 }
 
+fn monitors(world: &World) -> Value {
+    let state = if world.is_well() { "OK" } else { "Alert" };
+    let monitor = |id: u64, name: String, state: &str| {
+        json!({
+            "id": id, "name": name, "overall_state": state, "type": "query alert",
+            "query": world.incident.query, "tags": [format!("service:{}", world.incident.service)],
+        })
+    };
+    let title = world.incident.title.clone();
+    json!([monitor(8842107, title, state), monitor(8842108, "disk is nearly full".to_owned(), "OK")])
+}
+
 const MESSAGES: [&str; 3] = [
     "connection pool exhausted: 50 of 50 connections in use",
-    "request abandoned after 5000 ms in the queue",
+    "cache entry of the release before, computed anew",
     "connection pool exhausted: 50 of 50 connections in use",
 ];
 

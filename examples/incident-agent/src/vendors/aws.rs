@@ -2,16 +2,17 @@
 
 use std::fmt;
 
+use buttress::RequestExt;
 use buttress::core::clock::wall;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri};
 use http_body_util::Full;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::sigv4::{Credentials, Scope, sign};
-use super::{Api, Base, CallError, Secret, Vendor, call, secret};
+use super::{Base, CallError, Client, Secret, Vendor, call, secret};
 use crate::input::BadInput;
 
 /// Where ECS is, in which region, and who asks.
@@ -49,17 +50,28 @@ impl Access {
 }
 
 #[derive(Clone)]
-pub(crate) struct Ecs<S> {
-    client: S,
+pub(crate) struct Ecs {
+    client: Client,
     access: Access,
 }
 
 /// How far a service's latest deployment is.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Rollout {
     Completed,
     InProgress { running: u64, desired: u64 },
     Failed,
+}
+
+/// What ECS says of a service: its latest deployment, and how many tasks it is to have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Deploys {
+    /// The id of the latest deployment, which every restart changes.
+    pub(crate) latest: String,
+    /// When that was, in seconds since 1970.
+    pub(crate) at: f64,
+    pub(crate) rollout: Rollout,
+    pub(crate) desired: u64,
 }
 
 impl fmt::Display for Rollout {
@@ -72,24 +84,32 @@ impl fmt::Display for Rollout {
     }
 }
 
-impl<S: Api> Ecs<S> {
-    pub(crate) fn new(client: S, access: Access) -> Self {
+impl Ecs {
+    pub(crate) fn new(client: Client, access: Access) -> Self {
         Self { client, access }
     }
 
-    /// Replaces all tasks of a service by new ones. To repeat it begins the same once more, which does no harm; ECS has
-    /// no token to prevent it.
+    /// Replaces all tasks of a service by new ones. ECS has no token by which it would know a repetition, so this is sent
+    /// once, and whoever gets no answer has to look.
     pub(crate) async fn restart(&self, cluster: &str, service: &str) -> Result<(), CallError> {
         let body = json!({ "cluster": cluster, "service": service, "forceNewDeployment": true });
+        let request = self.request("UpdateService", &body).with_max_retries(0);
+        let Updated { .. } = call(Vendor::Aws, &self.client, request).await?;
+        Ok(())
+    }
+
+    /// Says how many tasks a service is to have. To repeat it changes nothing.
+    pub(crate) async fn scale(&self, cluster: &str, service: &str, tasks: u64) -> Result<(), CallError> {
+        let body = json!({ "cluster": cluster, "service": service, "desiredCount": tasks });
         let Updated { .. } = self.act("UpdateService", &body).await?;
         Ok(())
     }
 
-    /// How far the latest deployment is.
-    pub(crate) async fn rollout(&self, cluster: &str, service: &str) -> Result<Rollout, CallError> {
+    /// What was deployed last, and how far that is.
+    pub(crate) async fn deploys(&self, cluster: &str, service: &str) -> Result<Deploys, CallError> {
         let body = json!({ "cluster": cluster, "services": [service] });
         let described: Described = self.act("DescribeServices", &body).await?;
-        described.rollout().ok_or_else(|| {
+        described.deploys().ok_or_else(|| {
             CallError::Unreadable(Vendor::Aws, format!("no deployment of service `{service}`").into())
         })
     }
@@ -144,6 +164,9 @@ struct Service {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Deployment {
+    id: String,
+    #[serde(default)]
+    created_at: f64,
     /// `PRIMARY` for the latest, `ACTIVE` for those that it replaces.
     status: String,
     /// Not of every kind of service.
@@ -153,16 +176,17 @@ struct Deployment {
 }
 
 impl Described {
-    fn rollout(&self) -> Option<Rollout> {
+    fn deploys(&self) -> Option<Deploys> {
         let deployments = &self.services.first()?.deployments;
         let latest = deployments.iter().find(|deployment| deployment.status == "PRIMARY")?;
         let (running, desired) = (latest.running_count, latest.desired_count);
-        Some(match latest.rollout_state.as_deref() {
+        let rollout = match latest.rollout_state.as_deref() {
             Some("COMPLETED") => Rollout::Completed,
             Some("FAILED") => Rollout::Failed,
             None if deployments.len() == 1 && running == desired => Rollout::Completed,
             _ => Rollout::InProgress { running, desired },
-        })
+        };
+        Some(Deploys { latest: latest.id.clone(), at: latest.created_at, rollout, desired })
     }
 }
 
@@ -172,12 +196,12 @@ mod tests {
 
     fn rollout(deployments: &Value) -> Option<Rollout> {
         let described = json!({ "services": [{ "deployments": deployments }], "failures": [] });
-        serde_json::from_value::<Described>(described).unwrap().rollout()
+        serde_json::from_value::<Described>(described).unwrap().deploys().map(|deploys| deploys.rollout)
     }
 
     #[test]
     fn the_primary_deployment_says_how_far_it_is() {
-        let deployment = |status: &str, state: Option<&str>, running: u64| json!({ "status": status, "rolloutState": state, "desiredCount": 4, "runningCount": running });
+        let deployment = |status: &str, state: Option<&str>, running: u64| json!({ "id": "ecs-svc/1", "status": status, "rolloutState": state, "desiredCount": 4, "runningCount": running });
         let old = || deployment("ACTIVE", Some("COMPLETED"), 3);
         assert_eq!(
             rollout(&json!([old(), deployment("PRIMARY", Some("IN_PROGRESS"), 1)])),
@@ -188,7 +212,7 @@ mod tests {
         assert_eq!(rollout(&json!([deployment("PRIMARY", Some("FAILED"), 0)])), Some(Rollout::Failed));
         assert_eq!(rollout(&json!([old()])), None);
         let missing = json!({ "services": [], "failures": [{ "reason": "MISSING" }] });
-        assert_eq!(serde_json::from_value::<Described>(missing).unwrap().rollout(), None);
+        assert_eq!(serde_json::from_value::<Described>(missing).unwrap().deploys(), None);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use buttress::core::clock::wall;
 use http::request::Builder;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Api, Base, CallError, Vendor, call, json_body, secret};
+use super::{Base, CallError, Client, Vendor, call, json_body, secret};
 use crate::input::BadInput;
 
 /// Where Datadog is, and the keys to it.
@@ -38,18 +38,20 @@ impl Access {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Datadog<S> {
-    client: S,
+pub(crate) struct Datadog {
+    client: Client,
     access: Access,
 }
 
 /// What a search found.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Logs {
     /// How many events, [`PAGE`] at most.
     pub(crate) events: usize,
     /// The message that most of them have.
     pub(crate) commonest: Option<String>,
+    /// How many speak of a cache.
+    pub(crate) of_cache: usize,
 }
 
 /// How far back the agent looks.
@@ -57,8 +59,8 @@ const SECONDS: u64 = 15 * 60;
 /// How many log events it reads.
 const PAGE: usize = 50;
 
-impl<S: Api> Datadog<S> {
-    pub(crate) fn new(client: S, access: Access) -> Self {
+impl Datadog {
+    pub(crate) fn new(client: Client, access: Access) -> Self {
         Self { client, access }
     }
 
@@ -86,6 +88,16 @@ impl<S: Api> Datadog<S> {
         let found: Search =
             call(Vendor::Datadog, &self.client, request.expect("all parts are valid")).await?;
         Ok(found.into())
+    }
+
+    /// The names of the monitors of a service that are alarmed.
+    pub(crate) async fn alerts(&self, service: &str) -> Result<Vec<String>, CallError> {
+        let tags = encode(&format!("service:{service}"));
+        let request = Request::get(self.access.base.at(&format!("/api/v1/monitor?monitor_tags={tags}")));
+        let request = self.keys(request).body(Full::default()).expect("all parts are valid");
+        let monitors: Vec<Monitor> = call(Vendor::Datadog, &self.client, request).await?;
+        let alarmed = monitors.into_iter().filter(|monitor| monitor.overall_state == "Alert");
+        Ok(alarmed.map(|monitor| monitor.name).collect())
     }
 
     fn keys(&self, request: Builder) -> Builder {
@@ -116,6 +128,13 @@ impl Timeseries {
 }
 
 #[derive(Debug, Deserialize)]
+struct Monitor {
+    name: String,
+    #[serde(default)]
+    overall_state: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct Search {
     #[serde(default)]
     data: Vec<LogEvent>,
@@ -137,8 +156,11 @@ impl From<Search> for Logs {
         for message in search.data.iter().filter_map(|event| event.attributes.message.as_ref()) {
             *counts.entry(message).or_insert(0) += 1;
         }
+        let of_cache = counts.iter().filter(|(message, _)| message.contains("cache"));
+        let of_cache = of_cache.map(|(_, count)| count).sum();
         let commonest = counts.into_iter().max_by_key(|(_, count)| *count);
-        Self { events: search.data.len(), commonest: commonest.map(|(message, _)| message.clone()) }
+        let commonest = commonest.map(|(message, _)| message.clone());
+        Self { events: search.data.len(), commonest, of_cache }
     }
 }
 
@@ -169,12 +191,11 @@ mod tests {
     #[test]
     fn the_commonest_message_is_found() {
         let event = |message: &str| json!({ "id": "x", "type": "log", "attributes": { "message": message } });
-        let search =
-            json!({ "data": [event("a"), event("b"), event("b"), { "attributes": {} }], "meta": {} });
+        let search = json!({ "data": [event("a"), event("b cached"), event("b cached"), { "attributes": {} }], "meta": {} });
         let logs = Logs::from(serde_json::from_value::<Search>(search).unwrap());
-        assert_eq!(logs, Logs { events: 4, commonest: Some("b".to_owned()) });
+        assert_eq!(logs, Logs { events: 4, commonest: Some("b cached".to_owned()), of_cache: 2 });
         let nothing: Search = serde_json::from_value(json!({ "data": [] })).unwrap();
-        assert_eq!(Logs::from(nothing), Logs { events: 0, commonest: None });
+        assert_eq!(Logs::from(nothing), Logs { events: 0, commonest: None, of_cache: 0 });
     }
 
     #[test]

@@ -5,7 +5,7 @@ use http::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Api, Base, CallError, Secret, Vendor, call, json_body, secret};
+use super::{Base, CallError, Client, Secret, Vendor, call, json_body, secret};
 use crate::input::BadInput;
 
 /// Where PagerDuty takes events, and for which integration.
@@ -31,8 +31,8 @@ impl Access {
 }
 
 #[derive(Clone)]
-pub(crate) struct PagerDuty<S> {
-    client: S,
+pub(crate) struct PagerDuty {
+    client: Client,
     access: Access,
 }
 
@@ -47,8 +47,8 @@ pub(crate) enum Event {
     Resolve,
 }
 
-impl<S: Api> PagerDuty<S> {
-    pub(crate) fn new(client: S, access: Access) -> Self {
+impl PagerDuty {
+    pub(crate) fn new(client: Client, access: Access) -> Self {
         Self { client, access }
     }
 

@@ -1,0 +1,142 @@
+//! What stands between the agent and its vendors: with Buttress, and without.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use buttress::core::Observe;
+use buttress::degrade::{Component, DegradationRegistry, Need};
+use buttress::{ConfigError, HttpLayer};
+
+use crate::agent::Agent;
+use crate::args::Targets;
+use crate::board::Board;
+use crate::clients::{Pace, Reach, bare, protected, stack};
+use crate::crash::Crash;
+use crate::facts;
+use crate::incident::Incident;
+use crate::patience::Patience;
+use crate::tally::Tally;
+use crate::timeline::Timeline;
+use crate::vendors::aws::{self, Ecs};
+use crate::vendors::datadog::{self, Datadog};
+use crate::vendors::pagerduty::{self, PagerDuty};
+use crate::vendors::service::{self, Service};
+use crate::vendors::{Base, Client, Vendor};
+
+/// What the agent needs, whatever its clients are made of.
+pub(crate) struct Kit<'a> {
+    pub(crate) incident: &'a Arc<Incident>,
+    pub(crate) targets: &'a Targets,
+    /// Where the embedded vendors are, in the order of [`Vendor::ALL`].
+    pub(crate) bases: &'a [Base],
+    pub(crate) reach: &'a Reach,
+    pub(crate) patience: Patience,
+    pub(crate) timeline: &'a Arc<Timeline>,
+    pub(crate) crash: &'a Arc<Crash>,
+}
+
+/// The agent's stacks, and what is counted about them.
+pub(crate) struct Shield {
+    stacks: BTreeMap<Vendor, HttpLayer>,
+    components: BTreeMap<Vendor, Component>,
+    /// The components report to it for as long as it lives.
+    _registry: DegradationRegistry,
+    pub(crate) tally: Arc<Tally>,
+}
+
+impl Kit<'_> {
+    fn datadog(&self, client: Client) -> Datadog {
+        let embedded = || datadog::Access::embedded(self.base(Vendor::Datadog));
+        Datadog::new(client, self.targets.datadog.clone().unwrap_or_else(embedded))
+    }
+
+    fn service(&self, client: Client) -> Service {
+        let embedded = || service::Access::embedded(self.base(Vendor::Service));
+        Service::new(client, self.targets.service.clone().unwrap_or_else(embedded))
+    }
+
+    fn base(&self, vendor: Vendor) -> Base {
+        self.bases[vendor as usize].clone()
+    }
+
+    fn agent(
+        &self,
+        ask: facts::Ask,
+        service: Service,
+        aws: Client,
+        pagerduty: Client,
+        has_stacks: bool,
+    ) -> Arc<Agent> {
+        let at_aws = || aws::Access::embedded(self.base(Vendor::Aws));
+        let at_pagerduty = || pagerduty::Access::embedded(self.base(Vendor::PagerDuty));
+        Arc::new(Agent {
+            incident: Arc::clone(self.incident),
+            ask,
+            ecs: Ecs::new(aws, self.targets.aws.clone().unwrap_or_else(at_aws)),
+            service,
+            pagerduty: PagerDuty::new(pagerduty, self.targets.pagerduty.clone().unwrap_or_else(at_pagerduty)),
+            patience: Patience { has_stacks, ..self.patience },
+            timeline: Arc::clone(self.timeline),
+            crash: Arc::clone(self.crash),
+        })
+    }
+
+    /// The agent with bare clients.
+    pub(crate) fn unprotected(&self) -> Arc<Agent> {
+        let client = |vendor| bare(vendor, self.reach, self.timeline);
+        let ask = facts::bare(self.datadog(client(Vendor::Datadog)), self.incident);
+        let service = self.service(client(Vendor::Service));
+        self.agent(ask, service, client(Vendor::Aws), client(Vendor::PagerDuty), false)
+    }
+}
+
+impl Shield {
+    /// A stack for each vendor, at the pace that it is to have.
+    pub(crate) fn new(
+        pace: impl Fn(Vendor) -> Pace,
+        seed: Option<u64>,
+        timeline: &Arc<Timeline>,
+    ) -> Result<Self, ConfigError> {
+        let tally = Arc::new(Tally::start());
+        let observers = Self::observers(timeline, &tally);
+        let registry = DegradationRegistry::new("agent").observe(Arc::new(observers.clone()));
+        let (mut stacks, mut components) = (BTreeMap::new(), BTreeMap::new());
+        for vendor in Vendor::ALL {
+            stacks.insert(vendor, stack(vendor, pace(vendor), seed, observers.clone())?);
+            components.insert(vendor, registry.component(vendor.as_str(), Need::Weight(1)));
+        }
+        Ok(Self { stacks, components, _registry: registry, tally })
+    }
+
+    fn observers(timeline: &Arc<Timeline>, tally: &Arc<Tally>) -> Vec<Arc<dyn Observe>> {
+        vec![Arc::<Timeline>::clone(timeline), Arc::<Tally>::clone(tally)]
+    }
+
+    /// The agent behind these stacks.
+    pub(crate) fn agent(&self, kit: &Kit<'_>) -> Result<Arc<Agent>, ConfigError> {
+        let component = |vendor| self.components[&vendor].clone();
+        let client =
+            |vendor, component| protected(vendor, kit.reach, &self.stacks[&vendor], kit.timeline, component);
+        let service = kit.service(client(Vendor::Service, Some(component(Vendor::Service))));
+        // How good Datadog's answers are is for those who answer in its place to say.
+        let datadog = kit.datadog(client(Vendor::Datadog, None));
+        let observers = Self::observers(kit.timeline, &self.tally);
+        let ask =
+            facts::protected(datadog, service.clone(), kit.incident, component(Vendor::Datadog), observers)?;
+        let aws = client(Vendor::Aws, Some(component(Vendor::Aws)));
+        let pagerduty = client(Vendor::PagerDuty, Some(component(Vendor::PagerDuty)));
+        Ok(kit.agent(ask, service, aws, pagerduty, true))
+    }
+
+    /// Shows on a board how the stacks are.
+    pub(crate) fn show(&self, timeline: &Timeline) {
+        let components: Vec<Component> = self.components.values().cloned().collect();
+        timeline.show_on(Board::new(timeline.console(), &components));
+    }
+
+    /// The states in which the circuits are now.
+    pub(crate) fn states(&self) -> BTreeMap<&'static str, &'static str> {
+        let state = |stack: &HttpLayer| stack.circuit_breaker().handle().state().as_str();
+        self.stacks.iter().map(|(vendor, stack)| (vendor.as_str(), state(stack))).collect()
+    }
+}
