@@ -80,10 +80,10 @@ impl Board {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         for (vendor, (row, bar)) in Vendor::ALL.into_iter().zip(state.rows.iter().zip(&self.bars)) {
-            bar.set_message(self.row(vendor, row));
+            say(bar, self.row(vendor, row));
         }
         if let Some(bar) = self.bars.last() {
-            bar.set_message(self.steps(&state.steps));
+            say(bar, self.steps(&state.steps));
         }
     }
 
@@ -121,6 +121,13 @@ impl Board {
             let _ = write!(line, "  {}", self.console.paint(tone, &format!("{sign} {}", name.as_str())));
         }
         line
+    }
+}
+
+/// What stays the same is not drawn anew.
+fn say(bar: &ProgressBar, text: String) {
+    if bar.message() != text {
+        bar.set_message(text);
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Moment {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
-    /// A vendor answered, well or not.
+    /// A vendor answered, well or not, or did not.
     Answer(Vendor, bool),
     /// A call was spared.
     Spared(Vendor),
@@ -132,6 +132,7 @@ impl Observe for Timeline {
 fn worth_drawing(service: &str, event: &Event) -> Option<What> {
     Some(match event {
         Event::Call(CallResult::Refused) => What::Spared(Vendor::named(service)?),
+        Event::Elapsed { .. } => What::Answer(Vendor::named(service)?, false),
         Event::Circuit { to, .. } => What::Circuit(Vendor::named(service)?, *to),
         Event::SystemLevel { instant, .. } => What::Level(instant.as_u8()),
         Event::Step { step, result: StepResult::Skipped, .. } => What::Skipped(Name::named(step)?),
