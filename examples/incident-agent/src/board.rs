@@ -64,6 +64,7 @@ impl Board {
     pub(crate) fn show(&self, what: &What) {
         self.change(|state| match what {
             What::Circuit(vendor, to) => state.rows[*vendor as usize].circuit = *to,
+            What::Generation(vendor, generation) => state.rows[*vendor as usize].generation = *generation,
             What::Began(name) => state.step(*name, None),
             What::Ended(name, status) => state.step(*name, Some(*status)),
             What::Skipped(name) => state.step(*name, Some(Status::Done)),

@@ -7,13 +7,13 @@ use std::time::Duration;
 use buttress::circuit_breaker::{self, Trip};
 use buttress::core::{Backoff, Observe};
 use buttress::degrade::{Component, Level};
-use buttress::http::HttpReplay;
+use buttress::http::{HttpReplay, ReplayBody};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::retry::{self, Budget};
 use buttress::{BoxError, ConfigError, HttpBuilder, HttpLayer};
 use bytes::Bytes;
-use http::Response;
-use http_body_util::{BodyExt, Limited};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Hyper;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -47,7 +47,7 @@ pub(crate) enum Reach {
 }
 
 impl Reach {
-    fn wire<B>(&self, #[cfg_attr(not(test), expect(unused_variables))] vendor: Vendor) -> Wire<B>
+    pub(crate) fn wire<B>(&self, #[cfg_attr(not(test), expect(unused_variables))] vendor: Vendor) -> Wire<B>
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
@@ -81,7 +81,8 @@ impl Reach {
 /// No answer that the agent asks for is longer.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-fn boxed<B>(body: B) -> Body
+/// A body of no particular kind.
+pub(crate) fn boxed<B>(body: B) -> Body
 where
     B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
@@ -100,7 +101,7 @@ pub(crate) fn bare(vendor: Vendor, reach: &Reach, timeline: &Arc<Timeline>) -> C
 /// The same client behind a Buttress stack, and that is the whole difference.
 pub(crate) fn protected(
     vendor: Vendor,
-    reach: &Reach,
+    client: Wire<Body>,
     stack: &HttpLayer,
     timeline: &Arc<Timeline>,
     component: Option<Component>,
@@ -116,7 +117,8 @@ pub(crate) fn protected(
         .layer(IdempotencyKeyLayer::http().from_step())
         .layer(stack.clone())
         .map_result(told(vendor, timeline))
-        .service(reach.wire(vendor));
+        .map_request(|request: Request<ReplayBody<Full<Bytes>>>| request.map(boxed))
+        .service(client);
     Client::new(client)
 }
 
@@ -207,8 +209,6 @@ mod tests {
     use super::*;
     use crate::console::Console;
     use buttress::core::observe_fn;
-    use http::Request;
-    use http_body_util::Full;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tower::ServiceExt;
 

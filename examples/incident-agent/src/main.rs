@@ -12,6 +12,7 @@ mod console;
 mod crash;
 mod date;
 mod facts;
+mod healed;
 mod incident;
 mod input;
 mod patience;

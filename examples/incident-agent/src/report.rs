@@ -35,6 +35,10 @@ pub(crate) struct Run {
     breaker_transitions: Vec<Transition>,
     breaker_states: BTreeMap<&'static str, &'static str>,
     pub(crate) levels: Vec<LevelChange>,
+    /// Of the clients that are supervised, the one that calls used last.
+    pub(crate) generations: BTreeMap<String, u64>,
+    /// How often their supervisors asked how a vendor is.
+    checks: u64,
     /// Changes and pages that were made again.
     pub(crate) duplicates: u64,
     /// What PagerDuty knows, if it is embedded.
@@ -90,6 +94,8 @@ impl Run {
             breaker_transitions: Vec::new(),
             breaker_states: BTreeMap::new(),
             levels: Vec::new(),
+            generations: BTreeMap::new(),
+            checks: state.checks(),
             duplicates: state.duplicates(),
             paged: (!targets.is_real(Vendor::PagerDuty)).then(|| state.into()),
             elapsed_ms: millis(elapsed),
@@ -100,7 +106,7 @@ impl Run {
 
     /// Adds what Buttress did, and the states in which it left its breakers.
     pub(crate) fn count(&mut self, counts: Counts, states: BTreeMap<&'static str, &'static str>) {
-        let Counts { sent, refused, probes, retries, transitions, levels } = counts;
+        let Counts { sent, refused, probes, retries, transitions, levels, generations } = counts;
         for vendor in Vendor::ALL.map(Vendor::as_str) {
             self.calls_by_vendor.entry(vendor).or_insert_with(|| sent.get(vendor).copied().unwrap_or(0));
         }
@@ -110,6 +116,7 @@ impl Run {
         self.rejected_by_breaker = refused;
         self.probes = probes;
         self.levels = levels;
+        self.generations = generations;
         self.breaker_transitions = transitions;
         self.breaker_states = states;
     }
@@ -197,6 +204,10 @@ impl Report {
         for vendor in Vendor::ALL.map(Vendor::as_str) {
             rows.push(row(&format!("circuit of {vendor}"), &|run| run.breaker(vendor)));
         }
+        for vendor in self.with.generations.keys() {
+            let generation = |run: &Run| run.generations.get(vendor).copied().unwrap_or(1);
+            rows.push(row(&format!("client of {vendor}"), &|run| format!("generation {}", generation(run))));
+        }
         if self.with.paged.is_some() {
             let pages = |run: &Run, f: fn(Pages) -> String| run.paged.map(f).unwrap_or_default();
             rows.push(row("pages sent / incidents seen", &|run| {
@@ -246,6 +257,8 @@ mod tests {
             rejected_by_breaker: 1,
             probes: 1,
             levels: vec![LevelChange { at_ms: 1, instant: 2, declared: 1 }],
+            generations: BTreeMap::from([("datadog".to_owned(), 2)]),
+            checks: 9,
             duplicates: 0,
             breaker_transitions: vec![transition("open"), transition("half-open"), transition("open")],
             breaker_states: BTreeMap::from([("aws", "closed"), ("datadog", "open")]),
@@ -269,6 +282,7 @@ mod tests {
             ["circuit of aws", "closed"],
             ["circuit of service", "none"],
             ["circuit of pagerduty", "none"],
+            ["client of datadog", "generation 2"],
             ["pages sent / incidents seen", "2 / 1"],
             ["people paged", "1"],
             ["duplicate pages", "0"],

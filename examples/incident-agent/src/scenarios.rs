@@ -21,7 +21,7 @@ use crate::servers::ledger::{Ledger, State};
 use crate::servers::{Site, World};
 use crate::shield::{Kit, Shield};
 use crate::steps::{Name, Status};
-use crate::timeline::{Moment, Timeline};
+use crate::timeline::{Moment, Timeline, What};
 use crate::vendors::{Base, Vendor};
 
 /// How an incident is to be handled.
@@ -254,6 +254,23 @@ async fn killed_at_any_point_a_run_goes_on_and_nothing_happens_twice() {
         }
         assert_eq!(outcomes, BTreeSet::from(["Resolved".to_owned()]));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_agent_heals_its_datadog_client() {
+    let seen = Scenario::of("default").handle().await;
+    assert_eq!((seen.run.outcome, seen.run.generations["datadog"]), (Outcome::Resolved, 2));
+    let healed =
+        seen.moments.iter().position(|moment| moment.what == What::Generation(Vendor::Datadog, 2)).unwrap();
+    let answers = |well| What::Answer(Vendor::Datadog, well);
+    assert!(seen.moments[healed..].iter().any(|moment| moment.what == answers(true)), "{:?}", seen.moments);
+    // The metric is Datadog's own, and the alerts are from before.
+    let verified = seen.detail(Name::Verify);
+    assert!(
+        verified.contains("metric at 277.2 ms; 1 alerts (level 2, ") && verified.ends_with(" s old)"),
+        "{verified}"
+    );
+    seen.check(fault_free().await, 6);
 }
 
 /// The agent leaves a service alone that has become well by itself.

@@ -32,6 +32,7 @@ use tower::{Layer, ServiceExt};
 
 use crate::chaos::Chaos;
 use crate::incident::Incident;
+use crate::vendors::datadog::VALIDATE;
 use crate::vendors::{Base, Vendor};
 use ledger::{Entry, Ledger, State};
 
@@ -138,7 +139,10 @@ impl Site {
 
     /// The answer, or what a fault without one does.
     pub(crate) async fn answer(&self, request: Request<Bytes>) -> Result<Answer, BoxError> {
-        self.world.note(&Entry::Received { vendor: self.vendor });
+        // A check of its client is no call of the agent's.
+        let is_check = request.uri().path() == VALIDATE;
+        let vendor = self.vendor;
+        self.world.note(&if is_check { Entry::Checked { vendor } } else { Entry::Received { vendor } });
         let mut response = self.service.clone().oneshot(request).await?;
         let json = header::HeaderValue::from_static("application/json");
         response.headers_mut().entry(header::CONTENT_TYPE).or_insert(json);

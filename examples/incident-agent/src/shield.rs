@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use buttress::core::Observe;
 use buttress::degrade::{Component, DegradationRegistry, Need};
-use buttress::{ConfigError, HttpLayer};
+use buttress::{BoxError, ConfigError, HttpLayer};
 
 use crate::agent::Agent;
 use crate::args::Targets;
 use crate::board::Board;
 use crate::clients::{Pace, Reach, bare, protected, stack};
 use crate::crash::Crash;
-use crate::facts;
 use crate::incident::Incident;
 use crate::patience::Patience;
 use crate::tally::Tally;
@@ -22,6 +21,7 @@ use crate::vendors::datadog::{self, Datadog};
 use crate::vendors::pagerduty::{self, PagerDuty};
 use crate::vendors::service::{self, Service};
 use crate::vendors::{Base, Client, Vendor};
+use crate::{facts, healed};
 
 /// What the agent needs, whatever its clients are made of.
 pub(crate) struct Kit<'a> {
@@ -45,9 +45,9 @@ pub(crate) struct Shield {
 }
 
 impl Kit<'_> {
-    fn datadog(&self, client: Client) -> Datadog {
+    fn at_datadog(&self) -> datadog::Access {
         let embedded = || datadog::Access::embedded(self.base(Vendor::Datadog));
-        Datadog::new(client, self.targets.datadog.clone().unwrap_or_else(embedded))
+        self.targets.datadog.clone().unwrap_or_else(embedded)
     }
 
     fn service(&self, client: Client) -> Service {
@@ -84,7 +84,7 @@ impl Kit<'_> {
     /// The agent with bare clients.
     pub(crate) fn unprotected(&self) -> Arc<Agent> {
         let client = |vendor| bare(vendor, self.reach, self.timeline);
-        let ask = facts::bare(self.datadog(client(Vendor::Datadog)), self.incident);
+        let ask = facts::bare(Datadog::new(client(Vendor::Datadog), self.at_datadog()), self.incident);
         let service = self.service(client(Vendor::Service));
         self.agent(ask, service, client(Vendor::Aws), client(Vendor::PagerDuty), false)
     }
@@ -113,14 +113,19 @@ impl Shield {
     }
 
     /// The agent behind these stacks.
-    pub(crate) fn agent(&self, kit: &Kit<'_>) -> Result<Arc<Agent>, ConfigError> {
+    pub(crate) fn agent(&self, kit: &Kit<'_>) -> Result<Arc<Agent>, BoxError> {
         let component = |vendor| self.components[&vendor].clone();
-        let client =
-            |vendor, component| protected(vendor, kit.reach, &self.stacks[&vendor], kit.timeline, component);
+        let client = |vendor: Vendor, component| {
+            protected(vendor, kit.reach.wire(vendor), &self.stacks[&vendor], kit.timeline, component)
+        };
         let service = kit.service(client(Vendor::Service, Some(component(Vendor::Service))));
-        // How good Datadog's answers are is for those who answer in its place to say.
-        let datadog = kit.datadog(client(Vendor::Datadog, None));
         let observers = Self::observers(kit.timeline, &self.tally);
+        let access = kit.at_datadog();
+        let pace = kit.targets.pace(Vendor::Datadog);
+        let healed = healed::client(&access, kit.reach, pace, observers.clone())?;
+        // How good Datadog's answers are is for those who answer in its place to say.
+        let datadog = protected(Vendor::Datadog, healed, &self.stacks[&Vendor::Datadog], kit.timeline, None);
+        let datadog = Datadog::new(datadog, access);
         let ask =
             facts::protected(datadog, service.clone(), kit.incident, component(Vendor::Datadog), observers)?;
         let aws = client(Vendor::Aws, Some(component(Vendor::Aws)));

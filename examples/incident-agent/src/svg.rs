@@ -169,6 +169,14 @@ impl Picture {
                 What::Spared(of) if of == vendor => self.add(format_args!(
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"#ffffff\" stroke=\"{RED}\"/>"
                 )),
+                What::Generation(of, generation) if of == vendor && generation > 1 => {
+                    let words = format!("client {generation}");
+                    self.text(x, y - 7.0, "start", "normal", &words);
+                    let (top, bottom) = (y - 12.0, y + 12.0);
+                    self.add(format_args!(
+                        "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"#3566b8\" stroke-width=\"2\"/>"
+                    ));
+                }
                 _ => {}
             }
         }

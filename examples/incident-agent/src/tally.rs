@@ -31,6 +31,8 @@ pub(crate) struct Counts {
     pub(crate) retries: BTreeMap<&'static str, u64>,
     pub(crate) transitions: Vec<Transition>,
     pub(crate) levels: Vec<LevelChange>,
+    /// By service: the generation of its client that calls use.
+    pub(crate) generations: BTreeMap<String, u64>,
 }
 
 /// A change of the level of the whole system.
@@ -100,6 +102,9 @@ impl Observe for Tally {
                     cause: cause.as_str(),
                     open_for_ms: open_for.map(millis),
                 });
+            }
+            Event::Swapped { generation, .. } => {
+                counts.generations.insert(service.to_owned(), *generation);
             }
             Event::SystemLevel { instant, declared } => {
                 let at_ms = millis(self.start.elapsed());

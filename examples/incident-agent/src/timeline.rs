@@ -40,6 +40,8 @@ pub(crate) enum What {
     /// A call was spared.
     Spared(Vendor),
     Circuit(Vendor, CircuitState),
+    /// Calls use this generation of the client.
+    Generation(Vendor, u64),
     /// The instant level of the system.
     Level(u8),
     Began(Name),
@@ -134,6 +136,7 @@ fn worth_drawing(service: &str, event: &Event) -> Option<What> {
         Event::Call(CallResult::Refused) => What::Spared(Vendor::named(service)?),
         Event::Elapsed { .. } => What::Answer(Vendor::named(service)?, false),
         Event::Circuit { to, .. } => What::Circuit(Vendor::named(service)?, *to),
+        Event::Swapped { generation, .. } => What::Generation(Vendor::named(service)?, *generation),
         Event::SystemLevel { instant, .. } => What::Level(instant.as_u8()),
         Event::Step { step, result: StepResult::Skipped, .. } => What::Skipped(Name::named(step)?),
         _ => return None,
@@ -175,6 +178,22 @@ fn words(event: &Event) -> Option<(Tone, String)> {
         }
         Event::Run { change: RunChange::Recovered, .. } => {
             (Tone::Heading, "taken over from a process that is gone: resumes".to_owned())
+        }
+        // What passes is no news, and nor is what has nothing to look at.
+        Event::Checked { answer: "passed" | "skipped", .. } => return None,
+        Event::Heal { from, to, .. } if from == to => return None,
+        Event::Checked { check, answer } => (Tone::Bad, format!("check of its {check} {answer}")),
+        Event::Heal { from, to, cause, .. } => {
+            (Tone::Breaker, format!("client {} → {}: {cause}", from.as_str(), to.as_str()))
+        }
+        Event::HealAttempt { action, result, elapsed, .. } => {
+            (Tone::Breaker, format!("{action}: {} after {}", result.as_str(), Seconds(*elapsed)))
+        }
+        Event::Swapped { generation, .. } if *generation > 1 => {
+            (Tone::Good, format!("a new client: generation {generation}"))
+        }
+        Event::Healed { mttr, .. } => {
+            (Tone::Good, format!("healed, {} after the first symptom", Seconds(*mttr)))
         }
         Event::StoreFailed { error, .. } => (Tone::Bad, format!("the store failed: {error}")),
         _ => return None,

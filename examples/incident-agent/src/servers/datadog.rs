@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 
 use super::{Reply, World};
 use crate::date::iso;
-use crate::vendors::datadog::encode;
+use crate::vendors::datadog::{VALIDATE, encode};
 
 pub(super) fn reply(world: &World, head: &Parts, body: &[u8]) -> Reply {
+    if head.uri.path() == VALIDATE {
+        return (StatusCode::OK, json!({ "valid": true }));
+    }
     if !head.headers.contains_key("dd-api-key") || !head.headers.contains_key("dd-application-key") {
         return errors(StatusCode::FORBIDDEN, "Forbidden");
     }

@@ -18,6 +18,8 @@ const TASKS: u64 = 6;
 pub(crate) enum Entry {
     /// A request arrived, whatever then became of it.
     Received { vendor: Vendor },
+    /// A supervisor asked how the vendor is.
+    Checked { vendor: Vendor },
     /// A change was asked for: it was made, unless its key was known.
     Effect { vendor: Vendor, what: String, key: Option<String>, applied: bool },
     /// Somebody looked how far the restart is.
@@ -32,6 +34,7 @@ pub(crate) enum Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     received: BTreeMap<Vendor, u64>,
+    checks: u64,
     applied: BTreeMap<String, u64>,
     known: BTreeSet<String>,
     repeated: u64,
@@ -56,6 +59,7 @@ impl State {
     pub(crate) fn add(&mut self, entry: &Entry) {
         match entry {
             Entry::Received { vendor } => *self.received.entry(*vendor).or_default() += 1,
+            Entry::Checked { .. } => self.checks += 1,
             Entry::Effect { applied: false, .. } => self.repeated += 1,
             Entry::Effect { what, key, .. } => {
                 *self.applied.entry(what.clone()).or_default() += 1;
@@ -88,6 +92,11 @@ impl State {
     /// How many requests this vendor has received.
     pub(crate) fn received(&self, vendor: Vendor) -> u64 {
         self.received.get(&vendor).copied().unwrap_or(0)
+    }
+
+    /// How often a supervisor asked how a vendor is.
+    pub(crate) fn checks(&self) -> u64 {
+        self.checks
     }
 
     /// How often a change was made.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use buttress::core::clock::wall;
+use bytes::Bytes;
 use http::request::Builder;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
@@ -30,12 +31,40 @@ impl Access {
         Ok(Self { base, api_key: key("DD_API_KEY")?, app_key: key("DD_APP_KEY")? })
     }
 
-    /// To the embedded server, which takes any keys.
+    /// To the embedded server, which takes any keys, unless its chaos says otherwise.
     pub(crate) fn embedded(base: Base) -> Self {
-        let key = HeaderValue::from_static("embedded");
-        Self { base, api_key: key.clone(), app_key: key }
+        let (api_key, app_key) =
+            (HeaderValue::from_static("embedded-1"), HeaderValue::from_static("embedded"));
+        Self { base, api_key, app_key }
+    }
+
+    /// The key of today.
+    pub(crate) fn api_key(&self) -> HeaderValue {
+        self.api_key.clone()
+    }
+
+    /// Fetches the key of tomorrow: whoever keeps the embedded server's keys has a new one each time. Those of a real one come
+    /// with the environment, which does not change.
+    pub(crate) fn renew(&mut self) {
+        let number =
+            self.api_key.to_str().ok().and_then(|key| key.strip_prefix("embedded-")?.parse::<u32>().ok());
+        if let Some(number) = number {
+            let key = format!("embedded-{}", number + 1);
+            self.api_key = HeaderValue::from_str(&key).expect("letters and digits are a header");
+        }
+    }
+
+    /// Asks whether the key is taken.
+    pub(crate) fn validation(&self) -> Request<Full<Bytes>> {
+        let request = Request::get(self.base.at(VALIDATE)).header(KEY, &self.api_key);
+        request.body(Full::default()).expect("all parts are valid")
     }
 }
+
+/// The header of the key.
+pub(crate) const KEY: &str = "dd-api-key";
+/// Where Datadog says whether it takes the key.
+pub(crate) const VALIDATE: &str = "/api/v1/validate";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Datadog {
@@ -102,7 +131,7 @@ impl Datadog {
 
     fn keys(&self, request: Builder) -> Builder {
         let Access { api_key, app_key, .. } = &self.access;
-        request.header("dd-api-key", api_key).header("dd-application-key", app_key)
+        request.header(KEY, api_key).header("dd-application-key", app_key)
     }
 }
 
