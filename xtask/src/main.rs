@@ -102,7 +102,11 @@ fn test(with_services: bool) -> Result<(), Failure> {
     } else {
         &["test", "--no-fail-fast", "--all-targets"]
     };
-    let tests = cargo(runner.iter().chain(&all).copied()).run_counted();
+    let mut tests = cargo(runner.iter().chain(&all).copied());
+    if !with_services {
+        tests = tests.env(services::WITHOUT, "1");
+    }
+    let tests = tests.run_counted();
     let documented = cargo(["test", "--doc"].into_iter().chain(all)).run_counted();
     let (passed, doc_passed) = (tests.passed, documented.passed);
     let (failed, outcome) = (tests.failed + documented.failed, tests.outcome.and(documented.outcome));

@@ -6,6 +6,9 @@ use crate::run::{Failure, Step};
 pub(crate) const PACKAGES: &[&str] =
     &["checkpoint-tests", "heal-tests", "idempotency-tests", "migration-agent", "services", "store-tests"];
 
+/// Set for packages of which only some tests need them.
+pub(crate) const WITHOUT: &str = "BUTTRESS_WITHOUT_SERVICES";
+
 /// What is said of a run that went without them.
 pub(crate) const LEFT_OUT: &str = "stores, idempotency, workflows, migrations and healing against PostgreSQL and Redis, a full disk (--without-services)";
 
