@@ -118,7 +118,10 @@ impl Plan<'_> {
     /// The embedded vendors, in a process that outlives this one; `None` if all are real.
     async fn vendors(&self) -> Result<Option<Apart>, BoxError> {
         let folder = self.options.folder();
-        std::fs::create_dir_all(&folder)?;
+        std::fs::create_dir_all(&folder).map_err(|error| {
+            let problem = format!("{} cannot be made: {error}", folder.display());
+            BadInput::new("--folder", problem, "give --folder a folder that can be written to")
+        })?;
         let targets = &self.options.targets;
         if Vendor::ALL.iter().all(|vendor| targets.is_real(*vendor)) {
             return Ok(None);

@@ -171,7 +171,7 @@ impl Picture {
                 )),
                 What::Generation(of, generation) if of == vendor && generation > 1 => {
                     let words = format!("client {generation}");
-                    self.text(x, y - 7.0, "start", "normal", &words);
+                    self.text(x + 5.0, y + 4.0, "start", "normal", &words);
                     let (top, bottom) = (y - 12.0, y + 12.0);
                     self.add(format_args!(
                         "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"#3566b8\" stroke-width=\"2\"/>"

@@ -218,6 +218,25 @@ fn killed_in_the_middle_of_a_step_the_next_process_goes_on_and_nothing_happens_t
     }
 }
 
+/// The journal may be on other machines. `cargo xtask test --without-services` goes without this.
+#[test]
+#[cfg(unix)]
+fn a_run_goes_on_over_each_store() {
+    if std::env::var_os("BUTTRESS_WITHOUT_SERVICES").is_some() {
+        return;
+    }
+    let (postgres, redis) = (services::Postgres::start(), services::Redis::start());
+    let postgres = format!("postgres://buttress@127.0.0.1:{}/postgres", postgres.port());
+    for (store, url) in [("postgres", postgres), ("redis", redis.url())] {
+        let name = fresh(&format!("over-{store}"));
+        let arguments = ["--report", "json", "--chaos", "none", "--run", &name, "--store", &url];
+        assert!(was_killed(&run(&[&arguments[..], &["--crash-at", "restart:after"]].concat())), "{store}");
+        let report = json_line(&run(&arguments));
+        assert_eq!((&report["outcome"], &report["duplicates"]), (&json!("resolved"), &json!(0)), "{report}");
+        assert_eq!(report["killed"], json!(["restart:after"]), "{report}");
+    }
+}
+
 /// The agent without a journal restarts the service twice.
 #[test]
 #[cfg(unix)]
