@@ -154,3 +154,36 @@ impl Observe for Board {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress::core::Kind;
+    use std::time::Duration;
+
+    #[test]
+    fn the_rows_say_how_each_dependency_is_and_which_steps_are_done() {
+        let board = Board::new(&Console::silent().with_rows(), &[]).unwrap();
+        let aws = |event| board.event("aws", &event);
+        aws(Event::Backoff { retry: 1, delay: Duration::ZERO, kind: Kind::Transient, hint: None });
+        aws(Event::Call(CallResult::Refused));
+        board.show(&What::Circuit(Vendor::Aws, CircuitState::Open));
+        board.show(&What::Generation(Vendor::Datadog, 2));
+        board.show(&What::Ended(Name::Gather, Status::Degraded));
+        board.show(&What::Skipped(Name::Analyse));
+        board.show(&What::Began(Name::Restart));
+        let said: Vec<String> = board.bars.iter().map(ProgressBar::message).collect();
+        assert_eq!(said[0], "  datadog    circuit closed     level 0  retries  0  spared  0  generation 2");
+        assert_eq!(said[1], "  aws        circuit open       level 0  retries  1  spared  1  generation 1");
+        assert!(
+            said[4].starts_with("  steps      ~ gather  ✓ analyse  ▶ restart  · clear_cache  "),
+            "{}",
+            said[4]
+        );
+    }
+
+    #[test]
+    fn where_there_is_no_terminal_there_are_no_rows() {
+        assert!(Board::new(&Console::silent(), &[]).is_none());
+    }
+}

@@ -51,6 +51,8 @@ impl Console {
         let target = match self.stream {
             Stream::Out if stdout().is_terminal() => ProgressDrawTarget::stdout(),
             Stream::Err if stderr().is_terminal() => ProgressDrawTarget::stderr(),
+            #[cfg(test)]
+            Stream::Nowhere => ProgressDrawTarget::hidden(),
             _ => return self.clone(),
         };
         Self { rows: Some(MultiProgress::with_draw_target(target)), ..self.clone() }

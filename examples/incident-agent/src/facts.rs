@@ -52,27 +52,30 @@ pub(crate) fn bare(datadog: Datadog, incident: &Arc<Incident>) -> Ask {
     Ask::new(service_fn(ask))
 }
 
-/// Datadog; the service itself, which knows its own metric as well (level 1); the last good answer (level 2); and where nobody
-/// knows, that (level 3). It cannot fail.
+/// Datadog; the service itself, which knows its own metric as well (level 1), unless it is not the one that Datadog watches; the
+/// last good answer (level 2); and where nobody knows, that (level 3). It cannot fail.
 pub(crate) fn protected(
     datadog: Datadog,
-    service: Service,
+    service: Option<Service>,
     incident: &Arc<Incident>,
     component: Component,
     observers: Vec<Arc<dyn Observe>>,
 ) -> Result<Ask, ConfigError> {
-    let own = service_fn(move |question| {
-        let service = service.clone();
-        async move {
-            match question {
-                Question::Metric => service.metric().await.map(Fact::Metric).map_err(BoxError::from),
-                Question::Logs | Question::Alerts => Err("it knows its metric only".into()),
+    let mut chain = Chain::<Question, Degraded<Fact>>::new();
+    if let Some(service) = service {
+        let own = service_fn(move |question| {
+            let service = service.clone();
+            async move {
+                match question {
+                    Question::Metric => service.metric().await.map(Fact::Metric).map_err(BoxError::from),
+                    Question::Logs | Question::Alerts => Err("it knows its metric only".into()),
+                }
             }
-        }
-    });
-    let chain = Chain::<Question, Degraded<Fact>>::new()
-        .rung(Rung::alternate("service", own, ErrorsAreFailures).within(Duration::from_secs(5)))
-        .finally(Level::Minimal, "nobody", |_| Fact::Unknown);
+        });
+        let own = Rung::alternate("service", own, ErrorsAreFailures).within(Duration::from_secs(5));
+        chain = chain.rung(own);
+    }
+    let chain = chain.finally(Level::Minimal, "nobody", |_| Fact::Unknown);
     let last_good = LastGood::new(ByKey::new(|question: &Question| Some(format!("{question:?}").into())))
         // Whoever asks wants to know how it is now.
         .ttl(Duration::ZERO)

@@ -126,8 +126,10 @@ impl Shield {
         // How good Datadog's answers are is for those who answer in its place to say.
         let datadog = protected(Vendor::Datadog, healed, &self.stacks[&Vendor::Datadog], kit.timeline, None);
         let datadog = Datadog::new(datadog, access);
-        let ask =
-            facts::protected(datadog, service.clone(), kit.incident, component(Vendor::Datadog), observers)?;
+        // An embedded service knows nothing of the one that a real Datadog watches.
+        let same = kit.targets.is_real(Vendor::Datadog) == kit.targets.is_real(Vendor::Service);
+        let own = same.then(|| service.clone());
+        let ask = facts::protected(datadog, own, kit.incident, component(Vendor::Datadog), observers)?;
         let aws = client(Vendor::Aws, Some(component(Vendor::Aws)));
         let pagerduty = client(Vendor::PagerDuty, Some(component(Vendor::PagerDuty)));
         Ok(kit.agent(ask, service, aws, pagerduty, true))
