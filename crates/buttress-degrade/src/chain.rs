@@ -260,19 +260,16 @@ where
     let rungs = if cause.passes() { &[][..] } else { &chain.rungs };
     last_good = last_good.filter(|_| !cause.passes());
     let drill = told.drill();
+    let mut stored = |worst: Level| {
+        let (_, stored) = last_good.take_if(|(level, _)| (drill..=worst).contains(level))?;
+        stored()
+    };
     for rung in rungs {
-        if let Some((_, stored)) = last_good.take_if(|(level, _)| *level <= rung.level && *level >= drill) {
-            if let Some((answer, served)) = stored() {
-                discard(fallen.failure.into_response());
-                return Ok(answered(answer, served));
-            }
+        if let Some((answer, served)) = stored(rung.level) {
+            discard(fallen.failure.into_response());
+            return Ok(answered(answer, served));
         }
-        let begun = if rung.level < drill {
-            Err(Tried { rung: Arc::clone(&rung.name), cause: DRILL, error: None })
-        } else {
-            rung.begin(&fallen)
-        };
-        let asked = match begun {
+        let asked = match rung.begin(&fallen, drill) {
             Ok(asked) => asked.answer().await,
             Err(failed) => Err(failed),
         };
@@ -289,9 +286,7 @@ where
             }
         }
     }
-    if let Some((answer, served)) =
-        last_good.filter(|(level, _)| *level >= drill).and_then(|(_, stored)| stored())
-    {
+    if let Some((answer, served)) = stored(Level::Failed) {
         discard(fallen.failure.into_response());
         return Ok(answered(answer, served));
     }

@@ -9,6 +9,7 @@ use buttress_core::{BoxError, Classify, ConfigError, Level, within};
 use tokio::time::Instant;
 use tower_service::Service;
 
+use crate::chain::DRILL;
 use crate::error::Tried;
 use crate::fallen::{Fallen, cause_of};
 use crate::grade::IntoAnswer;
@@ -211,7 +212,14 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     }
 
     /// Begins to ask it. What is given back no longer needs the call, which need not be `Sync` therefore.
-    pub(crate) fn begin(self: &Arc<Self>, fallen: &Fallen<Req, A>) -> Result<Asked<Req, A>, Tried> {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        fallen: &Fallen<Req, A>,
+        drill: Level,
+    ) -> Result<Asked<Req, A>, Tried> {
+        if self.level < drill {
+            return Err(self.tried((DRILL, None)));
+        }
         if let Some(reason) = self.skip.iter().find_map(|skip| skip(fallen)) {
             return Err(self.tried(reason));
         }

@@ -175,30 +175,32 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         }
         let (answer, recording) = store.rules.capture(asked, response);
         let background = self.tell(Live::Answer(answer, grade.map(drop)));
-        let recorded = self.recorded(recording).await;
-        let Self { flight, old, .. } = self;
-        let outcome = match (recorded, keep) {
+        let outcome = match (self.recorded(recording).await, keep) {
             (Some(Ok(record)), Keep::Store(lifetime)) if good => {
-                Outcome::Kept(store.insert(&flight, record, lifetime), Level::Full)
+                Outcome::Kept(store.insert(&self.flight, record, lifetime), Level::Full)
             }
             (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
-            (Some(Err(error)), keep) if error.is::<TooLarge>() => {
-                if matches!(keep, Keep::Store(_)) {
-                    store.forget(flight.key());
-                }
-                alone(store, &flight, grade)
-            }
-            (Some(Err(error)), _) => {
-                old.inspect(|old| old.fails(Instant::now()));
-                Outcome::Failed(Cause::Failed(Kind::Transient), Arc::new(error))
-            }
+            (Some(Err(error)), keep) => self.unrecorded(error, keep, grade),
             // It takes too long, or nobody reads it.
             (None, _) => Outcome::Again,
         };
         refreshed(&shared, background, matches!(outcome, Outcome::Kept(..)));
-        if flight.released().is_none() {
-            flight.release(outcome);
+        if self.flight.released().is_none() {
+            self.flight.release(outcome);
         }
+    }
+
+    /// The body was too large, or has broken off.
+    fn unrecorded(&self, error: BoxError, keep: Keep, grade: Result<Level, Cause>) -> Outcome<R::Record> {
+        let store = &self.shared.chain.store;
+        if !error.is::<TooLarge>() {
+            self.old.iter().for_each(|old| old.fails(Instant::now()));
+            return Outcome::Failed(Cause::Failed(Kind::Transient), Arc::new(error));
+        }
+        if matches!(keep, Keep::Store(_)) {
+            store.forget(self.flight.key());
+        }
+        alone(store, &self.flight, grade)
     }
 
     /// What was kept and is still good, and what the others hear, if that is what the response says.
