@@ -298,7 +298,7 @@ impl<S: Clone + Send + 'static> Body<S> {
                 cause.as_str()
             }
             Step::Worse => {
-                self.chart.page(PageKind::Update);
+                self.chart.follow_up(PageKind::Update);
                 "it got worse"
             }
             Step::Recover(since) => {
@@ -308,8 +308,8 @@ impl<S: Clone + Send + 'static> Body<S> {
                 }
                 "all symptoms are gone"
             }
-            Step::Close { mttr, escalated } => {
-                self.chart.close(mttr, escalated);
+            Step::Close { mttr } => {
+                self.chart.close(mttr);
                 self.view.escalate(None);
                 "it has been well for long enough"
             }

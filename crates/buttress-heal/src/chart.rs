@@ -35,6 +35,8 @@ struct Open {
     opened: u64,
     span: Span,
     attempts: u32,
+    /// The pager was told.
+    paged: bool,
 }
 
 impl Chart {
@@ -68,7 +70,7 @@ impl Chart {
         let incident = Incident::open(&self.shared.name);
         let (service, key) = (&*self.shared.name, Arc::clone(&incident.key));
         let span = info_span!(target: "buttress", parent: None, "incident", service, incident = &*key);
-        self.incident = Some(Box::new(Open { key, opened: now, span, attempts: 0 }));
+        self.incident = Some(Box::new(Open { key, opened: now, span, attempts: 0, paged: false }));
         self.shared.record().current = Some(Box::new(incident));
     }
 
@@ -124,7 +126,7 @@ impl Chart {
                 (incident.escalated, incident.ledger) = (true, lines);
             }
         }
-        self.page(PageKind::Trigger);
+        self.page();
     }
 
     /// All symptoms have been gone since then, or are back.
@@ -137,11 +139,9 @@ impl Chart {
         }
     }
 
-    pub(crate) fn close(&mut self, mttr: Option<u64>, escalated: bool) {
+    pub(crate) fn close(&mut self, mttr: Option<u64>) {
         self.change(|incident| incident.over = true);
-        if escalated {
-            self.page(PageKind::Resolve);
-        }
+        self.follow_up(PageKind::Resolve);
         self.shared.record().close();
         let Some(open) = self.incident.take() else { return };
         if let Some(mttr) = mttr {
@@ -150,17 +150,28 @@ impl Chart {
         }
     }
 
-    pub(crate) fn page(&mut self, kind: PageKind) {
-        if let Some(incident) = self.snapshot() {
-            self.tell(kind, incident);
+    /// Calls a human, unless nothing is to be done.
+    pub(crate) fn page(&mut self) {
+        let Some(incident) = self.snapshot().filter(|_| !self.silent) else { return };
+        let span = self.span();
+        self.pages.push(PageKind::Trigger, incident, span);
+        if let Some(open) = &mut self.incident {
+            open.paged = true;
         }
     }
 
-    /// Tells the pager, unless nothing is to be done.
-    pub(crate) fn tell(&mut self, kind: PageKind, incident: Incident) {
-        if !self.silent {
+    /// Tells more to a human who was called, and to nobody else.
+    pub(crate) fn follow_up(&mut self, kind: PageKind) {
+        let is_paged = self.incident.as_ref().is_some_and(|open| open.paged);
+        if let Some(incident) = self.snapshot().filter(|_| is_paged) {
             self.pages.push(kind, incident, self.span());
         }
+    }
+
+    /// Whether a human was to be called, and was not.
+    pub(crate) fn owes_page(&self) -> bool {
+        let is_unpaged = self.incident.as_ref().is_some_and(|open| !open.paged);
+        is_unpaged && !self.silent
     }
 
     pub(crate) fn sent(&self, sent: Sent) {

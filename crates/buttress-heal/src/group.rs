@@ -33,8 +33,10 @@ impl Group {
         );
         let incident = Incident::new(siblings.key(hold), Arc::clone(name), Health::Critical);
         let incident = incident.with_symptom(Arc::clone(name), Symptom::Connectivity, evidence);
-        self.paged = Some((incident.clone(), now));
-        chart.tell(PageKind::Trigger, incident);
+        if !chart.silent {
+            self.paged = Some((incident.clone(), now));
+            chart.pages.push(PageKind::Trigger, incident, chart.span());
+        }
         true
     }
 
@@ -45,7 +47,7 @@ impl Group {
         }
         if let Some((incident, since)) = self.paged.take() {
             let lasted = Duration::from_nanos(now.saturating_sub(since));
-            chart.tell(PageKind::Resolve, incident.ended(lasted));
+            chart.pages.push(PageKind::Resolve, incident.ended(lasted), chart.span());
         }
         false
     }

@@ -46,7 +46,7 @@ pub(crate) enum Step {
     /// All symptoms are gone, since then.
     Recover(u64),
     /// They have been gone for long enough. `mttr`: the time until they were; none if there were none.
-    Close { mttr: Option<u64>, escalated: bool },
+    Close { mttr: Option<u64> },
 }
 
 /// Why a human is called.
@@ -266,7 +266,7 @@ impl State {
         let Some(course) = self.incident.take() else { return Step::Wait(None) };
         let clear_since = course.clear_since.unwrap_or(course.opened);
         let mttr = course.was_ill.then(|| clear_since.saturating_sub(course.opened));
-        Step::Close { mttr, escalated: course.paged.is_some() }
+        Step::Close { mttr }
     }
 }
 

@@ -167,6 +167,24 @@ async fn when_it_only_observes_it_tells_what_it_would_do_and_does_nothing_and_ca
     assert_eq!(handle.health(), Health::Critical);
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_was_called_hears_the_end_in_any_mode_and_who_was_not_is_called_when_it_is_enforced() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let supervisor = supervisor.rung(Of(Remedy::useless("useless")));
+    let (_client, handle) = supervisor.mode(Mode::Observe).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(600)).await;
+    assert_eq!((handle.status().state, pages.told().len()), (HealState::Escalated, 0));
+    handle.set_mode(Mode::Enforce);
+    sleep(secs(1)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+    handle.set_mode(Mode::Observe);
+    switch.set(true);
+    sleep(secs(120)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+}
+
 /// Fails, hangs and panics before it works.
 struct Unreliable(Arc<support::Pages>);
 

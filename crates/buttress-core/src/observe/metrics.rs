@@ -240,4 +240,41 @@ mod tests {
         assert_eq!(seen["system_degradation_level_declared"], DebugValue::Gauge(1.0.into()));
         assert_eq!(seen["retry_budget_tokens,service=datadog"], DebugValue::Gauge(4.5.into()));
     }
+
+    #[test]
+    fn healing_is_counted_by_action_and_success_and_what_was_only_observed_is_not() {
+        use crate::observe::{HealState, Health};
+
+        let recorder = DebuggingRecorder::new();
+        let observer = Metrics::new("db");
+        metrics::with_local_recorder(&recorder, || {
+            let (elapsed, incident) =
+                (std::time::Duration::from_secs(3), std::sync::Arc::<str>::from("db-1"));
+            for result in
+                [HealResult::Cured, HealResult::NoEffect, HealResult::Panicked, HealResult::WouldAct]
+            {
+                let (action, incident) = ("reset pool".into(), incident.clone());
+                observer.event("db", &Event::HealAttempt { action, result, elapsed, incident });
+            }
+            let (from, to, health, cause) =
+                (HealState::Healthy, HealState::Ill, Health::Critical, "a check fails");
+            let key = Some(incident.clone());
+            let event = Event::Heal { from, to, health, cause, generation: 1, incident: key, attempts: 0 };
+            observer.event("db", &event);
+            observer.event("db", &Event::Healed { incident, mttr: elapsed, attempts: 2 });
+        });
+        let seen = recorder.snapshotter().snapshot().into_vec();
+        let value = |name: &str, success: Option<&str>| {
+            let found = seen.iter().find(|(key, ..)| {
+                let success =
+                    success.is_none_or(|value| key.key().labels().any(|label| label.value() == value));
+                key.key().name() == name && success
+            });
+            &found.unwrap().3
+        };
+        assert_eq!(*value("self_heal_attempts_total", Some("true")), DebugValue::Counter(1));
+        assert_eq!(*value("self_heal_attempts_total", Some("false")), DebugValue::Counter(2));
+        assert_eq!(*value("self_heal_mttr_seconds", None), DebugValue::Histogram(vec![3.0.into()]));
+        assert_eq!(*value("service_health", None), DebugValue::Gauge(3.0.into()));
+    }
 }
