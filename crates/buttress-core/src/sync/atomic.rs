@@ -39,6 +39,18 @@ impl AtomicU64 {
         self.value().fetch_add(value, order)
     }
 
+    pub fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+        self.value().fetch_sub(value, order)
+    }
+
+    pub fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
+        self.value().fetch_and(value, order)
+    }
+
+    pub fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        self.value().fetch_or(value, order)
+    }
+
     pub fn fetch_xor(&self, value: u64, order: Ordering) -> u64 {
         self.value().fetch_xor(value, order)
     }
@@ -67,6 +79,12 @@ impl AtomicU64 {
             }
         }
         Err(known)
+    }
+}
+
+impl Default for AtomicU64 {
+    fn default() -> Self {
+        Self::new(0)
     }
 }
 
