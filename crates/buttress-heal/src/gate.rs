@@ -1,11 +1,11 @@
 //! What all clones of a supervised service see: the generation that takes calls, or why there is none.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use buttress_core::{Event, Observer, Reason, Refused, within};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;

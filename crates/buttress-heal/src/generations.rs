@@ -278,7 +278,8 @@ impl<F: Factory> Drop for Generations<F> {
 /// The gate is shut until there is another generation. If there will be none, the service that there was is put back.
 struct Breaking<'a, F: Factory> {
     generations: &'a mut Generations<F>,
-    spare: Option<(F::Service, usize)>,
+    /// With its target, and how many calls it had under way.
+    spare: Option<(F::Service, usize, usize)>,
     retire_old: Option<oneshot::Sender<()>>,
     cause: Option<Cause>,
 }
@@ -295,7 +296,8 @@ impl<'a, F: Factory> Breaking<'a, F> {
             if generations.settings().exclusive {
                 let _ = retire.send(());
             } else {
-                breaking.spare = old.live.service().map(|service| (service, old.live.target));
+                let busy = old.live.signals.outcomes().in_flight as usize;
+                breaking.spare = old.live.service().map(|service| (service, old.live.target, busy));
                 breaking.retire_old = Some(retire);
             }
             generations.old = Some(generations.end(old, limit, may_retire));
@@ -317,8 +319,8 @@ impl<F: Factory> Drop for Breaking<'_, F> {
         if self.generations.current.is_some() {
             return;
         }
-        if let Some((service, target)) = self.spare.take() {
-            self.generations.publish(service, target, 1);
+        if let Some((service, target, busy)) = self.spare.take() {
+            self.generations.publish(service, target, busy.max(1));
         } else {
             self.generations.view.gate.send_replace(Gate::Shut(Why::NoService, self.cause.take()));
         }

@@ -190,7 +190,10 @@ fn thread() -> usize {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, buttress_loom))]
+mod loom_models;
+
+#[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::*;
 

@@ -94,8 +94,8 @@ impl SwapSettings {
         Self { retire_within: within, ..self }
     }
 
-    /// After a swap a generation takes only so many calls at once: as many as the one before it had under way, or one if there was
-    /// none; twice as many after each tenth of this time, and without limit when it is over and nobody had to wait for a place
+    /// After a swap a generation takes only so many calls at once: as many as the one before it had under way, or one if that had
+    /// to go first; twice as many after each tenth of this time, and without limit when it is over and nobody had to wait for a place
     /// any more. Default 10 s, which doubles each second; zero takes all at once. The first generation takes all.
     #[must_use]
     pub fn slow_start(self, slow_start: Duration) -> Self {

@@ -2,7 +2,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use buttress_core::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicUsize,
+    AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use tokio::sync::Notify;
@@ -16,14 +16,14 @@ use crate::latencies::Latencies;
 pub struct Signals {
     generation: u64,
     /// [`SUPERSEDED`] and the others.
-    flags: AtomicU8,
+    flags: AtomicU64,
     /// Calls in a row that have not succeeded.
-    streak: AtomicU32,
+    streak: AtomicU64,
     pub(crate) hub: Arc<Hub>,
     /// Each made when the first thread needs it.
     pub(crate) lanes: Box<[OnceLock<Weak<Lane>>]>,
     /// Lanes that there are.
-    open: AtomicUsize,
+    open: AtomicU64,
     /// There are none any more.
     drained: Notify,
     latencies: OnceLock<Box<Latencies>>,
@@ -46,21 +46,21 @@ pub struct Outcomes {
 }
 
 /// Another generation takes the calls now.
-const SUPERSEDED: u8 = 1;
+const SUPERSEDED: u64 = 1;
 /// Nobody but calls holds its lanes.
-const DRAINING: u8 = 2;
+const DRAINING: u64 = 2;
 /// What still runs is cut off.
-const CLOSED: u8 = 4;
+const CLOSED: u64 = 4;
 /// It takes only so many calls at once.
-const SLOW_START: u8 = 8;
+const SLOW_START: u64 = 8;
 /// Somebody wants to know how long its calls take.
-const TIMED: u8 = 16;
+const TIMED: u64 = 16;
 
 impl Signals {
     pub(crate) fn new(generation: u64, hub: &Arc<Hub>, slow_start: bool) -> Self {
         let slow_start = if slow_start { SLOW_START } else { 0 };
         let timed = if hub.timed.load(Relaxed) { TIMED } else { 0 };
-        let (flags, hub, lanes) = (AtomicU8::new(slow_start | timed), Arc::clone(hub), lanes());
+        let (flags, hub, lanes) = (AtomicU64::new(slow_start | timed), Arc::clone(hub), lanes());
         Self { generation, flags, hub, lanes, ..Self::default() }
     }
 
@@ -83,7 +83,7 @@ impl Signals {
 
     /// How many calls have failed or were given up by their callers since the last one that succeeded.
     pub fn failures_in_a_row(&self) -> u32 {
-        self.streak.load(Relaxed)
+        u32::try_from(self.streak.load(Relaxed)).unwrap_or(u32::MAX)
     }
 
     /// How many of the calls that had to wait took longer than this, and how many those were; a call that its caller gave up counts
@@ -101,7 +101,7 @@ impl Signals {
         self.lanes.iter().filter_map(|lane| lane.get()?.upgrade())
     }
 
-    fn has(&self, flag: u8) -> bool {
+    fn has(&self, flag: u64) -> bool {
         self.flags.load(Acquire) & flag != 0
     }
 
@@ -180,14 +180,14 @@ impl Signals {
     /// A call failed, or its caller left. So many in a row are a reason to look, but not those of a generation that is gone.
     pub(crate) fn did_not_succeed(&self) {
         let streak = self.streak.fetch_add(1, Relaxed).wrapping_add(1);
-        if streak % self.hub.settings.suspect_after.max(1) == 0 {
+        if streak % u64::from(self.hub.settings.suspect_after.max(1)) == 0 {
             self.suspect();
         }
     }
 
     /// It cannot take a call: no need to see that several times.
     pub(crate) fn is_broken(&self) {
-        self.streak.fetch_max(self.hub.settings.suspect_after, Relaxed);
+        self.streak.store(self.hub.settings.suspect_after.into(), Relaxed);
         self.suspect();
     }
 

@@ -99,6 +99,22 @@ async fn what_fails_to_be_made_after_the_old_one_went_puts_that_back() {
     }
 }
 
+/// A service that is put back had its load a moment ago, and is not taken it away for the time of a slow start.
+#[tokio::test(start_paused = true)]
+async fn what_is_put_back_takes_as_many_calls_at_once_as_it_had() {
+    let works = Works::new([at_once([ok(1).after(MS(500))]), Make::Fail("refused")]);
+    let (mut generations, service) = works.generations(SwapSettings::default());
+    generations.first().await.unwrap();
+    let before = service.clone();
+    let before = tokio::spawn(async move { calls(&before, 40).await });
+    settle().await;
+    generations.swap(BREAK_FIRST, 0, &Warm).await.unwrap_err();
+    let start = tokio::time::Instant::now();
+    assert!(calls(&service, 40).await.iter().all(Result::is_ok));
+    assert_eq!(start.elapsed(), MS(500), "all at once");
+    assert!(before.await.unwrap().iter().all(Result::is_ok), "and nothing is cut off");
+}
+
 /// The time-out of a rung.
 #[tokio::test(start_paused = true)]
 async fn a_swap_that_is_dropped_at_any_moment_leaves_a_service_behind() {

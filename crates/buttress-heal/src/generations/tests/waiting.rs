@@ -71,29 +71,42 @@ fn runtimes() -> [tokio::runtime::Runtime; 2] {
 /// HD-36. In real time: a lost wake-up would take five seconds, or for ever.
 #[test]
 fn all_who_wait_for_the_first_connection_are_woken_by_it_within_a_tenth_of_a_second() {
-    // On a machine that has other things to do, not every round is that quick.
     const ROUNDS: usize = 20;
     for runtime in runtimes() {
         for callers in [10, 1000] {
+            // On a machine that has other things to do, tasks that only sleep take their time as well.
             let mut rounds = (0..ROUNDS).map(|_| runtime.block_on(first_connection(callers)));
-            assert!(rounds.any(|took| took < MS(100)), "{callers} callers take longer each time");
+            let in_time = rounds.any(|(took, sleepers)| took < MS(100).max(sleepers * 5));
+            assert!(in_time, "{callers} callers take longer each time");
         }
     }
 }
 
-/// How long it takes until so many callers have their answers, where the first connection takes 20 ms.
-async fn first_connection(callers: u64) -> Duration {
+#[expect(clippy::disallowed_methods, reason = "in real time")]
+async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
+    let start = Instant::now();
+    let output = work.await;
+    (start.elapsed(), output)
+}
+
+/// How long it takes until so many callers have their answers, where the first connection takes 20 ms, and how long until as many
+/// tasks have slept as long.
+async fn first_connection(callers: u64) -> (Duration, Duration) {
+    let sleepers = async {
+        let tasks: Vec<_> = (0..callers).map(|_| tokio::spawn(tokio::time::sleep(MS(20)))).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    };
+    let (slept, ()) = timed(sleepers).await;
     let works = Works::new([Make::After(MS(20), vec![ok(1)])]);
     let (mut generations, service) = works.generations(SwapSettings::default());
-    #[expect(clippy::disallowed_methods, reason = "in real time")]
-    let start = Instant::now();
     let first = tokio::spawn(async move { generations.first().await.map(|_| generations) });
-    let outcomes = calls(&service, callers).await;
-    let took = start.elapsed();
+    let (took, outcomes) = timed(calls(&service, callers)).await;
     assert_eq!(outcomes.into_iter().filter(|outcome| matches!(outcome, Ok(1))).count() as u64, callers);
     assert_eq!(works.builds.lock().unwrap().len(), 1);
     drop(first.await.unwrap().unwrap());
-    took
+    (took, slept)
 }
 
 /// HD-36, on a clock on which nothing but the connection takes time.
