@@ -29,6 +29,9 @@ pub(crate) struct Lane {
     _apart: [u64; 3],
 }
 
+/// Room for so many calls that wait is kept when none does.
+const KEPT: usize = 1024;
+
 impl Lane {
     fn new(signals: Arc<Signals>) -> Self {
         signals.lane_opened();
@@ -100,6 +103,10 @@ impl Lane {
     pub(crate) fn unpark(&self, place: NonZeroU32) {
         let mut parked = self.parked();
         let waker = parked.try_remove(place.get() as usize - 1);
+        if parked.is_empty() && parked.capacity() > KEPT {
+            // What a burst has left.
+            parked.shrink_to_fit();
+        }
         drop(parked);
         drop(waker);
     }

@@ -16,6 +16,7 @@ pub struct SwapSettings {
     pub(crate) for_swap: Waiting,
     pub(crate) patience: Duration,
     pub(crate) make_within: Duration,
+    pub(crate) connect_within: Duration,
     pub(crate) drain: Duration,
     pub(crate) drain_critical: Duration,
     pub(crate) retire_within: Duration,
@@ -38,6 +39,7 @@ impl Default for SwapSettings {
             for_swap: Waiting { callers: 64, within: Duration::from_millis(250) },
             patience: Duration::from_secs(5),
             make_within: Duration::from_secs(30),
+            connect_within: Duration::from_secs(5),
             drain: Duration::from_secs(10),
             drain_critical: Duration::from_secs(1),
             retire_within: Duration::from_secs(1),
@@ -73,6 +75,14 @@ impl SwapSettings {
     #[must_use]
     pub fn make_within(self, within: Duration) -> Self {
         Self { make_within: within, ..self }
+    }
+
+    /// How long one attempt to build a service may take while there is none: at the start, and when the old one had to go first.
+    /// Then the next one begins, after a pause that grows from 0.1 s to 10 s. Default 5 s, because an attempt that hangs (packets are
+    /// lost) is slower than a new one; longer if the factory needs longer.
+    #[must_use]
+    pub fn connect_within(self, within: Duration) -> Self {
+        Self { connect_within: within, ..self }
     }
 
     /// How long calls may go on in a generation that has been replaced by one that was made before it went; what still runs then is
@@ -120,7 +130,12 @@ impl SwapSettings {
     ///
     /// If a time is zero in which nothing can be done, or if nothing can ever raise suspicion.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        for (field, time) in [("patience", self.patience), ("make_within", self.make_within)] {
+        let times = [
+            ("patience", self.patience),
+            ("make_within", self.make_within),
+            ("connect_within", self.connect_within),
+        ];
+        for (field, time) in times {
             if time.is_zero() {
                 return Err(ConfigError::new(
                     field,
@@ -155,6 +170,7 @@ mod tests {
         let field = |settings: SwapSettings| settings.check().unwrap_err().field();
         assert_eq!(field(default.clone().patience(Duration::ZERO)), "patience");
         assert_eq!(field(default.clone().make_within(Duration::ZERO)), "make_within");
+        assert_eq!(field(default.clone().connect_within(Duration::ZERO)), "connect_within");
         assert_eq!(field(default.clone().wait_at_start(1, Duration::ZERO)), "wait_at_start");
         assert_eq!(field(default.suspect_after(0)), "suspect_after");
     }

@@ -29,9 +29,6 @@ use crate::state::State;
 use crate::supervisor::Supervisor;
 use crate::unwind::caught;
 
-/// How long one attempt to build the only service there is may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-
 /// How long pages that are on their way may take when nobody has the service any more.
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -133,7 +130,7 @@ impl<F: Factory> Task<F> {
 
     async fn connect(&mut self) -> Option<Cut> {
         let Self { generations, body, warm, .. } = self;
-        let target = body.target;
+        let (target, limit) = (body.target, body.view.hub.settings.connect_within);
         let work = Box::pin(async move {
             let connect = async {
                 match target {
@@ -141,7 +138,7 @@ impl<F: Factory> Task<F> {
                     _ => generations.swap(SwapOrder::BreakBeforeMake, target, warm).await,
                 }
             };
-            within(CONNECT_WITHIN, connect).await.map_or(Err(Tried::TimedOut), swapped)
+            within(limit, connect).await.map_or(Err(Tried::TimedOut), swapped)
         });
         match beside(body, Busy::Yes, work).await {
             Ok(result) => {

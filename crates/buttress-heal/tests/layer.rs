@@ -48,7 +48,7 @@ async fn a_layer_builds_the_service_anew_when_its_calls_fail_and_keeps_the_handl
     let mut answer = 0;
     for _ in 0..1000 {
         answer = service.clone().oneshot(0).await.unwrap_or_default();
-        advance(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(answer >= 2 && builds.load(SeqCst) >= 2, "{answer}");
     let handles = heal.handles();
@@ -118,4 +118,27 @@ async fn settings_of_the_swap_are_checked_when_the_supervisor_is_started() {
     let error = Supervisor::new("db", slow_calls(Duration::ZERO)).swap(settings).spawn().err().unwrap();
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.starts_with("`make_within` is 0ns"), "{source}");
+}
+
+/// A database that takes eight seconds to open.
+#[tokio::test(start_paused = true)]
+async fn a_factory_that_needs_longer_than_the_default_can_have_it() {
+    let slow = |_: Build| async {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        Ok::<_, io::Error>(Scripted::new([ok(1)]))
+    };
+    for (settings, comes_up) in [
+        (SwapSettings::default(), false),
+        (SwapSettings::default().connect_within(Duration::from_secs(20)), true),
+    ] {
+        let (service, handle) = Supervisor::new("db", slow).swap(settings).spawn().unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(service.oneshot(0).await.is_ok(), comes_up);
+        assert_eq!(
+            handle.status().generation > 0,
+            comes_up,
+            "a restart may take longer, but that comes later"
+        );
+        handle.shutdown(Duration::ZERO).await;
+    }
 }
