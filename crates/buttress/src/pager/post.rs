@@ -38,7 +38,7 @@ type Sending =
 
 /// The whole of a call; a supervisor gives a pager 10 s.
 const TOTAL: Duration = Duration::from_secs(8);
-const ATTEMPT: Duration = Duration::from_secs(4);
+const ATTEMPT: Duration = Duration::from_millis(3500);
 
 /// What is read of an answer.
 const READ: usize = 4096;
