@@ -334,7 +334,9 @@ impl App {
             };
             let id = run.id().to_string();
             report.runs.push(id.clone());
-            let stepped = agent.drive(&run).await?;
+            let stepped = agent.drive(&run).await;
+            self.console.end();
+            let stepped = stepped?;
             let stale = note(report, &id, stepped);
             if direction != wanted {
                 let (verb, wanted) = (direction.verb(), wanted.verb());

@@ -11,11 +11,21 @@ pub(crate) struct Server {
     server: services::Postgres,
 }
 
-/// One database of it.
+/// One database of it, which goes with this value.
 pub(crate) struct Database {
     name: String,
     port: u16,
     proxy: ToxicProxy,
+}
+
+impl Drop for Database {
+    /// Thousands of them would fill a disk.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let admin = connect(&format!("host=127.0.0.1 port={} user=buttress dbname=postgres", self.port));
+            execute(&admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        }
+    }
 }
 
 /// Proxies and connections of the tests live here, while the test waits for a process.
