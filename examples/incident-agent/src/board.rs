@@ -109,8 +109,12 @@ impl Board {
 
     fn steps(&self, steps: &[(Name, Option<Status>)]) -> String {
         let mut line = String::from("  steps    ");
-        for name in &Name::ALL[..Name::TREATMENT] {
+        for name in &Name::ALL {
             let known = steps.iter().find(|(step, _)| step == name).map(|(_, status)| *status);
+            // Nobody hopes for it.
+            if known.is_none() && *name == Name::Escalate {
+                continue;
+            }
             let (sign, tone) = match known {
                 None => ("·", Tone::Plain),
                 Some(None) => ("▶", Tone::Heading),

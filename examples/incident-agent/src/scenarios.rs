@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress::core::Rng;
 use buttress::store::Memory;
+use tokio::time::sleep;
 
 use crate::agent::Outcome;
 use crate::args::Targets;
@@ -32,6 +34,8 @@ struct Scenario {
     /// How often the restart has to be looked at.
     looks: Option<u32>,
     killed: Vec<Point>,
+    /// After so long each process dies, one after the other, wherever it is.
+    lives: Vec<Duration>,
 }
 
 struct Seen {
@@ -43,7 +47,7 @@ struct Seen {
 impl Scenario {
     fn of(chaos: &'static str) -> Self {
         let patience = Patience::of(Pace::Demonstration);
-        Self { chaos, seed: 7, patience, looks: None, killed: Vec::new() }
+        Self { chaos, seed: 7, patience, looks: None, killed: Vec::new(), lives: Vec::new() }
     }
 
     /// Handles the incident. A kill drops the run with all that it has in memory; its store and its vendors stay.
@@ -67,14 +71,16 @@ impl Scenario {
             timeline: &timeline,
             crash: &crash,
         };
-        let (mut probes, mut levels) = (0, Vec::new());
+        let (mut probes, mut levels, mut lives) = (0, Vec::new(), self.lives.iter());
         loop {
+            let life = lives.next().copied();
             let shield = Shield::new(|_| Pace::Demonstration, Some(self.seed), &timeline).unwrap();
             let agent = shield.agent(&kit).unwrap();
             let config = worker(Pace::Demonstration, Some(self.seed)).unwrap();
             let over = tokio::select! {
                 over = workflow(store.clone(), config, "test", &incident, agent) => Some(over.unwrap()),
                 _ = crash.struck() => None,
+                () = sleep(life.unwrap_or_default()), if life.is_some() => None,
             };
             let counts = shield.tally.counts();
             probes += counts.probes;
@@ -253,6 +259,23 @@ async fn killed_at_any_point_a_run_goes_on_and_nothing_happens_twice() {
             }
         }
         assert_eq!(outcomes, BTreeSet::from(["Resolved".to_owned()]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_moment_a_run_goes_on_and_nothing_happens_twice() {
+    for seed in 0..40 {
+        let mut rng = Rng::seeded(seed);
+        let lives = (0..4).map(|_| rng.up_to(Duration::from_secs(9))).collect();
+        let seen = Scenario { seed, lives, ..Scenario::of("default") }.handle().await;
+        assert_eq!(
+            (seen.run.duplicates, seen.run.outcome),
+            (0, Outcome::Resolved),
+            "{seed}: {:#?}",
+            seen.moments
+        );
+        let done = ["restart", "clear_cache", "scale"].map(|what| seen.state.applied(what));
+        assert_eq!((done, seen.state.pages()), ([1; 3], 0), "{seed}");
     }
 }
 
