@@ -241,9 +241,10 @@ pub enum Event {
         /// What is declared: one step at a time, and upwards only after a while.
         declared: Level,
     },
-    /// A worker could not ask its store for runs; it goes on asking. The service is the worker's name.
+    /// A worker could not ask its store for runs, or the store behind a memory of good answers failed: both go on without, and ask
+    /// again. The service is the worker's name, or the layer's.
     StoreFailed {
-        /// The store's error.
+        /// The store's error, or what else is wrong with it.
         error: Arc<str>,
         /// It will not pass by itself: somebody has to change something.
         lasts: bool,
