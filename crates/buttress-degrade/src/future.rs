@@ -67,6 +67,9 @@ impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
     }
 }
 
+/// How a request is copied, for a chain that needs one.
+type Copied<Req> = fn(&Req) -> Req;
+
 /// How a call did not give an answer.
 enum Fell<A, E> {
     Response(A, Verdict),
@@ -144,11 +147,7 @@ where
 impl<C: Rungs, P> Call<C, P> {
     #[allow(clippy::type_complexity, reason = "it is a function from a request to one")]
     #[inline]
-    pub(crate) fn of(
-        shared: &Holder<P, C>,
-        copy: Option<fn(&C::Request) -> C::Request>,
-        request: &C::Request,
-    ) -> Self
+    pub(crate) fn of(shared: &Holder<P, C>, copy: Option<Copied<C::Request>>, request: &C::Request) -> Self
     where
         P: Carry<C::Request>,
     {

@@ -84,6 +84,8 @@
 //!
 //! Under HTTP, with [`HttpRules`] for the store, `buttress::http(…).build_degrading(…)` puts a chain above a whole stack.
 
+#[cfg(feature = "store")]
+mod backing;
 mod chain;
 mod declared;
 mod error;
@@ -107,6 +109,8 @@ mod shared;
 mod store;
 mod tasks;
 
+#[cfg(feature = "store")]
+pub use backing::{Backing, Writes};
 pub use buttress_core::Level;
 pub use chain::{Chain, Closed, Last, Open};
 pub use error::{Tried, Unanswered};

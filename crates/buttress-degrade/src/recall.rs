@@ -265,3 +265,19 @@ where
         (response, ready(Ok(record)))
     }
 }
+
+/// As JSON.
+#[cfg(feature = "store")]
+impl<F, T> crate::backing::Writes for ByKey<F, T>
+where
+    F: Clone + Send + Sync + 'static,
+    T: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    fn write(&self, record: &T) -> Option<bytes::Bytes> {
+        serde_json::to_vec(record).ok().map(Into::into)
+    }
+
+    fn read(&self, bytes: bytes::Bytes) -> Result<T, BoxError> {
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+}

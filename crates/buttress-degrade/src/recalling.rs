@@ -65,7 +65,7 @@ where
 {
     type Response = A;
     type Error = L::Error;
-    type Future = ResponseFuture<S::Future, Recalling<Chain<Req, A, L>, R>, P>;
+    type Future = Answers<S::Future, P, Req, A, L, R>;
 
     /// Always ready: the service inside is asked when a call needs it.
     #[inline]
@@ -192,7 +192,7 @@ where
     R: Kept,
 {
     let (kept, deadline) = (shared.chain.chain.copy.map(|copy| copy(request)), deadline(shared, request));
-    Caller { shared: shared.clone(), key, kept, deadline, old }
+    Caller { shared: shared.clone(), key, kept, deadline, old, found: None }
 }
 
 /// What is kept under a key and answers this request, without a confirmation.
@@ -232,7 +232,7 @@ fn refresh<S, P, Req, A, L, R>(
     let (Some(place), Some(refreshing)) = (store.refresh_place(), old.refreshing()) else { return };
     let Joined::Leads(flight, _) = store.flights().join(key, None) else { return };
     let old = Some(Arc::clone(old));
-    let call = ForAll { shared: shared.clone(), flight, old, live: None, place: Some(place) };
+    let call = ForAll { shared: shared.clone(), flight, old, live: None, found: None, place: Some(place) };
     let inner = take(inner);
     store.spawn(async move {
         let _refreshing = refreshing;

@@ -26,7 +26,7 @@ pub struct HttpKept {
 impl HttpKept {
     /// As copies, since the bound counts nothing else: a body of a few bytes may be a part of a buffer of many, and hold on to all of
     /// it. `None` if the body is not whole.
-    fn of(mut response: StoredResponse, vary: Varying) -> Option<Self> {
+    pub(super) fn of(mut response: StoredResponse, vary: Varying) -> Option<Self> {
         response.body = Some(Bytes::copy_from_slice(response.body.as_deref()?));
         detach(&mut response.headers);
         response.trailers.as_mut().map(detach);

@@ -5,6 +5,8 @@ mod field;
 mod fields;
 mod kept;
 mod rules;
+#[cfg(feature = "store")]
+mod written;
 
 use std::fmt::Write as _;
 

@@ -127,6 +127,11 @@ impl HttpRules {
         Self { principal: Some(Arc::new(principal)), ..self }
     }
 
+    #[cfg(feature = "store")]
+    pub(super) fn is_credential(&self, name: &HeaderName) -> bool {
+        self.credentials.contains(name)
+    }
+
     /// The key of a URI, as [`LastGood::invalidate`](crate::LastGood::invalidate) takes it, of a principal if there is one.
     pub fn key_of<B>(&self, request: &Request<B>) -> Option<String> {
         let headers = request.headers();

@@ -1,6 +1,6 @@
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::error::{SharedFailure, TooLarge};
 use crate::fallen::{cause_of, elapsed};
 use crate::grade::IntoAnswer;
 use crate::primary::{Ended, Primary, Readiness, start};
-use crate::recall::{Keep, Kept, Recall, Renewal};
-use crate::served::Cause;
+use crate::recall::{Accepts, Keep, Kept, Recall, Renewal};
+use crate::served::{Cause, Freshness};
 use crate::shared::Holder;
-use crate::store::{Entry, Flight, LastGood, Outcome, Place};
+use crate::store::{Entry, Flight, LastGood, Lifetime, Outcome, Place};
 
 /// For so long others wait for a body that somebody else reads.
 const READING: Duration = Duration::from_secs(1);
@@ -28,8 +28,13 @@ pub(super) enum Live<A, V> {
     Answer(A, Result<(), Cause>),
     /// What was kept is still good; how good.
     Renewed(Arc<Entry<V>>, Level),
+    /// Another process has kept it.
+    Stored(Arc<Entry<V>>, Freshness),
     Failed(Cause, BoxError),
 }
+
+/// Where a call leaves what it finds for whoever made it.
+pub(super) type Found<V> = Arc<OnceLock<Arc<Entry<V>>>>;
 
 /// A call that is made for all who ask for the same, and for the store.
 pub(super) struct ForAll<P: 'static, Req: 'static, A: 'static, L: 'static, R: Kept> {
@@ -39,6 +44,8 @@ pub(super) struct ForAll<P: 'static, Req: 'static, A: 'static, L: 'static, R: Ke
     pub(super) old: Option<Arc<Entry<R::Record>>>,
     /// Tells whoever made it; nobody, if it is a refresh.
     pub(super) live: Option<oneshot::Sender<Live<A, R::Record>>>,
+    /// What is found of it in the store behind the memory, for whoever made it.
+    pub(super) found: Option<Found<R::Record>>,
     /// Among the refreshes; or, once nobody waits for it, among those.
     pub(super) place: Option<Place>,
 }
@@ -66,6 +73,15 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         Req: Send + 'static,
     {
         self.flight.begins();
+        let (shared, key) = (self.shared.clone(), Arc::clone(self.flight.key()));
+        let recalled = shared.chain.store.recall(&key, self.old.as_deref(), &shared.told).await;
+        if let Some((record, lifetime)) = recalled {
+            let accepts = shared.chain.store.rules.accepts(&record, &request);
+            if accepts != Accepts::No {
+                let Some(call) = self.recalls(record, lifetime, accepts == Accepts::Yes) else { return };
+                self = call;
+            }
+        }
         let _panics = Panics(self.old.clone());
         let rules = &self.shared.chain.store.rules;
         let asked = rules.asked(&request);
@@ -87,6 +103,34 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             None => elapsed(&self.shared.told.name, bound),
         };
         self.fail(cause, error);
+    }
+
+    /// Goes by what the store behind the memory has; the call is still to be made, unless that is fresh.
+    fn recalls(mut self, record: R::Record, lifetime: Lifetime, confirmed: bool) -> Option<Self> {
+        let Some(entry) = self.shared.chain.store.adopt(&self.flight, record, lifetime) else {
+            return Some(self);
+        };
+        let serves = entry.serves(lifetime.age).filter(|_| confirmed);
+        self.old = Some(Arc::clone(&entry));
+        if let Some(found) = self.found.as_ref().filter(|_| confirmed) {
+            let _ = found.set(Arc::clone(&entry));
+        }
+        match serves {
+            Some(Freshness::Fresh) => {
+                let background = self.tell(Live::Stored(Arc::clone(&entry), Freshness::Fresh));
+                let shared = self.shared.clone();
+                self.flight.land(Outcome::Kept(entry, Level::Full));
+                refreshed(&shared, background, true);
+                None
+            }
+            // They get it now, and it is refreshed.
+            Some(stale) => {
+                self.tell(Live::Stored(Arc::clone(&entry), stale));
+                self.flight.release(Outcome::Kept(entry, Level::Slight));
+                Some(self)
+            }
+            None => Some(self),
+        }
     }
 
     /// What a call gives; `None` if nobody waits for it any more and there is no place for it.

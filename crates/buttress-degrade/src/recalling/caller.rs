@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::call::{ForAll, Live, run};
+use super::call::{ForAll, Found, Live, run};
 use super::{Shared, answer, kept_for};
 use crate::chain::{DRILL, Last, LastGood as StoredAnswer, descend};
 use crate::error::{NotAsked, SharedFailure, Vanished};
@@ -28,6 +28,8 @@ pub(super) struct Caller<P: 'static, Req: 'static, A: 'static, L: 'static, R: Ke
     pub(super) deadline: Option<Instant>,
     /// What may be served if the service fails.
     pub(super) old: Option<Arc<Entry<R::Record>>>,
+    /// What its call has found since then.
+    pub(super) found: Option<Found<R::Record>>,
 }
 
 /// The time that a caller has in all.
@@ -95,12 +97,17 @@ where
                         Look::Ask(old) => old,
                     };
                     let (live, answered) = oneshot::channel();
-                    let call = ForAll { shared: shared.clone(), flight, old, live: Some(live), place: None };
+                    self.found = store.is_backed().then(Found::default);
+                    let (live, found, place) = (Some(live), self.found.clone(), None);
+                    let call = ForAll { shared: shared.clone(), flight, old, live, found, place };
                     store.spawn(call.fly(inner, request));
                     return self.lead(answered, limit).await;
                 }
             };
-            let Some(outcome) = within(limit.left(), landed(told)).await else {
+            let outcome = within(limit.left(), landed(told)).await;
+            // It may have been found in the store behind the memory meanwhile.
+            self.old = self.old.or_else(|| kept_for(&shared, &self.key, &request));
+            let Some(outcome) = outcome else {
                 return self.elapsed(limit).await;
             };
             match self.may_share::<S::Response>(outcome.as_ref(), &request) {
@@ -123,6 +130,7 @@ where
             Some(Ok(Live::Answer(answer, Ok(())))) => Ok(self.passed(answer)),
             Some(Ok(Live::Answer(answer, Err(cause)))) => self.fall(cause, Failure::Response(answer)).await,
             Some(Ok(Live::Renewed(entry, level))) => Ok(self.kept(&entry, Freshness::Confirmed, level)),
+            Some(Ok(Live::Stored(entry, freshness))) => Ok(self.kept(&entry, freshness, level_of(freshness))),
             Some(Ok(Live::Failed(cause, error))) => self.fall(cause, Failure::Error(error)).await,
             Some(Err(_)) => self.fall(Cause::Panicked, Failure::Error(Vanished.into())).await,
             None => self.elapsed(limit).await,
@@ -155,7 +163,12 @@ where
 
     async fn share(&mut self, outcome: Option<Outcome<R::Record>>) -> Result<A, L::Error> {
         let (cause, failure) = match outcome {
-            Some(Outcome::Kept(entry, level)) => return Ok(self.kept(&entry, Freshness::Shared, level)),
+            Some(Outcome::Kept(entry, level)) => {
+                // One that is stale itself was found in the store behind the memory.
+                let stale = entry.serves(entry.age(Instant::now())).filter(|_| level == Level::Slight);
+                let freshness = stale.filter(|stale| level_of(*stale) == level).unwrap_or(Freshness::Shared);
+                return Ok(self.kept(&entry, freshness, level));
+            }
             Some(Outcome::Shared(record, grade)) => {
                 let mut answer = self.shared.chain.store.rules.restore(&record);
                 match grade {
@@ -268,7 +281,8 @@ where
         let (request, deadline, may_repeat) = (self.kept.take(), self.deadline, true);
         let fallen = Fallen { request, failure, cause, deadline, may_repeat };
         let (shared, key) = (self.shared.clone(), std::mem::take(&mut self.key));
-        let stored: Option<StoredAnswer<A>> = self.old.take().map(|old| {
+        let found = self.found.take().and_then(|found| found.get().cloned());
+        let stored: Option<StoredAnswer<A>> = found.or(self.old.take()).map(|old| {
             let store = shared.chain.store.clone();
             let level = store.if_error_level();
             let stored = move || {
@@ -280,6 +294,10 @@ where
         let discard = |response| shared.discard(response);
         descend(&shared.chain.chain, &shared.told, fallen, stored, discard).await
     }
+}
+
+fn level_of(freshness: Freshness) -> Level {
+    if freshness == Freshness::Fresh { Level::Full } else { Level::Slight }
 }
 
 async fn landed<V>(mut told: Waits<V>) -> Option<Outcome<V>> {

@@ -74,6 +74,13 @@ impl<V> Entry<V> {
         age < fresh.saturating_add(if_error.max(while_revalidate))
     }
 
+    /// For how long it is of any use.
+    #[cfg(feature = "store")]
+    pub(crate) fn left(&self, now: Instant) -> Duration {
+        let Lifetime { fresh, while_revalidate, if_error, .. } = self.lifetime;
+        fresh.saturating_add(if_error.max(while_revalidate)).saturating_sub(self.age(now))
+    }
+
     pub(crate) fn fails(&self, now: Instant) {
         let since = nanos(now.saturating_duration_since(self.stored)).saturating_add(1);
         self.failed.store(since, Ordering::Relaxed);

@@ -66,7 +66,7 @@ pub(crate) struct Flight<V> {
     hash: u64,
     told: watch::Sender<Option<Outcome<V>>>,
     flights: Arc<Flights<V>>,
-    begun: bool,
+    begun: Option<Instant>,
     /// How often something had been forgotten when it began.
     forgotten: u64,
     /// From when on others made the same call again.
@@ -90,7 +90,7 @@ impl<V> Flights<V> {
         current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
         let flights = Arc::clone(self);
         Joined::Leads(
-            Flight { key, hash, told, flights, begun: false, forgotten, released: OnceLock::new() },
+            Flight { key, hash, told, flights, begun: None, forgotten, released: OnceLock::new() },
             waits,
         )
     }
@@ -129,7 +129,12 @@ impl<V> Flight<V> {
 
     /// It is under way: those who wait for it no longer make it again if it vanishes.
     pub(crate) fn begins(&mut self) {
-        self.begun = true;
+        self.begun = Some(Instant::now());
+    }
+
+    /// When that was.
+    pub(crate) fn begun(&self) -> Instant {
+        self.begun.unwrap_or_else(Instant::now)
     }
 
     /// Tells all who wait. What is to be found by those who come later has to be in the store by now.
@@ -200,7 +205,7 @@ impl<V> Flight<V> {
 impl<V> Drop for Flight<V> {
     fn drop(&mut self) {
         self.leave();
-        if !self.begun && self.released.get().is_none() {
+        if self.begun.is_none() && self.released.get().is_none() {
             self.told.send_replace(Some(Outcome::Again));
         }
     }

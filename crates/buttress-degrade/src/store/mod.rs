@@ -1,8 +1,15 @@
 //! The store of last good answers.
 
+#[cfg(feature = "store")]
+mod behind;
+#[cfg(not(feature = "store"))]
+#[path = "nowhere.rs"]
+mod behind;
 mod entry;
 mod flights;
 mod lru;
+#[cfg(feature = "store")]
+mod pending;
 
 use std::fmt;
 use std::future::Future;
@@ -10,14 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buttress_core::clock::nanos;
-use buttress_core::{BoxError, ConfigError, Level, Rng, Trim};
+use buttress_core::clock::{after, nanos};
+use buttress_core::{BoxError, ConfigError, Level, Rng, Trim, within};
 use tokio::time::Instant;
 
 use crate::recall::{Accepts, Kept};
 use crate::served::{Cause, Freshness, Served, Source};
+use crate::shared::Told;
 use crate::tasks::Tasks;
 
+use behind::Behind;
 pub(crate) use entry::Entry;
 pub use entry::Lifetime;
 pub(crate) use flights::{Flight, Flights, Joined, Waits};
@@ -57,6 +66,7 @@ pub struct LastGood<R: Kept> {
     pub(crate) rules: R,
     config: Config,
     shared: Arc<Shared<R::Record>>,
+    behind: Option<Arc<Behind<R::Record>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +86,8 @@ struct Shared<V> {
     abandoned: Arc<AtomicUsize>,
     /// Calls and refreshes under way.
     tasks: Tasks,
+    /// What is written to a store behind the memory.
+    writers: Tasks,
 }
 
 /// How a call for all who asked for the same ended.
@@ -114,7 +126,12 @@ pub(crate) enum Look<V> {
 
 impl<R: Kept> Clone for LastGood<R> {
     fn clone(&self) -> Self {
-        Self { rules: self.rules.clone(), config: self.config, shared: Arc::clone(&self.shared) }
+        Self {
+            rules: self.rules.clone(),
+            config: self.config,
+            shared: Arc::clone(&self.shared),
+            behind: self.behind.clone(),
+        }
     }
 }
 
@@ -143,7 +160,7 @@ impl<R: Kept> LastGood<R> {
             max_refreshes: 64,
             max_abandoned: 64,
         };
-        Self { rules, config, shared: Arc::new(Shared::new(64 * 1024 * 1024)) }
+        Self { rules, config, shared: Arc::new(Shared::new(64 * 1024 * 1024)), behind: None }
     }
 
     /// How long an answer is fresh; zero asks the service first, each time, whatever `while_revalidate` is.
@@ -211,6 +228,17 @@ impl<R: Kept> LastGood<R> {
         Self { shared: Arc::new(Shared::new(bytes)), ..self }
     }
 
+    /// Puts a store behind the memory, in which good answers outlive the process and which other processes may share.
+    #[cfg(feature = "store")]
+    #[must_use]
+    pub fn backed_by(self, backing: crate::backing::Backing) -> Self
+    where
+        R: crate::backing::Writes,
+    {
+        let behind = Some(Arc::new(Behind::new(backing, self.rules.clone())));
+        Self { behind, ..self }
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let Config { jitter, level, .. } = self.config;
         if jitter > 50 {
@@ -226,17 +254,25 @@ impl<R: Kept> LastGood<R> {
     /// kept; who comes later makes a new one.
     pub fn invalidate(&self, key: &str) -> bool {
         self.shared.flights.forget(Some(key));
-        self.shared.entries.remove(key)
+        self.forget(key)
     }
 
     /// The same, for the call that has just been made.
-    pub(crate) fn forget(&self, key: &str) {
-        self.shared.entries.remove(key);
+    pub(crate) fn forget(&self, key: &str) -> bool {
+        if let Some(behind) = &self.behind {
+            behind.forget(key);
+            self.write_behind(behind);
+        }
+        self.shared.entries.remove(key)
     }
 
     /// Forgets all answers, and those of the calls under way.
     pub fn clear(&self) {
         self.shared.flights.forget(None);
+        if let Some(behind) = &self.behind {
+            behind.forget_all();
+            self.write_behind(behind);
+        }
         self.shared.entries.retain(|_| false);
     }
 
@@ -276,10 +312,21 @@ impl<R: Kept> LastGood<R> {
         self.shared.flights.len()
     }
 
-    /// Waits for the calls under way, for so long at most, and drops what is left; says how many those were. Nothing more is kept
+    /// Waits for the calls under way and for what is still to be written to a store behind the memory, for so long at most, and
+    /// drops what is left; says how many those were. Nothing more is kept
     /// from then on, and what there is is still served: callers call the service themselves.
     pub async fn shutdown(&self, bound: Duration) -> usize {
-        self.shared.tasks.shutdown(bound).await
+        let end = after(Instant::now(), bound);
+        let left = self.shared.tasks.shutdown(bound).await;
+        let Some(behind) = &self.behind else { return left };
+        let time = || end.saturating_duration_since(Instant::now());
+        self.shared.writers.shutdown(time()).await;
+        // One that was dropped is gone by its next turn.
+        tokio::task::yield_now().await;
+        if let Some(writer) = behind.writer() {
+            within(time(), writer.write()).await;
+        }
+        left + behind.pending()
     }
 
     pub(crate) fn if_error_level(&self) -> Level {
@@ -353,21 +400,80 @@ impl<R: Kept> LastGood<R> {
         record: R::Record,
         lifetime: Lifetime,
     ) -> Arc<Entry<R::Record>> {
+        let (entry, size) = self.entry_of(record, lifetime);
+        flight.keep(|| {
+            let (key, entries) = (flight.key(), &self.shared.entries);
+            let newer = |released| entries.get(key).is_some_and(|kept| kept.stored >= released);
+            if !flight.released().is_some_and(newer) {
+                entries.insert(key, Arc::clone(&entry), size);
+                if let Some(behind) = &self.behind {
+                    behind.put(key, &entry, flight.begun(), size);
+                }
+            }
+        });
+        if let Some(behind) = &self.behind {
+            self.write_behind(behind);
+        }
+        entry
+    }
+
+    /// Whether there is a store behind the memory.
+    pub(crate) fn is_backed(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// What the store behind the memory has, if it is newer than what there was.
+    pub(crate) async fn recall(
+        &self,
+        key: &str,
+        old: Option<&Entry<R::Record>>,
+        told: &Told,
+    ) -> Option<(R::Record, Lifetime)> {
+        let behind = self.behind.as_ref()?;
+        self.write_behind(behind);
+        // Of what is never fresh none would spare the call.
+        if old.is_some_and(|old| old.lifetime.fresh.is_zero()) {
+            return None;
+        }
+        let (record, lifetime) = behind.recall(key, told).await?;
+        let newer = old.is_none_or(|old| lifetime.age < old.age(Instant::now()));
+        newer.then_some((record, lifetime))
+    }
+
+    /// Keeps in memory what the store behind it has; unless it is of no use, or was forgotten meanwhile.
+    pub(crate) fn adopt(
+        &self,
+        flight: &Flight<R::Record>,
+        record: R::Record,
+        lifetime: Lifetime,
+    ) -> Option<Arc<Entry<R::Record>>> {
+        let (entry, size) = self.entry_of(record, lifetime);
+        if entry.serves(lifetime.age).is_none() && !entry.serves_if_error(lifetime.age) {
+            return None;
+        }
+        let mut adopted = None;
+        flight.keep(|| {
+            self.shared.entries.insert(flight.key(), Arc::clone(&entry), size);
+            adopted = Some(entry);
+        });
+        adopted
+    }
+
+    /// As of now, and how many bytes it takes.
+    fn entry_of(&self, record: R::Record, lifetime: Lifetime) -> (Arc<Entry<R::Record>>, usize) {
         let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
         let fresh = nanos(lifetime.fresh);
         let early = fresh / 100 * u64::from(self.config.jitter);
         let refresh_at = if early == 0 { fresh } else { Rng::from_system().between(fresh - early, fresh) };
         let refresh_at =
             if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
-        let entry = Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at));
-        flight.keep(|| {
-            let (key, entries) = (flight.key(), &self.shared.entries);
-            let newer = |released| entries.get(key).is_some_and(|kept| kept.stored >= released);
-            if !flight.released().is_some_and(newer) {
-                entries.insert(key, Arc::clone(&entry), size);
-            }
-        });
-        entry
+        (Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at)), size)
+    }
+
+    fn write_behind(&self, behind: &Arc<Behind<R::Record>>) {
+        if let Some(writer) = behind.writer() {
+            self.shared.writers.spawn(writer.write());
+        }
     }
 
     pub(crate) fn flights(&self) -> &Arc<Flights<R::Record>> {
@@ -418,6 +524,7 @@ impl<V> Shared<V> {
             refreshes: Arc::default(),
             abandoned: Arc::default(),
             tasks: Tasks::default(),
+            writers: Tasks::default(),
         }
     }
 }
