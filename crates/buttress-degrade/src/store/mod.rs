@@ -312,6 +312,12 @@ impl<R: Kept> LastGood<R> {
         self.shared.flights.len()
     }
 
+    /// How many keys are still to be written to the store behind the memory.
+    #[cfg(feature = "store")]
+    pub fn unwritten(&self) -> usize {
+        self.behind.as_ref().map_or(0, |behind| behind.pending())
+    }
+
     /// Waits for the calls under way and for what is still to be written to a store behind the memory, for so long at most, and
     /// drops what is left; says how many those were. Nothing more is kept
     /// from then on, and what there is is still served: callers call the service themselves.
