@@ -110,7 +110,10 @@ impl<V> Pending<V> {
         if self.jobs.get(key).is_some_and(|current| current.is(job)) {
             self.bytes -= job.size();
             self.jobs.remove(key);
-            self.order.retain(|other| other != key);
+            // What is done was among the first.
+            if let Some(at) = self.order.iter().position(|other| other == key) {
+                self.order.remove(at);
+            }
         }
     }
 
