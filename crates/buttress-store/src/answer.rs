@@ -12,7 +12,9 @@ use crate::key::ScopedKey;
 /// It holds nothing that anybody relies on: an answer can be asked for anew, so that it is evicted where room is needed and
 /// replaced whatever it says. What a store does promise is order: whoever comes late replaces nothing that is newer, and
 /// brings back nothing that was forgotten. An answer is as new as the call that asked for it, and times are given as *ages*,
-/// counted by whoever writes, so that only the *store's* clock is compared with itself.
+/// counted by whoever writes, so that only the *store's* clock is compared with itself. What a verb takes on its way is not in
+/// them: of answers to calls within ten seconds the one that is written last counts as the newest, and one that was on its way for longer
+/// than from its call until its key was forgotten is not recognised as late.
 ///
 /// Where a clock was set back there are rows of its future. They are replaced by whatever comes, and [`StoredAnswer`] says so.
 ///
@@ -54,6 +56,10 @@ pub trait AnswerStore: Clone + Send + Sync + 'static {
 
 /// About how many bytes a row takes beside its key and its body.
 pub const ROW: u64 = 128;
+
+/// Of two answers whose calls were made within this time, in microseconds, the one that is written last stays: what a write takes on
+/// its way makes its answer look younger by as much.
+pub(crate) const SLACK: i64 = 10_000_000;
 
 /// For so long late answers to what was forgotten are recognised: no call takes as long.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::answer::{REMEMBERED, ROW};
+use crate::answer::{REMEMBERED, ROW, SLACK};
 use crate::time;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl AnswerRow {
     /// set back, and says nothing.
     fn precludes(&self, born: i64, now: i64) -> bool {
         let counts = self.born <= now && self.expires > now;
-        counts && if self.body.is_some() { self.born > born } else { self.born >= born }
+        counts && if self.body.is_some() { self.born > born + SLACK } else { self.born >= born }
     }
 }
 
@@ -50,34 +50,42 @@ pub(crate) fn gives(row: &AnswerRow, scope: Option<i64>, now: i64) -> bool {
 mod tests {
     use super::*;
 
+    const SECOND: i64 = 1_000_000;
+
     fn row(born: i64, body: bool) -> AnswerRow {
-        AnswerRow { born, expires: 1000, body: body.then(Bytes::new) }
+        AnswerRow { born: born * SECOND, expires: 1000 * SECOND, body: body.then(Bytes::new) }
     }
 
     #[test]
     fn what_comes_late_replaces_nothing_newer_and_brings_nothing_back() {
-        let admits = |row: &AnswerRow, scope, born| super::admits(Some(row), scope, born, 100);
+        let admits = |row: &AnswerRow, scope: Option<i64>, born: i64| {
+            super::admits(Some(row), scope.map(|at| at * SECOND), born * SECOND, 100 * SECOND)
+        };
         assert!(admits(&row(50, true), None, 50), "the same again");
-        assert!(admits(&row(50, true), None, 51) && !admits(&row(50, true), None, 49));
+        assert!(admits(&row(50, true), None, 40) && !admits(&row(50, true), None, 39));
         assert!(admits(&row(50, false), None, 51) && !admits(&row(50, false), None, 50));
         assert!(admits(&row(1, true), Some(50), 51) && !admits(&row(1, true), Some(50), 50));
-        assert!(super::admits(Some(&row(50, false)), None, 1, 1000), "what is past its time says nothing");
+        assert!(
+            super::admits(Some(&row(50, false)), None, 1, 1000 * SECOND),
+            "past its time it says nothing"
+        );
     }
 
     #[test]
     fn after_a_clock_was_set_back_rows_of_the_future_are_replaced() {
         for body in [true, false] {
-            assert!(admits(Some(&row(200, body)), Some(200), 90, 100));
-            assert!(forgets(Some(&row(200, body)), 90, 100));
+            assert!(admits(Some(&row(200, body)), Some(200 * SECOND), 90 * SECOND, 100 * SECOND));
+            assert!(forgets(Some(&row(200, body)), 90 * SECOND, 100 * SECOND));
         }
         // What of the scope is older nobody knows.
-        assert!(!gives(&row(90, true), Some(200), 100));
+        assert!(!gives(&row(90, true), Some(200 * SECOND), 100 * SECOND));
     }
 
     #[test]
     fn what_is_newer_is_not_forgotten() {
-        assert!(forgets(None, 50, 100) && forgets(Some(&row(50, true)), 50, 100));
-        assert!(!forgets(Some(&row(51, true)), 50, 100));
-        assert!(gives(&row(51, true), Some(50), 100) && !gives(&row(50, true), Some(50), 100));
+        let (at, now) = (50 * SECOND, 100 * SECOND);
+        assert!(forgets(None, at, now) && forgets(Some(&row(50, true)), at, now));
+        assert!(!forgets(Some(&row(51, true)), at, now));
+        assert!(gives(&row(51, true), Some(at), now) && !gives(&row(50, true), Some(at), now));
     }
 }

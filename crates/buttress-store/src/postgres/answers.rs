@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::Postgres;
 use super::row::get;
-use crate::answer::{AnswerStore, Forgotten, NewAnswer, REMEMBERED, ROW, StoredAnswer};
+use crate::answer::{AnswerStore, Forgotten, NewAnswer, REMEMBERED, ROW, SLACK, StoredAnswer};
 use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::key::ScopedKey;
@@ -18,7 +18,7 @@ const PUT: &str = "INSERT INTO buttress_answers AS a (key, scope, born, expires,
     ON CONFLICT (key) DO UPDATE SET born = excluded.born, expires = excluded.expires,
         bytes = excluded.bytes, body = excluded.body, sum = excluded.sum
     WHERE a.born > buttress_now() OR a.expires <= buttress_now() OR a.born < excluded.born
-        OR a.born = excluded.born AND a.body IS NOT NULL
+        OR a.born <= excluded.born + $8 AND a.body IS NOT NULL
     RETURNING 1";
 
 const GET: &str = "SELECT a.born, a.body, a.sum, buttress_now() AS now
@@ -50,7 +50,7 @@ impl AnswerStore for Postgres {
         let (age, keep) = (time::micros(answer.age), time::micros(answer.keep));
         let bytes = (key.len() + answer.body.len()) as i64 + ROW as i64;
         let (body, sum) = (&answer.body[..], stored::answer_sum(&key, &answer.body));
-        let rows = self.query("put", PUT, &[&key, &scope, &age, &keep, &bytes, &body, &sum]).await?;
+        let rows = self.query("put", PUT, &[&key, &scope, &age, &keep, &bytes, &body, &sum, &SLACK]).await?;
         Ok(!rows.is_empty())
     }
 

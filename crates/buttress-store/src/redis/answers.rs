@@ -4,7 +4,7 @@ use std::time::Duration;
 use redis::{Script, ScriptInvocation};
 
 use super::{Redis, Value, codec};
-use crate::answer::{AnswerStore, Forgotten, NewAnswer, REMEMBERED, StoredAnswer};
+use crate::answer::{AnswerStore, Forgotten, NewAnswer, REMEMBERED, SLACK, StoredAnswer};
 use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::key::ScopedKey;
@@ -18,7 +18,7 @@ impl AnswerStore for Redis {
         let sum = stored::answer_sum(key, &answer.body).to_le_bytes();
         let mut script = self.of_scope(&self.inner.scripts.put, answer.key.scope());
         script.arg(key).arg(time::micros(answer.age)).arg(time::micros(answer.keep));
-        script.arg([&sum, &answer.body[..]].concat());
+        script.arg([&sum, &answer.body[..]].concat()).arg(SLACK);
         let put = self.invoke("put", &script).await?;
         Ok(put.first().and_then(Option::as_deref) == Some(b"1"))
     }

@@ -50,7 +50,8 @@ pub(super) const PUT: &str = answer_script!(
     "
 local born = now - ARGV[2]
 local there, expires, has = read(key)
-if there and there <= now and expires > now and (there > born or there == born and not has) then return {'0'} end
+local late = has and there > born + ARGV[5] or there and not has and there >= born
+if late and there <= now and expires > now then return {'0'} end
 local forgotten = read('')
 if forgotten and forgotten <= now and forgotten >= born then return {'0'} end
 put(key, born, now + ARGV[3], '1' .. ARGV[4])
