@@ -3,15 +3,21 @@
 use crate::run::{Failure, Step};
 
 /// What cannot be tested without them.
-pub(crate) const PACKAGES: &[&str] =
-    &["checkpoint-tests", "degrade-tests", "heal-tests", "idempotency-tests", "migration-agent", "services", "store-tests"];
+pub(crate) const PACKAGES: &[&str] = &[
+    "checkpoint-tests",
+    "degrade-tests",
+    "heal-tests",
+    "idempotency-tests",
+    "migration-agent",
+    "services",
+    "store-tests",
+];
 
 /// Set for packages of which only some tests need them.
 pub(crate) const WITHOUT: &str = "BUTTRESS_WITHOUT_SERVICES";
 
 /// What is said of a run that went without them.
-pub(crate) const LEFT_OUT: &str =
-    "stores, idempotency, workflows, good answers, migrations and healing against PostgreSQL and Redis, a full disk (--without-services)";
+pub(crate) const LEFT_OUT: &str = "stores, idempotency, workflows, good answers, migrations and healing against PostgreSQL and Redis, a full disk (--without-services)";
 
 /// Makes sure that PostgreSQL and Redis are installed; the tests start servers of their own.
 pub(crate) fn ensure() -> Result<(), Failure> {
