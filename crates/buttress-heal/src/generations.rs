@@ -1,17 +1,16 @@
 //! The services that a supervisor has built: one that takes calls, and at most one beside it, that comes or goes.
 
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_core::clock::Seconds;
 use buttress_core::{Observer, within};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
 use crate::BoxFuture;
+use crate::ending::{Ending, granted};
 use crate::factory::{Build, Factory};
 use crate::gate::{Gate, Hub, Live, Shared};
 use crate::lane::Lanes;
@@ -201,42 +200,29 @@ impl<F: Factory> Generations<F> {
         self.last
     }
 
-    /// Lets the calls of a generation end, cuts off those that do not, and retires its service, all aside.
-    fn end(&self, old: Current<F::Service>, limit: Duration, may_retire: oneshot::Receiver<()>) -> Ending {
+    /// Lets a generation come to its end, aside.
+    fn end(&self, old: Current<F::Service>, limit: Duration, permission: oneshot::Receiver<()>) -> Ending {
         old.live.supersede();
         if let Some(growing) = &old.growing {
             growing.abort();
         }
-        let (hurry, hurried) = oneshot::channel();
-        let (retire, retire_within) = (self.retire.clone(), self.settings().retire_within);
-        let task = tokio::spawn(async move {
-            let live = old.live;
-            live.lanes.drain(&live.signals);
-            within(limit, either(live.signals.drained(), hurried)).await;
-            live.signals.close();
-            let may_retire = may_retire.await.is_ok();
-            let service = live.service.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let (Some(service), Some(retire), true) = (service, retire, may_retire) {
-                // If it panics or hangs, there is nobody whom that concerns.
-                let _ = within(retire_within, caught(|| retire(service))).await;
-            }
-        });
-        Ending { hurry: Some(hurry), task }
+        let retire = self.retire.clone().map(|retire| (retire, self.settings().retire_within));
+        Ending::begin(old.live, limit, permission, retire)
     }
 
     /// Waits for the end of the generation before the current one.
     async fn old_gone(&mut self) {
         // It stays where it is until it is over: this may be dropped.
         if let Some(old) = &mut self.old {
-            let _ = (&mut old.task).await;
+            old.over().await;
             self.old = None;
         }
     }
 
     /// Cuts that end short.
     async fn end_old(&mut self) {
-        if let Some(hurry) = self.old.as_mut().and_then(|old| old.hurry.take()) {
-            let _ = hurry.send(());
+        if let Some(old) = &mut self.old {
+            old.hurry();
         }
         self.old_gone().await;
     }
@@ -325,38 +311,6 @@ impl<F: Factory> Drop for Breaking<'_, F> {
             self.generations.view.gate.send_replace(Gate::Shut(Why::NoService, self.cause.take()));
         }
     }
-}
-
-/// A generation that comes to its end. Left to itself, it takes the time that it was given.
-struct Ending {
-    hurry: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-}
-
-/// A permission that was given before it was asked for.
-fn granted() -> oneshot::Receiver<()> {
-    let (sender, receiver) = oneshot::channel();
-    let _ = sender.send(());
-    receiver
-}
-
-/// All calls have ended, or the others are not to be waited for.
-async fn either(drained: impl Future<Output = ()>, mut hurried: oneshot::Receiver<()>) {
-    let mut drained = pin!(drained);
-    std::future::poll_fn(|cx| {
-        if drained.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        // Whoever could be in a hurry may have gone.
-        match hurried.is_terminated() {
-            true => Poll::Pending,
-            false => match Pin::new(&mut hurried).poll(cx) {
-                Poll::Ready(Ok(())) => Poll::Ready(()),
-                _ => Poll::Pending,
-            },
-        }
-    })
-    .await;
 }
 
 #[cfg(test)]

@@ -118,6 +118,7 @@ mod chart;
 mod check;
 mod checks;
 mod connection;
+mod ending;
 mod factory;
 mod failback;
 mod findings;

@@ -4,7 +4,7 @@ use buttress_testkit::{hang, ok};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use super::support::{BREAK_FIRST, MAKE_FIRST, MS, Warm, Works, at_once, call, calls, unavailable};
+use super::support::{BREAK_FIRST, MAKE_FIRST, MS, Make, Warm, Works, at_once, call, calls, unavailable};
 use crate::{CutOff, SwapSettings, Why};
 
 #[tokio::test(start_paused = true)]
@@ -29,6 +29,27 @@ async fn what_still_runs_when_the_time_to_drain_is_over_is_cut_off_and_may_have_
         settle().await;
         assert_eq!((works.script(0).counts().dropped, works.alive().0), (100, 1));
     }
+}
+
+/// Nothing has taken its place.
+#[tokio::test(start_paused = true)]
+async fn calls_on_a_service_that_is_put_back_take_their_time_until_another_one_replaces_it() {
+    let works =
+        Works::new([at_once([ok(1).after(MS(5000)), hang()]), Make::Fail("refused"), at_once([ok(3)])]);
+    let (mut generations, service) = works.generations(SwapSettings::default());
+    generations.first().await.unwrap();
+    let slow = tokio::spawn(service.clone().oneshot(0));
+    settle().await;
+    let hung = tokio::spawn(service.clone().oneshot(0));
+    settle().await;
+    generations.swap(BREAK_FIRST, 0, &Warm).await.unwrap_err();
+    assert_eq!(slow.await.unwrap().unwrap(), 1);
+    advance(MS(60_000)).await;
+    assert!(!hung.is_finished());
+    generations.swap(BREAK_FIRST, 0, &Warm).await.unwrap();
+    settle().await;
+    assert!(hung.is_finished(), "it is not forgotten");
+    assert!(hung.await.unwrap().unwrap_err().to_string().contains("cut off"));
 }
 
 #[tokio::test(start_paused = true)]
