@@ -95,7 +95,9 @@ fn healed_of(fault: Fault, all: &[&Figures], bounds: Bounds) -> Vec<Goal> {
             each("resolved once it is over", &|figures| figures.resolved == 1),
         ],
         Fault::Calm => vec![each("nothing was healed, and nobody called", &|figures| {
-            figures.detected.is_none() && figures.actions.is_empty() && figures.pages == 0
+            let nothing = figures.detected.is_none() && figures.actions.is_empty() && figures.pages == 0;
+            // On a machine that is too busy for the calls themselves it is no mistake.
+            nothing || bounds == Bounds::Generous && figures.error_seconds > 0.0
         })],
     }
 }
