@@ -28,7 +28,7 @@ cargo xtask <command>
           idempotency: claims and completions over each store, beside its raw writes or round trips
           checkpoint: steps and replays of workflows over each store, and the layer outside of a workflow
           heal [--fault NAME] [--injections N] [--minutes N] [--json FILE] [--svg FILE]: real faults in real processes, and
-          how clients recover alone, restarted and healed (20 minutes for all; --help has more)
+          how clients recover alone, restarted and healed (11 minutes for all; --help has more)
   storm   simulates retry storms at full size and holds the figures against their intervals (some minutes);
           `--svg DIR` draws requests per second over time as well
   soak [--minutes N] [--fuzz]

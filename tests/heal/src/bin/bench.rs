@@ -8,7 +8,8 @@ use std::time::Duration;
 use heal_tests::arms::Arm;
 use heal_tests::fault::Fault;
 use heal_tests::goals::{self, Bounds};
-use heal_tests::report::Report;
+use heal_tests::namespace::Place;
+use heal_tests::report::{Entry, Report};
 use heal_tests::schedule::{self, Plan};
 use heal_tests::{backend, namespace, network, picture};
 use lexopt::prelude::{Long, Short, Value, ValueExt};
@@ -20,7 +21,7 @@ Usage: bench [OPTION]...
   --fault NAME      only this fault; may be repeated (see below)
   --client NAME     only this client (alone, restarted, healed); may be repeated
   --injections N    of each fault, for each client (30)
-  --minutes N       without a fault (10), for the fault `calm`
+  --minutes N       without a fault (10), for the fault `calm`, which is beside the others
   --lanes N         side by side at most (15)
   --seed N          from which all moments are drawn (1)
   --json FILE       adds the figures to this file, in the place of those of the same faults, and reports all that is in it
@@ -113,17 +114,13 @@ fn all(options: &Options, arguments: &[String]) -> Done {
     let folder = tempfile::tempdir()?;
     let json = options.json.clone().unwrap_or_else(|| folder.path().join("heal.json"));
     if options.measure {
-        // Elsewhere each may have been measured before.
-        for needs_postgres in [false, true] {
-            let (ours, place) = ours(options, needs_postgres);
-            if !ours.is_empty() {
-                let names = ours.iter().flat_map(|fault| ["--fault".to_owned(), fault.name().to_owned()]);
-                let inject = [INJECT.to_owned(), json.to_string_lossy().into_owned()];
-                let arguments = without_faults(arguments);
-                let arguments: Vec<String> = inject.into_iter().chain(arguments).chain(names).collect();
-                if !namespace::run(place, &arguments)? {
-                    return Err("the faults could not all be injected".into());
-                }
+        for (place, faults) in places(&options.faults) {
+            let names = faults.iter().flat_map(|fault| ["--fault".to_owned(), fault.name().to_owned()]);
+            let inject = [INJECT.to_owned(), json.to_string_lossy().into_owned()];
+            let arguments: Vec<String> =
+                inject.into_iter().chain(without_faults(arguments)).chain(names).collect();
+            if !namespace::run(place, &arguments)? {
+                return Err("the faults could not all be injected".into());
             }
         }
     }
@@ -138,11 +135,17 @@ fn all(options: &Options, arguments: &[String]) -> Done {
     Ok(goals.iter().all(|goal| goal.holds))
 }
 
-/// The faults that are injected in one place: with the rights that PostgreSQL needs, or without.
-fn ours(options: &Options, postgres: bool) -> (Vec<Fault>, namespace::Place) {
-    let needs = |fault: &Fault| fault.needs_postgres() || *fault == Fault::Calm;
-    let faults = options.faults.iter().copied().filter(|fault| needs(fault) == postgres).collect();
-    (faults, namespace::place(postgres))
+/// Which faults are injected where: those of PostgreSQL may have another place than the others.
+fn places(faults: &[Fault]) -> Vec<(Place, Vec<Fault>)> {
+    let needs_postgres = |fault: &Fault| fault.needs_postgres() || *fault == Fault::Calm;
+    let (postgres, others): (Vec<_>, Vec<_>) = faults.iter().copied().partition(needs_postgres);
+    match (namespace::place(false), namespace::place(true)) {
+        (one, other) if one == other => vec![(one, faults.to_vec())],
+        (one, other) => vec![(one, others), (other, postgres)],
+    }
+    .into_iter()
+    .filter(|(_, faults)| !faults.is_empty())
+    .collect()
 }
 
 fn without_faults(arguments: &[String]) -> Vec<String> {
@@ -158,30 +161,42 @@ fn without_faults(arguments: &[String]) -> Vec<String> {
     rest
 }
 
-/// Injects all faults one after the other, and writes each into the file as soon as it is measured.
+/// Injects all faults one after the other, and writes each into the file as soon as it is measured; nothing is wrong with some
+/// clients all the while.
 fn inject(json: &Path, arguments: &[String]) -> Done {
     namespace::end_with_parent();
-    let options = options(arguments)?;
+    let Options { faults, plan, .. } = options(arguments)?;
     let network = network::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         end_when_interrupted()?;
-        for fault in options.faults {
+        let calm = faults.contains(&Fault::Calm).then(|| {
+            let plan = plan.clone();
+            tokio::spawn(async move { schedule::run(Fault::Calm, &plan).await })
+        });
+        for fault in faults.into_iter().filter(|fault| *fault != Fault::Calm) {
             if let Some(reason) = cannot(fault, &network) {
                 println!("{}: skipped: {reason}", fault.name());
                 continue;
             }
             println!("{}: {}", fault.name(), fault.title());
-            let entries = schedule::run(fault, &options.plan).await;
-            if entries.is_empty() {
-                return Err(format!("{} was not injected at all", fault.name()).into());
-            }
-            let mut report = Report::read(json)?;
-            report.replace(fault, entries);
-            report.write(json)?;
+            record(json, fault, schedule::run(fault, &plan).await)?;
+        }
+        if let Some(calm) = calm {
+            println!("{}: {}", Fault::Calm.name(), Fault::Calm.title());
+            record(json, Fault::Calm, calm.await?)?;
         }
         Ok(true)
     })
+}
+
+fn record(json: &Path, fault: Fault, entries: Vec<Entry>) -> Result<(), Box<dyn Error>> {
+    if entries.is_empty() {
+        return Err(format!("{} was not injected at all", fault.name()).into());
+    }
+    let mut report = Report::read(json)?;
+    report.replace(fault, entries);
+    Ok(report.write(json)?)
 }
 
 /// Why a fault cannot be injected here.
