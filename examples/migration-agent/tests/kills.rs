@@ -52,7 +52,7 @@ fn struggle(place: &Place, set: &Set, seed: u64, killed: &AtomicU64) {
             Some(_) => panic!("seed {seed}: {exit:?}"),
         };
     }
-    place.expect(0, &["up"]);
+    place.expect(0, &["up", "--resume"]);
     place.expect(0, &["verify"]);
 }
 

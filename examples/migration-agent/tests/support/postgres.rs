@@ -1,10 +1,13 @@
 //! Databases of a private server, behind a proxy that makes the network ill.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use buttress_chaos::{ProxyHandle, ToxicProxy};
+use buttress_chaos::{ProxyHandle, Toxic, ToxicProxy};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
+
+use super::until;
 
 /// A server with a role that is no superuser.
 pub(crate) struct Server {
@@ -71,6 +74,15 @@ impl Database {
 
     pub(crate) fn proxy(&self) -> ProxyHandle {
         self.proxy.handle()
+    }
+
+    /// Resets every connection of the agent, and whatever else is wrong with them is over then.
+    pub(crate) fn cut(&self) {
+        let proxy = self.proxy();
+        // Beside what delays answers: those that are under way are to be lost.
+        proxy.add(Toxic::reset_peer(Duration::ZERO)).expect("there is none");
+        until("all are reset", || proxy.counts().open == 0);
+        proxy.clear();
     }
 
     /// A superuser's own way to it.
