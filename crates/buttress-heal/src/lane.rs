@@ -4,11 +4,11 @@
 use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
-use buttress_core::sync::Mutex;
 use buttress_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use buttress_core::sync::{Mutex, MutexGuard};
 use slab::Slab;
 
 use crate::signals::{Outcomes, Signals};
