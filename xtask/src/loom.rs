@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::run::{Failure, cargo, metadata};
 
 /// The crates that have models.
-const PACKAGES: [&str; 3] = ["buttress-circuit-breaker", "buttress-core", "buttress-retry"];
+const PACKAGES: [&str; 4] = ["buttress-circuit-breaker", "buttress-core", "buttress-heal", "buttress-retry"];
 
 /// How often a thread loses its turn in the middle; a fourth time takes three times as long and finds nothing more.
 const PREEMPTIONS: &str = "3";

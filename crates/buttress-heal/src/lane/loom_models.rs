@@ -89,21 +89,3 @@ fn whoever_enters_while_a_generation_drains_is_waited_for_or_is_not_let_in() {
         assert!(generation.enter().is_none());
     });
 }
-
-#[test]
-fn calls_of_two_threads_share_one_lane_and_are_all_counted() {
-    model(|| {
-        let generation = Generation::new();
-        let other = Arc::clone(&generation);
-        let other = thread::spawn(move || {
-            let permit = other.enter();
-            permit.expect("it takes calls").settle(Verdict::Success);
-        });
-        generation.enter().expect("it takes calls").settle(Verdict::Success);
-        other.join().unwrap();
-        let outcomes = generation.signals.outcomes();
-        assert_eq!((outcomes.succeeded, outcomes.in_flight), (2, 0));
-        generation.drain();
-        assert!(generation.is_drained());
-    });
-}
