@@ -29,7 +29,7 @@ pub(crate) fn http(arguments: &[&str]) -> Result<(), Failure> {
 pub(crate) fn heal(arguments: &[&str]) -> Result<(), Failure> {
     crate::services::ensure()?;
     crate::services::try_nftables();
-    let run = ["run", "--profile", "bench", "--locked", "--package", "heal-tests", "--bin", "bench", "--"];
+    let run = ["run", "--profile", "bench", "--locked", "--package", "heal-tests", "--bin", "recovery", "--"];
     cargo(run.into_iter().chain(arguments.iter().copied())).run()
 }
 

@@ -51,7 +51,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Starts it in a group of its own, as a shell does, and waits until the fault is there.
 fn bench(arguments: &[&str], is_there: impl Fn(&[Process]) -> bool) -> Child {
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_recovery"));
     bench.args(arguments).args(["--short", "--client", "alone", "--injections", "1"]);
     // Not its own: it reads on it that its parent is gone.
     bench.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -74,7 +74,7 @@ fn end(mut bench: Child, how: impl FnOnce(u32)) {
 }
 
 fn a_backend_is_stopped(all: &[Process]) -> bool {
-    all.iter().any(|(_, state, name)| *state == 'T' && name == "bench")
+    all.iter().any(|(_, state, name)| *state == 'T' && name == "recovery")
 }
 
 fn sessions_are_leaked(all: &[Process]) -> bool {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 /// Runs what injects the fault, which ends with this process.
 fn inject(fault: &str, more: &[&str]) {
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_recovery"));
     bench.args(["--short", "--client", "healed", "--injections", "1", "--fault", fault]).args(more);
     let output = bench.stdin(Stdio::null()).output().unwrap();
     let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

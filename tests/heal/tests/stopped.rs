@@ -16,7 +16,7 @@ use tower::ServiceExt;
 #[tokio::test]
 async fn a_stopped_process_accepts_connections_and_is_found_by_who_asks_it_something() {
     let port = free_port();
-    let mut backend = backend::start(Path::new(env!("CARGO_BIN_EXE_bench")), port, 0).await;
+    let mut backend = backend::start(Path::new(env!("CARGO_BIN_EXE_recovery")), port, 0).await;
     let address = format!("127.0.0.1:{port}");
     let (every, patience) = (Duration::from_millis(100), Duration::from_millis(500));
     let asks = check_fn("asks", Symptom::Connectivity, |client: Client| async move {

@@ -16,7 +16,7 @@ use lexopt::prelude::{Long, Short, Value, ValueExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
-Usage: bench [OPTION]...
+Usage: recovery [OPTION]...
 
   --fault NAME      only this fault; may be repeated (see below)
   --client NAME     only this client (alone, restarted, healed); may be repeated
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("bench: {error}");
+            eprintln!("recovery: {error}");
             ExitCode::FAILURE
         }
     }
