@@ -327,7 +327,12 @@ impl<S: Clone + Send + 'static> Body<S> {
         let forced = self.state.is_forced();
         let restarts = self.state.ladder().rung(rung).kind == Kind::Restart;
         if let (Some(group), true, false) = (&self.siblings, restarts, forced) {
-            if group.member.ask() == Leave::Held {
+            // What is not really done is no restart of the group's.
+            let held = match self.mode() {
+                Mode::Enforce => group.member.ask() == Leave::Held,
+                _ => group.member.would_be_held(),
+            };
+            if held {
                 return Begun::Held;
             }
         }

@@ -25,6 +25,10 @@ impl Group {
         if self.member.ask() == Leave::Granted {
             return false;
         }
+        // Whoever calls nobody leaves the page to one that does.
+        if chart.silent {
+            return true;
+        }
         let Some((hold, in_trouble, members)) = self.member.pages() else { return true };
         let siblings = self.member.siblings();
         let name = siblings.name();
@@ -33,10 +37,8 @@ impl Group {
         );
         let incident = Incident::new(siblings.key(hold), Arc::clone(name), Health::Critical);
         let incident = incident.with_symptom(Arc::clone(name), Symptom::Connectivity, evidence);
-        if !chart.silent {
-            self.paged = Some((incident.clone(), now));
-            chart.pages.push(PageKind::Trigger, incident, chart.span());
-        }
+        self.paged = Some((incident.clone(), now));
+        chart.pages.push(PageKind::Trigger, incident, chart.span());
         true
     }
 

@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::Mode;
 use buttress_core::observe::PageKind;
 use buttress_heal::{Health, Rung, Siblings, SupervisorHandle, Symptom};
 use support::{Of, Pages, Remedy, Switch, World, secs, watched};
@@ -106,4 +107,23 @@ async fn when_the_one_that_has_paged_ends_another_one_answers_for_the_same_page(
     let kinds: Vec<_> = told.iter().map(|(kind, _)| *kind).collect();
     assert_eq!(kinds, [PageKind::Trigger, PageKind::Resolve], "the same key: no human is called twice");
     assert!(told.iter().all(|(_, key)| *key == gone.pages.told()[0].key));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_observes_does_not_keep_the_groups_page_to_itself_and_counts_no_restart_that_it_does_not_make() {
+    let siblings = Siblings::new("database");
+    let family = family(&siblings, 10);
+    family[5].handle.set_mode(Mode::Observe);
+    sleep(secs(5)).await;
+    fall_ill(&family[..7]).await;
+    sleep(secs(3600)).await;
+    let told = pages(&family);
+    assert_eq!((told.len(), siblings.is_holding()), (1, true), "{told:?}");
+    assert!(told[0].0 == PageKind::Trigger && told[0].1.starts_with("database-correlated-"));
+    let siblings = Siblings::new("cache");
+    let family = self::family(&siblings, 4);
+    family[..2].iter().for_each(|sibling| sibling.handle.set_mode(Mode::Observe));
+    sleep(secs(5)).await;
+    fall_ill(&family[..4]).await;
+    assert_eq!(restarts(&family), 2, "the other two");
 }
