@@ -17,7 +17,10 @@ use crate::unwind::caught;
 /// How long a pager may take.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a pager still has to be told, in order, each until it gets through.
+/// So many ends of incidents wait; beyond that the oldest is given up.
+const MOST_RESOLVES: usize = 64;
+
+/// What a pager still has to be told, in order, each until it gets through. What fails lets those of other incidents go first.
 pub(crate) struct Pages {
     pager: Arc<dyn Pager>,
     /// Seldom is there anything.
@@ -60,7 +63,14 @@ impl Pages {
     pub(crate) fn push(&mut self, kind: PageKind, incident: Incident, span: Span) {
         let queue = self.queue.get_or_insert_default();
         if queue.supersede(kind, &incident) {
-            queue.pages.push_back(Page { kind, incident: Arc::new(incident), span, tried: false });
+            queue.make_room(kind);
+            let page = Page { kind, incident: Arc::new(incident), span, tried: false };
+            // A call for a human does not wait until another page is tried again.
+            if kind == PageKind::Trigger && queue.pause.take().is_some() {
+                queue.pages.push_front(page);
+            } else {
+                queue.pages.push_back(page);
+            }
         }
     }
 
@@ -126,6 +136,35 @@ impl Queue {
         });
         if is_over {
             self.pages.pop_front();
+        } else {
+            self.give_way();
+        }
+    }
+
+    /// The order matters within an incident only: those of the first one go to the end, and whoever is not called yet is next.
+    fn give_way(&mut self) {
+        let Some(key) = self.pages.front().map(|first| Arc::clone(&first.incident.key)) else { return };
+        let (first, mut others): (VecDeque<_>, VecDeque<_>) =
+            self.pages.drain(..).partition(|page| page.incident.key == key);
+        let is_new = |page: &Page| page.kind == PageKind::Trigger && !page.tried;
+        if let Some(new) = others.iter().position(is_new).and_then(|at| others.remove(at)) {
+            others.push_front(new);
+        }
+        self.pages = others;
+        self.pages.extend(first);
+    }
+
+    /// A pager that takes no resolves does not fill the memory.
+    fn make_room(&mut self, kind: PageKind) {
+        let resolves = self.pages.iter().filter(|page| page.kind == PageKind::Resolve).count();
+        if kind != PageKind::Resolve || resolves < MOST_RESOLVES {
+            return;
+        }
+        let skip = usize::from(self.sending.is_some());
+        let mut waiting = self.pages.iter().enumerate().skip(skip);
+        let oldest = waiting.find(|(_, page)| page.kind == PageKind::Resolve);
+        if let Some(at) = oldest.map(|(at, _)| at) {
+            self.pages.remove(at);
         }
     }
 }
@@ -167,4 +206,64 @@ fn send(
         }
     };
     Box::pin(send.instrument(span))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{poll_fn, ready};
+    use std::sync::Mutex;
+
+    use buttress_core::BoxError;
+    use buttress_core::observe::Health;
+
+    use super::*;
+
+    /// It rejects every resolve of `a`.
+    #[derive(Default)]
+    struct Picky(Mutex<Vec<String>>);
+
+    impl Pager for Picky {
+        fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+            self.0.lock().unwrap().push(format!("trigger {}", incident.key()));
+            Box::pin(ready(Ok(())))
+        }
+
+        fn resolve<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
+            if incident.key() == "a" {
+                return Box::pin(ready(Err("no such incident".into())));
+            }
+            self.0.lock().unwrap().push(format!("resolve {}", incident.key()));
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    fn push(pages: &mut Pages, kind: PageKind, key: &str) {
+        pages.push(kind, Incident::new(key, "db", Health::Critical), Span::none());
+    }
+
+    async fn next(pages: &mut Pages) -> (PageKind, String, bool) {
+        let sent = poll_fn(|cx| pages.poll(cx)).await;
+        (sent.kind, sent.key.to_string(), sent.success)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_rejected_for_good_keeps_no_other_from_being_sent() {
+        let pager = Arc::new(Picky::default());
+        let mut pages = Pages::new(Arc::clone(&pager) as Arc<dyn Pager>);
+        push(&mut pages, PageKind::Trigger, "a");
+        next(&mut pages).await;
+        push(&mut pages, PageKind::Resolve, "a");
+        assert_eq!(next(&mut pages).await, (PageKind::Resolve, "a".into(), false));
+        push(&mut pages, PageKind::Resolve, "b");
+        push(&mut pages, PageKind::Trigger, "c");
+        assert_eq!(next(&mut pages).await, (PageKind::Trigger, "c".into(), true), "at once");
+        for _ in 0..3 {
+            next(&mut pages).await;
+        }
+        assert_eq!(*pager.0.lock().unwrap(), ["trigger a", "trigger c", "resolve b"]);
+        for key in 0..1000 {
+            push(&mut pages, PageKind::Resolve, &key.to_string());
+        }
+        assert_eq!(pages.queue.unwrap().pages.len(), MOST_RESOLVES);
+    }
 }
