@@ -216,6 +216,9 @@ impl<S: Clone + Send + 'static> Body<S> {
     fn decide(&mut self, now: u64, busy: Busy) -> (Option<Order>, u64) {
         let mut cause = "what the checks say";
         let wait = loop {
+            if self.is_blind() {
+                break u64::MAX;
+            }
             let held = self.is_held();
             let seen = self.seen.seen(held);
             let step = self.state.step(now, seen);
@@ -245,6 +248,12 @@ impl<S: Clone + Send + 'static> Body<S> {
         let relief = if holds { now + SECOND } else { u64::MAX };
         let (order, deadline) = self.errands(now, busy);
         (order, wait.min(deadline).min(relief))
+    }
+
+    /// Nothing is looked at, so that an incident neither ends nor goes on; what an operator forces is carried out.
+    fn is_blind(&self) -> bool {
+        let is_free = !self.state.is_forced() && !self.state.verifies();
+        self.mode() == Mode::Off && is_free && self.state.was_ill()
     }
 
     /// What is done beside the ladder.
@@ -288,7 +297,13 @@ impl<S: Clone + Send + 'static> Body<S> {
                 "a check fails again"
             }
             Step::Decide { rung, started, cured_at } => {
-                let tried = if cured_at.is_some() { Tried::Cured } else { Tried::NoEffect };
+                // When nothing is looked at, nobody knows.
+                let cured_at = cured_at.filter(|_| self.mode() != Mode::Off);
+                let tried = match cured_at {
+                    Some(_) => Tried::Cured,
+                    None if self.mode() == Mode::Off => Tried::Cancelled,
+                    None => Tried::NoEffect,
+                };
                 self.tried(now, rung, started, tried, cured_at);
                 if cured_at.is_some() { "the action has helped" } else { "the action has not helped" }
             }

@@ -47,6 +47,9 @@ impl<S: Clone + Send + 'static> Body<S> {
         if self.mode() == Mode::Off {
             self.rounds.stop();
             self.reassess();
+            if let Some(group) = &self.siblings {
+                group.member.well();
+            }
         }
     }
 

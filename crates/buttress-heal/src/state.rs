@@ -122,6 +122,11 @@ impl State {
         self.incident.as_ref().is_some_and(|course| course.paged.is_some())
     }
 
+    /// Whether something was seen in this incident.
+    pub(crate) fn was_ill(&self) -> bool {
+        self.incident.as_ref().is_some_and(|course| course.was_ill)
+    }
+
     /// Whether the next answers of the checks matter more than usual.
     pub(crate) fn verifies(&self) -> bool {
         matches!(self.phase, Phase::Verifying { .. })

@@ -311,3 +311,30 @@ fn without_a_runtime_and_with_settings_that_cannot_work_there_is_a_typed_error()
         "`verify` is 5s, but must be at least 60s, or `ping` cannot rise while `reset pool` is verified"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_during_an_outage_that_is_a_humans_it_takes_nothing_for_a_recovery() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let (_client, handle) = supervisor.rung(Of(Remedy::useless("useless"))).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(600)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+    handle.set_mode(Mode::Off);
+    sleep(secs(3600)).await;
+    assert_eq!((pages.kinds(), handle.incidents().len()), (vec![PageKind::Trigger], 1));
+    handle.set_mode(Mode::Enforce);
+    sleep(secs(600)).await;
+    assert_eq!((pages.kinds(), handle.incidents().len()), (vec![PageKind::Trigger], 1), "still the same");
+    switch.set(true);
+    sleep(secs(120)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+    // While it is seen whether an action helps.
+    switch.set(false);
+    while handle.status().state != HealState::Verifying {
+        sleep(secs(1)).await;
+    }
+    handle.set_mode(Mode::Off);
+    sleep(secs(600)).await;
+    assert!(handle.ledger().entries().iter().all(|entry| entry.successes() == 0), "nobody knows");
+}
