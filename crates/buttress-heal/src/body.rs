@@ -86,10 +86,11 @@ impl<S: Clone + Send + 'static> Body<S> {
             }
             self.notice(now);
             let next_check = self.look(cx, now, busy);
+            let (order, deadline) = self.decide(now, busy);
+            // Those that were just decided too.
             while let Poll::Ready(sent) = self.chart.pages.poll(cx) {
                 self.chart.sent(sent);
             }
-            let (order, deadline) = self.decide(now, busy);
             if let Some(order) = order {
                 return Poll::Ready(order);
             }

@@ -38,6 +38,20 @@ async fn a_day_of_illness_is_one_page_one_update_when_it_gets_worse_and_one_reso
     assert_eq!((handle.health(), handle.incidents().len()), (Health::Healthy, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_page_is_sent_when_it_is_decided_and_not_when_something_else_happens() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, events) = watched(&world, &switch);
+    let rung = Rung::new(Of(Remedy::useless("useless"))).verify(std::time::Duration::from_millis(5300));
+    let (_client, _handle) = supervisor.rung(rung.max_attempts(1)).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(60)).await;
+    let is_escalated = |event: &Event| matches!(event, Event::Heal { to: HealState::Escalated, .. });
+    let all = events.all();
+    let (at, _) = all.iter().find(|(_, event)| is_escalated(event)).unwrap();
+    assert_eq!(pages.told()[0].at, *at);
+}
+
 /// HD-29. And the fourth of seven broken rules: whoever has escalated stops serving.
 #[tokio::test(start_paused = true)]
 async fn after_a_page_calls_go_on_with_what_there_is_and_work_again_when_somebody_has_mended_it() {
