@@ -225,7 +225,9 @@ impl<S: Clone + Send + 'static> Body<S> {
             let step = self.state.step(now, seen);
             match step {
                 Step::Wait(until) => break until.unwrap_or(u64::MAX),
-                Step::Act(_) if busy == Busy::Yes => break u64::MAX,
+                Step::Act(_) if busy == Busy::Yes => {
+                    break self.state.page_at(seen).filter(|at| *at > now).unwrap_or(u64::MAX);
+                }
                 Step::Act(rung) => match self.begin(now, rung) {
                     Begun::Order(order) => {
                         self.show("an action begins");

@@ -161,7 +161,8 @@ impl State {
         }
         match &self.phase {
             Phase::Well if seen.is_ill() => self.open(now),
-            Phase::Well | Phase::Healing(_) => Step::Wait(None),
+            Phase::Well => Step::Wait(None),
+            Phase::Healing(_) => self.wait_or_page(now, seen, None),
             Phase::Ill if !seen.is_ill() => {
                 let since = self.incident.as_ref().and_then(|course| course.clear_since).unwrap_or(now);
                 self.phase = Phase::Recovering { since };
@@ -169,7 +170,10 @@ impl State {
             }
             Phase::Ill if seen.paused => Step::Wait(None),
             Phase::Ill => self.choose(now, seen),
-            Phase::Verifying { until, .. } if now < *until => Step::Wait(Some(*until)),
+            Phase::Verifying { until, .. } if now < *until => {
+                let until = *until;
+                self.wait_or_page(now, seen, Some(until))
+            }
             Phase::Verifying { trial, .. } => {
                 let Trial { rung, started, symptoms } = trial.clone();
                 let cured = !symptoms.iter().any(|symptom| seen.failing.contains(symptom));
@@ -241,12 +245,29 @@ impl State {
         Step::Open
     }
 
+    /// When it will have lasted too long. While restarts are held, the group's page speaks for all.
+    pub(crate) fn page_at(&self, seen: Seen<'_>) -> Option<u64> {
+        let waits = seen.is_ill() && !seen.paused && !seen.held;
+        let course = self.incident.as_ref().filter(|course| waits && course.paged.is_none())?;
+        Some(course.opened.saturating_add(self.page_after))
+    }
+
+    /// An action is under way, or it is seen whether it has helped: a human does not wait for that.
+    fn wait_or_page(&mut self, now: u64, seen: Seen<'_>, until: Option<u64>) -> Step {
+        let page_at = self.page_at(seen);
+        match &mut self.incident {
+            Some(course) if page_at.is_some_and(|at| at <= now) => {
+                course.paged = Some(seen.health);
+                Step::Escalate(Cause::TooLong)
+            }
+            _ => Step::Wait(until.into_iter().chain(page_at).min()),
+        }
+    }
+
     fn choose(&mut self, now: u64, seen: Seen<'_>) -> Step {
         let choice = self.ladder.choose(now, seen.failing, seen.held);
+        let page_at = self.page_at(seen).unwrap_or(u64::MAX);
         let Some(course) = &mut self.incident else { return Step::Wait(None) };
-        // While restarts are held, the group's page speaks for all.
-        let waits_for_page = course.paged.is_none() && !seen.held;
-        let page_at = if waits_for_page { course.opened.saturating_add(self.page_after) } else { u64::MAX };
         let cause = match choice {
             _ if now >= page_at => Cause::TooLong,
             Choice::Nothing(_) if course.paged.is_none() => Cause::NothingHelped,

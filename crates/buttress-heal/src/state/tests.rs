@@ -155,6 +155,25 @@ fn what_alternates_all_day_is_one_incident_and_one_page() {
 }
 
 #[test]
+fn a_human_does_not_wait_for_an_action_that_takes_for_ever_or_that_is_verified_for_long() {
+    struct Slow(u64);
+    impl Patient for Slow {
+        fn ails(&mut self, _: u64) -> (Health, Vec<Symptom>) {
+            ill(Health::Critical)
+        }
+
+        fn act(&mut self, _: u64, _: usize) -> (u64, bool) {
+            (self.0, true)
+        }
+    }
+    for takes in [DAY, SECOND] {
+        let mut state = state(vec![rung("slow").verify(Duration::from_secs(3600))]);
+        let course = treat(&mut state, &mut Slow(takes), 1800 * SECOND);
+        assert_eq!((course.acts.len(), course.pages), (1, vec![nanos(PAGE_AFTER)]));
+    }
+}
+
+#[test]
 fn a_rung_that_cools_down_for_long_is_overtaken_and_has_its_turn_later() {
     let slow = rung("slow").cooldown(Duration::from_secs(40)).max_attempts(2);
     let mut state = state(vec![slow, rung("fast").cooldown(Duration::from_secs(10)).max_attempts(2)]);
