@@ -20,6 +20,8 @@ pub(crate) struct Findings {
     /// A check has failed, and not yet often enough to be believed.
     pub(crate) suspect: bool,
     pub(crate) paused: bool,
+    /// Nothing fails, but of something that did, it is not known yet whether it works.
+    pub(crate) unproven: bool,
 }
 
 impl Findings {
@@ -36,12 +38,19 @@ impl Findings {
         self.failing.clear();
         self.failing.extend(down(rounds).map(|slot| slot.symptom.clone()));
         self.failing.extend(no_connection.map(|_| Symptom::Connectivity));
+        self.unproven = rounds.slots.iter().any(|slot| slot.judge.is_unproven());
         let is_turning = |slot: &Slot<S>| slot.judge.is_turning();
         self.suspect = connection.judge.is_turning() || rounds.slots.iter().any(is_turning);
     }
 
     pub(crate) fn seen(&self, held: bool) -> Seen<'_> {
-        Seen { health: self.health, failing: &self.failing, held, paused: self.paused }
+        Seen {
+            health: self.health,
+            failing: &self.failing,
+            held,
+            paused: self.paused,
+            unproven: self.unproven,
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct Judge {
     down: bool,
     /// Nothing is known of this generation yet.
     fresh: bool,
+    /// It is up because nothing speaks against a new generation, and nothing speaks for it yet.
+    unproven: bool,
 }
 
 /// What an answer has changed.
@@ -31,6 +33,11 @@ impl Judge {
         self.down
     }
 
+    /// Whether it is up, and was down before, and has not passed since.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.unproven
+    }
+
     /// Whether the last answers speak against what is believed.
     pub(crate) fn is_turning(&self) -> bool {
         if self.down { self.passes > 0 } else { self.failures > 0 || self.panics > 0 }
@@ -38,7 +45,10 @@ impl Judge {
 
     pub(crate) fn answer(&mut self, answer: &Answer) -> Option<Change> {
         match answer {
-            Answer::Pass => self.passed(),
+            Answer::Pass => {
+                self.unproven = false;
+                self.passed()
+            }
             Answer::Fail(_) | Answer::TimedOut => {
                 self.panics = 0;
                 self.failed()
@@ -49,7 +59,11 @@ impl Judge {
                 if self.panics >= self.unknown_is_failure_after { self.failed() } else { None }
             }
             // A check that looks at the traffic has nothing against a new generation that has seen none.
-            Answer::Skipped if self.fresh && self.down => self.passed(),
+            Answer::Skipped if self.fresh && self.down => {
+                let change = self.passed();
+                self.unproven = change.is_some();
+                change
+            }
             Answer::Skipped => None,
         }
     }
@@ -75,7 +89,7 @@ impl Judge {
         if self.down || self.failures < self.fall {
             return None;
         }
-        self.down = true;
+        (self.down, self.unproven) = (true, false);
         Some(Change::Fell)
     }
 }
@@ -132,5 +146,8 @@ mod tests {
         assert_eq!(answers(&mut judge, "--"), [None; 2], "no traffic, no news");
         judge.new_generation();
         assert_eq!(answers(&mut judge, "--"), [None, Some(Change::Rose)]);
+        assert!(judge.is_unproven());
+        answers(&mut judge, "-P");
+        assert!(!judge.is_unproven());
     }
 }

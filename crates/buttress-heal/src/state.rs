@@ -16,6 +16,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) held: bool,
     /// By an operator.
     pub(crate) paused: bool,
+    /// Nothing fails any more, and nothing has passed yet.
+    pub(crate) unproven: bool,
 }
 
 impl Seen<'_> {
@@ -185,6 +187,11 @@ impl State {
                 self.phase = Phase::Ill;
                 Step::Relapse
             }
+            // Where there are no calls, it is not over.
+            Phase::Recovering { .. } if seen.unproven => {
+                self.phase = Phase::Recovering { since: now };
+                Step::Wait(None)
+            }
             Phase::Recovering { since } => {
                 let over = since.saturating_add(self.stable_for);
                 if now < over { Step::Wait(Some(over)) } else { self.close() }
@@ -215,7 +222,7 @@ impl State {
         let Some(course) = &mut self.incident else { return };
         if seen.is_ill() {
             (course.clear_since, course.was_ill) = (None, true);
-        } else {
+        } else if !seen.unproven {
             course.clear_since.get_or_insert(now);
         }
     }

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress_core::Event;
+use buttress_core::observe::PageKind;
 use buttress_heal::{
     Answer, BoxFuture, Check, CheckSettings, Happened, HealState, Health, Monitor, Policy, Rung, Subject,
-    Symptom, check_fn,
+    Supervisor, Symptom, check_fn,
 };
-use support::{Client, Of, SECOND, Switch, World, secs, supervise, watched};
+use support::{Client, Of, Pages, SECOND, Switch, World, secs, supervise, watched};
 use tokio::time::{Instant, sleep};
 use tower::{Service, ServiceExt};
 
@@ -209,6 +210,28 @@ async fn without_any_check_the_calls_themselves_are_what_is_looked_at() {
     client.ready().await.unwrap().call(()).await.unwrap();
     sleep(secs(70)).await;
     assert_eq!((handle.status().state, handle.incidents().len()), (HealState::Healthy, 1));
+}
+
+/// The first of seven broken rules: it is "healed" again and again, and nobody is told.
+#[tokio::test(start_paused = true)]
+async fn calls_that_come_seldom_and_all_fail_are_not_taken_for_healed_and_a_human_is_called_once() {
+    for gap in [15, 90, 1200] {
+        let world = World::new(1);
+        let (pages, supervisor) = (Pages::new(), Supervisor::new("db", world.factory()));
+        let (mut client, handle) = supervisor.pager(Arc::clone(&pages)).spawn().unwrap();
+        sleep(SECOND).await;
+        for _ in 0..40 {
+            world.set(0, false);
+            client.ready().await.unwrap().call(()).await.unwrap_err();
+            world.set(0, true);
+            sleep(secs(gap)).await;
+        }
+        assert_eq!((pages.kinds(), handle.incidents().len()), (vec![PageKind::Trigger], 1), "{gap}");
+        client.ready().await.unwrap().call(()).await.unwrap();
+        sleep(secs(70)).await;
+        assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve], "{gap}");
+        assert!(handle.shutdown(SECOND).await);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,7 +74,8 @@ fn treat(state: &mut State, patient: &mut impl Patient, until: u64) -> Course {
         } else {
             clear_since = None;
         }
-        let seen = Seen { health, failing: &failing, held: false, paused: patient.paused(now) };
+        let seen =
+            Seen { health, failing: &failing, held: false, paused: patient.paused(now), unproven: false };
         if running.is_some_and(|(end, _)| end <= now) {
             let (_, well) = running.take().unwrap();
             state.acted(now, well);
@@ -215,7 +216,8 @@ fn each_rung_says_why_it_is_passed_over() {
     ];
     let mut state = state(rungs);
     let failing = [Symptom::Connectivity];
-    let seen = Seen { health: Health::Critical, failing: &failing, held: true, paused: false };
+    let seen =
+        Seen { health: Health::Critical, failing: &failing, held: true, paused: false, unproven: false };
     state.begin(1, 0, seen);
     state.begin(3, 0, seen);
     let explained = |state: &State, held| {
