@@ -187,7 +187,7 @@ impl Signals {
 
     /// It cannot take a call: no need to see that several times.
     pub(crate) fn is_broken(&self) {
-        self.streak.store(self.hub.settings.suspect_after.into(), Relaxed);
+        self.streak.fetch_add(self.hub.settings.suspect_after.max(1).into(), Relaxed);
         self.suspect();
     }
 

@@ -133,6 +133,18 @@ async fn one_failed_readiness_is_one_look_at_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_failed_readiness_adds_to_the_failures_in_a_row() {
+    let mood = Moody::default();
+    mood.fails.store(true, Relaxed);
+    let (mut generations, service) = moody(std::slice::from_ref(&mood));
+    generations.first().await.unwrap();
+    for n in 1..=3 {
+        service.clone().oneshot(0).await.unwrap_err();
+        assert_eq!(generations.view().signals().unwrap().failures_in_a_row(), 5 * n);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn readiness_that_hangs_is_waited_for_so_long_and_no_longer() {
     let mood = Moody::default();
     let (mut generations, service) = moody(std::slice::from_ref(&mood));
