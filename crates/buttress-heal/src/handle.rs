@@ -187,7 +187,7 @@ impl SupervisorHandle {
         let mut status = self.watch();
         let ended = async { while status.changed().await.is_ok() {} };
         // A little longer, for what is cut off to notice.
-        let ended = within(limit + Duration::from_secs(1), ended).await.is_some();
+        let ended = within(limit.saturating_add(Duration::from_secs(1)), ended).await.is_some();
         self.task.abort();
         ended
     }

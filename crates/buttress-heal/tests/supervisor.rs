@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use buttress_core::observe::PageKind;
 use buttress_heal::{HealState, Health};
 use support::{World, actions, secs, supervise};
@@ -28,6 +30,13 @@ async fn a_dead_client_is_replaced_and_the_incident_is_over_when_the_new_one_has
     assert_eq!(actions(&handle), ["reset pool"]);
     assert_eq!(pages.kinds(), []);
     assert_eq!(handle.ledger().entries()[0].successes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_may_take_for_ever() {
+    let (supervisor, _, _) = supervise(&World::new(1));
+    let (_client, handle) = supervisor.spawn().unwrap();
+    assert!(handle.shutdown(Duration::MAX).await);
 }
 
 #[tokio::test(start_paused = true)]
