@@ -102,7 +102,7 @@ impl<F: Factory> Generations<F> {
     }
 
     /// Calls this with each service when its generation is over.
-    pub(crate) fn retire(&mut self, retire: Retire<F::Service>) {
+    pub(crate) fn retire_with(&mut self, retire: Retire<F::Service>) {
         self.retire = Some(retire);
     }
 
@@ -120,15 +120,21 @@ impl<F: Factory> Generations<F> {
         self.replace(0).await
     }
 
-    /// A service for this target that takes no calls.
-    pub(crate) async fn candidate(&mut self, target: usize) -> Result<F::Service, SwapError> {
+    /// A service for this target that takes no calls. Unless it is to take some, it is retired.
+    pub(crate) async fn candidate(&mut self, target: usize) -> Result<Candidate<F::Service>, SwapError> {
         let (build, limit) = (Build { generation: self.last + 1, target }, self.settings().make_within);
+        let retire = self.retire();
         let factory = &mut self.factory;
         match within(limit, caught(|| factory.make(build))).await {
             None => Err(SwapError::TimedOut(limit)),
             Some(Err(panicked)) => Err(SwapError::Panicked(panicked)),
-            Some(Ok(made)) => made.map_err(|error| SwapError::Failed(error.into().into())),
+            Some(Ok(Err(error))) => Err(SwapError::Failed(error.into().into())),
+            Some(Ok(Ok(service))) => Ok(Candidate { service: Some(service), retire }),
         }
+    }
+
+    fn retire(&self) -> Option<(Retire<F::Service>, Duration)> {
+        self.retire.clone().map(|retire| (retire, self.settings().retire_within))
     }
 
     /// Puts a new generation in the place of the current one, if there is one, and says which it is.
@@ -145,10 +151,12 @@ impl<F: Factory> Generations<F> {
         if self.current.is_none() || order == SwapOrder::BreakBeforeMake || self.settings().exclusive {
             return self.replace(target).await;
         }
-        let service = self.candidate(target).await?;
-        if !warm.warm(service.clone(), self.last + 1).await {
+        let candidate = self.candidate(target).await?;
+        let Some(service) = candidate.service() else { return Err(SwapError::NotWarm) };
+        if !warm.warm(service, self.last + 1).await {
             return Err(SwapError::NotWarm);
         }
+        let Some(service) = candidate.take() else { return Err(SwapError::NotWarm) };
         let old = self.current.take();
         let busy = old.as_ref().map_or(0, |old| old.live.signals.outcomes().in_flight as usize);
         let generation = self.publish(service, target, busy.max(1));
@@ -165,7 +173,10 @@ impl<F: Factory> Generations<F> {
             breaking.generations.old_gone().await;
         }
         match breaking.generations.candidate(target).await {
-            Ok(service) => Ok(breaking.succeed(service, target)),
+            Ok(candidate) => match candidate.take() {
+                Some(service) => Ok(breaking.succeed(service, target)),
+                None => Err(SwapError::NotWarm),
+            },
             Err(error) => {
                 breaking.cause = Some(error.cause());
                 Err(error)
@@ -206,8 +217,7 @@ impl<F: Factory> Generations<F> {
         if let Some(growing) = &old.growing {
             growing.abort();
         }
-        let retire = self.retire.clone().map(|retire| (retire, self.settings().retire_within));
-        Ending::begin(old.live, limit, permission, retire)
+        Ending::begin(old.live, limit, permission, self.retire())
     }
 
     /// Waits for the end of the generation before the current one.
@@ -258,6 +268,36 @@ impl<F: Factory> Drop for Generations<F> {
             }
             nobody_opens_it
         });
+    }
+}
+
+/// A service that takes no calls yet, and is retired if it never does.
+pub(crate) struct Candidate<S: Send + 'static> {
+    service: Option<S>,
+    retire: Option<(Retire<S>, Duration)>,
+}
+
+impl<S: Clone + Send + 'static> Candidate<S> {
+    /// A clone of it, to look at.
+    pub(crate) fn service(&self) -> Option<S> {
+        self.service.clone()
+    }
+
+    /// It is to take calls.
+    fn take(mut self) -> Option<S> {
+        self.service.take()
+    }
+}
+
+impl<S: Send + 'static> Drop for Candidate<S> {
+    fn drop(&mut self) {
+        let (Some(service), Some((retire, limit))) = (self.service.take(), self.retire.take()) else {
+            return;
+        };
+        // Without a runtime, everything is being dropped.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(within(limit, caught(move || retire(service))));
+        }
     }
 }
 

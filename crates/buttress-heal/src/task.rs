@@ -64,7 +64,7 @@ pub(crate) fn spawn<F: Factory>(
     let swaps = Arc::new(observer.clone().map_or_else(Observer::default, Observer::from));
     let (mut generations, service) = Generations::new(Arc::clone(&name), factory, supervisor.swap, swaps);
     if let Some(retire) = supervisor.retire {
-        generations.retire(retire);
+        generations.retire_with(retire);
     }
     let view = generations.view();
     let shared = Arc::new(Shared::new(name, supervisor.mode));
@@ -192,7 +192,8 @@ impl<F: Factory> Task<F> {
         warm.target = 0;
         let work = async move {
             let Ok(candidate) = generations.candidate(0).await else { return false };
-            warm.look(candidate, 0).await
+            let Some(service) = candidate.service() else { return false };
+            warm.look(service, 0).await
         };
         match beside(body, Busy::Aside, Box::pin(work)).await {
             Ok(passed) => {

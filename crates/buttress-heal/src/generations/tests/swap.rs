@@ -147,7 +147,7 @@ async fn an_exclusive_service_is_gone_and_retired_before_the_next_one_is_made() 
     let retired = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&retired);
     let seen = works.clone();
-    generations.retire(Arc::new(move |client| {
+    generations.retire_with(Arc::new(move |client| {
         // The second is not made yet.
         assert_eq!(seen.builds.lock().unwrap().len(), 1);
         count.fetch_add(1, Relaxed);
@@ -170,13 +170,40 @@ async fn an_exclusive_service_is_gone_and_retired_before_the_next_one_is_made() 
     assert_eq!((call(&service, 0).await.unwrap(), works.alive().1), (2, 1), "one at a time");
 }
 
+struct Cold;
+
+impl<S: Send> WarmUp<S> for Cold {
+    fn warm(&self, _: S, _: u64) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_never_takes_calls_is_retired_too() {
+    let works = Works::new((0..3).map(|n| at_once([ok(n)])));
+    let (mut generations, service) = works.generations(SwapSettings::default());
+    let retired = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&retired);
+    generations.retire_with(Arc::new(move |_| {
+        count.fetch_add(1, Relaxed);
+        Box::pin(std::future::ready(()))
+    }));
+    generations.first().await.unwrap();
+    drop(generations.candidate(0).await.unwrap());
+    settle().await;
+    assert_eq!(retired.load(Relaxed), 1);
+    generations.swap(MAKE_FIRST, 0, &Cold).await.unwrap_err();
+    settle().await;
+    assert_eq!((retired.load(Relaxed), call(&service, 0).await.unwrap(), works.alive().0), (2, 0, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_is_retired_once_when_its_calls_have_ended_and_whatever_that_does_harms_nobody() {
     let works = Works::new([at_once([ok(1).after(MS(300))]), at_once([ok(2)]), at_once([ok(3)])]);
     let (mut generations, service) = works.generations(SwapSettings::default());
     let retired = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&retired);
-    generations.retire(Arc::new(move |_| {
+    generations.retire_with(Arc::new(move |_| {
         let panics = count.fetch_add(1, Relaxed) == 0;
         Box::pin(async move {
             assert!(!panics, "a fault in the closing of a client");
