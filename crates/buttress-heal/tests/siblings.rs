@@ -110,7 +110,8 @@ async fn when_the_one_that_has_paged_ends_another_one_answers_for_the_same_page(
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_only_observes_does_not_keep_the_groups_page_to_itself_and_counts_no_restart_that_it_does_not_make() {
+async fn who_only_observes_does_not_keep_the_groups_page_to_itself_and_counts_no_restart_that_it_does_not_make()
+ {
     let siblings = Siblings::new("database");
     let family = family(&siblings, 10);
     family[5].handle.set_mode(Mode::Observe);
