@@ -110,7 +110,7 @@ async fn beneath_a_whole_stack_the_client_is_checked_and_calls_are_answered() {
     .unwrap();
     let client = buttress::http("search").build().unwrap().layer(client.policy(Http::new()));
     let request = Request::get(server.at("/?q=umbrella")).body(Body::default()).unwrap();
-    let answer = client.oneshot(request).await.unwrap();
+    let answer = client.clone().oneshot(request).await.unwrap();
     assert_eq!(answer.status(), 200);
     let asked_for = |path: &str| server.seen().iter().filter(|seen| seen.uri.path() == path).count();
     while asked_for("/health") < 3 {
