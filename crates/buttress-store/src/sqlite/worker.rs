@@ -4,12 +4,10 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::mpsc::error::{SendError, TryRecvError};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use super::SqliteStatistics;
 use super::clock::StoreClock;
@@ -19,10 +17,6 @@ use crate::failure::Failure;
 
 /// Commands that share one commit: so many, and so many bytes, at most.
 const GROUP: (usize, usize) = (256, 4 << 20);
-
-/// For so long a thread looks for the next command before it goes to sleep, if the one before came as soon: to be woken takes
-/// longer than a workflow needs from one step to the next.
-const SOON: Duration = Duration::from_micros(40);
 
 pub(super) enum Message {
     Job(Box<dyn Job>),
@@ -146,9 +140,9 @@ pub(super) async fn spawn(
 
 fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
     let mut jobs: VecDeque<Box<dyn Job>> = VecDeque::new();
-    let (mut over, mut soon) = (false, false);
+    let mut over = false;
     while !over {
-        let mut next = if jobs.is_empty() { receive(queue, &mut soon) } else { Err(()) };
+        let mut next = if jobs.is_empty() { queue.blocking_recv().ok_or(()) } else { Err(()) };
         over = jobs.is_empty() && next.is_err();
         let mut bytes = 0;
         loop {
@@ -173,19 +167,6 @@ fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &imp
             serve.serve(connection, &mut jobs);
         }
     }
-}
-
-/// The next message, or an error if nobody can send one. `soon` is whether the last one came within [`SOON`].
-fn receive(queue: &mut mpsc::Receiver<Message>, soon: &mut bool) -> Result<Message, ()> {
-    let start = Instant::now();
-    let mut received = None;
-    while *soon && received.is_none() && start.elapsed() < SOON {
-        received = queue.try_recv().ok();
-        std::hint::spin_loop();
-    }
-    let received = received.or_else(|| queue.blocking_recv());
-    *soon = start.elapsed() < SOON;
-    received.ok_or(())
 }
 
 #[derive(Default)]
@@ -216,9 +197,8 @@ impl Serve for Writes {
         }
         // Read once the lock is held: nobody writes with a later time before this commit.
         let (now, before) = (self.clock.now(), connection.total_changes());
-        let alone = jobs.len() == 1;
         while let Some(mut job) = jobs.pop_front() {
-            let result = attempt(connection, &mut *job, alone, now);
+            let result = attempt(connection, &mut *job, now);
             // Some errors end the transaction of all.
             let broken = connection.is_autocommit();
             if broken {
@@ -264,28 +244,20 @@ fn begin(connection: &Connection) -> Result<(), Failure> {
     schema::expect_known(connection).inspect_err(|_| drop(execute(connection, "ROLLBACK")))
 }
 
-/// Of a command that fails nothing is left; if it is `alone`, the transaction is its own.
-fn attempt(connection: &Connection, job: &mut dyn Job, alone: bool, now: i64) -> Result<(), Failure> {
-    if !alone {
-        execute(connection, "SAVEPOINT command")?;
-    }
+fn attempt(connection: &Connection, job: &mut dyn Job, now: i64) -> Result<(), Failure> {
+    execute(connection, "SAVEPOINT command")?;
     let result = job.run(connection, now);
     if connection.is_autocommit() {
         return result;
     }
-    if let Err(failure) = result {
-        let undone = if alone { Err(failure.again()) } else { execute(connection, "ROLLBACK TO command") };
-        if undone.is_err() {
-            // What it has begun must not be committed with what others did.
-            let _ = execute(connection, "ROLLBACK");
-        } else {
-            execute(connection, "RELEASE command")?;
-        }
+    if result.is_err()
+        && let Err(failure) = execute(connection, "ROLLBACK TO command")
+    {
+        // What it has begun must not be committed with what others did.
+        let _ = execute(connection, "ROLLBACK");
         return Err(failure);
     }
-    if !alone {
-        execute(connection, "RELEASE command")?;
-    }
+    execute(connection, "RELEASE command")?;
     result
 }
 
@@ -335,25 +307,5 @@ mod tests {
         assert!(worked.try_recv().unwrap().is_ok());
         let sum: i64 = connection.query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(sum, 2);
-    }
-
-    #[test]
-    fn of_a_command_that_fails_by_itself_nothing_is_left_and_the_next_one_works() {
-        let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch("CREATE TABLE t (x)").unwrap();
-        let writes =
-            Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::new(Statistics::default()) };
-        let answers = [true, false].map(|fails| {
-            let (job, mut answer) = Pending::job("test", 0, move |connection: &Connection, _| {
-                connection.execute("INSERT INTO t VALUES (1)", [])?;
-                if fails { Err(Failure::new(Fault::Unavailable, "it fails")) } else { Ok(()) }
-            });
-            writes.serve(&connection, &mut VecDeque::from([job]));
-            answer.try_recv().unwrap().map_err(|error| error.fault())
-        });
-        assert_eq!(answers, [Err(Fault::Unavailable), Ok(())]);
-        let count: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
-        assert_eq!(count, 1);
-        assert_eq!(writes.statistics.read(), SqliteStatistics { commands: 2, commits: 1 });
     }
 }
