@@ -123,12 +123,22 @@ impl<B> ResponseExt for http::Response<B> {
     }
 }
 
-/// The authority: host and port, from the URI or else from the `Host` header.
+/// Host and port, from the URI's authority or else from the `Host` header: without credentials, since keys are shown, and in small
+/// letters and without the scheme's own port, since these are the same server (RFC 3986 § 6.2.3). Borrowed where it is so already.
 impl<B> KeyOf<http::Request<B>> for Http {
     fn key<'a>(&self, request: &'a http::Request<B>) -> Option<Cow<'a, str>> {
         let authority = request.uri().authority().map(http::uri::Authority::as_str);
         let host = || request.headers().get(http::header::HOST)?.to_str().ok();
-        authority.or_else(host).map(Cow::Borrowed)
+        let key = authority.or_else(host)?;
+        let key = key.rsplit_once('@').map_or(key, |(_, server)| server);
+        let port = match request.uri().scheme_str() {
+            Some("https") => ":443",
+            Some("http") => ":80",
+            _ => "",
+        };
+        let key = key.strip_suffix(port).unwrap_or(key);
+        let lower = !key.bytes().any(|byte| byte.is_ascii_uppercase());
+        Some(if lower { Cow::Borrowed(key) } else { Cow::Owned(key.to_ascii_lowercase()) })
     }
 }
 
@@ -152,6 +162,15 @@ mod tests {
         );
         assert_eq!(key("/x", Some("api.pagerduty.com")).as_deref(), Some("api.pagerduty.com"));
         assert_eq!(key("/x", None), None);
+        let same = "api.pagerduty.com";
+        for uri in [
+            "https://user:secret@api.pagerduty.com/x",
+            "https://API.PagerDuty.com:443/",
+            "http://api.pagerduty.com:80/",
+        ] {
+            assert_eq!(key(uri, None).as_deref(), Some(same), "{uri}");
+        }
+        assert_eq!(key("http://api.pagerduty.com:443/", None).as_deref(), Some("api.pagerduty.com:443"));
     }
 
     #[test]

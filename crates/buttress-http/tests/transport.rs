@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use buttress_core::{Classify, Discard, Kind, Verdict};
+use buttress_core::{BoxError, Classify, Discard, Kind, Verdict};
 use buttress_http::Http;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Channel, Full};
 use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -120,6 +120,20 @@ async fn a_stream_beyond_the_last_one_of_a_goaway_had_no_effect_and_one_before_i
     assert_eq!(verdict(&client(true), &beyond).await, NOT_SENT);
     let before = server(|stream| go_away(stream, 1)).await;
     assert_eq!(verdict(&client(true), &before).await, UNKNOWN);
+}
+
+#[tokio::test]
+async fn an_error_of_the_requests_own_body_is_the_callers() {
+    let address = server(|mut stream| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Channel<Bytes, BoxError>>();
+    let (sender, body) = Channel::new(1);
+    sender.abort("the file could not be read".into());
+    let error =
+        client.request(Request::post(format!("http://{address}/")).body(body).unwrap()).await.unwrap_err();
+    assert_eq!(Classify::<Response<()>>::classify(&Http::new(), Err(&error)), Verdict::Rejected);
 }
 
 /// A server that answers everything with a 503 of this size, and counts its connections.

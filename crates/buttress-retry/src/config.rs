@@ -38,7 +38,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintRule {
-    /// Nothing.
+    /// Nothing; a rate gate holds nobody back.
     Ignore,
     /// Never earlier than asked: the delay is the hint plus jitter of up to half of it (at least the backoff's base),
     /// or the backoff's own delay if that is longer. Asked for more than the cap, the call fails at once and says when
@@ -47,7 +47,7 @@ pub enum HintRule {
         /// The longest hint that is obeyed.
         cap: Duration,
     },
-    /// Between the computed delay and so much more (AWS 2.1: 5 s).
+    /// Between the computed delay and so much more (AWS 2.1: 5 s). A rate gate holds others back for so much at most.
     Clamp {
         /// How much longer than computed it may get.
         extra: Duration,

@@ -213,8 +213,9 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         let mut log = mem::take(&mut self.log);
         match &mut log.session {
             Some(session) if session.retries > 0 => {
-                // The attempt that was announced is not made.
+                // The attempt that was announced is not made, and so not paid for either.
                 session.retries -= 1;
+                self.core.settings.config.budget.refund(session.paid.take());
                 let verdict = Verdict::failure(Kind::Refused);
                 self.core.settings.exhausted(log, verdict, self.facts, Stop::Refused, refused)
             }

@@ -75,8 +75,8 @@ impl Session {
         }
     }
 
-    /// Decides after a failure. The budget is asked last, so that nothing is paid for a retry that will not be made;
-    /// `rehearse` asks without paying.
+    /// Decides after a failure. The budget is asked when all else speaks for a retry, and the copy is made last: it ends what is
+    /// still being sent of this attempt, whose answer the caller gets if there is to be no other. `rehearse` asks without paying.
     pub(crate) fn next<C>(
         &mut self,
         config: &Config,
@@ -88,7 +88,6 @@ impl Session {
         match self.decide(config, verdict, facts, rehearse) {
             Err(stop) => Next::Stop(stop),
             Ok((kind, delay, hint)) => {
-                let Some(copy) = copy() else { return Next::Stop(Stop::NotReplayable) };
                 // What a layer of ours refused has cost the dependency nothing.
                 let paid = if kind == Kind::Refused {
                     Some(Paid::NOTHING)
@@ -96,6 +95,12 @@ impl Session {
                     config.budget.pay(kind, rehearse)
                 };
                 let Some(paid) = paid else { return Next::Stop(Stop::Budget) };
+                let Some(copy) = copy() else {
+                    if !rehearse {
+                        config.budget.refund(Some(paid));
+                    }
+                    return Next::Stop(Stop::NotReplayable);
+                };
                 self.paid = Some(paid);
                 self.retries += u32::from(!rehearse);
                 Next::Retry { copy, delay, hint }
@@ -272,6 +277,20 @@ mod tests {
         let mut session = Session::new(&config, None, now);
         let delays: Vec<_> = (0..5).map(|_| delay(next(&mut session, &config, hinted(0), FACTS))).collect();
         assert_eq!(delays[1..], [secs(2), secs(4), secs(8), secs(8)], "no earlier than computed either");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_copy_is_asked_for_that_is_not_paid_for_and_none_is_paid_for_that_cannot_be_had() {
+        let (budget, failed) = (Budget::ratio(0.0, 1).unwrap(), Verdict::failure(Kind::Transient));
+        let (config, now) = (config().budget(budget.clone()), Instant::now());
+        let mut session = Session::new(&config, None, now);
+        let next = session.next(&config, failed, FACTS, false, || None::<()>);
+        assert_eq!((next, budget.tokens()), (Next::Stop(Stop::NotReplayable), 1.0));
+        let next = session.next(&config, failed, FACTS, false, || Some(()));
+        assert_eq!((delay(next), budget.tokens()), (secs(2), 0.0));
+        let next =
+            session.next(&config, failed, FACTS, false, || -> Option<()> { panic!("nobody pays for it") });
+        assert_eq!(next, Next::Stop(Stop::Budget));
     }
 
     #[tokio::test(start_paused = true)]

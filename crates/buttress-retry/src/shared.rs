@@ -11,7 +11,7 @@ use buttress_core::{
 };
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, HintRule};
 use crate::gate::Gate;
 use crate::session::{Facts, Next, Session};
 
@@ -182,6 +182,11 @@ impl Settings {
         if let (Some(gate), Verdict::Failure { kind: Kind::Throttled, hint: Hint::RetryAfter(time), .. }) =
             (&self.gate, verdict)
         {
+            let time = match self.config.hints {
+                HintRule::Ignore => return,
+                HintRule::Clamp { extra } => time.min(extra),
+                HintRule::Floor { .. } | HintRule::Exact { .. } => time,
+            };
             if self.mode.get() != Mode::Off {
                 gate.hold(key, time);
             }

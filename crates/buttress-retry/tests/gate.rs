@@ -7,7 +7,7 @@ use buttress_core::{
     Backoff, BoxError, Carried, Carry, Classify, Discard, ErrorRef, Event, Exhausted, Hint, KeyOf, Kind,
     Mode, Reason, Refused, Verdict, error_verdict, find, observe_fn,
 };
-use buttress_retry::{Budget, Config, Retry, RetryLayer};
+use buttress_retry::{Budget, Config, HintRule, Retry, RetryLayer};
 use buttress_testkit::clock::settle;
 use tokio::time::Instant;
 use tower::limit::ConcurrencyLimitLayer;
@@ -224,8 +224,20 @@ async fn a_pause_longer_than_the_cap_refuses_and_does_not_hold_for_hours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_the_gate_refuses_says_how_often_it_was_tried() {
-    let rig = Rig::new(ms(3_600_000), every(3, ms(100)));
+async fn whoever_ignores_or_clamps_what_servers_ask_for_is_held_no_longer_than_that() {
+    for (hints, longest) in [(HintRule::Ignore, ms(0)), (HintRule::Clamp { extra: ms(5000) }, ms(7500))] {
+        let rig = Rig::new(ms(86_400_000), every(5, ms(100)).hints(hints));
+        rig.throttle().await;
+        let before = Instant::now();
+        rig.call(order(&[])).await.unwrap();
+        assert!(before.elapsed() <= longest + ms(1), "{hints:?}: {:?}", before.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_the_gate_refuses_says_how_often_it_was_tried_and_is_not_paid_for() {
+    let budget = Budget::ratio(0.0, 3).unwrap();
+    let rig = Rig::new(ms(3_600_000), every(3, ms(100)).budget(budget.clone()));
     let other = tokio::spawn(rig.service.clone().oneshot(order(&[500])));
     settle().await;
     rig.throttle().await;
@@ -233,6 +245,7 @@ async fn a_retry_that_the_gate_refuses_says_how_often_it_was_tried() {
     let exhausted = find::<Exhausted>(&*error).unwrap();
     assert_eq!((exhausted.attempts, rig.sent().len()), (1, 2));
     assert!(find::<Refused>(&*error).is_some());
+    assert_eq!(budget.tokens(), 3.0);
 }
 
 #[tokio::test(start_paused = true)]

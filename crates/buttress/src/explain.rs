@@ -130,7 +130,7 @@ fn warnings(
         if let Trip::FailureRate { window: Window::Time(window), .. }
         | Trip::SlowCalls { window: Window::Time(window), .. } = trip
         {
-            if window < attempt * 2 {
+            if window < attempt.saturating_mul(2) {
                 let window = Seconds(window);
                 let message = format!(
                     "the window of {window} is shorter than two attempts of {attempt_text}: time-outs leave it too soon"
@@ -237,6 +237,7 @@ mod tests {
         assert_eq!(codes(10, 10, &retry.clone().max_retries(0), &breaker), Vec::<&str>::new());
         let rate = breaker.clone().trip(Trip::FailureRate { window, at_least, minimum_calls });
         assert_eq!(codes(20, 4, &retry, &rate), ["B003"]);
+        assert_eq!(codes(u64::MAX, u64::MAX, &retry, &rate)[..2], ["B001", "B003"], "however long");
         assert_eq!(codes(20, 4, &retry, &breaker.clone().probe_lease(secs(3))), ["B004"]);
         let slow = Config::only(Trip::SlowCalls {
             slower_than: secs(4),
