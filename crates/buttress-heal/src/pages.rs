@@ -23,7 +23,7 @@ const MOST_RESOLVES: usize = 64;
 /// What a pager still has to be told, in order, each until it gets through. What fails lets those of other incidents go first.
 pub(crate) struct Pages {
     pager: Arc<dyn Pager>,
-    /// Seldom is there anything.
+    /// Seldom is there anything: none is empty.
     queue: Option<Box<Queue>>,
 }
 
@@ -72,6 +72,9 @@ impl Pages {
                 queue.pages.push_back(page);
             }
         }
+        if queue.pages.is_empty() {
+            self.queue = None;
+        }
     }
 
     /// What has come of the next page.
@@ -81,10 +84,7 @@ impl Pages {
             ready!(pause.poll(cx));
             queue.pause = None;
         }
-        let Some(page) = queue.pages.front_mut() else {
-            self.queue = None;
-            return Poll::Pending;
-        };
+        let Some(page) = queue.pages.front_mut() else { return Poll::Pending };
         let pager = &self.pager;
         let sending = queue.sending.get_or_insert_with(|| {
             page.tried = true;
@@ -265,5 +265,13 @@ mod tests {
             push(&mut pages, PageKind::Resolve, &key.to_string());
         }
         assert_eq!(pages.queue.unwrap().pages.len(), MOST_RESOLVES);
+    }
+
+    #[test]
+    fn where_nothing_is_left_to_be_said_there_is_nothing_to_wait_for() {
+        let mut pages = Pages::new(Arc::new(Picky::default()));
+        push(&mut pages, PageKind::Trigger, "b");
+        push(&mut pages, PageKind::Resolve, "b");
+        assert!(pages.is_empty());
     }
 }
