@@ -113,7 +113,9 @@ impl Lane {
 
     /// Wakes all calls that wait. Their places stay theirs.
     pub(crate) fn wake_all(&self) {
-        let wakers: Vec<Waker> = self.parked().iter().map(|(_, waker)| waker.clone()).collect();
+        // Not cloned under the lock: a waker is user code.
+        let take = |(_, waker): (usize, &mut Waker)| std::mem::replace(waker, Waker::noop().clone());
+        let wakers: Vec<Waker> = self.parked().iter_mut().map(take).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 }
@@ -208,5 +210,21 @@ mod tests {
     fn a_lane_takes_two_cache_lines_with_its_counts() {
         let counts = 2 * size_of::<usize>();
         assert_eq!(counts + size_of::<Lane>(), 128);
+    }
+
+    #[test]
+    fn who_is_woken_is_let_go_of_and_not_copied() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let (lane, task) = (Lane::new(Arc::default()), Arc::new(Task));
+        let mut place = None;
+        lane.park(&mut place, &Waker::from(Arc::clone(&task)));
+        assert_eq!(Arc::strong_count(&task), 2);
+        lane.wake_all();
+        assert_eq!(Arc::strong_count(&task), 1);
+        lane.park(&mut place, &Waker::from(Arc::clone(&task)));
+        assert_eq!((place.map(NonZeroU32::get), Arc::strong_count(&task)), (Some(1), 2), "its place is its own");
     }
 }
