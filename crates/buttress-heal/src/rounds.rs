@@ -166,7 +166,7 @@ impl<S> Slot<S> {
             Pace::Usual => self.judge.is_turning(),
         };
         let every = if is_quick { self.in_doubt_every() } else { nanos(self.settings.every) };
-        let spread = (u128::from(every) * u128::from(self.settings.jitter_percent.min(100)) / 100) as u64;
+        let spread = (u128::from(every) * u128::from(self.settings.jitter_percent) / 100) as u64;
         let every = rng.between(every - spread, every.saturating_add(spread));
         self.due = self.started.saturating_add(every).max(now);
     }

@@ -235,6 +235,11 @@ impl<F: Factory> Supervisor<F> {
             return Err(ConfigError::new("rise", 0, "must be at least 1, or calls go back at once"));
         }
         not_zero("failback.every", self.failback.every)?;
+        let Failback { min_dwell, max_dwell, .. } = self.failback;
+        if min_dwell > max_dwell {
+            let rule = format!("must be at most `max_dwell`, which is {max_dwell:?}");
+            return Err(ConfigError::new("failback.min_dwell", min_dwell, rule));
+        }
         not_zero("stable_for", self.stable_for)?;
         not_zero("page_after", self.page_after)?;
         for check in &self.checks {
@@ -242,6 +247,10 @@ impl<F: Factory> Supervisor<F> {
             not_zero("every", settings.every)?;
             not_zero("in_doubt_every", settings.in_doubt_every)?;
             not_zero("timeout", settings.timeout)?;
+            if settings.jitter_percent > 100 {
+                let rule = format!("must be at most 100, for `{}`", check.name());
+                return Err(ConfigError::new("jitter_percent", settings.jitter_percent, rule));
+            }
             let counts = [settings.fall, settings.rise, settings.unknown_is_failure_after];
             if counts.contains(&0) {
                 let rule = format!("must each be at least 1, for `{}`", check.name());

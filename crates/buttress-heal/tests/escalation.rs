@@ -324,6 +324,17 @@ fn without_a_runtime_and_with_settings_that_cannot_work_there_is_a_typed_error()
         source(supervisor().check(ping).spawn()),
         "`verify` is 5s, but must be at least 60s, or `ping` cannot rise while `reset pool` is verified"
     );
+    let failback = buttress_heal::Failback { min_dwell: secs(900), ..Default::default() };
+    assert_eq!(
+        source(supervisor().failback(failback).spawn()),
+        "`failback.min_dwell` is 900s, but must be at most `max_dwell`, which is 600s"
+    );
+    let ping = buttress_heal::check_fn("ping", Symptom::Connectivity, |()| async { Ok::<_, BoxError>(()) });
+    let ping = buttress_heal::Monitor::new(ping).jitter(101);
+    assert_eq!(
+        source(supervisor().check(ping).spawn()),
+        "`jitter_percent` is 101, but must be at most 100, for `ping`"
+    );
 }
 
 #[tokio::test(start_paused = true)]
