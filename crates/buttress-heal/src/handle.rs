@@ -161,7 +161,8 @@ impl SupervisorHandle {
         self.shared.send(Command::ModeChanged);
     }
 
-    /// Tries the rung of this name as soon as no other action runs, whatever speaks against it.
+    /// Tries the rung of this name as soon as no other action runs or is verified, whatever speaks against it. What was forced
+    /// before goes first; a rung that already waits for its turn is tried once.
     ///
     /// # Errors
     ///

@@ -75,7 +75,8 @@ pub(crate) struct State {
     page_after: u64,
     phase: Phase,
     incident: Option<Course>,
-    forced: Option<usize>,
+    /// By an operator: what is tried next, whatever speaks against it, in order.
+    forced: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ struct Course {
 impl State {
     pub(crate) fn new(ladder: Ladder, stable_for: Duration, page_after: Duration) -> Self {
         let (stable_for, page_after) = (nanos(stable_for), nanos(page_after));
-        Self { ladder, stable_for, page_after, phase: Phase::Well, incident: None, forced: None }
+        Self { ladder, stable_for, page_after, phase: Phase::Well, incident: None, forced: Vec::new() }
     }
 
     pub(crate) fn ladder(&self) -> &Ladder {
@@ -147,12 +148,14 @@ impl State {
     }
 
     pub(crate) fn is_forced(&self) -> bool {
-        self.forced.is_some()
+        !self.forced.is_empty()
     }
 
-    /// An operator wants this rung to be tried now, whatever speaks against it.
+    /// An operator wants this rung to be tried, whatever speaks against it, after those that already wait for that.
     pub(crate) fn force(&mut self, rung: usize) {
-        self.forced = Some(rung);
+        if !self.forced.contains(&rung) {
+            self.forced.push(rung);
+        }
     }
 
     /// What is to be done. To be asked again after each answer but [`Step::Wait`].
@@ -202,7 +205,7 @@ impl State {
     /// The rung that [`Step::Act`] named is tried from now on. Says which symptoms it is for.
     pub(crate) fn begin(&mut self, rung: usize, now: u64, seen: Seen<'_>) -> Vec<Symptom> {
         self.ladder.begin(rung, now);
-        self.forced = None;
+        self.forced.retain(|forced| *forced != rung);
         let fixes = &self.ladder.rung(rung).fixes;
         let symptoms: Vec<_> = seen.failing.iter().filter(|symptom| fixes.helps(symptom)).cloned().collect();
         self.phase = Phase::Healing(Trial { rung, started: now, symptoms: symptoms.clone() });
@@ -229,9 +232,9 @@ impl State {
 
     fn operator_or_page(&mut self, now: u64, seen: Seen<'_>) -> Option<Step> {
         let is_free = !matches!(self.phase, Phase::Healing(_) | Phase::Verifying { .. });
-        match self.forced {
+        match self.forced.first() {
             Some(_) if is_free && self.incident.is_none() => Some(self.open(now)),
-            Some(rung) if is_free => Some(Step::Act(rung)),
+            Some(&rung) if is_free => Some(Step::Act(rung)),
             _ => self.worse(seen),
         }
     }

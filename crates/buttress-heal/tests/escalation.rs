@@ -363,3 +363,26 @@ async fn switched_off_during_an_outage_that_is_a_humans_it_takes_nothing_for_a_r
     sleep(secs(600)).await;
     assert!(handle.ledger().entries().iter().all(|entry| entry.successes() == 0), "nobody knows");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_forces_while_an_action_runs_has_its_turn_each_once_and_in_order() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, _, _) = watched(&world, &switch);
+    let slow = Remedy::new("slow", || {
+        Box::pin(async {
+            sleep(secs(3)).await;
+            Ok(buttress_heal::Then::Nothing)
+        })
+    });
+    let [second, third] = ["second", "third"].map(Remedy::useless);
+    let supervisor = supervisor.rung(Of(slow)).rung(Of(second)).rung(Of(third));
+    let (_client, handle) = supervisor.spawn().unwrap();
+    sleep(secs(1)).await;
+    handle.force("slow").await.unwrap();
+    sleep(secs(1)).await;
+    for rung in ["third", "second", "third"] {
+        handle.force(rung).await.unwrap();
+    }
+    sleep(secs(60)).await;
+    assert_eq!(actions(&handle), ["slow", "third", "second"]);
+}
