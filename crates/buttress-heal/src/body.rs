@@ -246,6 +246,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             }
             self.show(cause);
         };
+        self.page();
         self.show(cause);
         let holds = self.siblings.as_mut().is_some_and(|group| group.relieve(now, &mut self.chart));
         let relief = if holds { now + SECOND } else { u64::MAX };
@@ -312,7 +313,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             }
             Step::Escalate(cause) => {
                 self.chart.escalate(now, cause.as_str(), &self.seen.failing);
-                self.view.escalate(self.chart.key());
+                self.page();
                 cause.as_str()
             }
             Step::Worse => {
@@ -332,6 +333,14 @@ impl<S: Clone + Send + 'static> Body<S> {
                 "it has been well for long enough"
             }
             Step::Wait(_) | Step::Act(_) | Step::Hold => "",
+        }
+    }
+
+    /// Calls the human that was to be called, as soon as nothing speaks against it.
+    fn page(&mut self) {
+        let waits = self.seen.paused || self.seen.failing.is_empty();
+        if self.state.is_escalated() && !waits && self.chart.page() {
+            self.view.escalate(self.chart.key());
         }
     }
 

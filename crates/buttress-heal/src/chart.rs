@@ -123,10 +123,9 @@ impl Chart {
             let known = entries.filter(|entry| failing.contains(entry.symptom()));
             let lines = known.map(ToString::to_string).collect();
             if let Some(incident) = &mut record.current {
-                (incident.escalated, incident.ledger) = (true, lines);
+                incident.ledger = lines;
             }
         }
-        self.page();
     }
 
     /// All symptoms have been gone since then, or are back.
@@ -150,14 +149,17 @@ impl Chart {
         }
     }
 
-    /// Calls a human, unless nothing is to be done.
-    pub(crate) fn page(&mut self) {
-        let Some(incident) = self.snapshot().filter(|_| !self.silent) else { return };
-        let span = self.span();
-        self.pages.push(PageKind::Trigger, incident, span);
-        if let Some(open) = &mut self.incident {
-            open.paged = true;
+    /// Calls a human, unless nothing is to be done or somebody was called. Whether that is news.
+    pub(crate) fn page(&mut self) -> bool {
+        let Some(open) = self.incident.as_mut().filter(|open| !open.paged && !self.silent) else {
+            return false;
+        };
+        open.paged = true;
+        self.change(|incident| incident.escalated = true);
+        if let Some(incident) = self.snapshot() {
+            self.pages.push(PageKind::Trigger, incident, self.span());
         }
+        true
     }
 
     /// Tells more to a human who was called, and to nobody else.
@@ -166,12 +168,6 @@ impl Chart {
         if let Some(incident) = self.snapshot().filter(|_| is_paged) {
             self.pages.push(kind, incident, self.span());
         }
-    }
-
-    /// Whether a human was to be called, and was not.
-    pub(crate) fn owes_page(&self) -> bool {
-        let is_unpaged = self.incident.as_ref().is_some_and(|open| !open.paged);
-        is_unpaged && !self.silent
     }
 
     pub(crate) fn sent(&self, sent: Sent) {

@@ -41,9 +41,6 @@ impl<S: Clone + Send + 'static> Body<S> {
 
     pub(crate) fn change_mode(&mut self) {
         self.chart.silent = self.mode() != Mode::Enforce;
-        if self.state.is_escalated() && self.chart.owes_page() {
-            self.chart.page();
-        }
         if self.mode() == Mode::Off {
             self.rounds.stop();
             self.reassess();

@@ -235,6 +235,7 @@ impl State {
         match self.forced.first() {
             Some(_) if is_free && self.incident.is_none() => Some(self.open(now)),
             Some(&rung) if is_free => Some(Step::Act(rung)),
+            _ if seen.paused => None,
             _ => self.worse(seen),
         }
     }

@@ -386,3 +386,67 @@ async fn what_an_operator_forces_while_an_action_runs_has_its_turn_each_once_and
     sleep(secs(60)).await;
     assert_eq!(actions(&handle), ["slow", "third", "second"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_paused_nobody_is_told_that_it_got_worse_or_called_for_what_was_seen_before() {
+    let (world, memory, ping) =
+        (World::new(1), Switch::new("memory", Symptom::Memory), Switch::new("ping", Symptom::Connectivity));
+    let (supervisor, pages, _) = watched(&world, &memory);
+    let supervisor = supervisor.check(Of(Arc::clone(&ping))).rung(Of(Remedy::useless("useless")));
+    let (_client, handle) = supervisor.mode(Mode::Observe).spawn().unwrap();
+    memory.set(false);
+    sleep(secs(600)).await;
+    handle.pause();
+    handle.set_mode(Mode::Enforce);
+    sleep(secs(60)).await;
+    assert_eq!((handle.status().state, pages.told().len()), (HealState::Escalated, 0));
+    handle.resume();
+    sleep(secs(1)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger]);
+    handle.pause();
+    ping.set(false);
+    sleep(secs(60)).await;
+    assert_eq!((handle.health(), pages.kinds()), (Health::Critical, vec![PageKind::Trigger]));
+    handle.resume();
+    sleep(secs(1)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Update]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_not_called_is_not_called_when_all_is_well_again() {
+    let (world, switch) = (World::new(1), Switch::new("queue", Symptom::Queue));
+    let (supervisor, pages, _) = watched(&world, &switch);
+    let supervisor = supervisor.rung(Of(Remedy::useless("useless")));
+    let (_client, handle) = supervisor.mode(Mode::Observe).spawn().unwrap();
+    switch.set(false);
+    sleep(secs(600)).await;
+    switch.set(true);
+    sleep(secs(10)).await;
+    assert_eq!(handle.status().state, HealState::Recovering);
+    handle.set_mode(Mode::Enforce);
+    sleep(secs(10)).await;
+    assert_eq!(pages.told().len(), 0);
+    switch.set(false);
+    sleep(secs(10)).await;
+    assert_eq!(pages.kinds(), [PageKind::Trigger], "it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_names_an_incident_only_if_a_human_was_called_for_it() {
+    let world = World::new(1);
+    world.set(0, false);
+    let (supervisor, pages, _) = supervise(&world);
+    let (client, handle) = supervisor.mode(Mode::Observe).spawn().unwrap();
+    sleep(secs(600)).await;
+    assert_eq!((handle.status().state, pages.told().len()), (HealState::Escalated, 0));
+    assert!(!handle.incident().unwrap().is_escalated(), "nobody was called");
+    let refused = async || {
+        let error = client.clone().oneshot(()).await.unwrap_err();
+        buttress_core::find::<Unavailable>(&*error).unwrap().incident().map(str::to_owned)
+    };
+    assert_eq!(refused().await, None);
+    handle.set_mode(Mode::Enforce);
+    sleep(secs(1)).await;
+    assert_eq!(refused().await.as_deref(), handle.status().incident.as_deref());
+    assert!(handle.incident().unwrap().is_escalated() && pages.kinds() == [PageKind::Trigger]);
+}
