@@ -5,7 +5,6 @@ use std::time::Duration;
 use buttress_core::observe::{HealResult, PageKind};
 use buttress_core::{Clock, Event, Mode, Timer};
 
-use crate::BoxFuture;
 use crate::action::Attempt;
 use crate::chart::Chart;
 use crate::check::Symptom;
@@ -46,8 +45,6 @@ pub(crate) struct Body<S> {
     pub(crate) target: usize,
     /// There has been a service: before, there is nothing to look at.
     pub(crate) has_begun: bool,
-    pub(crate) suspected: BoxFuture<'static, ()>,
-    pub(crate) unused: BoxFuture<'static, ()>,
     pub(crate) timer: (u64, Timer),
 }
 
@@ -81,7 +78,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             if let Some(limit) = self.obey(cx, now) {
                 return Poll::Ready(Order::Stop(limit));
             }
-            if self.unused.as_mut().poll(cx).is_ready() {
+            if self.view.is_unused(cx) {
                 return Poll::Ready(Order::End);
             }
             self.notice(now);
@@ -136,10 +133,7 @@ impl<S: Clone + Send + 'static> Body<S> {
 
     /// Runs the checks that are due, and believes what has been seen often enough. Says when the next one is due.
     fn look(&mut self, cx: &mut Context<'_>, now: u64, busy: Busy) -> u64 {
-        if self.suspected.as_mut().poll(cx).is_ready() {
-            let view = self.view.clone();
-            self.suspected = Box::pin(async move { view.suspected().await });
-            cx.waker().wake_by_ref();
+        if self.view.is_suspected(cx) {
             self.rounds.hurry();
         }
         if !self.looks(busy) {

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use buttress_core::clock::after;
 use buttress_core::{Event, Observer, Reason, Refused, within};
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use crate::lane::{Lane, Lanes};
@@ -59,9 +60,8 @@ impl<S: Clone> Live<S> {
 pub(crate) struct Hub {
     pub(crate) name: Arc<str>,
     pub(crate) settings: SwapSettings,
-    pub(crate) observer: Arc<Observer>,
-    /// The calls of the current generation give reason to look.
-    pub(crate) suspicion: Notify,
+    pub(crate) observer: Observer,
+    pub(crate) bell: Bell,
     /// Somebody wants to know how long calls take.
     pub(crate) timed: AtomicBool,
     /// Callers that wait for a generation.
@@ -91,10 +91,127 @@ impl Hub {
     }
 }
 
+/// Wakes the supervisor's task, and says what for.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    /// The calls of the current generation give reason to look.
+    suspicion: AtomicBool,
+    /// Nobody has the service any more.
+    unused: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Bell {
+    pub(crate) fn suspect(&self) {
+        self.suspicion.store(true, Relaxed);
+        self.ring();
+    }
+
+    /// Whether there was a reason to look since this was last asked. If not, this task is woken by the next one.
+    pub(crate) fn was_suspected(&self, cx: &Context<'_>) -> bool {
+        self.listen(cx);
+        self.suspicion.swap(false, Relaxed)
+    }
+
+    /// Whether nobody has the service any more. If somebody has, this task is woken when nobody has.
+    pub(crate) fn is_unused(&self, cx: &Context<'_>) -> bool {
+        self.listen(cx);
+        self.unused.load(Relaxed)
+    }
+
+    // What was said before is seen by whoever listens before it looks: both take the lock.
+    fn ring(&self) {
+        let waker = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn listen(&self, cx: &Context<'_>) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// What there is to go through, and who waits for something else.
+///
+/// Asked by calls that are not under way yet, and seldom by those: a lock is as good as a channel, which is large.
+pub(crate) struct Entrance<S> {
+    gate: Mutex<Gate<S>>,
+    changed: Notify,
+}
+
+impl<S> Entrance<S> {
+    pub(crate) fn new(gate: Gate<S>) -> Self {
+        Self { gate: Mutex::new(gate), changed: Notify::new() }
+    }
+
+    /// No user code runs under this lock.
+    pub(crate) fn gate(&self) -> MutexGuard<'_, Gate<S>> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, gate: Gate<S>) {
+        // Dropped when the lock is free: a service is user code.
+        let _old = std::mem::replace(&mut *self.gate(), gate);
+        self.changed.notify_waiters();
+    }
+
+    /// `None` once nobody will open the gate any more.
+    async fn wait(&self) -> Option<Admitted<S>> {
+        loop {
+            let changed = self.changed.notified();
+            let full = match &*self.gate() {
+                Gate::Open(live) => match live.ramp.as_ref().map(Ramp::place) {
+                    None | Some(Place::NotNeeded) => {
+                        return Some(Admitted { live: Arc::clone(live), place: None });
+                    }
+                    Some(Place::Taken(place)) => {
+                        return Some(Admitted { live: Arc::clone(live), place: Some(place) });
+                    }
+                    Some(Place::Full(places)) => Some((places, Arc::clone(live))),
+                },
+                Gate::Shut(Why::ShutDown, _) => return None,
+                Gate::Shut(..) => None,
+            };
+            match full {
+                // It is closed when no place is needed any more, and when another generation takes over.
+                Some((places, live)) => {
+                    if let Ok(place) = places.acquire_owned().await {
+                        return Some(Admitted { live, place: Some(place) });
+                    }
+                }
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Resolves when there is another generation than this, or none.
+    async fn moved(&self, from: u64) {
+        loop {
+            let changed = self.changed.notified();
+            let is_there = matches!(&*self.gate(), Gate::Open(live) if live.signals.generation() == from);
+            if !is_there {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
 /// What the clones of a service share.
 pub(crate) struct Shared<S> {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) gate: watch::Receiver<Gate<S>>,
+    pub(crate) entrance: Arc<Entrance<S>>,
+}
+
+impl<S> Drop for Shared<S> {
+    fn drop(&mut self) {
+        self.hub.bell.unused.store(true, Relaxed);
+        self.hub.bell.ring();
+    }
 }
 
 /// A generation to make a call with, and a place in it where it starts slowly.
@@ -112,7 +229,7 @@ pub(crate) enum Admission<S> {
 impl<S> Shared<S> {
     /// Lets a caller in, refuses it, or lets it wait.
     pub(crate) fn admit(&self) -> Admission<S> {
-        let (why, cause) = match &*self.gate.borrow() {
+        let (why, cause) = match &*self.entrance.gate() {
             Gate::Open(live) => match live.ramp.as_ref().map(Ramp::place) {
                 None | Some(Place::NotNeeded) => {
                     return Admission::Now(Admitted { live: Arc::clone(live), place: None });
@@ -136,52 +253,14 @@ impl<S> Shared<S> {
     }
 
     /// A service is there, or not in time.
-    pub(crate) async fn wait(
-        gate: watch::Receiver<Gate<S>>,
-        ticket: Ticket,
-    ) -> Result<Admitted<S>, Unavailable> {
-        let admitted = within(ticket.within, wait_at(gate)).await.flatten();
+    pub(crate) async fn wait(self: Arc<Self>, ticket: Ticket) -> Result<Admitted<S>, Unavailable> {
+        let admitted = within(ticket.within, self.entrance.wait()).await.flatten();
         admitted.ok_or_else(|| ticket.hub.unavailable(ticket.why, None))
     }
 
     /// Whether the gate shows another generation than this within the time.
-    pub(crate) async fn change(mut gate: watch::Receiver<Gate<S>>, from: u64, limit: Duration) -> bool {
-        let moved = async {
-            let is_other =
-                |gate: &Gate<S>| !matches!(gate, Gate::Open(live) if live.signals.generation() == from);
-            if gate.wait_for(is_other).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        within(limit, moved).await.is_some()
-    }
-}
-
-/// `None` once nobody can open the gate any more.
-async fn wait_at<S>(mut gate: watch::Receiver<Gate<S>>) -> Option<Admitted<S>> {
-    loop {
-        let full = match &*gate.borrow_and_update() {
-            Gate::Open(live) => match live.ramp.as_ref().map(Ramp::place) {
-                None | Some(Place::NotNeeded) => {
-                    return Some(Admitted { live: Arc::clone(live), place: None });
-                }
-                Some(Place::Taken(place)) => {
-                    return Some(Admitted { live: Arc::clone(live), place: Some(place) });
-                }
-                Some(Place::Full(places)) => Some((places, Arc::clone(live))),
-            },
-            Gate::Shut(Why::ShutDown, _) => return None,
-            Gate::Shut(..) => None,
-        };
-        match full {
-            // It is closed when no place is needed any more, and when another generation takes over.
-            Some((places, live)) => {
-                if let Ok(place) = places.acquire_owned().await {
-                    return Some(Admitted { live, place: Some(place) });
-                }
-            }
-            None => gate.changed().await.ok()?,
-        }
+    pub(crate) async fn change(self: Arc<Self>, from: u64) -> bool {
+        within(self.hub.settings.patience, self.entrance.moved(from)).await.is_some()
     }
 }
 

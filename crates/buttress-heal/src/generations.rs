@@ -6,13 +6,13 @@ use std::time::Duration;
 use buttress_core::clock::Seconds;
 use buttress_core::{Observer, within};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::BoxFuture;
 use crate::ending::{Ending, granted};
 use crate::factory::{Build, Factory};
-use crate::gate::{Gate, Hub, Live, Shared};
+use crate::gate::{Entrance, Gate, Hub, Live, Shared};
 use crate::lane::Lanes;
 use crate::ramp::Ramp;
 use crate::service::Heal;
@@ -92,12 +92,13 @@ impl<F: Factory> Generations<F> {
         name: Arc<str>,
         factory: F,
         settings: SwapSettings,
-        observer: Arc<Observer>,
+        observer: Observer,
     ) -> (Self, Heal<F::Service>) {
         let hub = Arc::new(Hub { name, settings, observer, ..Hub::default() });
-        let (sender, gate) = watch::channel(Gate::Shut(Why::Starting, None));
-        let heal = Heal::new(Arc::new(Shared { hub: Arc::clone(&hub), gate }));
-        let view = View { hub, gate: Arc::new(sender) };
+        let entrance = Arc::new(Entrance::new(Gate::Shut(Why::Starting, None)));
+        let view = View { hub, entrance };
+        let View { hub, entrance } = view.clone();
+        let heal = Heal::new(Arc::new(Shared { hub, entrance }));
         (Self { factory, view, retire: None, current: None, old: None, last: 0 }, heal)
     }
 
@@ -206,7 +207,7 @@ impl<F: Factory> Generations<F> {
             };
             runtime.spawn(grow).abort_handle()
         });
-        self.view.gate.send_replace(Gate::Open(Arc::clone(&live)));
+        self.view.entrance.set(Gate::Open(Arc::clone(&live)));
         self.current = Some(Current { live, growing });
         self.last
     }
@@ -249,7 +250,7 @@ impl<F: Factory> Generations<F> {
 
     /// Refuses calls from now on, gives those under way this time to end, cuts off the rest, and retires what there is.
     pub(crate) async fn shutdown(mut self, limit: Duration) {
-        self.view.gate.send_replace(Gate::Shut(Why::ShutDown, None));
+        self.view.entrance.set(Gate::Shut(Why::ShutDown, None));
         let current = self.current.take().map(|current| self.end(current, limit, granted()));
         if within(limit, self.old_gone()).await.is_none() {
             self.end_old().await;
@@ -261,13 +262,10 @@ impl<F: Factory> Generations<F> {
 
 impl<F: Factory> Drop for Generations<F> {
     fn drop(&mut self) {
-        self.view.gate.send_if_modified(|gate| {
-            let nobody_opens_it = matches!(gate, Gate::Shut(..));
-            if nobody_opens_it {
-                *gate = Gate::Shut(Why::ShutDown, None);
-            }
-            nobody_opens_it
-        });
+        let nobody_opens_it = matches!(&*self.view.entrance.gate(), Gate::Shut(..));
+        if nobody_opens_it {
+            self.view.entrance.set(Gate::Shut(Why::ShutDown, None));
+        }
     }
 }
 
@@ -313,7 +311,7 @@ struct Breaking<'a, F: Factory> {
 impl<'a, F: Factory> Breaking<'a, F> {
     fn begin(generations: &'a mut Generations<F>) -> Self {
         let why = if generations.last == 0 { Why::Starting } else { Why::Replacing };
-        generations.view.gate.send_replace(Gate::Shut(why, None));
+        generations.view.entrance.set(Gate::Shut(why, None));
         let mut breaking = Self { generations, spare: None, retire_old: None, cause: None };
         let generations = &mut *breaking.generations;
         if let Some(old) = generations.current.take() {
@@ -348,7 +346,7 @@ impl<F: Factory> Drop for Breaking<'_, F> {
         if let Some((service, target, busy)) = self.spare.take() {
             self.generations.publish(service, target, busy.max(1));
         } else {
-            self.generations.view.gate.send_replace(Gate::Shut(Why::NoService, self.cause.take()));
+            self.generations.view.entrance.set(Gate::Shut(Why::NoService, self.cause.take()));
         }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use buttress_core::{BoxError, Classify, Judged, Now, Plain, Watch, error_verdict};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use crate::BoxFuture;
 use crate::future::ResponseFuture;
-use crate::gate::{Admission, Admitted, Gate, Hub, Live, Shared};
+use crate::gate::{Admission, Admitted, Entrance, Gate, Hub, Live, Shared};
 use crate::lane::Lane;
 use crate::permit::Permit;
 use crate::unavailable::{Cause, Unavailable, Why};
@@ -65,9 +65,9 @@ impl<S> Heal<S> {
 
     /// One that was never started, for this reason.
     pub(crate) fn not_started(name: Arc<str>, cause: Cause) -> Self {
-        let (_, gate) = watch::channel(Gate::Shut(Why::NoService, Some(cause)));
+        let entrance = Arc::new(Entrance::new(Gate::Shut(Why::NoService, Some(cause))));
         let hub = Arc::new(Hub { name, ..Hub::default() });
-        Self::new(Arc::new(Shared { hub, gate }))
+        Self::new(Arc::new(Shared { hub, entrance }))
     }
 }
 
@@ -188,7 +188,7 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
                 Admission::Now(admitted) => return Poll::Ready(Ok(admitted)),
                 Admission::Refused(unavailable) => return Poll::Ready(Err(unavailable)),
                 Admission::Wait(ticket) => {
-                    let wait = Shared::wait(self.shared.gate.clone(), ticket);
+                    let wait = Arc::clone(&self.shared).wait(ticket);
                     self.waiting = Waiting::Admission(Mutex::new(Box::pin(wait)));
                 }
             }
@@ -209,8 +209,7 @@ impl<S: Clone + Send + 'static, P, W> Heal<S, P, W> {
 
     fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let (false, Some(attached)) = (matches!(self.waiting, Waiting::Change(_)), &self.attached) {
-            let (gate, patience) = (self.shared.gate.clone(), self.shared.hub.settings.patience);
-            let change = Shared::change(gate, attached.live.signals.generation(), patience);
+            let change = Arc::clone(&self.shared).change(attached.live.signals.generation());
             self.waiting = Waiting::Change(Mutex::new(Box::pin(change)));
         }
         match &mut self.waiting {

@@ -193,7 +193,7 @@ impl Signals {
 
     fn suspect(&self) {
         if !self.is_superseded() {
-            self.hub.suspicion.notify_one();
+            self.hub.bell.suspect();
         }
     }
 

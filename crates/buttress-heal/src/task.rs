@@ -61,7 +61,7 @@ pub(crate) fn spawn<F: Factory>(
 ) -> (Heal<F::Service>, SupervisorHandle) {
     let Supervisor { name, factory, targets, checks, pager, observer, .. } = supervisor;
     let targets = targets.unwrap_or_default();
-    let swaps = Arc::new(observer.clone().map_or_else(Observer::default, Observer::from));
+    let swaps = observer.clone().map_or_else(Observer::default, Observer::from);
     let (mut generations, service) = Generations::new(Arc::clone(&name), factory, supervisor.swap, swaps);
     if let Some(retire) = supervisor.retire {
         generations.retire_with(retire);
@@ -72,7 +72,6 @@ pub(crate) fn spawn<F: Factory>(
     let checks: Vec<_> = checks.into_iter().map(OneAtATime::new).map(Arc::new).collect();
     let probing = checks.iter().filter(|one| one.check().probes()).map(Arc::clone).collect();
     let warm = Warm { checks: probing, passes: supervisor.warm_up, target: 0 };
-    let (suspected, unused) = (view.clone(), view.clone());
     let mut body = Body {
         clock: Clock::start(),
         chart: Chart::new(Arc::clone(&shared), observer, pager),
@@ -88,8 +87,6 @@ pub(crate) fn spawn<F: Factory>(
         generation: 0,
         target: 0,
         has_begun: false,
-        suspected: Box::pin(async move { suspected.suspected().await }),
-        unused: Box::pin(async move { unused.unused().await }),
         timer: Default::default(),
         view,
     };

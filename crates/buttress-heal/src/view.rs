@@ -1,25 +1,24 @@
 use std::sync::{Arc, PoisonError};
+use std::task::Context;
 
-use tokio::sync::watch;
-
-use crate::gate::{Gate, Hub, Live};
+use crate::gate::{Entrance, Gate, Hub, Live};
 use crate::signals::Signals;
 
 /// What can be seen of the generations by whoever does not own them.
 pub(crate) struct View<S> {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) gate: Arc<watch::Sender<Gate<S>>>,
+    pub(crate) entrance: Arc<Entrance<S>>,
 }
 
 impl<S> Clone for View<S> {
     fn clone(&self) -> Self {
-        Self { hub: Arc::clone(&self.hub), gate: Arc::clone(&self.gate) }
+        Self { hub: Arc::clone(&self.hub), entrance: Arc::clone(&self.entrance) }
     }
 }
 
 impl<S: Clone> View<S> {
     fn live(&self) -> Option<Arc<Live<S>>> {
-        match &*self.gate.borrow() {
+        match &*self.entrance.gate() {
             Gate::Open(live) => Some(Arc::clone(live)),
             Gate::Shut(..) => None,
         }
@@ -36,20 +35,16 @@ impl<S: Clone> View<S> {
         self.live().map(|live| Arc::clone(&live.signals))
     }
 
-    /// Resolves when so many calls in a row of the current generation have not succeeded, and again after as many more.
-    pub(crate) async fn suspected(&self) {
-        loop {
-            self.hub.suspicion.notified().await;
-            let streak = self.signals().map_or(0, |signals| signals.failures_in_a_row());
-            if streak >= self.hub.settings.suspect_after {
-                return;
-            }
-        }
+    /// Whether so many calls in a row of the current generation have not succeeded, and again after as many more. If not, this task
+    /// is woken when that may be.
+    pub(crate) fn is_suspected(&self, cx: &Context<'_>) -> bool {
+        let streak = || self.signals().map_or(0, |signals| signals.failures_in_a_row());
+        self.hub.bell.was_suspected(cx) && streak() >= self.hub.settings.suspect_after
     }
 
-    /// Resolves when nobody has the service any more.
-    pub(crate) async fn unused(&self) {
-        self.gate.closed().await;
+    /// Whether nobody has the service any more. If somebody has, this task is woken when nobody has.
+    pub(crate) fn is_unused(&self, cx: &Context<'_>) -> bool {
+        self.hub.bell.is_unused(cx)
     }
 
     /// How many callers wait for a generation.

@@ -111,7 +111,7 @@ async fn a_panic_before_there_is_a_future_is_a_failure_too() {
         "db".into(),
         factory,
         SwapSettings::default(),
-        std::sync::Arc::default(),
+        buttress_core::Observer::default(),
     );
     generations.first().await.unwrap();
     let mut instance = service.clone();

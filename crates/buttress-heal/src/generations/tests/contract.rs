@@ -1,7 +1,7 @@
 use std::io;
-use std::sync::Arc;
 use std::task::Poll;
 
+use buttress_core::Observer;
 use buttress_testkit::clock::poll_once;
 use buttress_testkit::contract::{self, Subject};
 use tokio_test::{assert_pending, assert_ready};
@@ -26,7 +26,7 @@ impl Layer<Subject> for Supervised {
 
 fn started<F: Factory>(factory: F) -> (Generations<F>, Heal<F::Service>) {
     let (mut generations, heal) =
-        Generations::new("db".into(), factory, SwapSettings::default(), Arc::default());
+        Generations::new("db".into(), factory, SwapSettings::default(), Observer::default());
     let first = poll_once(&mut Box::pin(generations.first()));
     assert!(matches!(first, Poll::Ready(Ok(1))));
     (generations, heal)
@@ -94,7 +94,7 @@ async fn a_make_service_is_a_factory_with_targets_of_its_own() {
     });
     let factory = MakeServices::new(make, ["eu", "us"]);
     let (mut generations, heal) =
-        Generations::new("db".into(), factory, SwapSettings::default(), Arc::default());
+        Generations::new("db".into(), factory, SwapSettings::default(), Observer::default());
     generations.first().await.unwrap();
     assert_eq!(tower::ServiceExt::oneshot(heal.clone(), 0).await.unwrap(), "eu");
     generations.swap(BREAK_FIRST, 1, &Warm).await.unwrap();

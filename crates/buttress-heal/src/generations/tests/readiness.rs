@@ -3,13 +3,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use buttress_core::{Effect, Rng, Verdict, find, own_verdict};
+use buttress_core::{Effect, Observer, Rng, Verdict, find, own_verdict};
 use buttress_testkit::clock::{poll_in_task, settle};
 use buttress_testkit::{Counts, ScriptError, Scripted, ok};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use super::support::{BREAK_FIRST, Client, MAKE_FIRST, MS, Warm, Works, at_once, call, unavailable};
+use super::support::{
+    BREAK_FIRST, Client, MAKE_FIRST, MS, Warm, Works, at_once, call, suspected, unavailable,
+};
 use crate::generations::Generations;
 use crate::{Build, Heal, SwapSettings, Why};
 
@@ -101,7 +103,7 @@ fn moody(moods: &[Moody]) -> (Generations<impl crate::Factory<Service = Moody>>,
         let at = (build.generation - 1) as usize;
         std::future::ready(Ok::<_, io::Error>(Moody { generation: build.generation, ..moods[at].clone() }))
     };
-    Generations::new("db".into(), factory, SwapSettings::default(), Arc::default())
+    Generations::new("db".into(), factory, SwapSettings::default(), Observer::default())
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,7 +119,7 @@ async fn readiness_that_fails_is_the_error_of_the_call_and_makes_the_supervisor_
     assert_eq!(error.to_string(), "the connection is gone");
     assert!(find::<io::Error>(&*error).is_some());
     assert!(matches!(own_verdict(&*error), Some(Verdict::Failure { effect: Effect::NotSent, .. })));
-    view.suspected().await;
+    suspected(&view).await;
     generations.swap(BREAK_FIRST, 0, &Warm).await.unwrap();
     assert_eq!(instance.ready().await.unwrap().call(0).await.unwrap(), 2, "the same instance, healed");
 }

@@ -6,12 +6,12 @@ use buttress_testkit::{err, hang, ok};
 use tokio::time::{Instant, timeout};
 use tower::{Service, ServiceExt};
 
-use super::support::{BREAK_FIRST, MAKE_FIRST, MS, Warm, Works, at_once, call};
+use super::support::{BREAK_FIRST, MAKE_FIRST, MS, Warm, Works, at_once, call, suspected};
 use crate::view::View;
 use crate::{Outcomes, Signals, SwapSettings};
 
 async fn is_suspected<S: Clone>(view: &View<S>) -> bool {
-    timeout(MS(0), view.suspected()).await.is_ok()
+    timeout(MS(0), suspected(view)).await.is_ok()
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,14 +66,14 @@ async fn who_waits_for_a_suspicion_is_woken_by_the_fifth_failure() {
     generations.first().await.unwrap();
     let view = generations.view();
     let start = Instant::now();
-    let suspected = tokio::spawn(async move {
-        view.suspected().await;
+    let looks = tokio::spawn(async move {
+        suspected(&view).await;
         start.elapsed()
     });
     for _ in 0..5 {
         let _ = call(&service, 0).await;
     }
-    assert_eq!(suspected.await.unwrap(), MS(50));
+    assert_eq!(looks.await.unwrap(), MS(50));
 }
 
 /// The stragglers of a generation that was replaced fail one after the other.

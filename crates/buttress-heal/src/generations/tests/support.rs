@@ -1,17 +1,19 @@
 //! Factories and services for these tests.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress_core::{BoxError, find};
+use buttress_core::{BoxError, Observer, find};
 use buttress_testkit::{ReadinessProbe, ScriptError, Scripted, ScriptedFuture, Step};
 use tower::{Service, ServiceExt};
 
 use crate::generations::{Generations, SwapOrder, WarmUp};
+use crate::view::View;
 use crate::{BoxFuture, Build, Factory, Heal, SwapSettings, Unavailable};
 
 pub(super) const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -102,7 +104,7 @@ impl Works {
     ) -> (Generations<impl Factory<Service = Client>>, Heal<Client>) {
         let works = self.clone();
         let factory = move |build| works.clone().make(build);
-        Generations::new("db".into(), factory, settings, Arc::default())
+        Generations::new("db".into(), factory, settings, Observer::default())
     }
 
     async fn make(self, build: Build) -> Result<Client, io::Error> {
@@ -146,6 +148,11 @@ pub(super) async fn call(service: &Heal<Client>, request: u64) -> Result<u64, Bo
 pub(super) fn unavailable(outcome: Result<u64, BoxError>) -> Unavailable {
     let error = outcome.expect_err("nothing to make a call with");
     find::<Unavailable>(&*error).unwrap_or_else(|| panic!("it is unavailable, and not: {error}")).clone()
+}
+
+/// Resolves when the calls give reason to look.
+pub(super) async fn suspected<S: Clone>(view: &View<S>) {
+    poll_fn(|cx| if view.is_suspected(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// All at once in the runtime's tasks, and their outcomes in order.

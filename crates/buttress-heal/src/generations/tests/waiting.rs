@@ -1,3 +1,5 @@
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use buttress_core::{Kind, Reason, Refused, Verdict, find, own_verdict};
@@ -239,7 +241,10 @@ async fn a_supervisor_learns_when_nobody_has_its_service_any_more() {
     let (mut generations, service) = works.generations(SwapSettings::default());
     generations.first().await.unwrap();
     let view = generations.view();
-    let unused = tokio::spawn(async move { view.unused().await });
+    let unused = tokio::spawn(poll_fn(move |cx| match view.is_unused(cx) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }));
     let clone = service.clone();
     drop(service);
     generations.swap(MAKE_FIRST, 0, &Warm).await.unwrap();
