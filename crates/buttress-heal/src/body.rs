@@ -37,7 +37,7 @@ pub(crate) struct Body<S> {
     pub(crate) way_back: Option<Box<WayBack>>,
     pub(crate) targets: Box<[Arc<str>]>,
     pub(crate) policy: Policy,
-    pub(crate) siblings: Option<Box<Group>>,
+    pub(crate) siblings: Option<Group>,
     pub(crate) seen: Findings,
     /// What the attempt under way is for; none if it is only said that it would be made.
     pub(crate) trial: Option<Vec<Symptom>>,
@@ -230,9 +230,7 @@ impl<S: Clone + Send + 'static> Body<S> {
                     Begun::Would => {}
                     Begun::Held => break now + SECOND,
                 },
-                Step::Hold
-                    if self.siblings.as_mut().is_some_and(|group| group.hold(now, &mut self.chart)) =>
-                {
+                Step::Hold if self.siblings.as_mut().is_some_and(|group| group.hold(&mut self.chart)) => {
                     break now + SECOND;
                 }
                 Step::Hold => {}
@@ -242,7 +240,7 @@ impl<S: Clone + Send + 'static> Body<S> {
         };
         self.page();
         self.show(cause);
-        let holds = self.siblings.as_mut().is_some_and(|group| group.relieve(now, &mut self.chart));
+        let holds = self.siblings.as_mut().is_some_and(|group| group.relieve(&mut self.chart));
         let relief = if holds { now + SECOND } else { u64::MAX };
         let (order, deadline) = self.errands(now, busy);
         (order, wait.min(deadline).min(relief))

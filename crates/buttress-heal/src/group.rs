@@ -1,56 +1,52 @@
-use std::sync::Arc;
-use std::time::Duration;
-
-use buttress_core::observe::{Health, PageKind};
+use buttress_core::observe::PageKind;
 
 use crate::chart::Chart;
-use crate::check::Symptom;
-use crate::incident::Incident;
-use crate::siblings::{Leave, Member, Siblings};
+use crate::siblings::{Leave, Member, Relief, Siblings};
 
-/// One supervisor's place among its siblings, and the page that it has sent for all of them.
+/// One supervisor's place among its siblings.
 pub(crate) struct Group {
     pub(crate) member: Member,
-    /// And when.
-    paged: Option<(Incident, u64)>,
 }
 
 impl Group {
-    pub(crate) fn join(siblings: &Siblings) -> Box<Self> {
-        Box::new(Self { member: siblings.join(), paged: None })
+    pub(crate) fn join(siblings: &Siblings) -> Self {
+        Self { member: siblings.join() }
     }
 
     /// Whether restarts are still held now that it has asked. One member pages for all.
-    pub(crate) fn hold(&mut self, now: u64, chart: &mut Chart) -> bool {
+    pub(crate) fn hold(&mut self, chart: &mut Chart) -> bool {
+        // Whoever really restarts nothing and calls nobody holds nobody back, and leaves the page to one that does.
+        if chart.silent {
+            return self.member.would_be_held();
+        }
         if self.member.ask() == Leave::Granted {
             return false;
         }
-        // Whoever calls nobody leaves the page to one that does.
-        if chart.silent {
-            return true;
+        if let Some(incident) = self.member.page() {
+            chart.pages.push(PageKind::Trigger, incident, chart.span());
         }
-        let Some((hold, in_trouble, members)) = self.member.pages() else { return true };
-        let siblings = self.member.siblings();
-        let name = siblings.name();
-        let evidence = format!(
-            "{in_trouble} of {members} want to restart: restarts are held, what they depend on is ill"
-        );
-        let incident = Incident::new(siblings.key(hold), Arc::clone(name), Health::Critical);
-        let incident = incident.with_symptom(Arc::clone(name), Symptom::Connectivity, evidence);
-        self.paged = Some((incident.clone(), now));
-        chart.pages.push(PageKind::Trigger, incident, chart.span());
         true
     }
 
-    /// Resolves the page that it has sent for all, when the hold is over. Whether there is one that it will have to resolve.
-    pub(crate) fn relieve(&mut self, now: u64, chart: &mut Chart) -> bool {
-        if self.paged.is_none() || !self.member.is_relieved() {
-            return self.paged.is_some();
+    /// Resolves the page that it has sent for all, or one that has left, when the hold is over. Whether there is one that it will
+    /// have to resolve.
+    pub(crate) fn relieve(&mut self, chart: &mut Chart) -> bool {
+        resolve(self.member.relieve(), chart)
+    }
+
+    /// It leaves the others to themselves.
+    pub(crate) fn leave(self, chart: &mut Chart) {
+        resolve(self.member.leave(), chart);
+    }
+}
+
+fn resolve(relief: Relief, chart: &mut Chart) -> bool {
+    match relief {
+        Relief::None => false,
+        Relief::Later => true,
+        Relief::Now(incident) => {
+            chart.pages.push(PageKind::Resolve, *incident, chart.span());
+            false
         }
-        if let Some((incident, since)) = self.paged.take() {
-            let lasted = Duration::from_nanos(now.saturating_sub(since));
-            chart.pages.push(PageKind::Resolve, incident.ended(lasted), chart.span());
-        }
-        false
     }
 }

@@ -225,6 +225,10 @@ mod tests {
         lane.wake_all();
         assert_eq!(Arc::strong_count(&task), 1);
         lane.park(&mut place, &Waker::from(Arc::clone(&task)));
-        assert_eq!((place.map(NonZeroU32::get), Arc::strong_count(&task)), (Some(1), 2), "its place is its own");
+        assert_eq!(
+            (place.map(NonZeroU32::get), Arc::strong_count(&task)),
+            (Some(1), 2),
+            "its place is its own"
+        );
     }
 }

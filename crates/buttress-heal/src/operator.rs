@@ -41,12 +41,12 @@ impl<S: Clone + Send + 'static> Body<S> {
 
     pub(crate) fn change_mode(&mut self) {
         self.chart.silent = self.mode() != Mode::Enforce;
+        if let Some(group) = self.siblings.as_ref().filter(|_| self.chart.silent) {
+            group.member.well();
+        }
         if self.mode() == Mode::Off {
             self.rounds.stop();
             self.reassess();
-            if let Some(group) = &self.siblings {
-                group.member.well();
-            }
         }
     }
 

@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
+use buttress_core::observe::Health;
 use buttress_core::{Clock, Rng};
 
-use crate::incident::{LONGEST_NAME, cut};
+use crate::check::Symptom;
+use crate::incident::{Incident, LONGEST_NAME, cut};
 
 /// Supervisors whose services depend on the same thing: when more than half of them want to restart at once, it is that thing
 /// that is ill, and restarts would only be load.
@@ -45,9 +47,17 @@ struct Group {
     window: u64,
     members: BTreeMap<u64, Asked>,
     joined: u64,
-    holds: u64,
-    /// Who has paged for the hold, and will resolve it.
-    paged_by: Option<u64>,
+    /// So many pages there have been.
+    pages: u64,
+    page: Option<Page>,
+}
+
+/// A human was told that restarts are held.
+struct Page {
+    incident: Incident,
+    since: u64,
+    /// Who has sent it and will resolve it; if that one has left, whoever comes first.
+    by: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +74,17 @@ enum Asked {
 pub(crate) enum Leave {
     Granted,
     Held,
+}
+
+/// What there is to be done about the group's page.
+#[derive(Debug)]
+pub(crate) enum Relief {
+    /// Nothing, by this member.
+    None,
+    /// It is to be resolved when the hold is over.
+    Later,
+    /// It is to be resolved now, once.
+    Now(Box<Incident>),
 }
 
 impl Siblings {
@@ -85,21 +106,22 @@ impl Siblings {
         self.group().holds(now)
     }
 
-    pub(crate) fn name(&self) -> &Arc<str> {
-        &self.inner.name
-    }
-
-    pub(crate) fn key(&self, hold: u64) -> String {
-        let Inner { name, salt, .. } = &*self.inner;
-        format!("{}-correlated-{hold}-{salt:08x}", cut(name, LONGEST_NAME))
-    }
-
     pub(crate) fn join(&self) -> Member {
         Member { siblings: self.clone(), id: self.group().join() }
     }
 
     fn group(&self) -> MutexGuard<'_, Group> {
         self.inner.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn incident(&self, number: u64, in_trouble: usize, members: usize) -> Incident {
+        let Inner { name, salt, .. } = &*self.inner;
+        let key = format!("{}-correlated-{number}-{salt:08x}", cut(name, LONGEST_NAME));
+        let evidence = format!(
+            "{in_trouble} of {members} want to restart: restarts are held, what they depend on is ill"
+        );
+        let incident = Incident::new(key, Arc::clone(name), Health::Critical);
+        incident.with_symptom(Arc::clone(name), Symptom::Connectivity, evidence)
     }
 }
 
@@ -111,10 +133,6 @@ impl fmt::Debug for Siblings {
 }
 
 impl Member {
-    pub(crate) fn siblings(&self) -> &Siblings {
-        &self.siblings
-    }
-
     /// Whether it may restart now. It counts as in trouble until it says that it is [well](Self::well).
     pub(crate) fn ask(&self) -> Leave {
         let now = self.siblings.inner.clock.now();
@@ -130,27 +148,26 @@ impl Member {
         self.siblings.group().members.insert(self.id, Asked::Never);
     }
 
-    /// The number of the hold and how many of how many are in trouble, if this member is to page for it.
-    pub(crate) fn pages(&self) -> Option<(u64, usize, usize)> {
+    /// What a human is to be told, if restarts are held and this member is to say so: none of the others has, or the one that has
+    /// is gone, so that nobody knows whether it got through.
+    pub(crate) fn page(&self) -> Option<Incident> {
         let now = self.siblings.inner.clock.now();
         let mut group = self.siblings.group();
-        if !group.holds(now) || group.paged_by.is_some() {
-            return None;
-        }
-        group.paged_by = Some(self.id);
-        Some((group.holds, group.in_trouble(now), group.members.len()))
+        let incident = |number, in_trouble, members| self.siblings.incident(number, in_trouble, members);
+        group.page(self.id, now, incident)
     }
 
-    /// Whether the hold that this member has paged for is over. Once.
-    pub(crate) fn is_relieved(&self) -> bool {
+    pub(crate) fn relieve(&self) -> Relief {
+        let now = self.siblings.inner.clock.now();
+        self.siblings.group().relieve(self.id, now)
+    }
+
+    /// It leaves, and resolves the page that it answers for if nothing is held without it.
+    pub(crate) fn leave(&self) -> Relief {
         let now = self.siblings.inner.clock.now();
         let mut group = self.siblings.group();
-        if group.paged_by != Some(self.id) || group.holds(now) {
-            return false;
-        }
-        group.paged_by = None;
-        group.holds += 1;
-        true
+        group.leave(self.id);
+        group.relieve(self.id, now)
     }
 }
 
@@ -162,7 +179,7 @@ impl Drop for Member {
 
 impl Group {
     fn new(window: u64) -> Self {
-        Self { window, members: BTreeMap::new(), joined: 0, holds: 0, paged_by: None }
+        Self { window, members: BTreeMap::new(), joined: 0, pages: 0, page: None }
     }
 
     fn join(&mut self) -> u64 {
@@ -171,12 +188,42 @@ impl Group {
         self.joined
     }
 
-    /// Whoever has paged hands that over to the next one that asks: with the same key, so that no human is called twice.
     fn leave(&mut self, id: u64) {
         self.members.remove(&id);
-        if self.paged_by == Some(id) {
-            self.paged_by = None;
+        if let Some(page) = self.page.as_mut().filter(|page| page.by == Some(id)) {
+            page.by = None;
         }
+    }
+
+    /// With the same key as long as it is the same hold, so that no human is called twice.
+    fn page(
+        &mut self,
+        id: u64,
+        now: u64,
+        incident: impl FnOnce(u64, usize, usize) -> Incident,
+    ) -> Option<Incident> {
+        if !self.holds(now) || self.page.as_ref().is_some_and(|page| page.by.is_some()) {
+            return None;
+        }
+        let (pages, in_trouble, members) = (self.pages, self.in_trouble(now), self.members.len());
+        let page = self.page.get_or_insert_with(|| {
+            self.pages += 1;
+            Page { incident: incident(pages, in_trouble, members), since: now, by: None }
+        });
+        page.by = Some(id);
+        Some(page.incident.clone())
+    }
+
+    fn relieve(&mut self, id: u64, now: u64) -> Relief {
+        let others = |page: &Page| page.by.is_some_and(|by| by != id);
+        if self.page.as_ref().is_none_or(others) {
+            return Relief::None;
+        }
+        if self.holds(now) {
+            return Relief::Later;
+        }
+        let Some(Page { incident, since, .. }) = self.page.take() else { return Relief::None };
+        Relief::Now(Box::new(incident.ended(Duration::from_nanos(now.saturating_sub(since)))))
     }
 
     fn ask(&mut self, id: u64, now: u64) -> Leave {
@@ -273,6 +320,10 @@ mod tests {
         assert_eq!(two.ask(2, 0), Leave::Granted);
     }
 
+    fn key(incident: Option<Incident>) -> Option<String> {
+        incident.map(|incident| incident.key().to_owned())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_member_pages_and_resolves_and_another_takes_over_when_it_leaves() {
         let siblings = Siblings::new("pools");
@@ -280,12 +331,23 @@ mod tests {
         for member in members.iter().chain(&members) {
             member.ask();
         }
-        assert_eq!((members[1].pages(), members[2].pages()), (Some((0, 3, 3)), None));
+        let page = members[1].page().unwrap();
+        assert!(page.to_string().contains("3 of 3 want to restart"));
+        assert!(members[2].page().is_none() && matches!(members[1].relieve(), Relief::Later));
         let [first, second, third] = <[Member; 3]>::try_from(members).ok().unwrap();
         drop(second);
         assert!(siblings.is_holding());
-        assert_eq!(third.pages(), Some((0, 2, 2)), "the same hold");
+        assert_eq!(key(third.page()).as_deref(), Some(page.key()), "the same hold");
         first.well();
-        assert!(!first.is_relieved() && third.is_relieved() && !third.is_relieved());
+        assert!(matches!(first.relieve(), Relief::None));
+        let Relief::Now(resolved) = third.relieve() else { panic!("it is over") };
+        assert_eq!((resolved.key(), resolved.opened()), (page.key(), page.opened()));
+        assert!(matches!(third.relieve(), Relief::None));
+        for member in [&first, &third, &first] {
+            member.ask();
+        }
+        assert_ne!(key(first.page()).as_deref(), Some(page.key()), "another hold");
+        drop(third);
+        assert!(matches!(first.leave(), Relief::Now(_)), "nobody else is there");
     }
 }

@@ -220,8 +220,9 @@ impl<F: Factory> Task<F> {
     async fn stop(self: Box<Self>, limit: Option<Duration>) {
         let Self { generations, mut body, .. } = *self;
         body.chart.shared.close();
-        // Whoever takes over from it may page for the group.
-        body.siblings = None;
+        if let Some(group) = body.siblings.take() {
+            group.leave(&mut body.chart);
+        }
         let pages = &mut body.chart.pages;
         let send = poll_fn(|cx| {
             while !pages.is_empty() {

@@ -128,3 +128,58 @@ async fn who_only_observes_does_not_keep_the_groups_page_to_itself_and_counts_no
     fall_ill(&family[..4]).await;
     assert_eq!(restarts(&family), 2, "the other two");
 }
+
+/// Three of five hold, and two of four do not.
+#[tokio::test(start_paused = true)]
+async fn when_the_leaving_of_the_one_that_has_paged_ends_the_hold_it_resolves_its_page() {
+    let siblings = Siblings::new("database");
+    let mut family = family(&siblings, 5);
+    sleep(secs(5)).await;
+    fall_ill(&family[..3]).await;
+    sleep(secs(30)).await;
+    let at = family.iter().position(|sibling| !sibling.pages.told().is_empty()).unwrap();
+    let gone = family.remove(at);
+    assert!(gone.handle.shutdown(secs(1)).await && !siblings.is_holding());
+    assert_eq!(gone.pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
+    let told = gone.pages.told();
+    assert_eq!(told[0].key, told[1].key);
+    family.iter().for_each(|sibling| sibling.switch.set(true));
+    sleep(secs(90)).await;
+    fall_ill(&family).await;
+    sleep(secs(30)).await;
+    let again = pages(&family).into_iter().map(|(_, key)| key).find(|key| key.starts_with("database-"));
+    assert!(again.is_some_and(|key| key != told[0].key), "another hold, another page");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_page_of_one_that_has_left_is_resolved_by_another_one_when_the_hold_is_over() {
+    let siblings = Siblings::new("database");
+    let mut family = family(&siblings, 4);
+    sleep(secs(5)).await;
+    fall_ill(&family[..3]).await;
+    sleep(secs(30)).await;
+    let at = family.iter().position(|sibling| !sibling.pages.told().is_empty()).unwrap();
+    let gone = family.remove(at);
+    family.iter().for_each(|sibling| sibling.switch.set(true));
+    assert!(gone.handle.shutdown(secs(1)).await);
+    sleep(secs(90)).await;
+    let told = pages(&family);
+    let resolves: Vec<_> = told.iter().filter(|(kind, _)| *kind == PageKind::Resolve).collect();
+    assert_eq!((gone.pages.kinds(), resolves.len()), (vec![PageKind::Trigger], 1), "{told:?}");
+    assert_eq!(resolves[0].1, gone.pages.told()[0].key);
+    fall_ill(&family).await;
+    sleep(secs(30)).await;
+    assert_ne!(pages(&family).last().unwrap().1, gone.pages.told()[0].key, "another hold, another page");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_observes_holds_nobody_back() {
+    let siblings = Siblings::new("database");
+    let family = family(&siblings, 4);
+    family[..2].iter().for_each(|sibling| sibling.handle.set_mode(Mode::Observe));
+    sleep(secs(5)).await;
+    fall_ill(&family).await;
+    sleep(secs(25)).await;
+    assert!(!siblings.is_holding(), "two of four restart");
+    assert_eq!((restarts(&family[..2]), restarts(&family[2..])), (0, 6));
+}
