@@ -77,7 +77,8 @@ pub(crate) struct Generations<F: Factory> {
     view: View<F::Service>,
     retire: Option<Retire<F::Service>>,
     current: Option<Current<F::Service>>,
-    old: Option<Ending>,
+    /// Those that come to their end: one, or two at the end of all.
+    old: Vec<Ending>,
     /// The number of the last generation.
     last: u64,
 }
@@ -99,7 +100,7 @@ impl<F: Factory> Generations<F> {
         let view = View { hub, entrance };
         let View { hub, entrance } = view.clone();
         let heal = Heal::new(Arc::new(Shared { hub, entrance }));
-        (Self { factory, view, retire: None, current: None, old: None, last: 0 }, heal)
+        (Self { factory, view, retire: None, current: None, old: Vec::new(), last: 0 }, heal)
     }
 
     /// Calls this with each service when its generation is over.
@@ -162,7 +163,8 @@ impl<F: Factory> Generations<F> {
         let busy = old.as_ref().map_or(0, |old| old.live.signals.outcomes().in_flight as usize);
         let generation = self.publish(service, target, busy.max(1));
         if let Some(old) = old {
-            self.old = Some(self.end(old, self.settings().drain, granted()));
+            let old = self.end(old, self.settings().drain, granted());
+            self.old.push(old);
         }
         Ok(generation)
     }
@@ -221,42 +223,43 @@ impl<F: Factory> Generations<F> {
         Ending::begin(old.live, limit, permission, self.retire())
     }
 
-    /// Waits for the end of the generation before the current one.
+    /// Waits for the end of those that come to it.
     async fn old_gone(&mut self) {
-        // It stays where it is until it is over: this may be dropped.
-        if let Some(old) = &mut self.old {
+        // Each stays where it is until it is over: this may be dropped.
+        while let Some(old) = self.old.last_mut() {
             old.over().await;
-            self.old = None;
+            self.old.pop();
         }
     }
 
     /// Cuts that end short.
     async fn end_old(&mut self) {
-        if let Some(old) = &mut self.old {
-            old.hurry();
-        }
+        self.old.iter_mut().for_each(Ending::hurry);
         self.old_gone().await;
     }
 
-    /// Lets the calls end in their own time, and retires what there is; for a service that nobody has any more.
-    pub(crate) async fn finish(mut self) {
+    fn end_current(&mut self, limit: Duration) {
         if let Some(current) = self.current.take() {
-            let current = self.end(current, Duration::MAX, granted());
-            self.old_gone().await;
-            self.old = Some(current);
+            let current = self.end(current, limit, granted());
+            self.old.push(current);
         }
+    }
+
+    /// Lets the calls end in their own time, and retires what there is; for a service that nobody has any more. May be dropped in
+    /// favour of [`shutdown`](Self::shutdown).
+    pub(crate) async fn finish(&mut self) {
+        self.end_current(Duration::MAX);
         self.old_gone().await;
     }
 
-    /// Refuses calls from now on, gives those under way this time to end, cuts off the rest, and retires what there is.
-    pub(crate) async fn shutdown(mut self, limit: Duration) {
+    /// Refuses calls from now on, gives those under way this time to end, cuts off the rest, and retires what there is. May be
+    /// dropped, and called again with less time.
+    pub(crate) async fn shutdown(&mut self, limit: Duration) {
         self.view.entrance.set(Gate::Shut(Why::ShutDown, None));
-        let current = self.current.take().map(|current| self.end(current, limit, granted()));
+        self.end_current(limit);
         if within(limit, self.old_gone()).await.is_none() {
             self.end_old().await;
         }
-        self.old = current;
-        self.old_gone().await;
     }
 }
 
@@ -324,7 +327,8 @@ impl<'a, F: Factory> Breaking<'a, F> {
                 breaking.spare = old.live.service().map(|service| (service, old.live.target, busy));
                 breaking.retire_old = Some(retire);
             }
-            generations.old = Some(generations.end(old, limit, may_retire));
+            let old = generations.end(old, limit, may_retire);
+            generations.old.push(old);
         }
         breaking
     }

@@ -182,7 +182,8 @@ impl SupervisorHandle {
     }
 
     /// Ends the supervisor: what it does is dropped where it stands, calls under way may end, pages on their way are sent, all
-    /// within this time. Says whether it was enough; if not, what is left is cut off. Calls are refused from then on.
+    /// within this time, or within less if somebody else said so. Says whether it was enough; if not, what is left is cut off. Calls
+    /// are refused from then on.
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.shared.send(Command::Stop(limit));
         let mut status = self.watch();
@@ -265,7 +266,12 @@ impl Shared {
         std::mem::take(&mut inbox.commands)
     }
 
-    /// Nobody answers any more.
+    /// Within which time to end, if that was said. All else is dropped: nobody answers any more.
+    pub(crate) fn told_to_stop(&self, cx: &Context<'_>) -> Option<Duration> {
+        shortest(&self.receive(cx))
+    }
+
+    /// Nobody reads any more.
     pub(crate) fn close(&self) {
         let mut inbox = self.inbox();
         inbox.closed = true;
@@ -278,6 +284,15 @@ impl Shared {
         let mut shown = self.shown();
         (shown.watched, shown.is_last) = (None, true);
     }
+}
+
+/// The least time of all that were given to end.
+pub(crate) fn shortest(commands: &[Command]) -> Option<Duration> {
+    let limits = commands.iter().filter_map(|command| match command {
+        Command::Stop(limit) => Some(*limit),
+        _ => None,
+    });
+    limits.min()
 }
 
 impl Record {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use buttress_core::Mode;
 
 use crate::body::Body;
-use crate::handle::{Command, Explanation, NoSuchRung};
+use crate::handle::{Command, Explanation, NoSuchRung, shortest};
 use crate::incident::Happened;
 use crate::ladder::Fit;
 
@@ -14,10 +14,11 @@ impl<S: Clone + Send + 'static> Body<S> {
     /// Does it. `Some` if that is the end.
     pub(crate) fn obey(&mut self, cx: &Context<'_>, now: u64) -> Option<Duration> {
         let shared = Arc::clone(&self.chart.shared);
-        let mut stop = None;
-        for command in shared.receive(cx) {
+        let commands = shared.receive(cx);
+        let stop = shortest(&commands);
+        for command in commands {
             match command {
-                Command::Stop(limit) => stop = Some(limit),
+                Command::Stop(_) => {}
                 Command::Pause(paused) => {
                     self.seen.paused = paused;
                     let what = if paused { "paused" } else { "resumed" };

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use buttress_core::clock::after;
 use buttress_core::observe::Health;
 use buttress_core::{Clock, Observer, within};
+use tokio::time::Instant;
 
 use crate::BoxFuture;
 use crate::action::{Action, Attempt, Then};
@@ -22,6 +24,7 @@ use crate::group::Group;
 use crate::handle::{Shared, SupervisorHandle};
 use crate::incident::Tried;
 use crate::ladder::{Ladder, Rung};
+use crate::pages::Pages;
 use crate::rounds::{OneAtATime, Patient, Rounds, run};
 use crate::service::Heal;
 use crate::signals::Signals;
@@ -216,35 +219,55 @@ impl<F: Factory> Task<F> {
         }
     }
 
-    /// Sends the pages that are on their way, and lets the calls end.
+    /// Sends the pages that are on their way, and lets the calls end: in their own time, until it is said how long they may take.
     async fn stop(self: Box<Self>, limit: Option<Duration>) {
-        let Self { generations, mut body, .. } = *self;
-        body.chart.shared.close();
+        let Self { mut generations, mut body, .. } = *self;
         if let Some(group) = body.siblings.take() {
             group.leave(&mut body.chart);
         }
-        let pages = &mut body.chart.pages;
-        let send = poll_fn(|cx| {
-            while !pages.is_empty() {
-                ready!(pages.poll(cx));
+        let Chart { shared, pages, .. } = &mut body.chart;
+        let mut until = limit.map(|limit| after(Instant::now(), limit));
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let ended = async {
+                match left {
+                    Some(left) => generations.shutdown(left).await,
+                    None => generations.finish().await,
+                }
+            };
+            let mut ending = pin!(last_things(pages, left.unwrap_or(PAGE_WITHIN), ended));
+            // Of several limits, the first to be over counts.
+            let earlier = poll_fn(|cx| {
+                let told = shared.told_to_stop(cx).map(|limit| after(Instant::now(), limit));
+                match told.filter(|told| until.is_none_or(|until| *told < until)) {
+                    Some(told) => Poll::Ready(Some(told)),
+                    None => ending.as_mut().poll(cx).map(|()| None),
+                }
+            });
+            match earlier.await {
+                Some(told) => until = Some(told),
+                None => return,
             }
-            Poll::Ready(())
-        });
-        let mut sent = pin!(within(limit.unwrap_or(PAGE_WITHIN), send));
-        let mut ended = pin!(async move {
-            match limit {
-                Some(limit) => generations.shutdown(limit).await,
-                None => generations.finish().await,
-            }
-        });
-        let (mut is_sent, mut has_ended) = (false, false);
-        poll_fn(|cx| {
-            is_sent = is_sent || sent.as_mut().poll(cx).is_ready();
-            has_ended = has_ended || ended.as_mut().poll(cx).is_ready();
-            if is_sent && has_ended { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        }
     }
+}
+
+/// Sends the pages that are on their way, within this time, while this ends.
+async fn last_things(pages: &mut Pages, limit: Duration, ended: impl Future<Output = ()>) {
+    let send = poll_fn(|cx| {
+        while !pages.is_empty() {
+            ready!(pages.poll(cx));
+        }
+        Poll::Ready(())
+    });
+    let (mut sent, mut ended) = (pin!(within(limit, send)), pin!(ended));
+    let (mut is_sent, mut has_ended) = (false, false);
+    poll_fn(|cx| {
+        is_sent = is_sent || sent.as_mut().poll(cx).is_ready();
+        has_ended = has_ended || ended.as_mut().poll(cx).is_ready();
+        if is_sent && has_ended { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Does a work while the body goes on looking around, unless it has to stop, or to do something that is more urgent.

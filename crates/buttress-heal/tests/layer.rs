@@ -142,3 +142,45 @@ async fn a_factory_that_needs_longer_than_the_default_can_have_it() {
         handle.shutdown(Duration::ZERO).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_last_call_of_a_service_that_nobody_has_any_more_is_cut_off_by_a_shutdown() {
+    let retired = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&retired);
+    let supervisor = Supervisor::new("db", slow_calls(Duration::MAX)).retire(move |_| {
+        count.fetch_add(1, SeqCst);
+        ready(())
+    });
+    let (service, handle) = supervisor.spawn().unwrap();
+    let hung = tokio::spawn(service.oneshot(0));
+    advance(Duration::from_secs(10)).await;
+    let start = tokio::time::Instant::now();
+    assert!(handle.shutdown(Duration::from_secs(5)).await);
+    assert_eq!((start.elapsed(), retired.load(SeqCst)), (Duration::from_secs(5), 1));
+    assert!(hung.await.unwrap().unwrap_err().to_string().contains("cut off"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_shutdowns_the_one_that_leaves_less_time_counts_whichever_comes_first() {
+    for limits in [[60, 5], [5, 60]] {
+        let retired = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&retired);
+        let supervisor = Supervisor::new("db", slow_calls(Duration::MAX)).retire(move |_| {
+            count.fetch_add(1, SeqCst);
+            ready(())
+        });
+        let (service, handle) = supervisor.spawn().unwrap();
+        let hung = tokio::spawn(service.clone().oneshot(0));
+        settle().await;
+        let start = tokio::time::Instant::now();
+        let [first, second] = limits.map(|limit| {
+            let handle = handle.clone();
+            async move { handle.shutdown(Duration::from_secs(limit)).await }
+        });
+        let first = tokio::spawn(first);
+        settle().await;
+        assert!(second.await && first.await.unwrap(), "{limits:?}");
+        assert_eq!((start.elapsed(), retired.load(SeqCst)), (Duration::from_secs(5), 1), "{limits:?}");
+        assert!(hung.await.unwrap().unwrap_err().to_string().contains("cut off"));
+    }
+}

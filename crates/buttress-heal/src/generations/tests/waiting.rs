@@ -201,7 +201,7 @@ async fn after_shutdown_calls_are_refused_and_those_under_way_have_their_time() 
     settle().await;
     let start = tokio::time::Instant::now();
     let view = generations.view();
-    let shutdown = tokio::spawn(generations.shutdown(MS(1000)));
+    let shutdown = tokio::spawn(async move { generations.shutdown(MS(1000)).await });
     settle().await;
     assert_eq!(unavailable(call(&service, 0).await).why(), Why::ShutDown);
     shutdown.await.unwrap();
