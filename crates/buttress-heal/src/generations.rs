@@ -113,7 +113,7 @@ impl<F: Factory> Generations<F> {
         self.view.clone()
     }
 
-    fn settings(&self) -> &SwapSettings {
+    pub(crate) fn settings(&self) -> &SwapSettings {
         &self.view.hub.settings
     }
 

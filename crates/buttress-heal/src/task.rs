@@ -27,6 +27,7 @@ use crate::ladder::{Ladder, Rung};
 use crate::pages::Pages;
 use crate::rounds::{OneAtATime, Patient, Rounds, run};
 use crate::service::Heal;
+use crate::settings::SwapSettings;
 use crate::signals::Signals;
 use crate::state::State;
 use crate::supervisor::Supervisor;
@@ -207,10 +208,16 @@ impl<F: Factory> Task<F> {
     async fn fail_back(&mut self) -> Option<Cut> {
         let Self { generations, body, warm, .. } = self;
         warm.target = 0;
-        let work = Box::pin(generations.swap(SwapOrder::MakeBeforeBreak, 0, warm));
-        match beside(body, Busy::Yes, work).await {
+        let SwapSettings { exclusive, connect_within, .. } = *generations.settings();
+        // Where the service had to go first, another one is all that matters; else whatever is urgent goes first.
+        let (busy, limit) = match exclusive {
+            true => (Busy::Yes, connect_within),
+            false => (Busy::Aside, Duration::MAX),
+        };
+        let work = within(limit, generations.swap(SwapOrder::MakeBeforeBreak, 0, warm));
+        match beside(body, busy, Box::pin(work)).await {
             Ok(result) => {
-                if result.is_err() {
+                if !matches!(result, Some(Ok(_))) {
                     body.probed(false);
                 }
                 None

@@ -114,3 +114,21 @@ async fn each_other_target_is_tried_once_in_an_incident() {
     assert_eq!(client.clone().oneshot(()).await.unwrap(), 2);
     assert_eq!(pages.told().len(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_way_back_gives_way_to_an_action_for_the_target_in_use() {
+    let world = World::new(2);
+    let (supervisor, _, _) = supervise(&world);
+    let (_client, handle) = supervisor.targets(["eu", "us"]).rung(Rung::fail_over()).spawn().unwrap();
+    sleep(secs(10)).await;
+    world.set(0, false);
+    handle.watch().wait_for(|status| status.target == 1).await.unwrap();
+    world.set(0, true);
+    sleep(secs(58)).await;
+    world.connect.store(25, std::sync::atomic::Ordering::SeqCst);
+    sleep(secs(3)).await;
+    let before = actions(&handle).len();
+    world.set(1, false);
+    sleep(secs(8)).await;
+    assert!(actions(&handle).len() > before, "the first target takes 25 s to connect");
+}
