@@ -188,7 +188,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             return;
         }
         self.generation = generation;
-        let Some((_, target, _)) = self.view.current() else { return };
+        let Some(target) = self.view.target() else { return };
         (self.target, self.has_begun) = (target, true);
         if let Some(way_back) = &mut self.way_back {
             way_back.moved(now, target);

@@ -19,7 +19,7 @@ use crate::service::Heal;
 use crate::settings::SwapSettings;
 use crate::signals::Signals;
 use crate::unavailable::{Cause, Why};
-use crate::unwind::{Panicked, caught};
+use crate::unwind::{Foreign, Panicked, attempt, caught};
 use crate::view::View;
 
 /// Which one is first, the new service or the end of the old one.
@@ -63,7 +63,7 @@ impl SwapError {
 
 /// Tries a new service before it takes calls.
 pub(crate) trait WarmUp<S>: Send + Sync {
-    fn warm(&self, service: S, generation: u64) -> BoxFuture<'_, bool>;
+    fn warm(&self, service: Foreign<S>, generation: u64) -> BoxFuture<'_, bool>;
 }
 
 /// Closes what a service that is gone has left open.
@@ -131,7 +131,7 @@ impl<F: Factory> Generations<F> {
             None => Err(SwapError::TimedOut(limit)),
             Some(Err(panicked)) => Err(SwapError::Panicked(panicked)),
             Some(Ok(Err(error))) => Err(SwapError::Failed(error.into().into())),
-            Some(Ok(Ok(service))) => Ok(Candidate { service: Some(service), retire }),
+            Some(Ok(Ok(service))) => Ok(Candidate { service: Some(Foreign::new(service)), retire }),
         }
     }
 
@@ -274,19 +274,19 @@ impl<F: Factory> Drop for Generations<F> {
 
 /// A service that takes no calls yet, and is retired if it never does.
 pub(crate) struct Candidate<S: Send + 'static> {
-    service: Option<S>,
+    service: Option<Foreign<S>>,
     retire: Option<(Retire<S>, Duration)>,
 }
 
 impl<S: Clone + Send + 'static> Candidate<S> {
     /// A clone of it, to look at.
-    pub(crate) fn service(&self) -> Option<S> {
+    pub(crate) fn service(&self) -> Option<Foreign<S>> {
         self.service.clone()
     }
 
     /// It is to take calls.
     fn take(mut self) -> Option<S> {
-        self.service.take()
+        self.service.take().map(Foreign::into_inner)
     }
 }
 
@@ -297,7 +297,7 @@ impl<S: Send + 'static> Drop for Candidate<S> {
         };
         // Without a runtime, everything is being dropped.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(within(limit, caught(move || retire(service))));
+            runtime.spawn(async move { within(limit, caught(|| retire(service.into_inner()))).await });
         }
     }
 }
@@ -306,7 +306,7 @@ impl<S: Send + 'static> Drop for Candidate<S> {
 struct Breaking<'a, F: Factory> {
     generations: &'a mut Generations<F>,
     /// With its target, and how many calls it had under way.
-    spare: Option<(F::Service, usize, usize)>,
+    spare: Option<(Foreign<F::Service>, usize, usize)>,
     retire_old: Option<oneshot::Sender<()>>,
     cause: Option<Cause>,
 }
@@ -320,12 +320,15 @@ impl<'a, F: Factory> Breaking<'a, F> {
         if let Some(old) = generations.current.take() {
             let limit = generations.settings().drain_critical;
             let (retire, may_retire) = oneshot::channel();
-            if generations.settings().exclusive {
-                let _ = retire.send(());
-            } else {
-                let busy = old.live.signals.outcomes().in_flight as usize;
-                breaking.spare = old.live.service().map(|service| (service, old.live.target, busy));
-                breaking.retire_old = Some(retire);
+            let exclusive = generations.settings().exclusive;
+            // One that cannot be cloned cannot be put back.
+            match attempt(|| old.live.service().filter(|_| !exclusive)) {
+                Ok(Some(service)) => {
+                    let busy = old.live.signals.outcomes().in_flight as usize;
+                    breaking.spare = Some((Foreign::new(service), old.live.target, busy));
+                    breaking.retire_old = Some(retire);
+                }
+                _ => drop(retire.send(())),
             }
             let old = generations.end(old, limit, may_retire);
             generations.old.push(old);
@@ -348,7 +351,7 @@ impl<F: Factory> Drop for Breaking<'_, F> {
             return;
         }
         if let Some((service, target, busy)) = self.spare.take() {
-            self.generations.publish(service, target, busy.max(1));
+            self.generations.publish(service.into_inner(), target, busy.max(1));
         } else {
             self.generations.view.entrance.set(Gate::Shut(Why::NoService, self.cause.take()));
         }

@@ -1,4 +1,3 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
 use crate::incident::cut;
 use crate::judge::{Change, Judge};
 use crate::signals::Signals;
-use crate::unwind::caught;
+use crate::unwind::{Foreign, caught};
 
 /// As much of a check's reason is kept.
 const LONGEST: usize = 1024;
@@ -54,7 +53,7 @@ pub(crate) struct Answered {
 
 /// What the checks look at.
 pub(crate) struct Patient<S> {
-    pub(crate) service: Option<S>,
+    pub(crate) service: Option<Foreign<S>>,
     pub(crate) generation: u64,
     pub(crate) target: usize,
     pub(crate) traffic: Arc<Signals>,
@@ -99,7 +98,7 @@ impl<S: Clone + Send + 'static> Rounds<S> {
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if slot.running.is_none() && slot.due <= now {
                 slot.started = now;
-                slot.running = Some(run(Arc::clone(&slot.check), slot.settings.timeout, patient()));
+                slot.running = Some(run(Arc::clone(&slot.check), slot.settings.timeout, &patient));
             }
             let Some(running) = &mut slot.running else { continue };
             let Poll::Ready(answer) = running.as_mut().poll(cx) else { continue };
@@ -186,25 +185,29 @@ impl<S> OneAtATime<S> {
     }
 }
 
-/// One run, within its time; a panic in it is an answer.
+/// One run, within its time; a panic in it, or in a clone of its service, is an answer.
 pub(crate) fn run<S: Send + 'static>(
     one: Arc<OneAtATime<S>>,
     limit: Duration,
-    patient: Patient<S>,
+    patient: impl FnOnce() -> Patient<S>,
 ) -> BoxFuture<'static, Answer> {
+    let looked = caught(|| {
+        let Patient { service, generation, target, traffic } = patient();
+        async move {
+            let _turn = one.turn.lock().await;
+            // The service need not be `Sync`: no reference to it is kept here.
+            let running = {
+                let service = service.as_ref().map(Foreign::get);
+                one.check.run(Subject { service, generation, target, traffic: &traffic })
+            };
+            within(limit, running).await
+        }
+    });
     Box::pin(async move {
-        let Patient { service, generation, target, traffic } = patient;
-        let (_turn, check) = (one.turn.lock().await, &one.check);
-        // The service need not be `Sync`: no reference to it is kept here.
-        let running = {
-            let subject = Subject { service: service.as_ref(), generation, target, traffic: &traffic };
-            catch_unwind(AssertUnwindSafe(|| check.run(subject)))
-        };
-        let Ok(running) = running else { return Answer::Panicked };
-        match within(limit, caught(move || running)).await {
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) => Answer::Panicked,
-            None => Answer::TimedOut,
+        match looked.await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Answer::TimedOut,
+            Err(_) => Answer::Panicked,
         }
     })
 }

@@ -31,7 +31,7 @@ use crate::settings::SwapSettings;
 use crate::signals::Signals;
 use crate::state::State;
 use crate::supervisor::Supervisor;
-use crate::unwind::caught;
+use crate::unwind::{Foreign, Panicked, caught};
 
 /// How long pages that are on their way may take when nobody has the service any more.
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
@@ -144,7 +144,7 @@ impl<F: Factory> Task<F> {
         match beside(body, Busy::Yes, work).await {
             Ok(result) => {
                 let now = body.clock.now();
-                body.connected(&result, now);
+                body.connected(&result.unwrap_or(Err(Tried::Panicked)), now);
                 None
             }
             Err(cut) => Some(cut),
@@ -178,7 +178,8 @@ impl<F: Factory> Task<F> {
         let span = body.chart.span();
         let work = tracing::Instrument::instrument(within(limit, work), span);
         let result = match beside(body, Busy::Yes, Box::pin(work)).await {
-            Ok(result) => result.unwrap_or(Err(Tried::TimedOut)),
+            Ok(Ok(result)) => result.unwrap_or(Err(Tried::TimedOut)),
+            Ok(Err(_)) => Err(Tried::Panicked),
             Err(cut) => {
                 body.acted(rung, started, Err(Tried::Cancelled));
                 return Some(cut);
@@ -198,7 +199,7 @@ impl<F: Factory> Task<F> {
         };
         match beside(body, Busy::Aside, Box::pin(work)).await {
             Ok(passed) => {
-                body.probed(passed);
+                body.probed(passed.unwrap_or(false));
                 None
             }
             Err(cut) => Some(cut),
@@ -217,7 +218,7 @@ impl<F: Factory> Task<F> {
         let work = within(limit, generations.swap(SwapOrder::MakeBeforeBreak, 0, warm));
         match beside(body, busy, Box::pin(work)).await {
             Ok(result) => {
-                if !matches!(result, Some(Ok(_))) {
+                if !matches!(result, Ok(Some(Ok(_)))) {
                     body.probed(false);
                 }
                 None
@@ -277,17 +278,19 @@ async fn last_things(pages: &mut Pages, limit: Duration, ended: impl Future<Outp
     .await;
 }
 
-/// Does a work while the body goes on looking around, unless it has to stop, or to do something that is more urgent.
+/// Does a work while the body goes on looking around, unless it has to stop, or to do something that is more urgent. A panic in
+/// the work is no other end of it than being dropped where it stands.
 async fn beside<S, T>(
     body: &mut Body<S>,
     busy: Busy,
-    mut work: Pin<Box<impl Future<Output = T>>>,
-) -> Result<T, Cut>
+    work: Pin<Box<impl Future<Output = T>>>,
+) -> Result<Result<T, Panicked>, Cut>
 where
     S: Clone + Send + 'static,
 {
+    let mut work = caught(|| work);
     poll_fn(|cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+        if let Poll::Ready(done) = Pin::new(&mut work).poll(cx) {
             return Poll::Ready(Ok(done));
         }
         match body.poll(cx, busy) {
@@ -319,10 +322,12 @@ fn swapped(result: Result<u64, SwapError>) -> Result<(), Tried> {
 
 impl<S: Clone + Send + 'static> Warm<S> {
     /// Whether no check that probes has anything against this service.
-    async fn look(&self, service: S, generation: u64) -> bool {
+    async fn look(&self, service: Foreign<S>, generation: u64) -> bool {
         for one in &self.checks {
-            let (service, target) = (Some(service.clone()), self.target);
-            let patient = Patient { service, generation, target, traffic: Arc::new(Signals::default()) };
+            let patient = || {
+                let (service, target) = (Some(service.clone()), self.target);
+                Patient { service, generation, target, traffic: Arc::new(Signals::default()) }
+            };
             let answer = run(Arc::clone(one), one.check().settings().timeout, patient).await;
             if !matches!(answer, Answer::Pass | Answer::Skipped) {
                 return false;
@@ -333,7 +338,7 @@ impl<S: Clone + Send + 'static> Warm<S> {
 }
 
 impl<S: Clone + Send + 'static> WarmUp<S> for Warm<S> {
-    fn warm(&self, service: S, generation: u64) -> BoxFuture<'_, bool> {
+    fn warm(&self, service: Foreign<S>, generation: u64) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             for _ in 0..self.passes {
                 if !self.look(service.clone(), generation).await {

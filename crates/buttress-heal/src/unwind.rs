@@ -2,11 +2,12 @@
 
 use std::any::Any;
 use std::fmt;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 /// Somebody else's code panicked, with this message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,15 +21,82 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// What the future that `make` makes comes to, or how one of them panicked. Nothing that has panicked is used again.
-pub(crate) async fn caught<F: Future>(make: impl FnOnce() -> F) -> Result<F::Output, Panicked> {
-    let future = catch_unwind(AssertUnwindSafe(make)).map_err(panicked)?;
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(polled) => polled.map(Ok),
-        Err(panic) => Poll::Ready(Err(panicked(panic))),
-    })
-    .await
+/// What this comes to, or how it panicked.
+pub(crate) fn attempt<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(panicked)
+}
+
+/// What the future that `make` makes comes to, or how one of them panicked. That it panics when it is dropped harms nobody.
+pub(crate) fn caught<F: Future>(make: impl FnOnce() -> F) -> Caught<F> {
+    match attempt(make) {
+        Ok(future) => Caught { future: Some(future), panicked: None },
+        Err(panicked) => Caught { future: None, panicked: Some(panicked) },
+    }
+}
+
+pin_project! {
+    /// What [`caught`] makes.
+    pub(crate) struct Caught<F> {
+        #[pin]
+        future: Option<F>,
+        panicked: Option<Panicked>,
+    }
+
+    impl<F> PinnedDrop for Caught<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut future = this.project().future;
+            let _ = attempt(|| future.set(None));
+        }
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(future) = this.future.as_pin_mut() else {
+            return Poll::Ready(Err(this
+                .panicked
+                .take()
+                .expect("it is not polled again after it was ready")));
+        };
+        match attempt(|| future.poll(cx)) {
+            Ok(polled) => polled.map(Ok),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        }
+    }
+}
+
+/// Somebody else's value: that it panics when it is dropped harms nobody.
+pub(crate) struct Foreign<T>(Option<T>);
+
+impl<T> Foreign<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        self.0.as_ref().expect("it is there until it is taken")
+    }
+
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect("it is there until it is taken")
+    }
+}
+
+/// That may panic.
+impl<T: Clone> Clone for Foreign<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Drop for Foreign<T> {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        let _ = attempt(|| drop(value));
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `catch_unwind` gives it")]
@@ -51,5 +119,27 @@ mod tests {
             panic!("late {}", 1)
         });
         assert_eq!((early, late.await), (Err(Panicked("early".into())), Err(Panicked("late 1".into()))));
+    }
+
+    struct Explosive;
+
+    impl Drop for Explosive {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    impl Future for Explosive {
+        type Output = ();
+
+        fn poll(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_future_that_panics_when_it_is_dropped_harms_nobody_whether_it_has_ended_or_not() {
+        assert_eq!(caught(|| Explosive).await, Ok(()));
+        drop(caught(|| Explosive));
     }
 }

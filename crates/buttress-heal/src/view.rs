@@ -3,6 +3,7 @@ use std::task::Context;
 
 use crate::gate::{Entrance, Gate, Hub, Live};
 use crate::signals::Signals;
+use crate::unwind::Foreign;
 
 /// What can be seen of the generations by whoever does not own them.
 pub(crate) struct View<S> {
@@ -24,10 +25,15 @@ impl<S: Clone> View<S> {
         }
     }
 
-    /// The generation that takes calls, its target, and a clone of its service.
-    pub(crate) fn current(&self) -> Option<(u64, usize, S)> {
+    /// The generation that takes calls, its target, and a clone of its service: whoever asks counts on a panic in that.
+    pub(crate) fn current(&self) -> Option<(u64, usize, Foreign<S>)> {
         let live = self.live()?;
-        Some((live.signals.generation(), live.target, live.service()?))
+        Some((live.signals.generation(), live.target, Foreign::new(live.service()?)))
+    }
+
+    /// The target of the generation that takes calls.
+    pub(crate) fn target(&self) -> Option<usize> {
+        self.live().map(|live| live.target)
     }
 
     /// What its calls meet.

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress_core::observe::PageKind;
-use buttress_heal::{HealState, Health};
-use support::{World, actions, secs, supervise};
+use buttress_heal::{Build, HealState, Health, Supervisor};
+use support::{Pages, World, actions, secs, supervise};
 use tower::ServiceExt;
 
 #[tokio::test(start_paused = true)]
@@ -55,4 +57,56 @@ async fn what_cannot_be_cured_is_paged_once_and_resolved_when_it_is_over() {
     client.clone().oneshot(()).await.unwrap();
     assert_eq!(pages.kinds(), [PageKind::Trigger, PageKind::Resolve]);
     assert_eq!(pages.told()[0].key, pages.told()[1].key);
+}
+
+/// A client as it should not be: one that blocks in its drop, say, which tokio answers with a panic.
+struct Fragile(Arc<Faults>);
+
+#[derive(Default)]
+struct Faults {
+    ill: AtomicBool,
+    clone: AtomicBool,
+    drop: AtomicBool,
+}
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        assert!(!self.0.clone.load(SeqCst), "it cannot be cloned");
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        assert!(!self.0.drop.load(SeqCst), "it cannot be dropped");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_panics_when_it_is_cloned_or_dropped_ends_no_supervisor_and_a_human_is_called() {
+    for fault in
+        [|faults: &Faults| &faults.clone, |faults: &Faults| &faults.drop] as [fn(&Faults) -> &AtomicBool; 2]
+    {
+        let (faults, pages) = (Arc::new(Faults::default()), Pages::new());
+        let clients = Arc::clone(&faults);
+        let factory =
+            move |_: Build| std::future::ready(Ok::<_, std::io::Error>(Fragile(Arc::clone(&clients))));
+        let supervisor =
+            Supervisor::new("db", factory).pager(Arc::clone(&pages)).ping(|client: Fragile| async move {
+                if client.0.ill.load(SeqCst) { Err("ill") } else { Ok(()) }
+            });
+        let (_client, handle) = supervisor.spawn().unwrap();
+        tokio::time::sleep(secs(20)).await;
+        faults.ill.store(true, SeqCst);
+        fault(&faults).store(true, SeqCst);
+        tokio::time::sleep(secs(600)).await;
+        assert_eq!((handle.health(), pages.kinds()), (Health::Critical, vec![PageKind::Trigger]));
+        faults.ill.store(false, SeqCst);
+        fault(&faults).store(false, SeqCst);
+        tokio::time::sleep(secs(130)).await;
+        assert_eq!(
+            (handle.health(), pages.kinds()),
+            (Health::Healthy, vec![PageKind::Trigger, PageKind::Resolve])
+        );
+    }
 }

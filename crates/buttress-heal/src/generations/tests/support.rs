@@ -132,7 +132,7 @@ impl Works {
 pub(super) struct Warm;
 
 impl<S: Send> WarmUp<S> for Warm {
-    fn warm(&self, _: S, _: u64) -> BoxFuture<'_, bool> {
+    fn warm(&self, _: crate::unwind::Foreign<S>, _: u64) -> BoxFuture<'_, bool> {
         Box::pin(std::future::ready(true))
     }
 }

@@ -173,7 +173,7 @@ async fn an_exclusive_service_is_gone_and_retired_before_the_next_one_is_made() 
 struct Cold;
 
 impl<S: Send> WarmUp<S> for Cold {
-    fn warm(&self, _: S, _: u64) -> BoxFuture<'_, bool> {
+    fn warm(&self, _: crate::unwind::Foreign<S>, _: u64) -> BoxFuture<'_, bool> {
         Box::pin(std::future::ready(false))
     }
 }
@@ -230,7 +230,7 @@ async fn a_service_is_retired_once_when_its_calls_have_ended_and_whatever_that_d
 async fn one_that_does_not_pass_the_checks_takes_no_call() {
     struct Cold;
     impl<S: Send> WarmUp<S> for Cold {
-        fn warm(&self, _: S, generation: u64) -> BoxFuture<'_, bool> {
+        fn warm(&self, _: crate::unwind::Foreign<S>, generation: u64) -> BoxFuture<'_, bool> {
             assert_eq!(generation, 2);
             Box::pin(std::future::ready(false))
         }
