@@ -25,7 +25,8 @@ use tower_service::Service;
 /// # factory();
 /// ```
 pub trait Factory: Send + 'static {
-    /// What is built. Calls are made on clones of it.
+    /// What is built. Calls are made on clones of it, each made under a lock, since it need not be `Sync`: `Clone` must neither block
+    /// nor call the supervised service.
     type Service: Clone + Send + 'static;
     /// Why it could not be built.
     type Error: Into<BoxError>;
