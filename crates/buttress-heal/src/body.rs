@@ -15,7 +15,6 @@ use crate::group::Group;
 use crate::handle::Status;
 use crate::health::Policy;
 use crate::incident::{Happened, Incident, Tried};
-use crate::judge::Change;
 use crate::ladder::Kind;
 use crate::rounds::{Pace, Patient, Rounds};
 use crate::siblings::Leave;
@@ -151,22 +150,19 @@ impl<S: Clone + Send + 'static> Body<S> {
         };
         while let Some(answered) = self.rounds.poll(cx, now, pace, patient) {
             let slot = &self.rounds.slots[answered.slot];
-            let check = Arc::clone(&slot.name);
             if answered.is_news {
-                self.chart.emit(|| Event::Checked { check: Arc::clone(&check), answer: answered.answer });
+                self.chart.emit(|| Event::Checked { check: slot.name(), answer: answered.answer });
             }
-            let evidence = slot.evidence.clone().unwrap_or_default();
-            self.changed(now, answered.change, check, evidence);
+            let happened = answered.change.map(|change| change.of(slot.name(), slot.evidence.as_ref()));
+            self.changed(now, happened);
         }
         self.rounds.next_due()
     }
 
-    fn changed(&mut self, now: u64, change: Option<Change>, check: Arc<str>, evidence: Arc<str>) {
+    fn changed(&mut self, now: u64, happened: Option<Happened>) {
         self.reassess();
-        match change {
-            Some(Change::Fell) => self.chart.note(now, Happened::Fell { check, evidence }),
-            Some(Change::Rose) => self.chart.note(now, Happened::Rose { check }),
-            None => {}
+        if let Some(happened) = happened {
+            self.chart.note(now, happened);
         }
     }
 
@@ -203,8 +199,9 @@ impl<S: Clone + Send + 'static> Body<S> {
     /// An attempt to build a service has ended.
     pub(crate) fn connected(&mut self, result: &Result<(), Tried>, now: u64) {
         let change = self.connection.tried(result, now);
-        let evidence = self.connection.evidence.clone().unwrap_or_default();
-        self.changed(now, change, connection::NAME.into(), evidence);
+        let evidence = self.connection.evidence();
+        let happened = change.map(|change| change.of(connection::NAME.into(), evidence));
+        self.changed(now, happened);
     }
 
     /// What is to be done now, and when to ask again.

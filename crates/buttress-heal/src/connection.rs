@@ -12,43 +12,57 @@ use crate::judge::{Change, Judge};
 pub(crate) const NAME: &str = "connection";
 
 /// That there is a service at all: each attempt to build one is its check.
+#[derive(Default)]
 pub(crate) struct Connection {
-    pub(crate) judge: Judge,
-    pub(crate) evidence: Option<Arc<str>>,
-    /// While it fails.
-    delays: Option<Box<Delays>>,
+    failing: Option<Box<Failing>>,
     /// When the next attempt is, if there is no service.
     pub(crate) due: u64,
 }
 
-impl Connection {
-    pub(crate) fn new() -> Self {
-        let settings = CheckSettings { fall: 2, rise: 1, ..CheckSettings::default() };
-        Self { judge: Judge::new(&settings), evidence: None, delays: None, due: 0 }
-    }
+/// From the first attempt that failed to the next that does not.
+struct Failing {
+    judge: Judge,
+    evidence: Arc<str>,
+    delays: Delays,
+}
 
+impl Connection {
     /// An attempt has ended. What that has changed.
     pub(crate) fn tried(&mut self, result: &Result<(), Tried>, now: u64) -> Option<Change> {
         let evidence: Arc<str> = match result {
-            Ok(()) => {
-                self.delays = None;
-                return self.judge.answer(&Answer::Pass);
-            }
+            Ok(()) => return self.failing.take()?.judge.answer(&Answer::Pass),
             Err(Tried::Failed(why)) => Arc::clone(why),
             Err(tried) => tried.result().as_str().into(),
         };
-        self.evidence = Some(Arc::clone(&evidence));
-        self.due = now.saturating_add(self.delay());
-        self.judge.answer(&Answer::Fail(evidence))
+        let failing = self.failing.get_or_insert_with(Failing::begin);
+        failing.evidence = Arc::clone(&evidence);
+        self.due = now.saturating_add(failing.delays.next().map_or(0, nanos));
+        failing.judge.answer(&Answer::Fail(evidence))
     }
 
-    /// 100 ms, doubled up to 10 s.
-    fn delay(&mut self) -> u64 {
-        let delays = self.delays.get_or_insert_with(|| {
-            let [base, cap] = [100, 10_000].map(Duration::from_millis);
-            let backoff = Backoff::exponential(base, 2.0, cap).unwrap_or_default();
-            Box::new(backoff.jitter(Jitter::Equal).delays())
-        });
-        delays.next().map_or(0, nanos)
+    /// Whether it has failed often enough to be believed.
+    pub(crate) fn is_down(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.judge.is_down())
+    }
+
+    /// Whether it has failed, and not often enough.
+    pub(crate) fn is_turning(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.judge.is_turning())
+    }
+
+    /// Why the last attempt failed, if it did.
+    pub(crate) fn evidence(&self) -> Option<&Arc<str>> {
+        self.failing.as_ref().map(|failing| &failing.evidence)
+    }
+}
+
+impl Failing {
+    /// The next attempt is 100 ms later, then twice as long, up to 10 s.
+    fn begin() -> Box<Self> {
+        let settings = CheckSettings { fall: 2, rise: 1, ..CheckSettings::default() };
+        let [base, cap] = [100, 10_000].map(Duration::from_millis);
+        let backoff = Backoff::exponential(base, 2.0, cap).unwrap_or_default();
+        let delays = backoff.jitter(Jitter::Equal).delays();
+        Box::new(Self { judge: Judge::new(&settings), evidence: Arc::default(), delays })
     }
 }

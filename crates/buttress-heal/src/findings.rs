@@ -32,15 +32,15 @@ impl Findings {
 
     /// Takes in what the checks say.
     pub(crate) fn assess<S>(&mut self, rounds: &Rounds<S>, connection: &Connection, policy: Policy) {
-        let checks = rounds.slots.iter().map(|slot| (severity(slot), slot.judge.is_down()));
-        let no_connection = connection.judge.is_down().then_some((Health::Critical, true));
+        let checks = rounds.slots.iter().map(|slot| (slot.severity, slot.judge.is_down()));
+        let no_connection = connection.is_down().then_some((Health::Critical, true));
         self.health = policy.judge(checks.chain(no_connection));
         self.failing.clear();
         self.failing.extend(down(rounds).map(|slot| slot.symptom.clone()));
         self.failing.extend(no_connection.map(|_| Symptom::Connectivity));
         self.unproven = rounds.slots.iter().any(|slot| slot.judge.is_unproven());
         let is_turning = |slot: &Slot<S>| slot.judge.is_turning();
-        self.suspect = connection.judge.is_turning() || rounds.slots.iter().any(is_turning);
+        self.suspect = connection.is_turning() || rounds.slots.iter().any(is_turning);
     }
 
     pub(crate) fn seen(&self, held: bool) -> Seen<'_> {
@@ -56,22 +56,17 @@ impl Findings {
 
 /// All that fails, with the evidence.
 pub(crate) fn list<S>(rounds: &Rounds<S>, connection: &Connection) -> Vec<Finding> {
-    let finding = |slot: &Slot<S>| {
-        (Arc::clone(&slot.name), slot.symptom.clone(), slot.evidence.clone().unwrap_or_default())
-    };
+    let finding =
+        |slot: &Slot<S>| (slot.name(), slot.symptom.clone(), slot.evidence.clone().unwrap_or_default());
     let mut findings: Vec<_> = down(rounds).map(finding).collect();
-    if connection.judge.is_down() {
-        let evidence = connection.evidence.clone().unwrap_or_default();
+    if connection.is_down() {
+        let evidence = connection.evidence().cloned().unwrap_or_default();
         findings.push((connection::NAME.into(), Symptom::Connectivity, evidence));
     }
     findings
 }
 
-fn severity<S>(slot: &Slot<S>) -> Health {
-    slot.settings.severity.unwrap_or_else(|| slot.symptom.severity())
-}
-
 /// The checks that fail, but for those that do no harm.
 fn down<S>(rounds: &Rounds<S>) -> impl Iterator<Item = &Slot<S>> {
-    rounds.slots.iter().filter(|slot| slot.judge.is_down() && severity(slot) != Health::Healthy)
+    rounds.slots.iter().filter(|slot| slot.judge.is_down() && slot.severity != Health::Healthy)
 }

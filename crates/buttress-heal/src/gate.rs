@@ -59,7 +59,7 @@ impl<S: Clone> Live<S> {
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     pub(crate) name: Arc<str>,
-    pub(crate) settings: SwapSettings,
+    pub(crate) settings: Arc<SwapSettings>,
     pub(crate) observer: Observer,
     pub(crate) bell: Bell,
     /// Somebody wants to know how long calls take.

@@ -92,10 +92,10 @@ impl<F: Factory> Generations<F> {
     pub(crate) fn new(
         name: Arc<str>,
         factory: F,
-        settings: SwapSettings,
+        settings: impl Into<Arc<SwapSettings>>,
         observer: Observer,
     ) -> (Self, Heal<F::Service>) {
-        let hub = Arc::new(Hub { name, settings, observer, ..Hub::default() });
+        let hub = Arc::new(Hub { name, settings: settings.into(), observer, ..Hub::default() });
         let entrance = Arc::new(Entrance::new(Gate::Shut(Why::Starting, None)));
         let view = View { hub, entrance };
         let View { hub, entrance } = view.clone();

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) mode: ModeCell,
     inbox: Mutex<Inbox>,
-    record: Mutex<Record>,
+    /// From the first incident, or the first look at it, on.
+    record: OnceLock<Box<Mutex<Record>>>,
     shown: Mutex<Shown>,
 }
 
@@ -210,8 +211,8 @@ impl fmt::Debug for SupervisorHandle {
 
 impl Shared {
     pub(crate) fn new(name: Arc<str>, mode: Mode) -> Self {
-        let (inbox, record, shown) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { name, mode: ModeCell::new(mode), inbox, record, shown }
+        let (inbox, shown) = (Mutex::default(), Mutex::default());
+        Self { name, mode: ModeCell::new(mode), inbox, record: OnceLock::new(), shown }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -235,7 +236,8 @@ impl Shared {
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        let record = self.record.get_or_init(Box::default);
+        record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {

@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use crate::check::{Answer, CheckSettings};
+use crate::incident::Happened;
 
 /// What a row of answers of one check comes to.
 #[derive(Clone, Debug, Default)]
@@ -23,10 +26,26 @@ pub(crate) enum Change {
     Rose,
 }
 
+impl Change {
+    /// As it is written down.
+    pub(crate) fn of(self, check: Arc<str>, evidence: Option<&Arc<str>>) -> Happened {
+        match self {
+            Self::Fell => Happened::Fell { check, evidence: evidence.cloned().unwrap_or_default() },
+            Self::Rose => Happened::Rose { check },
+        }
+    }
+}
+
 impl Judge {
     pub(crate) fn new(settings: &CheckSettings) -> Self {
         let CheckSettings { fall, rise, unknown_is_failure_after, .. } = *settings;
         Self { fall, rise, unknown_is_failure_after, ..Self::default() }
+    }
+
+    /// Nothing is known any more.
+    pub(crate) fn forget(&mut self) {
+        let Self { fall, rise, unknown_is_failure_after, .. } = *self;
+        *self = Self { fall, rise, unknown_is_failure_after, ..Self::default() };
     }
 
     pub(crate) fn is_down(&self) -> bool {

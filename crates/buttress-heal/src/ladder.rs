@@ -177,11 +177,19 @@ const SLOWLY: u64 = 60_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Ladder {
     rungs: Arc<[Rung]>,
-    climbed: Box<[Climbed]>,
-    window: Window,
+    /// Nothing until something is tried.
+    tried: Option<Box<Tries>>,
+    intensity: Intensity,
     patience: u64,
     other_targets: u32,
     exhausted: bool,
+}
+
+/// What was tried of each rung, and the restarts of the last while.
+#[derive(Debug)]
+struct Tries {
+    climbed: Box<[Climbed]>,
+    window: Window,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -203,10 +211,8 @@ pub(crate) enum Choice {
 impl Ladder {
     /// `patience`: if a rung can run again so soon, no human is called.
     pub(crate) fn new(rungs: Arc<[Rung]>, intensity: Intensity, patience: Duration, targets: usize) -> Self {
-        let climbed = vec![Climbed::default(); rungs.len()].into();
         let other_targets = u32::try_from(targets.saturating_sub(1)).unwrap_or(u32::MAX);
-        let (window, patience) = (Window::new(intensity), nanos(patience));
-        Self { rungs, climbed, window, patience, other_targets, exhausted: false }
+        Self { rungs, tried: None, intensity, patience: nanos(patience), other_targets, exhausted: false }
     }
 
     pub(crate) fn rung(&self, at: usize) -> &Rung {
@@ -214,7 +220,7 @@ impl Ladder {
     }
 
     pub(crate) fn attempts(&self, at: usize) -> u32 {
-        self.climbed[at].attempts
+        self.climbed(at).attempts
     }
 
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
@@ -231,15 +237,15 @@ impl Ladder {
     }
 
     fn fits(&self, now: u64, failing: &[Symptom], held: bool) -> impl Iterator<Item = Fit> {
-        let rungs = self.rungs.iter().zip(&self.climbed);
-        rungs.map(move |(rung, climbed)| self.fit(rung, *climbed, now, failing, held))
+        let rungs = self.rungs.iter().enumerate();
+        rungs.map(move |(at, rung)| self.fit(rung, self.climbed(at), now, failing, held))
     }
 
     /// What is done next: the first rung that fits, or one that soon will.
     pub(crate) fn choose(&self, now: u64, failing: &[Symptom], held: bool) -> Choice {
         let (mut is_held, mut next) = (false, None::<u64>);
         for (at, fit) in self.fits(now, failing, held).enumerate() {
-            let climbed = self.climbed[at];
+            let climbed = self.climbed(at);
             match fit {
                 Fit::Runs => return Choice::Run(at),
                 Fit::Cooling(_) if climbed.ready_at - now <= OVERTAKE => {
@@ -261,13 +267,15 @@ impl Ladder {
 
     /// An attempt begins.
     pub(crate) fn begin(&mut self, at: usize, now: u64) {
-        let (rung, climbed) = (&self.rungs[at], &mut self.climbed[at]);
+        let exhausted = self.exhausted;
+        let (rungs, tries) = self.tries();
+        let (rung, climbed) = (&rungs[at], &mut tries.climbed[at]);
         let cooldown = rung.limits.cooldown.delays().nth(climbed.attempts as usize).map_or(0, nanos);
         climbed.attempts = climbed.attempts.saturating_add(1);
-        let cooldown = if self.exhausted { cooldown.max(SLOWLY) } else { cooldown };
+        let cooldown = if exhausted { cooldown.max(SLOWLY) } else { cooldown };
         climbed.ready_at = now.saturating_add(cooldown);
         if rung.kind == Kind::Restart {
-            self.window.record(now);
+            tries.window.record(now);
         }
     }
 
@@ -277,7 +285,7 @@ impl Ladder {
             return false;
         }
         self.exhausted = true;
-        for climbed in &mut self.climbed {
+        for climbed in &mut self.tries().1.climbed {
             climbed.ready_at = climbed.ready_at.max(now.saturating_add(SLOWLY));
         }
         true
@@ -286,9 +294,28 @@ impl Ladder {
     /// The incident is over: all attempts count anew. How many restarts there were does not.
     pub(crate) fn reset(&mut self) {
         self.exhausted = false;
-        for climbed in &mut self.climbed {
+        for climbed in self.tried.iter_mut().flat_map(|tries| &mut tries.climbed) {
             climbed.attempts = 0;
         }
+    }
+
+    fn climbed(&self, at: usize) -> Climbed {
+        self.tried.as_ref().map_or_else(Climbed::default, |tries| tries.climbed[at])
+    }
+
+    /// Whether one more restart is bearable.
+    fn bears_restart(&self, now: u64) -> bool {
+        let new = || Window::new(self.intensity).free_at();
+        let free_at = self.tried.as_ref().map_or_else(new, |tries| tries.window.free_at());
+        free_at.is_some_and(|free| free <= now)
+    }
+
+    fn tries(&mut self) -> (&[Rung], &mut Tries) {
+        let tries = self.tried.get_or_insert_with(|| {
+            let climbed = vec![Climbed::default(); self.rungs.len()].into();
+            Box::new(Tries { climbed, window: Window::new(self.intensity) })
+        });
+        (&self.rungs, tries)
     }
 
     fn fit(&self, rung: &Rung, climbed: Climbed, now: u64, failing: &[Symptom], held: bool) -> Fit {
@@ -306,7 +333,7 @@ impl Ladder {
             Fit::LeftToHumans
         } else if attempts >= max && !(self.exhausted && rung.keeps_trying) {
             Fit::Spent
-        } else if restarts && self.window.free_at().is_none_or(|free| free > now) {
+        } else if restarts && !self.bears_restart(now) {
             Fit::TooManyRestarts
         } else if restarts && held {
             Fit::Held

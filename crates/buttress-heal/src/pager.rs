@@ -1,3 +1,5 @@
+use std::sync::{Arc, OnceLock};
+
 use buttress_core::BoxError;
 use tracing::{error, info, warn};
 
@@ -23,7 +25,7 @@ pub trait Pager: Send + Sync {
 }
 
 /// Shared with others.
-impl<P: Pager + ?Sized> Pager for std::sync::Arc<P> {
+impl<P: Pager + ?Sized> Pager for Arc<P> {
     fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {
         (**self).trigger(incident)
     }
@@ -40,6 +42,12 @@ impl<P: Pager + ?Sized> Pager for std::sync::Arc<P> {
 /// Writes pages into the log, through `tracing`, target `buttress`: the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogPager;
+
+/// The pager of whoever has none of their own; one for all.
+pub(crate) fn standard() -> Arc<dyn Pager> {
+    static STANDARD: OnceLock<Arc<LogPager>> = OnceLock::new();
+    Arc::clone(STANDARD.get_or_init(Arc::default)) as Arc<dyn Pager>
+}
 
 impl Pager for LogPager {
     fn trigger<'a>(&'a self, incident: &'a Incident) -> BoxFuture<'a, Result<(), BoxError>> {

@@ -1,13 +1,15 @@
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::clock::nanos;
+use buttress_core::observe::Health;
 use buttress_core::{Rng, within};
 use tokio::sync::Mutex;
 
 use crate::BoxFuture;
-use crate::check::{Answer, Check, CheckSettings, Subject, Symptom};
+use crate::check::{Answer, Check, Subject, Symptom};
 use crate::incident::cut;
 use crate::judge::{Change, Judge};
 use crate::signals::Signals;
@@ -18,7 +20,7 @@ const LONGEST: usize = 1024;
 
 /// The checks of one supervisor: when each is run, and what has come of it. No check is run twice at once.
 pub(crate) struct Rounds<S> {
-    pub(crate) slots: Vec<Slot<S>>,
+    pub(crate) slots: Box<[Slot<S>]>,
     rng: Rng,
 }
 
@@ -30,13 +32,16 @@ pub(crate) struct OneAtATime<S> {
 
 pub(crate) struct Slot<S> {
     check: Arc<OneAtATime<S>>,
-    pub(crate) name: Arc<str>,
     pub(crate) symptom: Symptom,
-    pub(crate) settings: CheckSettings,
+    pub(crate) severity: Health,
     pub(crate) judge: Judge,
+    every: u64,
+    in_doubt_every: u64,
+    jitter_percent: u8,
+    timeout: Duration,
     /// What it said last, if that was not that all is well.
     pub(crate) evidence: Option<Arc<str>>,
-    last: &'static str,
+    last: Discriminant<Answer>,
     started: u64,
     due: u64,
     running: Option<BoxFuture<'static, Answer>>,
@@ -70,15 +75,18 @@ pub(crate) enum Pace {
 impl<S: Clone + Send + 'static> Rounds<S> {
     pub(crate) fn new(checks: &[Arc<OneAtATime<S>>]) -> Self {
         let slot = |one: &Arc<OneAtATime<S>>| {
-            let (check, settings) = (&one.check, one.check.settings());
+            let (symptom, settings) = (one.check.symptom(), one.check.settings());
             Slot {
-                name: check.name().into(),
-                symptom: check.symptom(),
+                severity: settings.severity.unwrap_or_else(|| symptom.severity()),
+                symptom,
                 judge: Judge::new(&settings),
-                settings,
+                every: nanos(settings.every),
+                in_doubt_every: nanos(settings.in_doubt_every.min(settings.every)),
+                jitter_percent: settings.jitter_percent,
+                timeout: settings.timeout,
                 check: Arc::clone(one),
                 evidence: None,
-                last: Answer::Pass.as_str(),
+                last: discriminant(&Answer::Pass),
                 started: 0,
                 due: 0,
                 running: None,
@@ -98,7 +106,7 @@ impl<S: Clone + Send + 'static> Rounds<S> {
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if slot.running.is_none() && slot.due <= now {
                 slot.started = now;
-                slot.running = Some(run(Arc::clone(&slot.check), slot.settings.timeout, &patient));
+                slot.running = Some(run(Arc::clone(&slot.check), slot.timeout, &patient));
             }
             let Some(running) = &mut slot.running else { continue };
             let Poll::Ready(answer) = running.as_mut().poll(cx) else { continue };
@@ -118,7 +126,7 @@ impl<S: Clone + Send + 'static> Rounds<S> {
     /// All that is planned for later than the pace allows is brought forward.
     pub(crate) fn hurry(&mut self) {
         for slot in &mut self.slots {
-            slot.due = slot.due.min(slot.started.saturating_add(slot.in_doubt_every()));
+            slot.due = slot.due.min(slot.started.saturating_add(slot.in_doubt_every));
         }
     }
 
@@ -135,22 +143,27 @@ impl<S: Clone + Send + 'static> Rounds<S> {
     pub(crate) fn stop(&mut self) {
         for slot in &mut self.slots {
             slot.running = None;
-            slot.judge = Judge::new(&slot.settings);
+            slot.judge.forget();
             slot.evidence = None;
         }
     }
 }
 
 impl<S> Slot<S> {
+    /// Asked for when there is something to say.
+    pub(crate) fn name(&self) -> Arc<str> {
+        self.check.check.name().into()
+    }
+
     fn settle(&mut self, answer: &Answer) -> (Option<Change>, bool) {
-        let said = answer.as_str();
+        let said = discriminant(answer);
         let is_news = std::mem::replace(&mut self.last, said) != said;
         match answer {
             Answer::Pass => self.evidence = None,
             Answer::Fail(why) if why.len() > LONGEST => self.evidence = Some(cut(why, LONGEST).into()),
             Answer::Fail(why) => self.evidence = Some(Arc::clone(why)),
             Answer::TimedOut => {
-                let limit = buttress_core::clock::Seconds(self.settings.timeout);
+                let limit = buttress_core::clock::Seconds(self.timeout);
                 self.evidence = Some(format!("no answer within {limit}").into());
             }
             Answer::Panicked => self.evidence = Some("the check panicked".into()),
@@ -164,14 +177,10 @@ impl<S> Slot<S> {
             Pace::InDoubt => true,
             Pace::Usual => self.judge.is_turning(),
         };
-        let every = if is_quick { self.in_doubt_every() } else { nanos(self.settings.every) };
-        let spread = (u128::from(every) * u128::from(self.settings.jitter_percent) / 100) as u64;
+        let every = if is_quick { self.in_doubt_every } else { self.every };
+        let spread = (u128::from(every) * u128::from(self.jitter_percent) / 100) as u64;
         let every = rng.between(every - spread, every.saturating_add(spread));
         self.due = self.started.saturating_add(every).max(now);
-    }
-
-    fn in_doubt_every(&self) -> u64 {
-        nanos(self.settings.in_doubt_every.min(self.settings.every))
     }
 }
 

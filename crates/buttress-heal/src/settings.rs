@@ -1,3 +1,4 @@
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use buttress_core::ConfigError;
@@ -51,6 +52,12 @@ impl Default for SwapSettings {
 }
 
 impl SwapSettings {
+    /// Those of whoever has none of their own; one for all.
+    pub(crate) fn standard() -> Arc<Self> {
+        static STANDARD: OnceLock<Arc<SwapSettings>> = OnceLock::new();
+        Arc::clone(STANDARD.get_or_init(Arc::default))
+    }
+
     /// While the first service is built, so many callers wait, each no longer than this; all others are refused at once. Default
     /// 1024 and 5 s. With no callers, nobody waits.
     #[must_use]

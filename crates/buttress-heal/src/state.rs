@@ -74,7 +74,7 @@ pub(crate) struct State {
     stable_for: u64,
     page_after: u64,
     phase: Phase,
-    incident: Option<Course>,
+    incident: Option<Box<Course>>,
     /// By an operator: what is tried next, whatever speaks against it, in order.
     forced: Vec<usize>,
 }
@@ -84,9 +84,9 @@ enum Phase {
     /// No incident.
     Well,
     Ill,
-    Healing(Trial),
+    Healing(Box<Trial>),
     Verifying {
-        trial: Trial,
+        trial: Box<Trial>,
         until: u64,
     },
     Recovering {
@@ -180,7 +180,7 @@ impl State {
                 self.wait_or_page(now, seen, Some(until))
             }
             Phase::Verifying { trial, .. } => {
-                let Trial { rung, started, symptoms } = trial.clone();
+                let Trial { rung, started, symptoms } = Trial::clone(trial);
                 let cured = !symptoms.iter().any(|symptom| seen.failing.contains(symptom));
                 self.phase = Phase::Ill;
                 let clear_since = self.incident.as_ref().and_then(|course| course.clear_since);
@@ -208,7 +208,8 @@ impl State {
         self.forced.retain(|forced| *forced != rung);
         let fixes = &self.ladder.rung(rung).fixes;
         let symptoms: Vec<_> = seen.failing.iter().filter(|symptom| fixes.helps(symptom)).cloned().collect();
-        self.phase = Phase::Healing(Trial { rung, started: now, symptoms: symptoms.clone() });
+        let trial = Trial { rung, started: now, symptoms: symptoms.clone() };
+        self.phase = Phase::Healing(Box::new(trial));
         symptoms
     }
 
@@ -252,7 +253,7 @@ impl State {
     fn open(&mut self, now: u64) -> Step {
         self.phase = Phase::Ill;
         let course = Course { opened: now, clear_since: None, was_ill: false, paged: None };
-        self.incident = Some(course);
+        self.incident = Some(Box::new(course));
         Step::Open
     }
 

@@ -13,7 +13,7 @@ use crate::handle::SupervisorHandle;
 use crate::health::Policy;
 use crate::intensity::Intensity;
 use crate::ladder::{self, Rung};
-use crate::pager::{LogPager, Pager};
+use crate::pager::{self, Pager};
 use crate::service::Heal;
 use crate::settings::SwapSettings;
 use crate::siblings::Siblings;
@@ -48,7 +48,7 @@ pub struct Supervisor<F: Factory> {
     pub(crate) intensity: Intensity,
     pub(crate) warm_up: u32,
     pub(crate) failback: Failback,
-    pub(crate) swap: SwapSettings,
+    pub(crate) swap: Arc<SwapSettings>,
     pub(crate) retire: Option<Retire<F::Service>>,
     pub(crate) siblings: Option<Siblings>,
     pub(crate) mode: Mode,
@@ -64,7 +64,7 @@ impl<F: Factory> Supervisor<F> {
             targets: None,
             checks: Vec::new(),
             rungs: Vec::new(),
-            pager: Arc::new(LogPager),
+            pager: pager::standard(),
             policy: Policy::default(),
             stable_for: Duration::from_secs(60),
             page_after: Duration::from_secs(120),
@@ -72,7 +72,7 @@ impl<F: Factory> Supervisor<F> {
             intensity: Intensity::default(),
             warm_up: 3,
             failback: Failback::default(),
-            swap: SwapSettings::default(),
+            swap: SwapSettings::standard(),
             retire: None,
             siblings: None,
             mode: Mode::Enforce,
@@ -167,7 +167,7 @@ impl<F: Factory> Supervisor<F> {
     /// How one generation takes the place of another.
     #[must_use]
     pub fn swap(self, settings: SwapSettings) -> Self {
-        Self { swap: settings, ..self }
+        Self { swap: Arc::new(settings), ..self }
     }
 
     /// Closes a service whose generation is over; without it, it is just dropped.

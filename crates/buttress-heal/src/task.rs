@@ -47,7 +47,7 @@ struct Task<F: Factory> {
 
 /// The checks that say something about a service that takes no calls yet.
 struct Warm<S> {
-    checks: Vec<Arc<OneAtATime<S>>>,
+    checks: Box<[Arc<OneAtATime<S>>]>,
     passes: u32,
     target: usize,
 }
@@ -81,7 +81,7 @@ pub(crate) fn spawn<F: Factory>(
         chart: Chart::new(Arc::clone(&shared), observer, pager),
         state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
         rounds: Rounds::new(&checks),
-        connection: Connection::new(),
+        connection: Connection::default(),
         way_back: WayBack::new(supervisor.failback, targets.len()),
         targets: targets.into(),
         policy: supervisor.policy,
