@@ -50,6 +50,7 @@ mod backoff;
 mod classify;
 pub mod clock;
 mod error;
+mod exhausted;
 mod jitter;
 mod level;
 mod mode;
@@ -67,9 +68,8 @@ mod watch;
 pub use backoff::{Backoff, Delays};
 pub use classify::{Classify, ClassifyFn, ErrorRef, ErrorsAreFailures, classify_fn, error_verdict};
 pub use clock::{Clock, NoTimer};
-pub use error::{
-    BoxError, ConfigError, Elapsed, Exhausted, Judged, Recorded, Stop, chain, find, own_verdict,
-};
+pub use error::{BoxError, ConfigError, Elapsed, Judged, Recorded, chain, find, own_verdict};
+pub use exhausted::{Exhausted, Stop};
 pub use jitter::Jitter;
 pub use level::Level;
 pub use mode::{Mode, ModeCell};

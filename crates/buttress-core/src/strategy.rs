@@ -6,159 +6,16 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, Ready, ready};
-use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::backoff::Backoff;
 use crate::classify::{Classify, ErrorRef, ErrorsAreFailures};
 use crate::verdict::Verdict;
 
-/// Keeps a request so that it can be sent again.
-pub trait Replay<Req> {
-    /// What the service inside is called with; differs from `Req` where the body has to be recorded.
-    type Request;
-    /// What is kept while an attempt is under way.
-    type Saved;
-
-    /// Whether applying the request several times is the same as applying it once, so that it may be sent again although
-    /// it may already have been applied.
-    fn is_repeatable(&self, request: &Req) -> bool;
-
-    /// The request to send, when it will certainly be sent only once.
-    fn once(&self, request: Req) -> Self::Request;
-
-    /// The request to send first, when it may be sent again.
-    fn record(&self, request: Req) -> Self::Request;
-
-    /// What is kept of a request that was [prepared for it](Replay::record) and has not been sent yet.
-    fn keep(&self, request: &Self::Request) -> Self::Saved;
-
-    /// Splits a request into the one to send now and what is kept of it.
-    fn save(&self, request: Req) -> (Self::Request, Self::Saved) {
-        let request = self.record(request);
-        let saved = self.keep(&request);
-        (request, saved)
-    }
-
-    /// Another copy, for the next attempt in a row: whatever still reads an earlier copy may be cut off. `None`, and no
-    /// harm done, if there is no complete copy: the body was too large to be kept, or failed.
-    fn replay(&self, saved: &mut Self::Saved) -> Option<Self::Request>;
-}
-
-/// Replays by `Clone`, and holds that any request may be repeated: who retries a type of their own says so.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CloneReplay;
-
-impl<Req: Clone> Replay<Req> for CloneReplay {
-    type Request = Req;
-    type Saved = Req;
-
-    fn is_repeatable(&self, _: &Req) -> bool {
-        true
-    }
-
-    fn once(&self, request: Req) -> Req {
-        request
-    }
-
-    fn record(&self, request: Req) -> Req {
-        request
-    }
-
-    fn keep(&self, request: &Req) -> Req {
-        request.clone()
-    }
-
-    fn replay(&self, saved: &mut Req) -> Option<Req> {
-        Some(saved.clone())
-    }
-}
-
-/// Replays nothing: each request is sent once.
-impl<Req> Replay<Req> for () {
-    type Request = Req;
-    type Saved = ();
-
-    fn is_repeatable(&self, _: &Req) -> bool {
-        false
-    }
-
-    fn once(&self, request: Req) -> Req {
-        request
-    }
-
-    fn record(&self, request: Req) -> Req {
-        request
-    }
-
-    fn keep(&self, _: &Req) {}
-
-    fn replay(&self, (): &mut ()) -> Option<Req> {
-        None
-    }
-}
-
-/// Reads and writes what travels with a message: on a request from the outer layers to the inner ones, on a response
-/// back to the caller.
-pub trait Carry<M> {
-    /// Whether anything is carried at all. Where it is `false` layers read no clock and write nothing for it.
-    const ACTIVE: bool;
-
-    /// What travels with this message, if anything does.
-    fn carried<'a>(&self, message: &'a M) -> Option<&'a Carried>;
-
-    /// Changes what travels with this message.
-    fn carry(&self, message: &mut M, change: impl FnOnce(&mut Carried));
-
-    /// Whether applying this request several times is the same as applying it once, by what it is and by what travels with
-    /// it: whether it may go to somebody else after an outcome that leaves open whether it was applied. `true` unless an
-    /// implementation knows better.
-    fn may_repeat(&self, message: &M) -> bool {
-        let _ = message;
-        true
-    }
-}
-
-/// What travels with a request or a response.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Carried {
-    /// When the whole call has to be over; set by a total deadline, never moved later by what lies below.
-    pub deadline: Option<Instant>,
-    /// On a request: which attempt this is, from 2 on (0 stands for the first). On a response: how many attempts it
-    /// took, from 2 on.
-    pub attempt: u32,
-    /// The key under which the receiver recognises a repetition.
-    pub idempotency_key: Option<Arc<str>>,
-    /// The caller says that applying this request several times is the same as applying it once.
-    pub repeatable: bool,
-    /// The caller's own limit on retries for this request: `Some(0)` sends it once.
-    pub max_retries: Option<u32>,
-    /// The delays before this request's retries, in place of the layer's.
-    pub backoff: Option<Arc<Backoff>>,
-    /// The caller's own total time limit for this request, in place of the layer's.
-    pub time_limit: Option<Duration>,
-    /// The caller's own time limit for each attempt at this request, in place of the layer's.
-    pub attempt_limit: Option<Duration>,
-}
-
-/// Says of a request what [`Carried::repeatable`] does, where there is nothing else to say: it takes no memory. In the
-/// extensions of HTTP requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repeatable;
-
-/// Carries nothing.
-impl<M> Carry<M> for () {
-    const ACTIVE: bool = false;
-
-    fn carried<'a>(&self, _: &'a M) -> Option<&'a Carried> {
-        None
-    }
-
-    fn carry(&self, _: &mut M, _: impl FnOnce(&mut Carried)) {}
-}
+mod capture;
+mod carry;
+mod replay;
+pub use capture::{Capture, Captured, CloneCapture, Seal};
+pub use carry::{Carried, Carry, Repeatable};
+pub use replay::{CloneReplay, Replay};
 
 /// Disposes of a response that nobody will see, such as that of a failed attempt.
 pub trait Discard<Res> {
@@ -185,80 +42,6 @@ pub trait Trim: Send + Sync {
 
     /// About how many bytes it takes.
     fn bytes(&self) -> usize;
-}
-
-/// Stores a response and gives it back.
-pub trait Capture<Res> {
-    /// What the caller gets: live, or restored from a record.
-    type Response;
-    /// What is stored.
-    type Record;
-    /// Resolves to the record once the response is complete, or to the error that cut the response short.
-    type Recording: Future<Output = Result<Captured<Self::Record>, crate::BoxError>>;
-
-    /// Splits a response into the one for the caller and its recording. A streamed response flows while it is
-    /// recorded; its end is withheld until the [`Seal`] is released.
-    fn capture(&self, response: Res) -> (Self::Response, Self::Recording);
-
-    /// The response that a record holds.
-    ///
-    /// # Errors
-    ///
-    /// If the record is marked as incomplete.
-    fn restore(&self, record: &Self::Record) -> Result<Self::Response, crate::BoxError>;
-}
-
-/// A complete recording.
-#[derive(Debug)]
-pub struct Captured<R> {
-    /// What is to be stored.
-    pub record: R,
-    /// Withholds the end of the live response until the record is durable.
-    pub seal: Seal,
-}
-
-/// Withholds the end of a live response; released when dropped.
-#[derive(Debug, Default)]
-pub struct Seal(Option<tokio::sync::oneshot::Sender<crate::BoxError>>);
-
-impl Seal {
-    /// A seal, and what resolves once it is broken: to the error of [`fail`](Seal::fail), or closed once it is released.
-    pub fn new() -> (Self, tokio::sync::oneshot::Receiver<crate::BoxError>) {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        (Self(Some(sender)), receiver)
-    }
-
-    /// Lets the live response end.
-    pub fn release(self) {
-        drop(self.0);
-    }
-
-    /// Lets the live response fail in place of its end: what was recorded is not the answer of this call.
-    pub fn fail(self, error: impl Into<crate::BoxError>) {
-        if let Some(sender) = self.0 {
-            // Nobody may be reading any more.
-            let _ = sender.send(error.into());
-        }
-    }
-}
-
-/// Captures by `Clone`, for responses that are values.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CloneCapture;
-
-impl<Res: Clone> Capture<Res> for CloneCapture {
-    type Response = Res;
-    type Record = Res;
-    type Recording = Ready<Result<Captured<Res>, crate::BoxError>>;
-
-    fn capture(&self, response: Res) -> (Res, Self::Recording) {
-        let record = response.clone();
-        (response, ready(Ok(Captured { record, seal: Seal::default() })))
-    }
-
-    fn restore(&self, record: &Res) -> Result<Res, crate::BoxError> {
-        Ok(record.clone())
-    }
 }
 
 /// The policy for any protocol: a classifier, and otherwise nothing carried, nothing drained, one key for all.
@@ -376,40 +159,5 @@ impl<P: Discard<Res>, F, Res> Discard<Res> for KeyBy<P, F> {
 
     fn discard(&self, response: Res) -> P::Future {
         self.policy.discard(response)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clone_is_replayed_and_nothing_is_replayed_by_unit() {
-        let (sent, mut saved) = CloneReplay.save(7_u64);
-        assert_eq!((sent, CloneReplay.replay(&mut saved), CloneReplay.is_repeatable(&7)), (7, Some(7), true));
-        let (sent, mut saved) = Replay::<u64>::save(&(), 7);
-        assert_eq!((sent, Replay::<u64>::replay(&(), &mut saved)), (7, None));
-    }
-
-    #[tokio::test]
-    async fn a_value_is_captured_and_restored_and_nothing_holds_back_its_end() {
-        let (live, recording) = CloneCapture.capture(String::from("ok"));
-        let Captured { record, seal } = recording.await.unwrap();
-        seal.release();
-        assert_eq!(live, Capture::<String>::restore(&CloneCapture, &record).unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_seal_is_released_when_dropped() {
-        let (seal, released) = Seal::new();
-        drop(seal);
-        assert!(released.await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_seal_can_end_a_response_with_an_error() {
-        let (seal, released) = Seal::new();
-        seal.fail("lost");
-        assert_eq!(released.await.unwrap().to_string(), "lost");
     }
 }

@@ -3,7 +3,7 @@ use std::sync::OnceLock;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{CallResult, CircuitState, Event, HealResult, IdempotencyResult, Observe};
-use crate::error::Stop;
+use crate::exhausted::Stop;
 use crate::verdict::Verdict;
 
 /// Counts the events of one service through the `metrics` crate.

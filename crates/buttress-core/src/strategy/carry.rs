@@ -1,0 +1,66 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+
+/// Reads and writes what travels with a message: on a request from the outer layers to the inner ones, on a response
+/// back to the caller.
+pub trait Carry<M> {
+    /// Whether anything is carried at all. Where it is `false` layers read no clock and write nothing for it.
+    const ACTIVE: bool;
+
+    /// What travels with this message, if anything does.
+    fn carried<'a>(&self, message: &'a M) -> Option<&'a Carried>;
+
+    /// Changes what travels with this message.
+    fn carry(&self, message: &mut M, change: impl FnOnce(&mut Carried));
+
+    /// Whether applying this request several times is the same as applying it once, by what it is and by what travels with
+    /// it: whether it may go to somebody else after an outcome that leaves open whether it was applied. `true` unless an
+    /// implementation knows better.
+    fn may_repeat(&self, message: &M) -> bool {
+        let _ = message;
+        true
+    }
+}
+
+/// What travels with a request or a response.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Carried {
+    /// When the whole call has to be over; set by a total deadline, never moved later by what lies below.
+    pub deadline: Option<Instant>,
+    /// On a request: which attempt this is, from 2 on (0 stands for the first). On a response: how many attempts it
+    /// took, from 2 on.
+    pub attempt: u32,
+    /// The key under which the receiver recognises a repetition.
+    pub idempotency_key: Option<Arc<str>>,
+    /// The caller says that applying this request several times is the same as applying it once.
+    pub repeatable: bool,
+    /// The caller's own limit on retries for this request: `Some(0)` sends it once.
+    pub max_retries: Option<u32>,
+    /// The delays before this request's retries, in place of the layer's.
+    pub backoff: Option<Arc<Backoff>>,
+    /// The caller's own total time limit for this request, in place of the layer's.
+    pub time_limit: Option<Duration>,
+    /// The caller's own time limit for each attempt at this request, in place of the layer's.
+    pub attempt_limit: Option<Duration>,
+}
+
+/// Says of a request what [`Carried::repeatable`] does, where there is nothing else to say: it takes no memory. In the
+/// extensions of HTTP requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeatable;
+
+/// Carries nothing.
+impl<M> Carry<M> for () {
+    const ACTIVE: bool = false;
+
+    fn carried<'a>(&self, _: &'a M) -> Option<&'a Carried> {
+        None
+    }
+
+    fn carry(&self, _: &mut M, _: impl FnOnce(&mut Carried)) {}
+}
