@@ -5,6 +5,7 @@ use buttress_core::clock::Seconds;
 use buttress_core::{Backoff, ConfigError, Jitter, Mode};
 
 use crate::ratio::Ratio;
+use crate::trip::{RateRule, Trip};
 
 /// When a circuit opens, for how long, and what closes it.
 ///
@@ -36,73 +37,6 @@ pub struct Config {
     pub(crate) count_throttling: bool,
     pub(crate) eager: bool,
     pub(crate) mode: Mode,
-}
-
-/// A rule that opens the circuit. Several rules are OR-ed; of each kind there is at most one.
-///
-/// Rates are judged after every recorded call, a success included, and compared in integers: `calls that count against
-/// it ≥ at_least × calls`, once `minimum_calls` are in the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Trip {
-    /// This many failures in a row, at least 1.
-    ConsecutiveFailures(u32),
-    /// A share of calls failed.
-    FailureRate {
-        /// Which calls are looked at.
-        window: Window,
-        /// The share that opens the circuit.
-        at_least: Ratio,
-        /// No judgement on fewer calls, at least 1.
-        minimum_calls: u32,
-    },
-    /// A share of calls was slow, failed or not. A call that is still under way counts as soon as it is too slow.
-    SlowCalls {
-        /// Calls that take at least this long are slow.
-        slower_than: Duration,
-        /// Which calls are looked at.
-        window: Window,
-        /// The share that opens the circuit.
-        at_least: Ratio,
-        /// No judgement on fewer calls, at least 1.
-        minimum_calls: u32,
-    },
-}
-
-/// Which calls a rate looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Window {
-    /// The last so many calls, 1 to 100,000.
-    Calls(u32),
-    /// The calls of the last so much time, in ten buckets; at least 10 ms.
-    Time(Duration),
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RateRule {
-    pub(crate) window: Window,
-    pub(crate) at_least: Ratio,
-    pub(crate) minimum_calls: u32,
-}
-
-impl RateRule {
-    fn check(&self) -> Result<(), ConfigError> {
-        self.at_least.check("at_least")?;
-        match self.window {
-            Window::Calls(n) if !(1..=100_000).contains(&n) => {
-                return Err(ConfigError::new("window", self.window, "must be between 1 and 100,000 calls"));
-            }
-            Window::Calls(n) if self.minimum_calls > n => {
-                let rule = format!("must be at most the window's {n} calls, or the rule never applies");
-                return Err(ConfigError::new("minimum_calls", self.minimum_calls, rule));
-            }
-            Window::Time(time) if time < Duration::from_millis(10) => {
-                return Err(ConfigError::new("window", self.window, "must be at least 10 ms"));
-            }
-            _ => {}
-        }
-        at_least_one("minimum_calls", self.minimum_calls)
-    }
 }
 
 /// What a half-open circuit makes of its probes.
@@ -363,40 +297,13 @@ impl fmt::Display for Config {
     }
 }
 
-impl fmt::Display for Trip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ConsecutiveFailures(n) => write!(f, "{n} failures in a row"),
-            Self::FailureRate { window, at_least, minimum_calls } => {
-                write!(f, "{at_least} failures {window} ({minimum_calls} or more)")
-            }
-            Self::SlowCalls { slower_than, window, at_least, minimum_calls } => {
-                write!(
-                    f,
-                    "{at_least} slower than {} {window} ({minimum_calls} or more)",
-                    Seconds(*slower_than)
-                )
-            }
-        }
-    }
-}
-
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Calls(n) => write!(f, "in the last {n} calls"),
-            Self::Time(time) => write!(f, "in the last {}", Seconds(*time)),
-        }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self::standard()
     }
 }
 
-fn at_least_one(field: &'static str, value: u32) -> Result<(), ConfigError> {
+pub(crate) fn at_least_one(field: &'static str, value: u32) -> Result<(), ConfigError> {
     if value == 0 { Err(ConfigError::new(field, value, "must be at least 1")) } else { Ok(()) }
 }
 
@@ -407,6 +314,7 @@ fn positive(field: &'static str, value: Duration) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trip::Window;
 
     #[test]
     fn every_bad_value_is_named_with_its_rule() {

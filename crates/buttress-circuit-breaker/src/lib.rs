@@ -90,11 +90,12 @@ mod service;
 mod shared;
 mod snapshot;
 mod state;
+mod trip;
 mod window;
 
 pub use buttress_core::observe::{CircuitCause, CircuitState};
 pub use buttress_core::{Mode, Reason, Refused};
-pub use config::{Abandoned, Config, ProbeExpiry, Recovery, Trip, Window};
+pub use config::{Abandoned, Config, ProbeExpiry, Recovery};
 pub use error::InvalidTransition;
 pub use future::ResponseFuture;
 pub use handle::{CircuitBreakerHandle, Control, Metrics};
@@ -104,3 +105,4 @@ pub use permit::Permit;
 pub use ratio::Ratio;
 pub use service::CircuitBreaker;
 pub use snapshot::{Snapshot, SnapshotState};
+pub use trip::{Trip, Window};

@@ -7,8 +7,9 @@ use buttress_core::Reason;
 use buttress_core::clock::LazyNow;
 use buttress_core::observe::{CircuitCause, CircuitState};
 
-use crate::config::{Abandoned, Config, ProbeExpiry, RateRule};
+use crate::config::{Abandoned, Config, ProbeExpiry};
 use crate::probing::Probing;
+use crate::trip::RateRule;
 use crate::window::{Mark, Tally, Totals, Window};
 
 /// The windows' lock-free halves; made together with the [`Machine`].

@@ -8,10 +8,11 @@ use buttress_core::sync::thread::{self, JoinHandle};
 use buttress_core::{Kind, Reason, Settle, Verdict};
 
 use super::*;
-use crate::config::{Abandoned, Trip, Window};
+use crate::config::Abandoned;
 use crate::handle::CircuitBreakerHandle;
 use crate::permit::Permit;
 use crate::ratio::Ratio;
+use crate::trip::{Trip, Window};
 
 const FAILURE: Verdict = Verdict::failure(Kind::Transient);
 
