@@ -1,18 +1,20 @@
+mod layer;
+mod preset;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_circuit_breaker::{
-    CircuitBreaker, CircuitBreakerLayer, KeyedCircuitBreaker, KeyedCircuitBreakerLayer,
-};
-use buttress_core::{Backoff, ConfigError, Mode, Observe, Verdict};
-use buttress_deadline::{Deadline, DeadlineLayer};
+use buttress_circuit_breaker::{CircuitBreakerLayer, KeyedCircuitBreakerLayer};
+use buttress_core::{ConfigError, Mode, Observe, Verdict};
+use buttress_deadline::DeadlineLayer;
 use buttress_http::{Http, HttpReplay, Vendor};
-use buttress_retry::{Budget, Retry, RetryLayer};
+use buttress_retry::RetryLayer;
 use http::{HeaderMap, StatusCode};
-use tower_layer::Layer;
 
 use crate::explain::Explanation;
+pub use layer::{HttpLayer, HttpService, HttpServicePerHost};
+use preset::Preset;
 
 /// Builds a stack for one HTTP dependency, always in the order that works: total deadline, retry, circuit breaker,
 /// attempt deadline, client. Starts with [`http`](crate::http()).
@@ -53,17 +55,6 @@ pub struct HttpBuilder {
     travels: bool,
 }
 
-/// The figures that a stack has where nothing else is said.
-#[derive(Clone, Copy, Debug)]
-enum Preset {
-    UserFacing,
-    Background,
-    Datadog,
-    PagerDuty,
-    Aws,
-    AwsSdk,
-}
-
 impl fmt::Debug for HttpBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, vendor, preset, total, attempt, retry, breaker, .. } = self;
@@ -75,51 +66,6 @@ impl fmt::Debug for HttpBuilder {
             .field("total", total)
             .field("attempt", attempt);
         debug.field("retry", retry).field("breaker", breaker).finish_non_exhaustive()
-    }
-}
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-impl Preset {
-    /// Total and attempt.
-    fn limits(self) -> (Duration, Duration) {
-        match self {
-            Self::UserFacing => (millis(10_000), millis(2500)),
-            Self::Background => (millis(600_000), millis(30_000)),
-            Self::Datadog => (millis(30_000), millis(8000)),
-            Self::PagerDuty => (millis(300_000), millis(10_000)),
-            Self::Aws | Self::AwsSdk => (millis(60_000), millis(15_000)),
-        }
-    }
-
-    fn retry(self) -> buttress_retry::Config {
-        use buttress_retry::Config;
-        match self {
-            Self::UserFacing => Config::user_facing(),
-            // Nobody waits, so an open circuit is waited for.
-            Self::Background => Config::background().retry_refused(true),
-            Self::Datadog => Config::user_facing().max_total_wait(None),
-            Self::PagerDuty => {
-                let backoff =
-                    Backoff::exponential(millis(1000), 2.0, millis(30_000)).expect("a valid schedule");
-                let budget = Budget::adaptive(0.1, millis(500), 20).expect("a tenth is a share");
-                Config::background().max_retries(20).backoff(backoff).budget(budget).retry_refused(true)
-            }
-            Self::Aws => Config::aws_standard(),
-            Self::AwsSdk => Config::aws_standard().max_retries(0),
-        }
-    }
-
-    fn breaker(self) -> buttress_circuit_breaker::Config {
-        use buttress_circuit_breaker::Config;
-        match self {
-            Self::UserFacing | Self::Datadog | Self::Aws | Self::AwsSdk => Config::standard(),
-            // The attempts of one call must not open it.
-            Self::Background => Config::high_traffic(),
-            Self::PagerDuty => Config::high_traffic().open_for(millis(15_000)).success_threshold(1),
-        }
     }
 }
 
@@ -395,90 +341,4 @@ pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::new("name", "", "must not be empty: errors and metrics show it"));
     }
     Ok(())
-}
-
-/// The stack for one HTTP dependency; made by [`HttpBuilder`].
-///
-/// All services made by it, and all their clones, share its circuit and its retry budget. Errors are
-/// [`BoxError`](buttress_core::BoxError)s; [`find`](crate::find) finds what is in them.
-#[derive(Clone, Debug)]
-pub struct HttpLayer<C = CircuitBreakerLayer<Http>> {
-    total: DeadlineLayer<Http>,
-    retry: RetryLayer<Http, HttpReplay>,
-    breaker: C,
-    attempt: DeadlineLayer<Http>,
-    explanation: Explanation,
-}
-
-/// What [`HttpLayer`] makes of a client `S`: the type to name in a struct.
-///
-/// `S` is called with `http::Request<ReplayBody<B>>`; for hyper-util that is
-/// `Client<HttpConnector, ReplayBody<Full<Bytes>>>`, which the compiler infers.
-pub type HttpService<S> = Deadline<Retry<CircuitBreaker<Deadline<S, Http>, Http>, Http, HttpReplay>, Http>;
-
-/// What [`HttpLayer`] makes of a client `S` with one circuit for each host.
-pub type HttpServicePerHost<S> =
-    Deadline<Retry<KeyedCircuitBreaker<Deadline<S, Http>, Http>, Http, HttpReplay>, Http>;
-
-impl<C> HttpLayer<C> {
-    /// What the stack does, one line a layer, and what looks wrong about it.
-    pub fn explain(&self) -> &Explanation {
-        &self.explanation
-    }
-
-    /// The retry: its budget and its mode.
-    pub fn retry(&self) -> &RetryLayer<Http, HttpReplay> {
-        &self.retry
-    }
-
-    /// The total deadline.
-    pub fn total(&self) -> &DeadlineLayer<Http> {
-        &self.total
-    }
-
-    /// The attempt deadline.
-    pub fn attempt(&self) -> &DeadlineLayer<Http> {
-        &self.attempt
-    }
-
-    /// The circuit breaker; its `handle()` reads and controls the circuit.
-    pub fn circuit_breaker(&self) -> &C {
-        &self.breaker
-    }
-}
-
-impl HttpLayer {
-    /// Switches the mode of all four layers.
-    pub fn set_mode(&self, mode: Mode) {
-        self.breaker.handle().set_mode(mode);
-        self.set_other_modes(mode);
-    }
-}
-
-impl HttpLayer<KeyedCircuitBreakerLayer<Http>> {
-    /// Switches the mode of all four layers, for all hosts, those to come included.
-    pub fn set_mode(&self, mode: Mode) {
-        self.breaker.set_mode(mode);
-        self.set_other_modes(mode);
-    }
-}
-
-impl<C> HttpLayer<C> {
-    fn set_other_modes(&self, mode: Mode) {
-        self.total.set_mode(mode);
-        self.retry.set_mode(mode);
-        self.attempt.set_mode(mode);
-    }
-}
-
-impl<S, C> Layer<S> for HttpLayer<C>
-where
-    C: Layer<Deadline<S, Http>>,
-    C::Service: Clone,
-{
-    type Service = Deadline<Retry<C::Service, Http, HttpReplay>, Http>;
-
-    fn layer(&self, client: S) -> Self::Service {
-        self.total.layer(self.retry.layer(self.breaker.layer(self.attempt.layer(client))))
-    }
 }

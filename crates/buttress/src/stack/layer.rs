@@ -1,0 +1,96 @@
+use buttress_circuit_breaker::{
+    CircuitBreaker, CircuitBreakerLayer, KeyedCircuitBreaker, KeyedCircuitBreakerLayer,
+};
+use buttress_core::Mode;
+use buttress_deadline::{Deadline, DeadlineLayer};
+use buttress_http::{Http, HttpReplay};
+use buttress_retry::{Retry, RetryLayer};
+use tower_layer::Layer;
+
+use crate::explain::Explanation;
+
+/// The stack for one HTTP dependency; made by [`HttpBuilder`](crate::HttpBuilder).
+///
+/// All services made by it, and all their clones, share its circuit and its retry budget. Errors are
+/// [`BoxError`](buttress_core::BoxError)s; [`find`](crate::find) finds what is in them.
+#[derive(Clone, Debug)]
+pub struct HttpLayer<C = CircuitBreakerLayer<Http>> {
+    pub(super) total: DeadlineLayer<Http>,
+    pub(super) retry: RetryLayer<Http, HttpReplay>,
+    pub(super) breaker: C,
+    pub(super) attempt: DeadlineLayer<Http>,
+    pub(super) explanation: Explanation,
+}
+
+/// What [`HttpLayer`] makes of a client `S`: the type to name in a struct.
+///
+/// `S` is called with `http::Request<ReplayBody<B>>`; for hyper-util that is
+/// `Client<HttpConnector, ReplayBody<Full<Bytes>>>`, which the compiler infers.
+pub type HttpService<S> = Deadline<Retry<CircuitBreaker<Deadline<S, Http>, Http>, Http, HttpReplay>, Http>;
+
+/// What [`HttpLayer`] makes of a client `S` with one circuit for each host.
+pub type HttpServicePerHost<S> =
+    Deadline<Retry<KeyedCircuitBreaker<Deadline<S, Http>, Http>, Http, HttpReplay>, Http>;
+
+impl<C> HttpLayer<C> {
+    /// What the stack does, one line a layer, and what looks wrong about it.
+    pub fn explain(&self) -> &Explanation {
+        &self.explanation
+    }
+
+    /// The retry: its budget and its mode.
+    pub fn retry(&self) -> &RetryLayer<Http, HttpReplay> {
+        &self.retry
+    }
+
+    /// The total deadline.
+    pub fn total(&self) -> &DeadlineLayer<Http> {
+        &self.total
+    }
+
+    /// The attempt deadline.
+    pub fn attempt(&self) -> &DeadlineLayer<Http> {
+        &self.attempt
+    }
+
+    /// The circuit breaker; its `handle()` reads and controls the circuit.
+    pub fn circuit_breaker(&self) -> &C {
+        &self.breaker
+    }
+}
+
+impl HttpLayer {
+    /// Switches the mode of all four layers.
+    pub fn set_mode(&self, mode: Mode) {
+        self.breaker.handle().set_mode(mode);
+        self.set_other_modes(mode);
+    }
+}
+
+impl HttpLayer<KeyedCircuitBreakerLayer<Http>> {
+    /// Switches the mode of all four layers, for all hosts, those to come included.
+    pub fn set_mode(&self, mode: Mode) {
+        self.breaker.set_mode(mode);
+        self.set_other_modes(mode);
+    }
+}
+
+impl<C> HttpLayer<C> {
+    fn set_other_modes(&self, mode: Mode) {
+        self.total.set_mode(mode);
+        self.retry.set_mode(mode);
+        self.attempt.set_mode(mode);
+    }
+}
+
+impl<S, C> Layer<S> for HttpLayer<C>
+where
+    C: Layer<Deadline<S, Http>>,
+    C::Service: Clone,
+{
+    type Service = Deadline<Retry<C::Service, Http, HttpReplay>, Http>;
+
+    fn layer(&self, client: S) -> Self::Service {
+        self.total.layer(self.retry.layer(self.breaker.layer(self.attempt.layer(client))))
+    }
+}
