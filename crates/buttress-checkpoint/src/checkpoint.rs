@@ -217,7 +217,7 @@ where
             let unsure = std::mem::replace(&mut self.unsure, true);
             let appended = tokio::select! {
                 biased;
-                () = lease.lost() => None,
+                _ = lease.lost() => None,
                 appended = self.store.append(hold, self.seq, entries, next) => Some(appended),
             };
             match appended {

@@ -27,6 +27,9 @@ pub struct Config {
     pub(crate) max_recoveries: u32,
     pub(crate) max_value: usize,
     pub(crate) undo: (Backoff, u32),
+    pub(crate) undo_timeout: Duration,
+    /// The delays before a run that panicked is run again.
+    pub(crate) panics: Backoff,
     /// The delays between attempts at a store that does not answer.
     pub(crate) retries: Backoff,
     pub(crate) on_mismatch: OnMismatch,
@@ -35,7 +38,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let undo = Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60));
+        let slow = || Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60));
         let retries = Backoff::exponential(Duration::from_millis(50), 2.0, Duration::from_secs(1));
         Self {
             worker: format!("pid {}", std::process::id()).into(),
@@ -48,7 +51,9 @@ impl Default for Config {
             max_runs: 64,
             max_recoveries: 10,
             max_value: 1 << 20,
-            undo: (undo.unwrap_or_default(), 5),
+            undo: (slow().unwrap_or_default(), 5),
+            undo_timeout: Duration::from_secs(300),
+            panics: slow().unwrap_or_default(),
             retries: retries.unwrap_or_default(),
             on_mismatch: OnMismatch::Pause,
             observer: Arc::default(),
@@ -127,7 +132,8 @@ impl Config {
     }
 
     /// A run that was taken over more often than this from workers that had not given it up, and has recorded nothing since, is
-    /// parked until an operator resumes it: 10 by default. That is what a run that crashes its worker each time comes to.
+    /// parked until an operator resumes it: 10 by default. That is what a run that crashes its worker each time comes to. One
+    /// whose code [panics](Self::panic_delays) is parked after so many retries, too.
     #[must_use]
     pub fn max_recoveries(self, max_recoveries: u32) -> Self {
         Self { max_recoveries, ..self }
@@ -147,6 +153,25 @@ impl Config {
             ));
         }
         Ok(Self { max_value: bytes, ..self })
+    }
+
+    /// After which delays a run whose code panicked is run again: up to 1, 2, 4, 8, 16, 32 and then 60 seconds by default. How
+    /// often in a row, over all workers, [`max_recoveries`](Self::max_recoveries) says.
+    #[must_use]
+    pub fn panic_delays(self, delays: Backoff) -> Self {
+        Self { panics: delays, ..self }
+    }
+
+    /// How much time each attempt at undoing a step has, before it is dropped and counts as failed: 5 minutes by default.
+    ///
+    /// # Errors
+    ///
+    /// If it is zero.
+    pub fn undo_timeout(self, limit: Duration) -> Result<Self, ConfigError> {
+        if limit.is_zero() {
+            return Err(ConfigError::new("undo_timeout", "0 s", "must be longer than zero".to_owned()));
+        }
+        Ok(Self { undo_timeout: limit, ..self })
     }
 
     /// How often, and after which delays, undoing a step is tried again when it fails: 5 times by default, after 1, 2, 4, 8 and

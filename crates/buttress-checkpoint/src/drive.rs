@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::cx::Cx;
 use crate::entry::{self, Envelope};
 use crate::error::Mismatch;
-use crate::lease::Lease;
-use crate::polled::{Ended, Polled, Woken};
+use crate::lease::{Lease, Loss};
+use crate::polled::{Ended, Polled, Woken, panicked};
 use crate::replay::Replay;
 use crate::run::{BoxFuture, Core, Gate};
 
@@ -50,6 +50,13 @@ pub(crate) enum Refused {
     Never(StoreError),
 }
 
+/// A run that was lost, and that nobody else may have: at this entry as far as is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Unrenewed {
+    pub(crate) hold: Hold,
+    pub(crate) seq: u64,
+}
+
 pub(crate) struct Stored {
     next: u64,
     pub(crate) at: SystemTime,
@@ -57,27 +64,33 @@ pub(crate) struct Stored {
 }
 
 /// Runs a run for as long as it is held, or until this process has taken hold of it once more. Whatever was built of it is
-/// dropped before this returns.
+/// dropped before this returns, with what is to be given back of it: a run that was lost only because the store did not
+/// renew its lease.
 pub(crate) async fn drive<S: JournalStore>(
     mut driver: Driver<S>,
     acquired: Acquired,
     code: Code,
     asked: Instant,
     superseded: oneshot::Receiver<()>,
-) {
+) -> Option<Unrenewed> {
     let Config { lease, margin, observer, .. } = driver.config.clone();
     let (id, name) = (acquired.info.id.as_str().into(), acquired.info.name.clone());
     let change = if acquired.info.recoveries > 0 { RunChange::Recovered } else { RunChange::Acquired };
     let emit = |change| observer.emit(&name, || Event::Run { run: Arc::clone(&id), change });
     emit(change);
     let kept = Lease::keep(driver.store.clone(), acquired.hold.clone(), asked, lease, margin);
+    let mut loss = None;
     let change = tokio::select! {
         biased;
-        () = kept.lost() => RunChange::Lost,
+        why = kept.lost() => {
+            loss = Some(why);
+            RunChange::Lost
+        }
         Ok(()) = superseded => RunChange::Lost,
         change = driver.run_or_pause(&acquired, &code, &kept) => change.unwrap_or(RunChange::Lost),
     };
     emit(change);
+    (loss == Some(Loss::Unrenewed)).then_some(Unrenewed { hold: driver.hold, seq: driver.seq })
 }
 
 impl<S: JournalStore> Driver<S> {
@@ -127,10 +140,10 @@ impl<S: JournalStore> Driver<S> {
         let _cleared = Cleared(&core);
         let called =
             core.scope(|| catch_unwind(AssertUnwindSafe(|| code(Cx::new(Arc::clone(&core)), &input))));
-        let Ok(called) = called else { return Ok(RunChange::Panicked) };
         let ended = match called {
-            Ok(body) => self.poll_to_end(&core, body).await?,
-            Err(reason) => {
+            Err(payload) => Ended::Panicked(panicked(&*payload, None)),
+            Ok(Ok(body)) => self.poll_to_end(&core, body).await?,
+            Ok(Err(reason)) => {
                 let what = "the input of the run".to_owned();
                 Ended::Mismatch(Mismatch::Undecodable { what, reason })
             }
@@ -323,7 +336,7 @@ impl<S: JournalStore> Driver<S> {
 }
 
 /// A reason as stores take it: of no more than 512 bytes, and without NUL.
-fn short(reason: &str) -> Arc<str> {
+pub(crate) fn short(reason: &str) -> Arc<str> {
     let mut text = reason.replace('\0', "\u{fffd}");
     cut(&mut text, buttress_store::MAX_NAME);
     text.into()

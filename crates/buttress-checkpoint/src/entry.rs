@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::error::{Mismatch, StepKind};
 
+/// The text of an error that is kept of an attempt, in bytes.
+pub(crate) const MAX_TEXT: usize = 4096;
+
 /// The version of the payloads' encoding: JSON, to which fields may be added.
 pub(crate) const FORMAT: u16 = 1;
 
@@ -40,10 +43,12 @@ pub(crate) enum Kind {
     NotUndone = 11,
     /// A [`Checkpoint`](crate::Checkpoint) was saved.
     Saved = 20,
+    /// The code of the run panicked.
+    Panicked = 21,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Step,
         Self::Started,
         Self::Attempt,
@@ -56,6 +61,7 @@ impl Kind {
         Self::Output,
         Self::NotUndone,
         Self::Saved,
+        Self::Panicked,
     ];
 
     /// The operation that it belongs to, if it belongs to one.
@@ -65,7 +71,12 @@ impl Kind {
             Self::Sleep | Self::Woken => Some(StepKind::Sleep),
             Self::Race => Some(StepKind::Race),
             Self::Patch => Some(StepKind::Patch),
-            Self::Unwind | Self::Compensated | Self::Output | Self::NotUndone | Self::Saved => None,
+            Self::Unwind
+            | Self::Compensated
+            | Self::Output
+            | Self::NotUndone
+            | Self::Saved
+            | Self::Panicked => None,
         }
     }
 
@@ -130,6 +141,10 @@ pub(crate) enum Fault {
     },
     /// The step could not be undone.
     NotUndone {
+        reason: String,
+    },
+    /// The code of the run panicked.
+    Panicked {
         reason: String,
     },
 }

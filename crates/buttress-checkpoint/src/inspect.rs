@@ -23,6 +23,8 @@ pub struct Timeline {
     pub output: Option<String>,
     /// The run is being undone, or was.
     pub unwinding: bool,
+    /// What its code panicked with, if nothing else was recorded since.
+    pub panic: Option<String>,
 }
 
 /// One operation of a run.
@@ -96,6 +98,10 @@ impl Timeline {
             let error =
                 error.or_else(|| body.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok()));
             let wake = replay::wake(entry.at, &body).unwrap_or(entry.at);
+            timeline.panic = match body.fault {
+                Some(entry::Fault::Panicked { reason }) => Some(reason),
+                _ => None,
+            };
             let Some(operation) = kind.operation() else {
                 let state = match kind {
                     Kind::Compensated => StepState::Undone,

@@ -20,9 +20,25 @@ pub(crate) struct Lease {
     task: JoinHandle<()>,
 }
 
-/// Until when a run may be touched, on both clocks of this machine: the monotonic one stands still while the machine sleeps,
-/// and a store's need not.
-type Usable = (Instant, SystemTime);
+/// Until when a run may be touched.
+#[derive(Clone, Copy)]
+struct Usable {
+    /// On both clocks of this machine: the monotonic one stands still while the machine sleeps, and a store's need not.
+    end: Instant,
+    wall_end: SystemTime,
+    /// Since when a renewal is asked for.
+    asked: Option<Instant>,
+}
+
+/// Why a run must no longer be touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// A renewal that was asked for in time was not had, or the wall clock has stepped: nobody else has it, as far as is known,
+    /// and it is no fault of the run.
+    Unrenewed,
+    /// It is somebody else's, or this process came to no renewal in time.
+    Other,
+}
 
 /// So often the wall clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -71,7 +87,8 @@ impl Lease {
     ) -> Self {
         let usable = move |asked: Instant| {
             let left = (lease - margin).saturating_sub(asked.elapsed());
-            (clock::after(asked, lease - margin), wall().checked_add(left).unwrap_or(SystemTime::UNIX_EPOCH))
+            let wall_end = wall().checked_add(left).unwrap_or(SystemTime::UNIX_EPOCH);
+            Usable { end: clock::after(asked, lease - margin), wall_end, asked: None }
         };
         let (sender, until) = watch::channel(usable(asked));
         let signal = Arc::<Signal>::default();
@@ -81,6 +98,10 @@ impl Lease {
             loop {
                 sleep(pause).await;
                 let asked = Instant::now();
+                sender.send_if_modified(|usable| {
+                    usable.asked.get_or_insert(asked);
+                    false
+                });
                 pause = match store.renew(&hold, lease).await {
                     Ok(Renewed::Held { cancel_requested }) => {
                         if cancel_requested {
@@ -100,17 +121,20 @@ impl Lease {
     }
 
     /// Returns once the run must no longer be touched.
-    pub(crate) async fn lost(&self) {
+    pub(crate) async fn lost(&self) -> Loss {
         let mut until = self.until.clone();
         loop {
-            let (end, wall_end) = *until.borrow_and_update();
+            let Usable { end, wall_end, asked } = *until.borrow_and_update();
             let now = Instant::now();
-            if now >= end || (self.wall)() >= wall_end {
-                return;
+            if now >= end {
+                return if asked.is_some_and(|asked| asked < end) { Loss::Unrenewed } else { Loss::Other };
+            }
+            if (self.wall)() >= wall_end {
+                return Loss::Unrenewed;
             }
             tokio::select! {
                 biased;
-                changed = until.changed() => if changed.is_err() { return },
+                changed = until.changed() => if changed.is_err() { return Loss::Other },
                 () = sleep_until(end.min(clock::after(now, TICK))) => {}
             }
         }
@@ -147,7 +171,7 @@ mod tests {
         let lost = tokio::time::timeout(Duration::from_secs(60), lease.lost()).await;
         assert!(lost.is_err(), "it is held");
         AHEAD.store(3001, Ordering::SeqCst);
-        lease.lost().await;
+        assert_eq!(lease.lost().await, Loss::Unrenewed);
         assert!(began.elapsed() < Duration::from_secs(62), "{:?}", began.elapsed());
     }
 }

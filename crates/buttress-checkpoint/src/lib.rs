@@ -27,9 +27,9 @@
 //!
 //! A cancelled run stops before its next step, when the steps that are under way have ended, and is undone
 //! ([`Step::compensate`]). A shutdown ends what is under way and gives the run back. Neither is ever recorded as a result,
-//! and nor are a lost lease or a store that fails. A panic is a crash: only what was done beside it is recorded, the run is
-//! tried again when its lease is over, and parked after [ten](Config::max_recoveries) of them. A body is dropped
-//! [before](Config::lease) its lease ends.
+//! and nor are a lost lease or a store that fails. A panic is no result either: what was done beside it is recorded, with its
+//! text, and the run is given back and run again [after a while](Config::panic_delays); after
+//! [ten](Config::max_recoveries) of them in a row it is parked. A body is dropped [before](Config::lease) its lease ends.
 //!
 //! # Examples
 //!

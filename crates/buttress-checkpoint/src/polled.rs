@@ -1,5 +1,6 @@
 //! The code of one run, polled until there is something for its driver to do.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +10,16 @@ use std::time::Duration;
 use buttress_core::clock::after;
 use tokio::time::Instant;
 
-use crate::drive::{Outcome, Refused, Stored};
-use crate::error::Mismatch;
+use crate::drive::{Outcome, Refused, Stored, cut};
+use crate::entry::MAX_TEXT;
+use crate::error::{Mismatch, StepId};
 use crate::run::{BoxFuture, Core, Quiet};
 
 /// How the code ended, or why it did not.
 pub(crate) enum Ended {
     Finished(Outcome),
-    Panicked,
+    /// With this text.
+    Panicked(String),
     Mismatch(Mismatch),
     Stopped,
     Suspended(Instant),
@@ -120,7 +123,7 @@ impl Polled {
             return Some(Ended::Mismatch(fault));
         }
         match polled {
-            Err(_) => Some(Ended::Panicked),
+            Err(payload) => Some(Ended::Panicked(panicked(&*payload, core.panicking()))),
             Ok(Poll::Ready(outcome)) => Some(Ended::Finished(outcome)),
             Ok(Poll::Pending) => None,
         }
@@ -136,6 +139,18 @@ impl Polled {
             Some(ended) => Err(ended),
             None => Ok(still && Arc::strong_count(&flag) == 1 && !flag.woken.load(Ordering::SeqCst)),
         }
+    }
+}
+
+/// What a panic says, and in which step if it was in one.
+pub(crate) fn panicked(payload: &(dyn Any + Send), step: Option<StepId>) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let mut text = text.unwrap_or("a value that is no text").to_owned();
+    cut(&mut text, MAX_TEXT);
+    match step {
+        Some(step) => format!("{step}: {text}"),
+        None => text,
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Replay {
     end: u32,
     patches: HashMap<Arc<str>, bool>,
     pub(crate) unwind: Option<Body>,
+    /// How often the code has panicked since something else was recorded, or since an operator was told.
+    pub(crate) panics: u32,
     pub(crate) compensated: HashSet<(Arc<str>, u32)>,
     /// The failed attempts at undoing a step, and when the next one is due.
     pub(crate) undoing: HashMap<(Arc<str>, u32), Marks>,
@@ -96,6 +98,7 @@ impl Replay {
 
     fn record(&mut self, kind: Kind, body: Body, entry: &Entry) {
         let (name, occurrence, ordinal) = (entry.entry.name.clone(), entry.entry.occurrence, body.n);
+        self.panics = if kind == Kind::Panicked && body.wait.is_some() { body.attempt } else { 0 };
         let Some(operation) = kind.operation() else {
             match kind {
                 Kind::Unwind => self.unwind = Some(body),

@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) running: usize,
     /// The step whose body is being polled.
     current: Option<StepId>,
+    /// The step in whose body a panic began.
+    panicking: Option<StepId>,
     pub(crate) gate: Gate,
     pub(crate) fault: Option<Mismatch>,
     /// A moment on the store's clock and on ours.
@@ -117,6 +119,7 @@ impl Core {
             in_flight: Vec::new(),
             running: 0,
             current: None,
+            panicking: None,
             gate: Gate::Open,
             fault: None,
             clock,

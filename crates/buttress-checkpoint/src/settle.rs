@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use buttress_core::Event;
+use buttress_core::clock::nanos;
 use buttress_core::observe::RunChange;
 use buttress_store::{JournalStore, NewEntry, Next};
 use serde_json::value::RawValue;
 
-use crate::config::OnMismatch;
-use crate::drive::{Driver, Outcome, Refused};
+use crate::config::{Config, OnMismatch};
+use crate::drive::{Driver, Outcome, Refused, short};
 use crate::entry::{self, Body, Kind};
 use crate::error::Mismatch;
 use crate::polled::Ended;
@@ -18,13 +20,7 @@ impl<S: JournalStore> Driver<S> {
         let gate = core.lock().gate;
         let rest = core.dispatch();
         match ended {
-            Ended::Panicked => {
-                // What was done beside it must not be done again. The lease is kept, so that the panic counts.
-                if !rest.is_empty() {
-                    self.append(rest, Next::Go).await?;
-                }
-                Ok(RunChange::Panicked)
-            }
+            Ended::Panicked(reason) => self.panicked(core, rest, reason).await,
             Ended::Mismatch(mismatch) => self.mismatch(rest, &mismatch).await,
             Ended::Suspended(until) => {
                 self.give_up(rest, Next::SleepUntil(core.system(until)), RunChange::Released).await
@@ -41,6 +37,34 @@ impl<S: JournalStore> Driver<S> {
                 self.finish(core, rest, outcome).await
             }
         }
+    }
+
+    /// The run is given back, so that whoever is free runs it again after a while; after too many of them in a row somebody has
+    /// to look. What was done beside a panic is not done again.
+    pub(crate) async fn panicked(
+        &mut self,
+        core: &Arc<Core>,
+        mut rest: Vec<NewEntry>,
+        reason: String,
+    ) -> Result<RunChange, Refused> {
+        let earlier = if rest.is_empty() { core.lock().replay.panics } else { 0 };
+        let attempt = earlier.saturating_add(1);
+        let Config { panics, max_recoveries, observer, .. } = &self.config;
+        let delay = panics.delays().nth(earlier as usize).filter(|_| attempt <= *max_recoveries);
+        let wait = delay.map(|delay| nanos(delay) / 1000);
+        let Some(delay) = delay else {
+            let told = format!(
+                "its code panicked {attempt} times and recorded nothing in between, at last with: {reason}"
+            );
+            observer.emit(&self.name, || Event::Run {
+                run: core.id.as_str().into(),
+                change: RunChange::Panicked,
+            });
+            rest.push(panic_entry(attempt, wait, reason));
+            return self.give_up(rest, Next::Park(short(&told)), RunChange::Halted).await;
+        };
+        rest.push(panic_entry(attempt, wait, reason));
+        self.give_up(rest, Next::Sleep(delay), RunChange::Panicked).await
     }
 
     async fn finish(
@@ -87,6 +111,11 @@ impl<S: JournalStore> Driver<S> {
             }
         }
     }
+}
+
+fn panic_entry(attempt: u32, wait: Option<u64>, reason: String) -> NewEntry {
+    let fault = Some(entry::Fault::Panicked { reason });
+    entry::write(Kind::Panicked, &"".into(), 0, &Body { attempt, wait, fault, ..Body::default() })
 }
 
 pub(crate) fn output(body: &Body) -> NewEntry {

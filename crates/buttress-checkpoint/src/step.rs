@@ -151,7 +151,8 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
 
     /// Undoes the step, from its result, when the workflow fails or is cancelled later on. The steps that can be undone are
     /// undone in the reverse order in which they were recorded, each until that is recorded; the workflow then fails with
-    /// its original error. One that fails is [tried again](crate::Config::undo_retry); then the run pauses.
+    /// its original error. One that fails, panics or takes [too long](crate::Config::undo_timeout) is
+    /// [tried again](crate::Config::undo_retry); then the run pauses.
     pub fn compensate<F, Fut, X>(mut self, mut undo: F) -> Self
     where
         T: DeserializeOwned,

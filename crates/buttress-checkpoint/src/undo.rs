@@ -7,20 +7,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use buttress_core::StepKey;
-use buttress_core::clock::nanos;
+use buttress_core::clock::{Seconds, nanos};
 use buttress_core::observe::RunChange;
 use buttress_store::{JournalStore, NewEntry, Next};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::drive::{Driver, Refused, cut, told};
-use crate::entry::{self, Body, Fault, Kind};
+use crate::entry::{self, Body, Fault, Kind, MAX_TEXT};
 use crate::error::StepId;
+use crate::polled::panicked;
 use crate::replay::{self, Marks};
 use crate::run::{Compensation, Core};
 use crate::settle::output;
-
-/// The text of an error that is kept of an attempt.
-const MAX_TEXT: usize = 4096;
 
 /// How an attempt at undoing a step ended.
 enum Undone {
@@ -28,7 +26,8 @@ enum Undone {
     No(String),
     /// Its result is not of the type that is undone.
     Undecodable(String),
-    Panicked,
+    /// With this text: it is tried again by code that is built anew.
+    Panicked(String),
     /// The worker shuts down.
     Stopped,
 }
@@ -85,7 +84,6 @@ impl<S: JournalStore> Driver<S> {
                     self.append(vec![entry], Next::Go).await?;
                     return Ok(None);
                 }
-                Undone::Panicked => return Ok(Some(RunChange::Panicked)),
                 Undone::Stopped => {
                     return self.give_up(vec![], Next::Yield, RunChange::Released).await.map(Some);
                 }
@@ -94,11 +92,7 @@ impl<S: JournalStore> Driver<S> {
                 }
                 Undone::No(mut error) => {
                     cut(&mut error, MAX_TEXT);
-                    marks.attempts += 1;
-                    let delay = self.undo_delay(marks.attempts);
-                    body.wait = delay.map(|delay| nanos(delay) / 1000);
-                    body.fault = Some(Fault::NotUndone { reason: error.clone() });
-                    let entry = entry::write(Kind::NotUndone, &step.id.name, step.id.occurrence, &body);
+                    let (entry, delay) = self.failed(&step.id, &mut marks, &mut body, &error);
                     let stored = self.append(vec![entry], Next::Go).await?;
                     if delay.is_none() {
                         return self.not_undone(&step.id, &error).await.map(Some);
@@ -106,8 +100,36 @@ impl<S: JournalStore> Driver<S> {
                     core.lock().clock = (stored.at, Instant::now());
                     marks.until = replay::wake(stored.at, &body);
                 }
+                Undone::Panicked(text) => {
+                    let error = format!("a panic: {text}");
+                    return match self.failed(&step.id, &mut marks, &mut body, &error) {
+                        (entry, Some(delay)) => {
+                            self.give_up(vec![entry], Next::Sleep(delay), RunChange::Panicked).await
+                        }
+                        (entry, None) => {
+                            self.append(vec![entry], Next::Go).await?;
+                            self.not_undone(&step.id, &error).await
+                        }
+                    }
+                    .map(Some);
+                }
             }
         }
+    }
+
+    /// What is recorded of a failed attempt, and for how long to wait before the next, if there is one.
+    fn failed(
+        &self,
+        step: &StepId,
+        marks: &mut Marks,
+        body: &mut Body,
+        error: &str,
+    ) -> (NewEntry, Option<Duration>) {
+        marks.attempts += 1;
+        let delay = self.undo_delay(marks.attempts);
+        body.wait = delay.map(|delay| nanos(delay) / 1000);
+        body.fault = Some(Fault::NotUndone { reason: error.to_owned() });
+        (entry::write(Kind::NotUndone, &step.name, step.occurrence, body), delay)
     }
 
     /// Somebody has to look.
@@ -140,10 +162,12 @@ impl<S: JournalStore> Driver<S> {
             told(&mut shutdown).await;
             sleep(self.config.drain).await;
         };
+        let limit = self.config.undo_timeout;
         tokio::select! {
             biased;
             undone = undo_once(core, step) => undone,
             () = drained => Undone::Stopped,
+            () = sleep(limit) => Undone::No(format!("it did not end within {}", Seconds(limit))),
         }
     }
 }
@@ -154,21 +178,21 @@ async fn undo_once(core: &Arc<Core>, step: &mut Compensation) -> Undone {
     let key = core.key_of(&format!("compensate\0{}", step.id.name), step.id.occurrence);
     let Compensation { id, value, undo } = step;
     let called = || core.scope(|| core.in_step(id, || undo(value)));
-    let Ok(called) = catch_unwind(AssertUnwindSafe(called)) else { return Undone::Panicked };
-    let mut future = match called {
-        Ok(future) => Box::pin(StepKey::scope(key, future)),
-        Err(error) => return Undone::Undecodable(error),
+    let mut future = match catch_unwind(AssertUnwindSafe(called)) {
+        Ok(Ok(future)) => Box::pin(StepKey::scope(key, future)),
+        Ok(Err(error)) => return Undone::Undecodable(error),
+        Err(payload) => return Undone::Panicked(panicked(&*payload, None)),
     };
     let ended = poll_fn(|cx| {
         let poll = || core.scope(|| core.in_step(id, || future.as_mut().poll(cx)));
         match catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(polled) => polled.map(Some),
-            Err(_) => Poll::Ready(None),
+            Ok(polled) => polled.map(Ok),
+            Err(payload) => Poll::Ready(Err(panicked(&*payload, None))),
         }
     });
     match ended.await {
-        None => Undone::Panicked,
-        Some(Ok(())) => Undone::Yes(began.elapsed()),
-        Some(Err(error)) => Undone::No(error),
+        Err(text) => Undone::Panicked(text),
+        Ok(Ok(())) => Undone::Yes(began.elapsed()),
+        Ok(Err(error)) => Undone::No(error),
     }
 }

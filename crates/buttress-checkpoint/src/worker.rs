@@ -7,14 +7,14 @@ use std::sync::Arc;
 use buttress_core::Event;
 use buttress_core::observe::RunChange;
 use buttress_store::{
-    Acquired, Fault, Flow, JournalStore, Next, Owner, Query, RunId, StatusKind, StoreError, Wanted,
+    Acquired, Appended, Fault, Flow, JournalStore, Next, Owner, Query, RunId, StatusKind, StoreError, Wanted,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
-use crate::drive::{Driver, drive};
+use crate::drive::{Driver, Unrenewed, drive};
 use crate::workflows::{Registered, Shared, Workflows};
 
 /// A run that this process runs: how to stop that, and when it has ended.
@@ -99,9 +99,11 @@ impl<S: JournalStore> Workflows<S> {
         }
         let _ = stop.send(true);
         while runs.join_next().await.is_some() {}
+        let _ = timeout(self.shared.config.drain, self.return_unrenewed()).await;
     }
 
     async fn acquire(&self, max: u32) -> Result<Vec<Acquired>, StoreError> {
+        self.return_unrenewed().await?;
         let Config { worker, lease, .. } = &self.shared.config;
         let flow = |it: &Registered| Flow { name: it.name.clone(), versions: it.versions.0.clone() };
         let flows: Vec<Flow> = self.shared.registered().iter().map(flow).collect();
@@ -116,6 +118,26 @@ impl<S: JournalStore> Workflows<S> {
     async fn give_back(&self, acquiring: impl Future<Output = Result<Vec<Acquired>, StoreError>>) {
         for Acquired { hold, info } in acquiring.await.unwrap_or_default() {
             let _ = self.shared.store.append(&hold, info.entries, &[], &Next::Yield).await;
+        }
+    }
+
+    /// Gives back what this process lost while the store did not answer, before it takes anything: a run that it takes over from
+    /// itself is not one that crashed its worker.
+    async fn return_unrenewed(&self) -> Result<(), StoreError> {
+        loop {
+            let Some(Unrenewed { hold, seq }) = self.shared.unrenewed().last().cloned() else {
+                return Ok(());
+            };
+            let next = match self.shared.store.append(&hold, seq, &[], &Next::Yield).await {
+                Ok(Appended::Conflict { next }) => Some(next),
+                Err(error) if error.is_transient() || error.fault() == Fault::Full => return Err(error),
+                Ok(Appended::Applied { .. } | Appended::Fenced) | Err(_) => None,
+            };
+            let mut unrenewed = self.shared.unrenewed();
+            match next {
+                Some(next) => unrenewed.iter_mut().filter(|it| it.hold == hold).for_each(|it| it.seq = next),
+                None => unrenewed.retain(|it| it.hold != hold),
+            }
         }
     }
 
@@ -140,7 +162,8 @@ impl<S: JournalStore> Workflows<S> {
                 let _ = earlier.stop.send(());
                 let _ = earlier.ended.await;
             }
-            drive(driver, run, code, asked, superseded).await;
+            let unrenewed = drive(driver, run, code, asked, superseded).await;
+            alive.shared.unrenewed().extend(unrenewed);
             alive.shared.tell(&alive.id);
         });
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::cx::Cx;
-use crate::drive::Code;
+use crate::drive::{Code, Unrenewed};
 use crate::handle::Workflow;
 use crate::worker::Driven;
 
@@ -35,6 +35,8 @@ pub(crate) struct Shared<S> {
     waiters: Mutex<HashMap<RunId, (usize, Arc<Notify>)>>,
     /// What this process runs.
     driven: Mutex<HashMap<RunId, Driven>>,
+    /// What it ran, and has still to give back.
+    unrenewed: Mutex<Vec<Unrenewed>>,
 }
 
 pub(crate) struct Registered {
@@ -74,6 +76,7 @@ impl<S: JournalStore> Workflows<S> {
             nudge: Notify::new(),
             waiters: Mutex::default(),
             driven: Mutex::default(),
+            unrenewed: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -197,6 +200,10 @@ impl<S> Shared<S> {
 
     pub(crate) fn driven(&self) -> MutexGuard<'_, HashMap<RunId, Driven>> {
         self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn unrenewed(&self) -> MutexGuard<'_, Vec<Unrenewed>> {
+        self.unrenewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whoever waits for this run looks at it.

@@ -14,6 +14,7 @@ pub(crate) fn show(run: &Run, json: bool) -> Result<String, Failure> {
         let mut value = info(&run.info);
         value["steps"] = timeline.steps.iter().map(step).collect();
         value["unwinding"] = json!(timeline.unwinding);
+        value["panic"] = json!(timeline.panic);
         value["output"] = timeline.output.as_deref().map_or(Value::Null, raw);
         value["resumes"] = timeline.open().map(|step| json!(step.id.name.as_ref())).collect();
         return Ok(format!("{value}\n"));
@@ -29,6 +30,9 @@ pub(crate) fn show(run: &Run, json: bool) -> Result<String, Failure> {
         if let Some(error) = &step.error {
             let _ = writeln!(text, "{}", plain(&format!("{}: {error}", step.id)));
         }
+    }
+    if let Some(panic) = &timeline.panic {
+        let _ = writeln!(text, "panicked: {}", plain(panic));
     }
     if let Some(output) = &timeline.output {
         let _ = writeln!(text, "ended with {}", plain(output));

@@ -180,6 +180,7 @@ macro_rules! behaviours {
             crash: compensations_run_in_reverse_and_each_is_recorded_once
             undo: attempts_at_undoing_survive_and_come_to_an_end
             undo: a_shutdown_waits_for_no_compensation_for_ever
+            undo: a_compensation_that_hangs_or_panics_is_tried_again
             change: a_renamed_step_pauses_the_run_and_the_old_code_goes_on
             change: a_result_of_another_shape_is_an_error_that_names_the_step
             change: a_step_with_another_input_pauses_the_run
@@ -192,6 +193,7 @@ macro_rules! behaviours {
             errors: a_body_that_takes_too_long_is_dropped
             workers: each_run_has_one_owner
             workers: a_body_is_dropped_before_its_lease_ends_and_records_nothing
+            workers: a_run_whose_leases_the_store_did_not_renew_is_not_parked
             workers: a_worker_that_drains_strands_nothing
             workers: a_store_that_fails_in_the_sweep_loses_nothing
             workers: a_cancelled_run_stops_before_its_next_step

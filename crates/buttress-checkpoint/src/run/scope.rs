@@ -66,15 +66,26 @@ impl Core {
         }
     }
 
+    /// The step in whose body the code has panicked, if it was in one.
+    pub(crate) fn panicking(&self) -> Option<StepId> {
+        self.lock().panicking.take()
+    }
+
     /// Polls the body of a step. A step cannot be in another.
     pub(crate) fn in_step<T>(&self, id: &StepId, f: impl FnOnce() -> T) -> T {
         struct Leave<'a>(&'a Core);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
-                self.0.lock().current = None;
+                let mut state = self.0.lock();
+                let step = state.current.take();
+                if std::thread::panicking() {
+                    state.panicking = step;
+                }
             }
         }
-        self.lock().current = Some(id.clone());
+        let mut state = self.lock();
+        (state.current, state.panicking) = (Some(id.clone()), None);
+        drop(state);
         let _leave = Leave(self);
         f()
     }

@@ -82,6 +82,7 @@ impl Core {
         let mut state = self.lock();
         state.clock = (at, Instant::now());
         let stored = std::mem::take(&mut state.in_flight);
+        state.replay.panics = 0;
         for Outgoing { ordinal, delivered, .. } in stored {
             match delivered {
                 Some(body) => state.replay.push(ordinal, body),

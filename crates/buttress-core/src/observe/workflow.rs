@@ -36,7 +36,7 @@ pub enum RunChange {
     Released,
     /// Its worker lost it, stopped its body and recorded nothing.
     Lost,
-    /// It panicked, which recorded nothing.
+    /// It panicked: it is run again after a while, or is halted.
     Panicked,
     /// It waits for an operator.
     Halted,

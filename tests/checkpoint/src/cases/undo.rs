@@ -130,3 +130,43 @@ pub async fn a_shutdown_waits_for_no_compensation_for_ever<S: JournalStore>(stor
     assert_eq!(effects.names()[2..], undone);
     worker.stop().await;
 }
+
+/// CP-27: neither keeps its run for ever, nor is it done with by half.
+pub async fn a_compensation_that_hangs_or_panics_is_tried_again<S: JournalStore>(store: S) {
+    let effects = Effects::default();
+    let config = three_times(long()).undo_timeout(Duration::from_millis(200)).unwrap();
+    let workflows = Workflows::with(store.clone(), config);
+    let body = effects.clone();
+    let code = move |cx: Cx, ()| {
+        let effects = body.clone();
+        async move {
+            let undoing = effects.clone();
+            let undo = move |_: usize| {
+                let effects = undoing.clone();
+                async move {
+                    effects.add("undo");
+                    match effects.count("undo") {
+                        1 => std::future::pending().await,
+                        2 => std::panic::resume_unwind(Box::new("a bug".to_owned())),
+                        _ => Ok::<_, Failure>(()),
+                    }
+                }
+            };
+            cx.step("reserve", async || effects.done("reserve")).compensate(undo).await?;
+            cx.step("charge", async || Err::<(), _>(Failure::new("no money"))).await?;
+            Ok::<_, Failure>(())
+        }
+    };
+    let flow = workflows.register("w", 1, code).unwrap();
+    let handle = flow.start("run", ()).await.unwrap();
+    let worker = Worker::start(&workflows);
+    assert!(
+        matches!(handle.result().await, Err(RunError::Failed(error)) if error == Failure::new("no money"))
+    );
+    worker.stop().await;
+    assert_eq!(effects.names(), ["reserve", "undo", "undo", "undo"]);
+    let entries = store.load(&id("run")).await.unwrap().unwrap().entries;
+    let payload = |at: usize| String::from_utf8_lossy(&entries[at].entry.payload).into_owned();
+    assert!(payload(3).contains("it did not end within 200 ms"), "{}", payload(3));
+    assert!(payload(4).contains("a panic: a bug"), "{}", payload(4));
+}
