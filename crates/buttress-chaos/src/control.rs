@@ -46,7 +46,7 @@ use crate::written::WrittenToxic;
 /// curl -X DELETE localhost:8474/proxies/db/toxics/latency_downstream
 /// ```
 ///
-/// There is no authentication: listen on a loopback address. It serves until it is dropped.
+/// There is no authentication: listen on a loopback address. A request with an `Origin`, which is a web page's, is answered with 403. It serves until it is dropped.
 #[derive(Debug)]
 pub struct ControlServer {
     address: SocketAddr,
@@ -150,6 +150,10 @@ const BODY: usize = 64 << 10;
 
 async fn route(request: Request<Incoming>, proxies: &Proxies) -> Outcome {
     let (head, body) = request.into_parts();
+    if head.headers.contains_key(header::ORIGIN) {
+        let refused = "web pages are not answered: one that is open on this machine could forward connections elsewhere";
+        return Err(Refusal(StatusCode::FORBIDDEN, refused.to_owned()));
+    }
     let bad = |error: &dyn std::fmt::Display| Refusal(StatusCode::BAD_REQUEST, error.to_string());
     let body = Limited::new(body, BODY).collect().await.map_err(|error| bad(&error))?.to_bytes();
     let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();

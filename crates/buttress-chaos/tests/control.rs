@@ -49,6 +49,16 @@ async fn a_shell_adds_changes_lists_and_removes_toxics() {
 }
 
 #[tokio::test]
+async fn a_web_page_is_not_answered() {
+    let proxy = ToxicProxy::listen("127.0.0.1:0", "127.0.0.1:9").await.unwrap();
+    let control = ControlServer::listen("127.0.0.1:0", [("db", proxy.handle())]).await.unwrap();
+    let elsewhere = r#"{"upstream": "127.0.0.1:8"}"#;
+    let path = "/proxies/db HTTP/1.1\r\norigin: https://news.example\r\nx-rest:";
+    assert_eq!(ask(&control, "POST", path, elsewhere).await.0, 403);
+    assert_eq!(ask(&control, "GET", "/proxies/db", "").await.1["upstream"], "127.0.0.1:9");
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_answered_with_what_is_wrong() {
     let proxy = ToxicProxy::listen("127.0.0.1:0", "127.0.0.1:9").await.unwrap();
     let control = ControlServer::listen("127.0.0.1:0", [("db", proxy.handle())]).await.unwrap();

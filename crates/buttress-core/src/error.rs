@@ -58,10 +58,29 @@ pub fn own_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
         } else if error.is::<NoTimer>() {
             // Says nothing about the dependency.
             Some(Verdict::Ignored)
+        } else if let Some(exhausted) = error.downcast_ref::<Exhausted>() {
+            Some(exhausted.verdict)
         } else {
-            error.downcast_ref::<Exhausted>().map(|exhausted| exhausted.verdict)
+            towers_verdict(error)
         }
     })
+}
+
+/// tower's own layers say as much as ours: what they shed or could not queue was not sent, and costs the dependency nothing.
+#[cfg(feature = "tower")]
+fn towers_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
+    if error.is::<tower::load_shed::error::Overloaded>() {
+        return Some(Verdict::failure(Kind::Refused));
+    }
+    if error.is::<tower::buffer::error::Closed>() {
+        return Some(Verdict::failure(Kind::Transient).not_sent());
+    }
+    error.is::<tower::timeout::error::Elapsed>().then_some(Verdict::failure(Kind::Timeout))
+}
+
+#[cfg(not(feature = "tower"))]
+fn towers_verdict(_: &(dyn Error + 'static)) -> Option<Verdict> {
+    None
 }
 
 /// A time limit ran out while a call was under way; the request may have been applied.

@@ -19,9 +19,9 @@ use crate::mode::{Mode, ModeCell};
 /// used without being touched: should it fire at its own, earlier one, it is registered anew then. Only for an earlier moment, if
 /// there is no other, it is registered anew at once. Dropping a `Timer` gives it back.
 ///
-/// A kept timer holds on to the waker it was last polled with until it fires: that of a task that has mostly ended, which
-/// costs the memory of the task's header, and at most a poll too many. While a runtime's clock is paused nothing is kept:
-/// a timer that nobody waits for would move that clock.
+/// A kept timer holds on to the waker it was last polled with until it fires: that of a task that has mostly ended, whose memory
+/// is free only then, and which may be polled once too often. While a runtime's clock is paused nothing is kept: a timer that nobody
+/// waits for would move that clock. A test that pauses it only after its first call has kept one already: let it start paused.
 #[derive(Debug, Default)]
 pub struct Timer(Option<Pin<Box<Kept>>>);
 
@@ -62,7 +62,9 @@ impl Timer {
     /// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer.
     pub fn at(deadline: Instant) -> Result<Self, NoTimer> {
         let runtime = Handle::try_current().map_err(|_| NoTimer::new())?.id();
-        let kept = POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)).ok().flatten();
+        // What is dropped here may own what a waker owns, timers included: never while the pool is borrowed.
+        let taken = POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)).ok();
+        let (kept, _others) = taken.unwrap_or_default();
         if let Some(mut kept) = kept {
             *kept.as_mut().project().deadline = deadline;
             return Ok(Self(Some(kept)));
@@ -106,7 +108,7 @@ impl Drop for Timer {
 fn give_back(kept: Pin<Box<Kept>>) {
     if let Some(runtime) = kept.keep_for {
         // The thread's pool may be gone already, while the thread ends.
-        let _ = POOL.try_with(|pool| pool.borrow_mut().give_back(kept, runtime));
+        let _too_many = POOL.try_with(|pool| pool.borrow_mut().give_back(kept, runtime));
     }
 }
 
@@ -124,11 +126,16 @@ impl Kept {
 }
 
 impl Pool {
-    fn take(&mut self, runtime: Id, deadline: Instant) -> Option<Pin<Box<Kept>>> {
+    /// One for this moment, and those of a runtime that this thread no longer serves.
+    fn take(&mut self, runtime: Id, deadline: Instant) -> (Option<Pin<Box<Kept>>>, Vec<Pin<Box<Kept>>>) {
         if self.runtime != Some(runtime) {
-            // Timers of a runtime that this thread no longer serves.
-            *self = Self { runtime: Some(runtime), free: Vec::new() };
+            self.runtime = Some(runtime);
+            return (None, std::mem::take(&mut self.free));
         }
+        (self.take_for(deadline), Vec::new())
+    }
+
+    fn take_for(&mut self, deadline: Instant) -> Option<Pin<Box<Kept>>> {
         // One that is registered for a later moment would have to be registered anew. Calls with several deadlines give their
         // timers back in turn.
         let mut last = self.free.iter().enumerate().rev().take(LOOKED_AT);
@@ -140,10 +147,13 @@ impl Pool {
         Some(kept)
     }
 
-    fn give_back(&mut self, kept: Pin<Box<Kept>>, runtime: Id) {
-        if self.runtime == Some(runtime) && self.free.len() < KEPT {
-            self.free.push(kept);
+    /// What is not kept.
+    fn give_back(&mut self, kept: Pin<Box<Kept>>, runtime: Id) -> Option<Pin<Box<Kept>>> {
+        if self.runtime != Some(runtime) || self.free.len() >= KEPT {
+            return Some(kept);
         }
+        self.free.push(kept);
+        None
     }
 }
 
@@ -285,6 +295,26 @@ mod tests {
         assert_eq!(left(), [soon], "if there is none, any will do");
         earlier.await;
         assert!(start.elapsed() >= LONG && start.elapsed() < Duration::from_secs(2));
+    }
+
+    /// As where a task's waker owns the task, and that a future with a timer.
+    #[test]
+    fn a_timer_may_go_with_the_waker_of_another() {
+        struct Owner(#[expect(dead_code, reason = "it is dropped")] std::sync::Mutex<Timer>);
+        impl std::task::Wake for Owner {
+            fn wake(self: std::sync::Arc<Self>) {}
+        }
+        let owned = || {
+            let mut timer = Timer::at(Instant::now() + LONG).unwrap();
+            let owner = std::sync::Arc::new(Owner(Timer::at(Instant::now() + LONG).unwrap().into()));
+            assert!(timer.poll(&mut Context::from_waker(&owner.into())).is_pending());
+            timer
+        };
+        for _ in 0..2 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            // More than are kept; and those that are kept go when the next runtime's are.
+            runtime.block_on(async { drop((0..2 * KEPT).map(|_| owned()).collect::<Vec<_>>()) });
+        }
     }
 
     #[test]

@@ -152,7 +152,7 @@ where
 fn has_key<B>(request: &Request<B>) -> bool {
     let carried = request.extensions().get::<Carried>();
     carried.is_some_and(|carried| carried.idempotency_key.is_some())
-        || request.headers().contains_key(IDEMPOTENCY_KEY)
+        || request.headers().get(IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty())
 }
 
 /// By a key, or by the caller.
@@ -201,6 +201,7 @@ mod tests {
     fn a_key_makes_any_request_repeatable() {
         let replay = HttpReplay::new().safe_only();
         assert!(replay.is_repeatable(&request(Request::post("/x").header("idempotency-key", "k1"))));
+        assert!(!replay.is_repeatable(&request(Request::post("/x").header("idempotency-key", ""))), "no key");
         let mut carried = Carried::default();
         carried.idempotency_key = Some("k1".into());
         assert!(replay.is_repeatable(&request(Request::post("/x").extension(carried))));

@@ -115,7 +115,6 @@ where
     }
 }
 
-/// As [`fork`](ReplayBody::fork).
 /// No body: for a request that is made beneath a stack, such as that of a health check.
 impl<B> Default for ReplayBody<B> {
     fn default() -> Self {
@@ -137,6 +136,7 @@ impl<B> From<Bytes> for ReplayBody<B> {
     }
 }
 
+/// As [`fork`](ReplayBody::fork).
 impl<B> Clone for ReplayBody<B> {
     fn clone(&self) -> Self {
         let kind = match &self.kind {

@@ -20,6 +20,7 @@ pub(crate) const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 /// | 1xx, 2xx, 3xx | success |
 /// | 408, time-outs | timeout |
 /// | 429 | throttled, and taken for not processed: a server that limits rates refuses before it works |
+/// | 425 | transient, not sent: the server did not process it, since it came before a handshake was over (RFC 8470) |
 /// | other 4xx | rejected |
 /// | 501, 505 | permanent |
 /// | other 5xx | transient |
@@ -169,6 +170,7 @@ impl Http {
             408 => Verdict::failure(Kind::Timeout),
             // A conflict that is over at a known time: a request with the same idempotency key is being processed.
             409 if headers.contains_key(http::header::RETRY_AFTER) => Verdict::failure(Kind::Throttled),
+            425 => Verdict::failure(Kind::Transient).not_sent(),
             501 | 505 => Verdict::failure(Kind::Permanent),
             400..=499 => Verdict::Rejected,
             500.. => Verdict::failure(Kind::Transient),
@@ -260,6 +262,7 @@ mod tests {
             (&[400, 401, 403, 404, 409, 422][..], Verdict::Rejected),
             (&[408][..], Verdict::failure(Kind::Timeout)),
             (&[429][..], Verdict::failure(Kind::Throttled).not_sent()),
+            (&[425][..], Verdict::failure(Kind::Transient).not_sent()),
             (&[500, 502, 503, 504, 507, 529][..], Verdict::failure(Kind::Transient)),
             (&[501, 505][..], Verdict::failure(Kind::Permanent)),
         ] {

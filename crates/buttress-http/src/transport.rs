@@ -2,8 +2,8 @@ use buttress_core::{ErrorRef, Kind, Verdict, error_verdict, own_verdict};
 
 /// What an error of an HTTP client means.
 ///
-/// Buttress's own errors carry their verdict. With the feature `hyper`: an error of the request's own body is the caller's, and
-/// [`Rejected`](Verdict::Rejected); a connection that could not be made, a
+/// Buttress's own errors carry their verdict. An error of the request's own body, as a [`ReplayBody`](crate::ReplayBody)
+/// gives it, is the caller's, and [`Ignored`](Verdict::Ignored). With the feature `hyper`: a connection that could not be made, a
 /// request that the connection had not begun to send when it closed, an HTTP/2 stream that was refused, and one that the server had not seen when it said GOAWAY certainly had no effect. Everything
 /// else is as [`error_verdict`](buttress_core::error_verdict) says: a refused connection was not sent, time-outs are
 /// time-outs, and the rest is transient with an unknown effect.
@@ -12,7 +12,7 @@ pub fn transport_verdict(error: ErrorRef<'_>) -> Verdict {
         return verdict;
     }
     if is_callers_own(error) {
-        return Verdict::Rejected;
+        return Verdict::Ignored;
     }
     if was_not_sent(error) {
         return Verdict::failure(Kind::Transient).not_sent();
@@ -20,12 +20,12 @@ pub fn transport_verdict(error: ErrorRef<'_>) -> Verdict {
     if timed_out(error) { Verdict::failure(Kind::Timeout) } else { error_verdict(error) }
 }
 
-/// The request's own body failed, or hyper was used wrongly: nothing is known against the server.
+/// An HTTP/2 stream that this side has given up, since the request's body failed: hyper does not say with what.
 #[cfg(feature = "hyper")]
 fn is_callers_own(error: ErrorRef<'_>) -> bool {
     buttress_core::chain(error)
-        .filter_map(|error| error.downcast_ref::<hyper::Error>())
-        .any(hyper::Error::is_user)
+        .filter_map(|error| error.downcast_ref::<h2::Error>())
+        .any(|error| error.is_reset() && !error.is_remote() && !error.is_library())
 }
 
 #[cfg(not(feature = "hyper"))]

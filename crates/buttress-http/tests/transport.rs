@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use buttress_core::{BoxError, Classify, Discard, Kind, Verdict};
-use buttress_http::Http;
+use buttress_core::{BoxError, Classify, Discard, Kind, Replay, Verdict};
+use buttress_http::{Http, HttpReplay};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{Channel, Full};
+use http_body_util::{BodyExt, Channel, Full};
 use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -123,17 +123,31 @@ async fn a_stream_beyond_the_last_one_of_a_goaway_had_no_effect_and_one_before_i
 }
 
 #[tokio::test]
-async fn an_error_of_the_requests_own_body_is_the_callers() {
-    let address = server(|mut stream| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Channel<Bytes, BoxError>>();
-    let (sender, body) = Channel::new(1);
-    sender.abort("the file could not be read".into());
-    let error =
-        client.request(Request::post(format!("http://{address}/")).body(body).unwrap()).await.unwrap_err();
-    assert_eq!(Classify::<Response<()>>::classify(&Http::new(), Err(&error)), Verdict::Rejected);
+async fn an_error_of_the_requests_own_body_says_nothing_of_the_server() {
+    for http2 in [false, true] {
+        let address = server(move |stream| async move {
+            let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
+                let _ = request.into_body().collect().await;
+                Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+            });
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            tokio::spawn(
+                async move { builder.serve_connection(TokioIo::new(stream), service).await.is_ok() },
+            );
+        })
+        .await;
+        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
+        let (sender, body) = Channel::<Bytes, BoxError>::new(1);
+        let request = Request::post(format!("http://{address}/")).body(body).unwrap();
+        let response = client.request(HttpReplay::new().record(request));
+        tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            sender.abort("the file could not be read".into());
+        });
+        let error = response.await.unwrap_err();
+        let verdict = Classify::<Response<()>>::classify(&Http::new(), Err(&error));
+        assert_eq!(verdict, Verdict::Ignored, "HTTP/2: {http2}, {error:?}");
+    }
 }
 
 /// A server that answers everything with a 503 of this size, and counts its connections.

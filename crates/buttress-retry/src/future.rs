@@ -75,11 +75,12 @@ where
     #[inline(never)]
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
         let settings = &core.settings;
-        let (deadline, max_retries, backoff) =
-            core.policy.carried(&request).map_or((None, None, None), |carried| {
-                (carried.deadline, carried.max_retries, carried.backoff.clone())
+        let (deadline, max_retries, backoff, own_time) =
+            core.policy.carried(&request).map_or((None, None, None, false), |carried| {
+                (carried.deadline, carried.max_retries, carried.backoff.clone(), carried.time_limit.is_some())
             });
-        let facts = Facts { deadline, max_retries, repeatable: core.replay.is_repeatable(&request) };
+        let facts =
+            Facts { deadline, max_retries, repeatable: core.replay.is_repeatable(&request), own_time };
         let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
         let may_retry =
             max_retries.unwrap_or(settings.config.max_retries) > 0 && settings.mode.get() == Mode::Enforce;

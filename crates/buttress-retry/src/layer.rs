@@ -136,7 +136,7 @@ impl<P, R> RetryLayer<P, R> {
         E: Into<BoxError>,
         P: Classify<Res>,
     {
-        let facts = Facts { deadline: None, max_retries: None, repeatable: true };
+        let facts = Facts { deadline: None, max_retries: None, repeatable: true, own_time: false };
         let settings = &*self.settings;
         let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(None));
         let mut log = Log { started: Some(Instant::now()), ..Log::default() };

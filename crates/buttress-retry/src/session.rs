@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) max_retries: Option<u32>,
     /// It may be applied any number of times.
     pub(crate) repeatable: bool,
+    /// It brings a limit on the whole call, which is in the deadline, in place of the layers' own.
+    pub(crate) own_time: bool,
 }
 
 /// What follows a failed attempt.
@@ -160,7 +162,7 @@ impl Session {
         if deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) <= delay) {
             return Err(Stop::Deadline);
         }
-        if self.total_left(config, now).is_some_and(|left| left < delay) {
+        if self.total_left(config, facts, now).is_some_and(|left| left < delay) {
             return Err(Stop::TotalWait);
         }
         Ok(())
@@ -172,8 +174,9 @@ impl Session {
     }
 
     /// What is left of the limit on the whole call.
-    fn total_left(&self, config: &Config, now: Instant) -> Option<Duration> {
-        config.max_total_wait.map(|limit| limit.saturating_sub(now.saturating_duration_since(self.started)))
+    fn total_left(&self, config: &Config, facts: Facts, now: Instant) -> Option<Duration> {
+        let limit = config.max_total_wait.filter(|_| !facts.own_time || facts.deadline.is_none());
+        limit.map(|limit| limit.saturating_sub(now.saturating_duration_since(self.started)))
     }
 
     /// How long a request waits that the server wants to hear from no earlier than in `asked`: a little longer, so that
@@ -224,7 +227,7 @@ impl Session {
     /// of the room that is left.
     fn above(&mut self, config: &Config, facts: Facts, now: Instant, asked: Duration) -> Duration {
         let deadline = self.deadline(facts).map(|deadline| deadline.saturating_duration_since(now));
-        let left = deadline.into_iter().chain(self.total_left(config, now)).min();
+        let left = deadline.into_iter().chain(self.total_left(config, facts, now)).min();
         let room = left.map_or(Duration::MAX, |left| left.saturating_sub(asked) / 2);
         let width = (asked / 2).max(config.backoff.base()).min(room);
         asked.saturating_add(self.delays.rng().up_to(width))

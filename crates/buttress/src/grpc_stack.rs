@@ -212,6 +212,8 @@ impl GrpcBuilder {
         let throttle = self.methods.throttle().map(|(max_tokens, ratio)| {
             Budget::grpc_throttle(max_tokens, ratio).expect("it was checked when it was read")
         });
+        // Whoever says how long all of it may take is not told otherwise by the preset.
+        let config = if self.total.is_some() { config.max_total_wait(None) } else { config };
         match throttle {
             Some(throttle) => config.budget(throttle),
             None => config,
@@ -257,7 +259,7 @@ impl GrpcBuilder {
             breaker: CircuitBreakerLayer::new(name(), breaker)?
                 .policy(self.grpc.clone())
                 .watch(GrpcWatch::new(self.grpc.clone())),
-            attempt: deadline(DeadlineLayer::attempt(name(), attempt)?, self.grpc),
+            attempt: deadline(DeadlineLayer::attempt(name(), within)?, self.grpc),
             headers: self.attempts.within(within),
             explanation,
         };

@@ -61,7 +61,9 @@ impl<B> HttpCheck<B> {
     pub fn of_targets(uris: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, ConfigError> {
         let targets = uris.into_iter().map(|uri| {
             let uri = uri.as_ref();
-            uri.parse::<Uri>().map_err(|error| ConfigError::new("uri", uri, format!("it is no URI: {error}")))
+            uri.parse::<Uri>().map_err(|error| {
+                ConfigError::new("uri", format_args!("[not shown]"), format!("it is no URI: {error}"))
+            })
         });
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
         // Without the query, which may hold a key.

@@ -44,7 +44,7 @@ pub struct HttpBuilder {
     name: Arc<str>,
     http: Http,
     vendor: Vendor,
-    replay: HttpReplay,
+    replay: Option<HttpReplay>,
     preset: Preset,
     total: Option<Duration>,
     attempt: Option<Duration>,
@@ -86,7 +86,7 @@ impl HttpBuilder {
             name,
             http: Http::new(),
             vendor: Vendor::Generic,
-            replay: HttpReplay::new(),
+            replay: None,
             preset: Preset::UserFacing,
             total: None,
             attempt: None,
@@ -143,15 +143,14 @@ impl HttpBuilder {
     /// by itself, use [`aws_sdk`](HttpBuilder::aws_sdk).
     #[must_use]
     pub fn aws(self) -> Self {
-        let replay = self.replay.every_method();
-        Self { preset: Preset::Aws, replay, ..self }.vendor(Vendor::Aws)
+        Self { preset: Preset::Aws, ..self }.vendor(Vendor::Aws)
     }
 
     /// AWS's APIs beneath an SDK of AWS's: as [`aws`](HttpBuilder::aws), but the SDK retries, which signs every attempt
     /// anew, and this stack does not. For `buttress-aws`.
     #[must_use]
     pub fn aws_sdk(self) -> Self {
-        Self { preset: Preset::AwsSdk, ..self.aws() }
+        Self { preset: Preset::AwsSdk, ..self }.vendor(Vendor::Aws)
     }
 
     /// Understands this vendor's rate limits.
@@ -235,10 +234,10 @@ impl HttpBuilder {
         Self { http: self.http.judge(judge), ..self }
     }
 
-    /// How requests are kept for a retry.
+    /// How requests are kept for a retry, and which may be repeated. Default [`HttpReplay::new`], with every method for AWS.
     #[must_use]
     pub fn replay(self, replay: HttpReplay) -> Self {
-        Self { replay, ..self }
+        Self { replay: Some(replay), ..self }
     }
 
     /// Reports to this observer too.
@@ -293,7 +292,11 @@ impl HttpBuilder {
     fn finish<C>(self, observer: Option<Arc<dyn Observe>>, breaker: C) -> Result<HttpLayer<C>, ConfigError> {
         check_name(&self.name)?;
         let breaker_config = self.breaker_config();
-        let retry = self.retry.unwrap_or_else(|| self.preset.retry());
+        let retry = self.retry.unwrap_or_else(|| match (self.preset.retry(), self.total) {
+            // Whoever says how long all of it may take is not told otherwise by the preset.
+            (retry, Some(_)) => retry.max_total_wait(None),
+            (retry, None) => retry,
+        });
         let (total, attempt) = self.preset.limits();
         let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
         let explanation =
@@ -304,7 +307,7 @@ impl HttpBuilder {
         let retry = RetryLayer::new(name(), retry)?;
         let above = total.clone();
         let retry = retry.deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()));
-        let retry = retry.policy(http()).replay(self.replay);
+        let retry = retry.policy(http()).replay(self.replay.unwrap_or_else(|| self.preset.replay()));
         let total = if self.travels { total.carry(http()) } else { total.obey(http()) };
         let mut layer = HttpLayer { total, retry, breaker, attempt: attempt.obey(self.http), explanation };
         if let Some(observer) = observer {

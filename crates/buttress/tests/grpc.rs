@@ -117,6 +117,18 @@ async fn in_the_background_an_open_circuit_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn attempts_that_a_short_total_cuts_off_open_the_circuit() {
+    let layer = buttress::grpc("greeter").total(Duration::from_secs(2)).build().unwrap();
+    let hangs =
+        || tower::service_fn(|_: Ask| std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>());
+    for _ in 0..5 {
+        let request = Request::post(format!("http://greeter{HELLO}")).body(Full::<Bytes>::default()).unwrap();
+        layer.layer(hangs()).oneshot(request).await.unwrap_err();
+    }
+    assert_eq!(layer.circuit_breaker().handle().state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
 async fn its_mode_is_that_of_all_its_layers() {
     let layer = buttress::grpc("greeter").repeatable("helloworld.Greeter").build().unwrap();
     layer.set_mode(Mode::Observe);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use buttress::circuit_breaker::{CircuitState, Config};
 use buttress::core::{Event, observe_fn};
-use buttress::http::ReplayBody;
+use buttress::http::{HttpReplay, ReplayBody};
 use buttress::{
     BoxError, Elapsed, Exhausted, HttpService, Mode, Reason, Refused, RequestExt, ResponseExt, Stop, find,
 };
@@ -136,6 +136,65 @@ async fn a_request_may_have_its_own_limits() {
     let error = api.send(get().with_time_limit(secs(1))).await.unwrap_err();
     assert!(find::<Elapsed>(&*error).is_some());
     assert_eq!(start.elapsed(), secs(1));
+}
+
+/// A server that asks for 15 s once.
+#[tokio::test(start_paused = true)]
+async fn whoever_gives_a_call_more_time_gives_it_to_the_waits_too() {
+    let stack = || buttress::http("api");
+    let get = || Request::get("http://api/").body(Full::<Bytes>::default()).unwrap();
+    for (stack, request, attempts) in [
+        (stack().build(), get(), 1),
+        (stack().total(secs(60)).build(), get(), 2),
+        (stack().build(), get().with_time_limit(secs(60)), 2),
+    ] {
+        let busy = Arc::new(Mutex::new(true));
+        let client = tower::service_fn(move |_: Request<Body>| {
+            let status = if std::mem::take(&mut *busy.lock().unwrap()) { 503 } else { 200 };
+            let response = Response::builder().status(status).header("retry-after", "15");
+            std::future::ready(Ok::<_, BoxError>(response.body(Full::<Bytes>::default()).unwrap()))
+        });
+        let response = stack.unwrap().layer(client).oneshot(request).await.unwrap();
+        assert_eq!(response.attempts(), attempts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_preset_says_of_methods_goes_with_it_and_yields_to_what_is_said_explicitly() {
+    let http = || buttress::http("api");
+    let safe = HttpReplay::new().safe_only();
+    for (stack, calls) in [
+        (http().aws(), 2),
+        (http().aws().datadog(), 1),
+        (http().aws().replay(safe.clone()), 1),
+        (http().replay(safe).aws(), 1),
+    ] {
+        let script = Script::new(&[503, 200]);
+        let api = Api { client: stack.build().unwrap().layer(script.clone()) };
+        api.send(Request::post("http://api/").body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(script.calls(), calls);
+    }
+}
+
+/// CB-30, for tower's own layers.
+#[tokio::test(start_paused = true)]
+async fn what_towers_own_layers_refuse_opens_no_circuit_and_their_time_outs_are_time_outs() {
+    let stack = buttress::http("api").map_retry(|retry| retry.max_retries(0)).build().unwrap();
+    let below = tower::ServiceBuilder::new().load_shed().concurrency_limit(1).service(Script::new(&[0]));
+    let client = stack.layer(below);
+    let get = || Request::get("http://api/").body(Full::<Bytes>::default()).unwrap();
+    let hangs = tokio::spawn(client.clone().oneshot(get()));
+    tokio::task::yield_now().await;
+    for _ in 0..20 {
+        let error = client.clone().oneshot(get()).await.unwrap_err();
+        assert!(find::<tower::load_shed::error::Overloaded>(&*error).is_some(), "{error}");
+    }
+    assert_eq!(stack.circuit_breaker().handle().state(), CircuitState::Closed);
+    hangs.abort();
+    let below = tower::ServiceBuilder::new().timeout(secs(1)).service(Script::new(&[0]));
+    let error = stack.layer(below).oneshot(get()).await.unwrap_err();
+    let verdict = buttress::core::own_verdict(&*error);
+    assert_eq!(verdict, Some(buttress::Verdict::failure(buttress::core::Kind::Timeout)));
 }
 
 #[tokio::test(start_paused = true)]

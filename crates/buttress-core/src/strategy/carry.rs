@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub trait Carry<M> {
 }
 
 /// What travels with a request or a response.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Carried {
     /// When the whole call has to be over; set by a total deadline, never moved later by what lies below.
@@ -49,6 +50,27 @@ pub struct Carried {
     pub attempt_limit: Option<Duration>,
 }
 
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            deadline,
+            attempt,
+            idempotency_key,
+            repeatable,
+            max_retries,
+            backoff,
+            time_limit,
+            attempt_limit,
+        } = self;
+        let mut debug = f.debug_struct("Carried");
+        debug.field("deadline", deadline).field("attempt", attempt);
+        // Whoever knows a key can learn what was answered to it.
+        debug.field("idempotency_key", &idempotency_key.as_ref().map(|_| "not shown"));
+        debug.field("repeatable", repeatable).field("max_retries", max_retries).field("backoff", backoff);
+        debug.field("time_limit", time_limit).field("attempt_limit", attempt_limit).finish()
+    }
+}
+
 /// Says of a request what [`Carried::repeatable`] does, where there is nothing else to say: it takes no memory. In the
 /// extensions of HTTP requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,4 +85,16 @@ impl<M> Carry<M> for () {
     }
 
     fn carry(&self, _: &mut M, _: impl FnOnce(&mut Carried)) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let carried = Carried { idempotency_key: Some("incident-42".into()), ..Carried::default() };
+        let shown = format!("{carried:?}");
+        assert!(!shown.contains("incident-42") && shown.contains("idempotency_key: Some"), "{shown}");
+    }
 }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use buttress_core::BoxError;
+use buttress_core::{BoxError, Judged, Verdict};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
@@ -119,7 +119,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(source).poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        // Whoever sends it fails with this error in its own, and nobody is to take it for the server's.
+        let callers = |error: B::Error| BoxError::from(Judged::transparent(Verdict::Ignored, error));
+        let frame = ready!(Pin::new(source).poll_frame(cx)).map(|frame| frame.map_err(callers));
         self.progress = match &frame {
             Some(Ok(_)) => Progress::Reading,
             Some(Err(_)) => Progress::Failed,

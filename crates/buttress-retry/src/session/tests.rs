@@ -2,7 +2,7 @@ use super::*;
 use crate::budget::Budget;
 use buttress_core::Jitter;
 
-const FACTS: Facts = Facts { deadline: None, max_retries: None, repeatable: true };
+const FACTS: Facts = Facts { deadline: None, max_retries: None, repeatable: true, own_time: false };
 
 fn secs(s: u64) -> Duration {
     Duration::from_secs(s)

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use buttress_core::Backoff;
+use buttress_http::HttpReplay;
 use buttress_retry::Budget;
 
 /// The figures that a stack has where nothing else is said.
@@ -45,6 +46,13 @@ impl Preset {
             }
             Self::Aws => Config::aws_standard(),
             Self::AwsSdk => Config::aws_standard().max_retries(0),
+        }
+    }
+
+    pub(super) fn replay(self) -> HttpReplay {
+        match self {
+            Self::Aws | Self::AwsSdk => HttpReplay::new().every_method(),
+            _ => HttpReplay::new(),
         }
     }
 
