@@ -36,9 +36,7 @@ pub type Subject = ReadinessProbe<Scripted<u64>>;
 pub async fn check<L>(layer: impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone + Send,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
-    <L::Service as Service<u64>>::Future: Send,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug, Future: Send> + Clone + Send,
 {
     check_local(layer).await;
 }
@@ -51,8 +49,7 @@ where
 pub async fn check_local<L>(layer: impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug> + Clone,
 {
     what_has_nothing_to_do_with_drops(&layer).await;
     a_dropped_future_drops_the_call(&layer, &[0, 1, 3]).await;
@@ -67,9 +64,7 @@ where
 pub async fn check_detaching<L>(layer: impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone + Send,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
-    <L::Service as Service<u64>>::Future: Send,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug, Future: Send> + Clone + Send,
 {
     what_has_nothing_to_do_with_drops(&layer).await;
     a_dropped_future_drops_the_call(&layer, &[0]).await;
@@ -84,9 +79,7 @@ where
 pub async fn check_always_ready<L>(layer: impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone + Send,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
-    <L::Service as Service<u64>>::Future: Send,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug, Future: Send> + Clone + Send,
 {
     answers_and_errors_pass_through(&layer).await;
     readiness_is_waited_for_in_the_call(&layer).await;
@@ -104,9 +97,7 @@ where
 pub async fn check_shared<L>(layer: impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone + Send,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
-    <L::Service as Service<u64>>::Future: Send,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug, Future: Send> + Clone + Send,
 {
     answers_and_errors_pass_through(&layer).await;
     readiness_is_waited_for_in_the_call(&layer).await;
@@ -119,8 +110,7 @@ where
 async fn what_has_nothing_to_do_with_drops<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug> + Clone,
 {
     answers_and_errors_pass_through(layer).await;
     readiness_is_that_of_the_service_inside(layer).await;
@@ -144,8 +134,7 @@ async fn call<S: Service<u64>>(service: &mut S, request: u64) -> Result<S::Respo
 async fn answers_and_errors_pass_through<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     let (mut service, _) = stage(&layer(), [ok(7)]);
     assert_eq!(call(&mut service, 1).await.expect("an answer passes through"), 7);
@@ -160,8 +149,7 @@ where
 async fn readiness_is_that_of_the_service_inside<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     let (mut service, _) = stage(&layer(), [ok(7).ready_after(Duration::from_millis(50))]);
     assert!(poll_ready_once(&mut service).is_pending(), "readiness that is pending must stay so");
@@ -173,8 +161,7 @@ where
 async fn readiness_is_waited_for_in_the_call<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     let (mut service, _) = stage(&layer(), [ok(7).ready_after(Duration::from_millis(50))]);
     assert!(poll_ready_once(&mut service).is_ready(), "backpressure must end here");
@@ -186,8 +173,7 @@ where
 async fn a_dropped_future_drops_the_call<L>(layer: &impl Fn() -> L, after: &[usize])
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     for &polls in after {
         let (mut service, script) = stage(&layer(), [hang(), ok(7)]);
@@ -209,8 +195,7 @@ where
 async fn a_dropped_future_leaves_the_call_to_itself<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     for polls in [1, 3] {
         let (mut service, script) = stage(&layer(), [ok(7).after(Duration::from_millis(50)), ok(8)]);
@@ -232,8 +217,7 @@ where
 async fn a_panic_passes_through<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     let (mut service, _) = stage(&layer(), [panics(), ok(7)]);
     std::future::poll_fn(|cx| service.poll_ready(cx)).await.expect("ready");
@@ -247,8 +231,7 @@ where
 async fn a_panic_is_an_error<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64>,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug>,
 {
     let (mut service, _) = stage(&layer(), [panics(), ok(7)]);
     assert!(call(&mut service, 1).await.is_err(), "a panic must be an error");
@@ -258,8 +241,7 @@ where
 async fn ready_instances_and_their_clones_mix<L>(layer: &impl Fn() -> L)
 where
     L: Layer<Subject>,
-    L::Service: Service<u64, Response = u64> + Clone,
-    <L::Service as Service<u64>>::Error: Into<BoxError> + Debug,
+    L::Service: Service<u64, Response = u64, Error: Into<BoxError> + Debug> + Clone,
 {
     // The readiness probe inside fails the test if any of this calls the wrong instance.
     let (mut service, script) = stage(&layer(), [ok(7)]);
