@@ -1,14 +1,14 @@
 //! The layer on a paused clock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_chaos::{ChaosLayer, Config, FaultKind, Injected, Latency, Mode, Numbering, Rule, Window};
-use buttress_core::{Event, Kind, Plain, Verdict, error_verdict, find, key_by, observe_fn};
+use buttress_core::{Event, Kind, Plain, Verdict, error_verdict, find, key_by};
 use buttress_testkit::clock::settle;
-use buttress_testkit::{Scripted, contract, err, ok};
+use buttress_testkit::{Scripted, contract, err, ok, recorder};
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::{Layer, Service, ServiceExt};
@@ -223,9 +223,7 @@ async fn nothing_stays_reserved_for_a_call_that_is_not_made() {
 
 #[tokio::test(start_paused = true)]
 async fn it_is_switched_off_and_on_and_watched() {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&events);
-    let observer = observe_fn(move |_, event| record.lock().unwrap().push(event.clone()));
+    let (observer, events) = recorder();
     let layer = layer([Rule::error(Kind::Transient)]).observe(observer);
     let (handle, service) = (layer.handle(), layer.layer(Scripted::new([ok(1)])));
     assert!(service.clone().oneshot(()).await.is_err());

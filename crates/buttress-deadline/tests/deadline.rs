@@ -3,12 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use buttress_core::{
-    BoxError, Carried, Carry, Elapsed, Event, Mode, NoTimer, Reason, Refused, find, observe_fn,
-};
+use buttress_core::{BoxError, Carried, Carry, Elapsed, Event, Mode, NoTimer, Reason, Refused, find};
 use buttress_deadline::DeadlineLayer;
 use buttress_testkit::clock::advance;
-use buttress_testkit::{Scripted, contract, err, hang, ok};
+use buttress_testkit::{Scripted, contract, err, hang, ok, recorder};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
 
@@ -166,10 +164,8 @@ async fn a_request_may_bring_a_limit_of_its_own_for_the_whole_or_for_each_attemp
 
 #[tokio::test(start_paused = true)]
 async fn observing_goes_by_the_requests_own_limit_and_carries_nothing() {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&events);
-    let layer =
-        attempt(ms(50)).observe(observe_fn(move |_, event| record.lock().unwrap().push(event.clone())));
+    let (observer, events) = recorder();
+    let layer = attempt(ms(50)).observe(observer);
     layer.set_mode(Mode::Observe);
     let (inner, seen) = hanging();
     let request = job(|carried| carried.attempt_limit = Some(ms(500)));
@@ -195,10 +191,8 @@ async fn the_time_of_a_carried_deadline_starts_at_call() {
 
 #[tokio::test(start_paused = true)]
 async fn observing_reports_once_and_cuts_nothing_off() {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&events);
-    let layer =
-        attempt(ms(50)).observe(observe_fn(move |_, event| record.lock().unwrap().push(event.clone())));
+    let (observer, events) = recorder();
+    let layer = attempt(ms(50)).observe(observer);
     layer.set_mode(Mode::Observe);
     let service = layer.layer(Scripted::new([ok(1).after(ms(500))]));
     assert_eq!(service.clone().oneshot(()).await.unwrap(), 1);

@@ -80,86 +80,57 @@ where
 mod tests {
     use super::*;
     use buttress_core::Kind;
+    use buttress_testkit::{Permit, Settled};
     use bytes::Bytes;
     use http_body_util::{BodyExt, Channel, Empty, Full};
-    use std::sync::{Arc, Mutex};
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<Option<Verdict>>>>);
-
-    #[derive(Default)]
-    struct Permit(Option<Log>);
-
-    impl Settle for Permit {
-        fn settle(&mut self, verdict: Verdict) {
-            if let Some(log) = self.0.take() {
-                log.0.lock().unwrap().push(Some(verdict));
-            }
-        }
-    }
-
-    impl Drop for Permit {
-        fn drop(&mut self) {
-            if let Some(log) = self.0.take() {
-                log.0.lock().unwrap().push(None);
-            }
-        }
-    }
-
-    impl Log {
-        fn watch<B: Body>(&self, body: B, verdict: Verdict) -> WatchBody<B, Permit> {
-            let mut permit = Permit(Some(self.clone()));
-            HttpWatch.watch(http::Response::new(body), &mut permit, verdict).into_body()
-        }
-
-        fn take(&self) -> Vec<Option<Verdict>> {
-            std::mem::take(&mut self.0.lock().unwrap())
-        }
+    fn watch<B: Body>(settled: &Settled, body: B, verdict: Verdict) -> WatchBody<B, Permit> {
+        HttpWatch.watch(http::Response::new(body), &mut settled.permit(), verdict).into_body()
     }
 
     #[tokio::test]
     async fn a_body_settles_at_its_end_its_error_or_its_drop() {
-        let log = Log::default();
+        let settled = Settled::default();
         let failed = Verdict::failure(Kind::Transient);
 
-        let mut body = log.watch(Full::new(Bytes::from_static(b"x")), Verdict::Success);
-        assert_eq!(log.take(), []);
+        let mut body = watch(&settled, Full::new(Bytes::from_static(b"x")), Verdict::Success);
+        assert_eq!(settled.take(), []);
         body.frame().await.unwrap().unwrap();
-        assert_eq!(log.take(), [Some(Verdict::Success)], "with the last frame");
+        assert_eq!(settled.take(), [Some(Verdict::Success)], "with the last frame");
         assert!(body.frame().await.is_none());
         drop(body);
-        assert_eq!(log.take(), []);
+        assert_eq!(settled.take(), []);
 
         let (mut sender, body) = Channel::<Bytes, BoxError>::new(2);
-        let mut body = log.watch(body, Verdict::Success);
+        let mut body = watch(&settled, body, Verdict::Success);
         sender.send_data(Bytes::from_static(b"x")).await.unwrap();
         body.frame().await.unwrap().unwrap();
-        assert_eq!(log.take(), []);
+        assert_eq!(settled.take(), []);
         sender.abort("reset".into());
         body.frame().await.unwrap().unwrap_err();
-        assert_eq!(log.take(), [Some(failed)], "with the error");
+        assert_eq!(settled.take(), [Some(failed)], "with the error");
 
         let (sender, body) = Channel::<Bytes, BoxError>::new(2);
-        drop(log.watch(body, Verdict::Success));
-        assert_eq!(log.take(), [None], "abandoned");
+        drop(watch(&settled, body, Verdict::Success));
+        assert_eq!(settled.take(), [None], "abandoned");
         drop(sender);
 
         let (sender, body) = Channel::<Bytes, BoxError>::new(2);
-        let mut body = log.watch(body, Verdict::Rejected);
+        let mut body = watch(&settled, body, Verdict::Rejected);
         drop(sender);
         assert!(body.frame().await.is_none());
-        assert_eq!(log.take(), [Some(Verdict::Rejected)], "with the end");
+        assert_eq!(settled.take(), [Some(Verdict::Rejected)], "with the end");
     }
 
     #[tokio::test]
     async fn a_failure_and_an_empty_body_settle_at_once() {
-        let log = Log::default();
+        let settled = Settled::default();
         let failed = Verdict::failure(Kind::Transient);
-        let body = log.watch(Full::new(Bytes::from_static(b"x")), failed);
-        assert_eq!(log.take(), [Some(failed)]);
+        let body = watch(&settled, Full::new(Bytes::from_static(b"x")), failed);
+        assert_eq!(settled.take(), [Some(failed)]);
         assert_eq!(body.size_hint().exact(), Some(1));
         drop(body);
-        drop(log.watch(Empty::<Bytes>::new(), Verdict::Success));
-        assert_eq!(log.take(), [Some(Verdict::Success)]);
+        drop(watch(&settled, Empty::<Bytes>::new(), Verdict::Success));
+        assert_eq!(settled.take(), [Some(Verdict::Success)]);
     }
 }

@@ -1,22 +1,21 @@
 //! The rate gate: one throttled answer holds back everybody who asks the same server.
 
+mod common;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_core::{
-    Backoff, BoxError, Carried, Carry, Classify, Discard, ErrorRef, Event, Exhausted, Hint, KeyOf, Kind,
-    Mode, Reason, Refused, Verdict, error_verdict, find, observe_fn,
+    BoxError, Carried, Carry, Classify, Discard, ErrorRef, Event, Exhausted, Hint, KeyOf, Kind, Mode, Reason,
+    Refused, Verdict, error_verdict, find, observe_fn,
 };
 use buttress_retry::{Budget, Config, HintRule, Retry, RetryLayer};
 use buttress_testkit::clock::settle;
+use common::ms;
 use tokio::time::Instant;
 use tower::limit::ConcurrencyLimitLayer;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceExt};
-
-const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// A request for a host, with the codes that its attempts are answered with; 200 once they are used up.
 #[derive(Clone, Debug, Default)]
@@ -87,10 +86,9 @@ impl KeyOf<Order> for Orders {
     }
 }
 
-/// So many retries, each after exactly this time, without a budget; with the gate.
+/// As elsewhere, with the gate.
 fn every(retries: u32, delay: Duration) -> Config {
-    let config = Config::background().max_retries(retries).budget(Budget::unlimited()).rate_gate(true);
-    config.backoff(Backoff::constant(delay))
+    common::every(retries, delay).rate_gate(true)
 }
 
 struct Rig {

@@ -1,43 +1,22 @@
 //! Retry over a protocol of one's own: requests that carry things, are not all repeatable, and whose responses have to
 //! be disposed of.
 
+mod common;
+
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use buttress_core::{
     Backoff, BoxError, Carried, Carry, Classify, Discard, Effect, ErrorRef, Event, Exhausted, Hint, KeyOf,
-    Kind, Observe, Replay, Stop, Verdict, error_verdict, find, observe_fn,
+    Kind, Replay, Stop, Verdict, error_verdict, find,
 };
 use buttress_retry::{Budget, Config, HintRule, RetryLayer};
-use buttress_testkit::{Scripted, err};
+use buttress_testkit::{Scripted, err, recorder};
+use common::{every, exhausted, layer, ms};
 use tokio::time::Instant;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceExt};
-
-const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-/// So many retries, each after exactly this time, without a budget.
-fn every(retries: u32, delay: Duration) -> Config {
-    let config = Config::background().max_retries(retries).budget(Budget::unlimited());
-    config.backoff(Backoff::constant(delay))
-}
-
-fn layer(config: Config) -> RetryLayer {
-    RetryLayer::new("test", config).unwrap()
-}
-
-fn recorder() -> (Arc<dyn Observe>, Arc<Mutex<Vec<Event>>>) {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&events);
-    (observe_fn(move |_, event| record.lock().unwrap().push(event.clone())), events)
-}
-
-fn exhausted(error: &BoxError) -> &Exhausted {
-    find(&**error).expect("given up by the retry")
-}
 
 /// A request with a deadline and a limit of its own, whose second application does its work twice.
 #[derive(Clone, Debug, Default)]

@@ -1,43 +1,21 @@
 //! How often, when, and what comes out.
 
+mod common;
+
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use buttress_core::observe::Severity;
 use buttress_core::{
-    Backoff, BoxError, ErrorRef, Event, Exhausted, Jitter, Kind, Mode, Observe, Reason, Refused, Stop,
-    Verdict, classify_fn, error_verdict, find, observe_fn,
+    Backoff, BoxError, ErrorRef, Event, Jitter, Kind, Mode, Reason, Refused, Stop, Verdict, classify_fn,
+    error_verdict, find, observe_fn,
 };
-use buttress_retry::{Budget, Config, RetryLayer};
+use buttress_retry::{Budget, Config};
 use buttress_testkit::clock::{advance, poll_in_task};
-use buttress_testkit::{Scripted, contract, err, hang, ok, panics};
+use buttress_testkit::{Scripted, contract, err, hang, ok, panics, recorder};
+use common::{every, exhausted, layer, ms};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_test::{assert_request_eq, mock};
-
-const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-/// So many retries, each after exactly this time, without a budget.
-fn every(retries: u32, delay: Duration) -> Config {
-    let config = Config::background().max_retries(retries).budget(Budget::unlimited());
-    config.backoff(Backoff::constant(delay))
-}
-
-fn layer(config: Config) -> RetryLayer {
-    RetryLayer::new("test", config).unwrap()
-}
-
-fn recorder() -> (Arc<dyn Observe>, Arc<Mutex<Vec<Event>>>) {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&events);
-    (observe_fn(move |_, event| record.lock().unwrap().push(event.clone())), events)
-}
-
-fn exhausted(error: &BoxError) -> &Exhausted {
-    find(&**error).expect("given up by the retry")
-}
 
 #[tokio::test(start_paused = true)]
 async fn it_keeps_the_contract() {

@@ -35,7 +35,11 @@
 pub mod clock;
 pub mod contract;
 mod probe;
+mod recorder;
 mod script;
+mod settled;
 
 pub use probe::ReadinessProbe;
+pub use recorder::recorder;
 pub use script::{Counts, ScriptError, Scripted, ScriptedFuture, Step, err, hang, ok, panics};
+pub use settled::{Permit, Settled};

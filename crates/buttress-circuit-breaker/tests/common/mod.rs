@@ -6,9 +6,8 @@ use std::time::Duration;
 use buttress_circuit_breaker::{
     CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, Config, Ratio, Reason, Refused, Trip, Window,
 };
-use buttress_core::{
-    BoxError, Event, Kind, Observe, Plain, Verdict, classify_fn, error_verdict, find, observe_fn,
-};
+use buttress_core::{BoxError, Event, Kind, Plain, Verdict, classify_fn, error_verdict, find};
+pub(crate) use buttress_testkit::recorder;
 
 pub(crate) type Calls = CircuitBreakerLayer<Plain<buttress_core::ClassifyFn<fn(Judged<'_>) -> Verdict>>>;
 type Judged<'a> = Result<&'a u16, buttress_core::ErrorRef<'a>>;
@@ -29,12 +28,6 @@ fn judge(outcome: Judged<'_>) -> Verdict {
         Ok(_) => Verdict::failure(Kind::Transient),
         Err(error) => error_verdict(error),
     }
-}
-
-pub(crate) fn recorder() -> (Arc<dyn Observe>, Arc<Mutex<Vec<Event>>>) {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&events);
-    (observe_fn(move |_, event| record.lock().unwrap().push(event.clone())), events)
 }
 
 impl Rig {
