@@ -156,8 +156,8 @@ impl Config {
     /// Stays open as long as the server asked for (`Retry-After`) with the failure that opened it, at most this long;
     /// `None` ignores the server. Default 300 s.
     #[must_use]
-    pub fn hint_cap(self, cap: Option<Duration>) -> Self {
-        Self { hint_cap: cap, ..self }
+    pub fn hint_cap(self, cap: impl Into<Option<Duration>>) -> Self {
+        Self { hint_cap: cap.into(), ..self }
     }
 
     /// How many probes may be under way at once. Default 1.
