@@ -35,7 +35,7 @@ impl<B> Identified<B> {
             // Before a byte of it is read.
             if keys.is_too_large(&parts) { keys.too_large() } else { Ok(Some(key)) }
         });
-        let left = keys.shared.request_cap;
+        let left = keys.shared.max_request_body;
         Self { keys, key: Some(key), request: Some((parts, RequestBody::passing(body))), left }
     }
 }
@@ -92,11 +92,11 @@ impl HttpKeys {
         let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         declared
             .and_then(|length| length.parse().ok())
-            .is_some_and(|length: usize| length > self.shared.request_cap)
+            .is_some_and(|length: usize| length > self.shared.max_request_body)
     }
 
     fn too_large<T>(&self) -> Result<Option<T>, Error> {
-        let limit = self.shared.request_cap;
+        let limit = self.shared.max_request_body;
         if self.shared.pass_larger { Ok(None) } else { Err(Error::RequestTooLarge { limit }) }
     }
 

@@ -37,7 +37,7 @@ const UNPROTECTED: HeaderName = HeaderName::from_static("idempotent-unprotected"
 /// | the key is missing where it is [required](HttpKeys::required), empty, over 255 bytes, has characters other than printable ASCII, or comes twice | 400 |
 /// | the same request is under way | 409, with `Retry-After` |
 /// | an earlier attempt is unknown and must not be repeated; its answer could not be kept | 409, without |
-/// | the request's body is over the [cap](HttpKeys::request_cap) | 413 |
+/// | the request's body is over the [cap](HttpKeys::max_request_body) | 413 |
 /// | the key was used for another method, path or body | 422 |
 /// | the store failed, or too much is under way | 503, with `Retry-After` |
 ///
@@ -63,7 +63,7 @@ pub(super) struct Shared {
     pub(super) scope: Option<ScopeFn>,
     pub(super) fingerprint: Option<FingerprintFn>,
     pub(super) canonical_json: bool,
-    pub(super) request_cap: usize,
+    pub(super) max_request_body: usize,
     pub(super) pass_larger: bool,
     pub(super) capture: HttpCapture,
     preset: Preset,
@@ -80,12 +80,12 @@ type ReconcileFn =
 
 impl fmt::Debug for HttpKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { methods, required, preset, request_cap, .. } = &*self.shared;
+        let Shared { methods, required, preset, max_request_body, .. } = &*self.shared;
         f.debug_struct("HttpKeys")
             .field("methods", methods)
             .field("required", required)
             .field("preset", preset)
-            .field("request_cap", request_cap)
+            .field("max_request_body", max_request_body)
             .finish_non_exhaustive()
     }
 }
@@ -104,7 +104,7 @@ impl HttpKeys {
             scope: None,
             fingerprint: None,
             canonical_json: false,
-            request_cap: 1024 * 1024,
+            max_request_body: 1024 * 1024,
             pass_larger: false,
             capture: HttpCapture::default(),
             preset,
@@ -169,8 +169,8 @@ impl HttpKeys {
 
     /// The largest request body, in bytes; 1 MiB by default. It is read as a whole before anything is claimed.
     #[must_use]
-    pub fn request_cap(self, bytes: usize) -> Self {
-        self.with(|shared| shared.request_cap = bytes)
+    pub fn max_request_body(self, bytes: usize) -> Self {
+        self.with(|shared| shared.max_request_body = bytes)
     }
 
     /// Carries requests over the cap out, unclaimed and as they stream, instead of refusing them with 413: a repetition of such
@@ -183,7 +183,7 @@ impl HttpKeys {
     /// The largest response body that is stored, in bytes; 1 MiB by default. A larger one is delivered, and whoever asks
     /// again gets 409.
     #[must_use]
-    pub fn response_cap(self, bytes: usize) -> Self {
+    pub fn max_response_body(self, bytes: usize) -> Self {
         self.with(|shared| shared.capture = HttpCapture::up_to(bytes))
     }
 

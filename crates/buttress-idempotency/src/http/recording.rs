@@ -45,7 +45,7 @@ where
 
 impl HttpKeys {
     /// A response as the layer stores it: without hop-by-hop headers and `Date`, and over the
-    /// [cap](HttpKeys::response_cap) only that there was one.
+    /// [cap](HttpKeys::max_response_body) only that there was one.
     pub fn record(&self, response: &Response<Bytes>) -> Record {
         record_of(&self.shared.capture.record(response))
     }

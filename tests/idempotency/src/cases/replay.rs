@@ -257,7 +257,7 @@ pub async fn a_request_over_the_cap_is_refused_or_passes_with_and_without_a_leng
         request.headers_mut().insert("content-length", HeaderValue::from_static("4"));
         request
     };
-    let keys = HttpKeys::default().request_cap(3);
+    let keys = HttpKeys::default().max_request_body(3);
     let rig = Rig::new(&store, Config::new(), keys.clone(), Handler::open());
     for large in [post("k1", "four"), declared("k1")] {
         let refused = rig.send(large).await;
@@ -281,7 +281,7 @@ pub async fn a_request_over_the_cap_is_refused_or_passes_with_and_without_a_leng
 
 /// IA-24: a request that passes is sent on as a whole.
 pub async fn nothing_of_a_request_that_passes_is_lost<St: ClaimStore>(store: St) {
-    let keys = HttpKeys::default().request_cap(3).pass_larger();
+    let keys = HttpKeys::default().max_request_body(3).pass_larger();
     let rig = Rig::new(&store, Config::new(), keys, Handler::open());
     let echo = rig.layer.layer(service_fn(async |request: Request<_>| {
         let got = Got::of(Response::new(request.into_body())).await;
@@ -293,7 +293,7 @@ pub async fn nothing_of_a_request_that_passes_is_lost<St: ClaimStore>(store: St)
 
 /// IA-24: the response.
 pub async fn an_answer_over_the_cap_is_delivered_and_never_made_again<St: ClaimStore>(store: St) {
-    let keys = HttpKeys::default().response_cap(3);
+    let keys = HttpKeys::default().max_response_body(3);
     let rig = Rig::new(&store, Config::new(), keys, Handler::open());
     let first = rig.post("k1", "100").await;
     assert_eq!((first.status, &first.body[..]), (StatusCode::CREATED, &b"answer 1"[..]));
