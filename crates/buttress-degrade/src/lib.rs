@@ -68,7 +68,7 @@
 //! # async fn main() -> Result<(), buttress_core::BoxError> {
 //! # let replica = service_fn(|query: String| async move { Ok::<_, std::io::Error>(query.len()) });
 //! let chain = Chain::<String, Degraded<usize>>::new()
-//!     .rung(Rung::alternate("replica", replica, ErrorsAreFailures).within(Duration::from_millis(200)));
+//!     .rung(Rung::alternate("replica", replica, ErrorsAreFailures).timeout(Duration::from_millis(200)));
 //! let store = LastGood::new(ByKey::new(|query: &String| Some(query.as_str().into())))
 //!     .ttl(Duration::from_secs(30))
 //!     .if_error(Duration::from_secs(3600));

@@ -38,7 +38,7 @@ const TWICE: Cause = Cause::Skipped("might do for a second time what must be don
 ///
 /// let replica = service_fn(|query: String| async move { Ok::<_, std::io::Error>(query.len()) });
 /// let chain: Chain<String, Degraded<usize>> = Chain::new()
-///     .rung(Rung::alternate("replica", replica, ErrorsAreFailures).within(Duration::from_millis(300)).at_most(50))
+///     .rung(Rung::alternate("replica", replica, ErrorsAreFailures).timeout(Duration::from_millis(300)).at_most(50))
 ///     .rung(Rung::answer("last resort", |_| Some(0)).level(Level::Minimal));
 /// # let _ = chain;
 /// ```
@@ -60,7 +60,7 @@ impl<Req, A> fmt::Debug for Rung<Req, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, level, time, at_most, .. } = self;
         let mut debug = f.debug_struct("Rung");
-        debug.field("name", name).field("level", level).field("within", time).field("at_most", at_most);
+        debug.field("name", name).field("level", level).field("timeout", time).field("at_most", at_most);
         debug.finish_non_exhaustive()
     }
 }
@@ -156,7 +156,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
 
     /// In how much time it has to answer; less where the request's deadline comes first. Default 1 s.
     #[must_use]
-    pub fn within(self, time: Duration) -> Self {
+    pub fn timeout(self, time: Duration) -> Self {
         Self { time, ..self }
     }
 
@@ -203,7 +203,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
             return Err(ConfigError::new("level", self.level, rule));
         }
         if self.time.is_zero() {
-            return Err(ConfigError::new("within", self.time, "must be longer than zero"));
+            return Err(ConfigError::new("timeout", self.time, "must be longer than zero"));
         }
         if self.at_most == 0 {
             return Err(ConfigError::new("at_most", 0, "must be at least 1, or the rung never answers"));

@@ -241,7 +241,7 @@ async fn rungs_are_asked_in_the_order_of_their_levels_and_each_failure_is_told()
     let chain = Open::new()
         .rung(fixed(7))
         .rung(Rung::answer("reduced", |_| None::<u32>).level(Level::Moderate))
-        .rung(Rung::alternate("slow", slow.clone(), ErrorsAreFailures).within(ms(100)))
+        .rung(Rung::alternate("slow", slow.clone(), ErrorsAreFailures).timeout(ms(100)))
         .rung(
             Rung::answer("skipped", |_| Some(1))
                 .level(Level::Slight)
@@ -353,7 +353,7 @@ fn a_bad_configuration_is_an_error_that_names_the_field() {
         error(fixed(7).at_most(0)),
         "`at_most` is 0, but must be at least 1, or the rung never answers"
     );
-    assert!(error(fixed(7).within(ms(0))).starts_with("`within` is 0ns"));
+    assert!(error(fixed(7).timeout(ms(0))).starts_with("`timeout` is 0ns"));
     assert!(error(fixed(7).level(Level::Full)).starts_with("`level` is Full"));
     let closed = Open::new().finally(Level::Failed, "static", |_| 7);
     assert!(DegradeLayer::new("prices", closed).is_err());

@@ -313,7 +313,7 @@ async fn a_deadline_that_travels_with_the_request_bounds_the_service_and_the_run
     use buttress_core::Carry;
     let hanging = || service_fn(|_: Asked| std::future::pending::<Result<Response<Body>, BoxError>>());
     let chain = Chain::<Asked, Given>::new()
-        .rung(Rung::alternate("replica", hanging(), ErrorsAreFailures).within(secs(60)))
+        .rung(Rung::alternate("replica", hanging(), ErrorsAreFailures).timeout(secs(60)))
         .rung(Rung::answer("static", |_| Some(StoredResponse::from(Response::new("sorry")))));
     let service = DegradeLayer::new("search", chain).unwrap().policy(Http::new()).layer(hanging());
     let start = tokio::time::Instant::now();

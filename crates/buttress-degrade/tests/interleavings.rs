@@ -103,7 +103,7 @@ async fn a_closed_chain_always_answers_and_tells_the_truth() {
     };
     let born = Instant::now();
     let chain = Chain::<u64, Degraded<Value>>::new()
-        .rung(Rung::alternate("replica", replica, ErrorsAreFailures).within(ms(30)).at_most(3))
+        .rung(Rung::alternate("replica", replica, ErrorsAreFailures).timeout(ms(30)).at_most(3))
         .finally(Level::Minimal, "static", move |_| (born, Arc::from([])));
     let layer = DegradeLayer::new("prices", chain).unwrap().budget(ms(60)).unwrap();
     let service =

@@ -72,7 +72,7 @@ pub(crate) fn protected(
                 }
             }
         });
-        let own = Rung::alternate("service", own, ErrorsAreFailures).within(Duration::from_secs(5));
+        let own = Rung::alternate("service", own, ErrorsAreFailures).timeout(Duration::from_secs(5));
         chain = chain.rung(own);
     }
     let chain = chain.finally(Level::Minimal, "nobody", |_| Fact::Unknown);

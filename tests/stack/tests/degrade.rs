@@ -101,7 +101,7 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
         request
     });
     let chain = Chain::<Asked, Given>::new()
-        .rung(Rung::alternate("replica", at_replica, Http::new()).within(Duration::from_millis(500)))
+        .rung(Rung::alternate("replica", at_replica, Http::new()).timeout(Duration::from_millis(500)))
         .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("sorry")));
     let store =
         LastGood::new(HttpRules::private()).while_revalidate(Duration::ZERO).negative_ttl(Duration::ZERO);
