@@ -4,6 +4,8 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use buttress::core::observe::Tracing;
+use buttress::core::{Event, Observe};
 use buttress::http::ReplayBody;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -37,6 +39,10 @@ async fn events_are_traced_without_being_asked_for() {
     });
     let api = buttress::http("api").build().unwrap().layer(client);
     api.oneshot(Request::get("http://api/").body(Full::default()).unwrap()).await.unwrap();
+    // Not only workers have a store: a memory of good answers has one, too.
+    let failed = Event::StoreFailed { error: "down".into(), lasts: false };
+    Tracing.event("answers", &failed);
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains("buttress: will retry service=\"api\" retry=1"), "{text}");
+    assert!(text.contains("buttress: the store failed service=\"answers\" error=\"down\""), "{text}");
 }

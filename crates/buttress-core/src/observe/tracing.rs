@@ -13,16 +13,13 @@ impl Observe for Tracing {
     fn event(&self, service: &str, event: &Event) {
         match event {
             Event::Call(result) => debug!(target: "buttress", service, result = result.as_str(), "call"),
+            Event::Circuit { key, from, to: CircuitState::Closed, cause, .. } => {
+                let (key, from, cause) = (key.as_deref(), from.as_str(), cause.as_str());
+                info!(target: "buttress", service, key, from, cause, "circuit closed");
+            }
             Event::Circuit { key, from, to, cause, open_for } => {
-                let (from, cause, key) = (from.as_str(), cause.as_str(), key.as_deref());
-                match to {
-                    CircuitState::Closed => {
-                        info!(target: "buttress", service, key, from, cause, "circuit closed")
-                    }
-                    to => {
-                        warn!(target: "buttress", service, key, from, to = to.as_str(), cause, ?open_for, "circuit")
-                    }
-                }
+                let (key, from, to, cause) = (key.as_deref(), from.as_str(), to.as_str(), cause.as_str());
+                warn!(target: "buttress", service, key, from, to, cause, ?open_for, "circuit");
             }
             Event::WouldRefuse => debug!(target: "buttress", service, "would refuse"),
             Event::Evicted { key } => {
@@ -57,28 +54,13 @@ impl Observe for Tracing {
             Event::Injected { fault, enforced } => {
                 warn!(target: "buttress", service, fault, enforced, "chaos")
             }
-            Event::Idempotency(outcome) => match outcome {
-                IdempotencyResult::Unknown
-                | IdempotencyResult::Lost
-                | IdempotencyResult::TooLarge
-                | IdempotencyResult::Unavailable
-                | IdempotencyResult::Unprotected
-                | IdempotencyResult::Unrecorded => {
-                    warn!(target: "buttress", service, outcome = outcome.as_str(), "idempotency")
-                }
-                _ => debug!(target: "buttress", service, outcome = outcome.as_str(), "idempotency"),
-            },
+            Event::Idempotency(result) => idempotency(service, *result),
             Event::Step { run, step, occurrence, result, elapsed } => {
                 let (run, step, result) = (&**run, &**step, result.as_str());
                 debug!(target: "buttress", service, run, step, occurrence, result, ?elapsed, "step");
             }
             Event::Saved { entries } => debug!(target: "buttress", service, entries, "saved"),
-            Event::Run { run, change } => match change {
-                RunChange::Lost | RunChange::Panicked | RunChange::Halted | RunChange::Unknown => {
-                    warn!(target: "buttress", service, run = &**run, change = change.as_str(), "run");
-                }
-                _ => info!(target: "buttress", service, run = &**run, change = change.as_str(), "run"),
-            },
+            Event::Run { run, change } => changed(service, run, *change),
             Event::Degraded { level, source } => {
                 warn!(target: "buttress", service, level = level.as_u8(), source = &**source, "degraded answer")
             }
@@ -91,38 +73,14 @@ impl Observe for Tracing {
                 warn!(target: "buttress", service, instant, declared, "system degradation level")
             }
             Event::StoreFailed { error, lasts: true } => {
-                error!(target: "buttress", worker = service, error = &**error, "no runs can be had from the store");
+                error!(target: "buttress", service, error = &**error, "the store failed, and it will not pass by itself");
             }
             Event::StoreFailed { error, lasts: false } => {
-                warn!(target: "buttress", worker = service, error = &**error, "no runs could be had from the store");
+                warn!(target: "buttress", service, error = &**error, "the store failed");
             }
-            Event::Heal { from, to, health, cause, generation, incident, attempts } => {
-                let (from, to, health, incident) = (from.as_str(), *to, health.as_str(), incident.as_deref());
-                match to {
-                    HealState::Healthy => {
-                        info!(target: "buttress", service, from, health, cause, generation, incident, "healthy");
-                    }
-                    HealState::Escalated => {
-                        error!(target: "buttress", service, from, health, cause, generation, incident, attempts, "escalated");
-                    }
-                    to => {
-                        warn!(target: "buttress", service, from, to = to.as_str(), health, cause, generation, incident, attempts, "heal");
-                    }
-                }
-            }
+            Event::Heal { .. } | Event::HealAttempt { .. } => healing(service, event),
             Event::Checked { check, answer } => {
                 debug!(target: "buttress", service, check = &**check, answer, "check");
-            }
-            Event::HealAttempt { action, result, elapsed, incident } => {
-                let (action, incident) = (&**action, &**incident);
-                match result {
-                    HealResult::Cured | HealResult::WouldAct => {
-                        info!(target: "buttress", service, action, incident, result = result.as_str(), ?elapsed, "heal attempt");
-                    }
-                    _ => {
-                        warn!(target: "buttress", service, action, incident, result = result.as_str(), ?elapsed, "heal attempt");
-                    }
-                }
             }
             Event::Swapped { generation, target } => {
                 info!(target: "buttress", service, generation, to = target, "new generation");
@@ -135,5 +93,61 @@ impl Observe for Tracing {
             }
             Event::Lost(count) => warn!(target: "buttress", service, count, "events lost"),
         }
+    }
+}
+
+fn idempotency(service: &str, result: IdempotencyResult) {
+    let outcome = result.as_str();
+    match result {
+        IdempotencyResult::Unknown
+        | IdempotencyResult::Lost
+        | IdempotencyResult::TooLarge
+        | IdempotencyResult::Unavailable
+        | IdempotencyResult::Unprotected
+        | IdempotencyResult::Unrecorded => warn!(target: "buttress", service, outcome, "idempotency"),
+        _ => debug!(target: "buttress", service, outcome, "idempotency"),
+    }
+}
+
+/// Of a run of a workflow.
+fn changed(service: &str, run: &str, change: RunChange) {
+    let is_bad =
+        matches!(change, RunChange::Lost | RunChange::Panicked | RunChange::Halted | RunChange::Unknown);
+    let change = change.as_str();
+    if is_bad {
+        warn!(target: "buttress", service, run, change, "run");
+    } else {
+        info!(target: "buttress", service, run, change, "run");
+    }
+}
+
+fn healing(service: &str, event: &Event) {
+    match event {
+        Event::Heal { from, to, health, cause, generation, incident, attempts } => {
+            let (from, to, health, incident) = (from.as_str(), *to, health.as_str(), incident.as_deref());
+            match to {
+                HealState::Healthy => {
+                    info!(target: "buttress", service, from, health, cause, generation, incident, "healthy");
+                }
+                HealState::Escalated => {
+                    error!(target: "buttress", service, from, health, cause, generation, incident, attempts, "escalated");
+                }
+                to => {
+                    warn!(target: "buttress", service, from, to = to.as_str(), health, cause, generation, incident, attempts, "heal");
+                }
+            }
+        }
+        Event::HealAttempt { action, result, elapsed, incident } => {
+            let (action, incident) = (&**action, &**incident);
+            match result {
+                HealResult::Cured | HealResult::WouldAct => {
+                    info!(target: "buttress", service, action, incident, result = result.as_str(), ?elapsed, "heal attempt");
+                }
+                _ => {
+                    warn!(target: "buttress", service, action, incident, result = result.as_str(), ?elapsed, "heal attempt");
+                }
+            }
+        }
+        _ => {}
     }
 }
