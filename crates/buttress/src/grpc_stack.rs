@@ -11,7 +11,7 @@ use buttress_retry::{Budget, HintRule, RetryLayer};
 use tower_layer::Layer;
 
 use crate::explain::Explanation;
-use crate::stack::{check_name, observer};
+use crate::stack::{Preset, check_name, observer};
 
 /// Builds a stack for one gRPC dependency, always in the order that works: what is known of the method, total deadline, retry,
 /// circuit breaker, attempt deadline, what each attempt needs, transport. Starts with [`grpc`](crate::grpc()).
@@ -37,7 +37,7 @@ pub struct GrpcBuilder {
     name: Arc<str>,
     grpc: Grpc,
     replay: HttpReplay,
-    background: bool,
+    preset: Preset,
     methods: ServiceConfig,
     attempts: AttemptLayer,
     total: Option<Duration>,
@@ -57,12 +57,8 @@ impl fmt::Debug for GrpcBuilder {
     }
 }
 
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
 /// As A6 has it: exactly what the server says, if it says anything.
-const PUSHBACK: HintRule = HintRule::Exact { cap: millis(300_000) };
+const PUSHBACK: HintRule = HintRule::Exact { cap: Duration::from_secs(300) };
 
 impl GrpcBuilder {
     pub(crate) fn new(name: Arc<str>) -> Self {
@@ -70,7 +66,7 @@ impl GrpcBuilder {
             name,
             grpc: Grpc::new(),
             replay: HttpReplay::new().without_keys(),
-            background: false,
+            preset: Preset::UserFacing,
             methods: ServiceConfig::new(),
             attempts: AttemptLayer::new(),
             total: None,
@@ -86,7 +82,7 @@ impl GrpcBuilder {
     /// [`retry::Config::user_facing`](buttress_retry::Config::user_facing) with pushback obeyed exactly. The default.
     #[must_use]
     pub fn user_facing(self) -> Self {
-        Self { background: false, ..self }
+        Self { preset: Preset::UserFacing, ..self }
     }
 
     /// Nobody is waiting: 10 min in all, 30 s an attempt,
@@ -94,7 +90,7 @@ impl GrpcBuilder {
     /// waited for.
     #[must_use]
     pub fn background(self) -> Self {
-        Self { background: true, ..self }
+        Self { preset: Preset::Background, ..self }
     }
 
     /// What is known of single methods, in place of what was said before. If it has retry policies, the other methods are
@@ -200,14 +196,14 @@ impl GrpcBuilder {
     }
 
     fn retry_config(&self) -> buttress_retry::Config {
-        use buttress_retry::Config;
         if let Some(config) = &self.retry {
             return config.clone();
         }
-        let config = match (self.methods.has_retries(), self.background) {
-            (true, background) => Config::grpc().retry_refused(background),
-            (false, false) => Config::user_facing().hints(PUSHBACK),
-            (false, true) => Config::background().hints(PUSHBACK).retry_refused(true),
+        let config = if self.methods.has_retries() {
+            let background = matches!(self.preset, Preset::Background);
+            buttress_retry::Config::grpc().retry_refused(background)
+        } else {
+            self.preset.retry().hints(PUSHBACK)
         };
         let throttle = self.methods.throttle().map(|(max_tokens, ratio)| {
             Budget::grpc_throttle(max_tokens, ratio).expect("it was checked when it was read")
@@ -221,11 +217,7 @@ impl GrpcBuilder {
     }
 
     fn breaker_config(&self) -> buttress_circuit_breaker::Config {
-        use buttress_circuit_breaker::Config;
-        self.breaker.clone().unwrap_or_else(|| {
-            // The attempts of one call must not open it.
-            if self.background { Config::high_traffic() } else { Config::standard() }
-        })
+        self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
     }
 
     /// The stack.
@@ -236,9 +228,8 @@ impl GrpcBuilder {
     pub fn build(self) -> Result<GrpcLayer, ConfigError> {
         check_name(&self.name)?;
         let (retry, breaker) = (self.retry_config(), self.breaker_config());
-        let limits =
-            if self.background { (millis(600_000), millis(30_000)) } else { (millis(10_000), millis(2500)) };
-        let (total, attempt) = (self.total.unwrap_or(limits.0), self.attempt.unwrap_or(limits.1));
+        let (total, attempt) = self.preset.limits();
+        let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
         // Who is told of it is told by what lies below; otherwise it costs a call several allocations to carry it.
         let travels = self.attempts.sends_deadline();
         let explanation = Explanation::of(&self.name, (total, travels), attempt, &retry, &breaker)

@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::explain::Explanation;
 pub use layer::{HttpLayer, HttpService, HttpServicePerHost};
-use preset::Preset;
+pub(crate) use preset::Preset;
 
 /// Builds a stack for one HTTP dependency, always in the order that works: total deadline, retry, circuit breaker,
 /// attempt deadline, client. Starts with [`http`](crate::http()).

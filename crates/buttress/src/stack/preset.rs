@@ -6,7 +6,7 @@ use buttress_retry::Budget;
 
 /// The figures that a stack has where nothing else is said.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Preset {
+pub(crate) enum Preset {
     UserFacing,
     Background,
     Datadog,
@@ -21,7 +21,7 @@ const fn millis(millis: u64) -> Duration {
 
 impl Preset {
     /// Total and attempt.
-    pub(super) fn limits(self) -> (Duration, Duration) {
+    pub(crate) fn limits(self) -> (Duration, Duration) {
         match self {
             Self::UserFacing => (millis(10_000), millis(2500)),
             Self::Background => (millis(600_000), millis(30_000)),
@@ -31,7 +31,7 @@ impl Preset {
         }
     }
 
-    pub(super) fn retry(self) -> buttress_retry::Config {
+    pub(crate) fn retry(self) -> buttress_retry::Config {
         use buttress_retry::Config;
         match self {
             Self::UserFacing => Config::user_facing(),
@@ -56,7 +56,7 @@ impl Preset {
         }
     }
 
-    pub(super) fn breaker(self) -> buttress_circuit_breaker::Config {
+    pub(crate) fn breaker(self) -> buttress_circuit_breaker::Config {
         use buttress_circuit_breaker::Config;
         match self {
             Self::UserFacing | Self::Datadog | Self::Aws | Self::AwsSdk => Config::standard(),
