@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Longer than any test.
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -38,6 +39,31 @@ pub async fn owned<S: ClaimStore>(store: &S, name: &str) -> Claim {
         Claimed::Owned(claim) => claim,
         other => panic!("{name} is not free: {other:?}"),
     }
+}
+
+/// Two claim the same thousand keys, in tasks of their own: each key has one winner.
+///
+/// # Panics
+///
+/// If a key has two winners, or none, or what its winner writes is not applied.
+pub async fn race<S: ClaimStore + 'static>(stores: [S; 2]) {
+    let mut racers = JoinSet::new();
+    for (racer, store) in stores.into_iter().enumerate() {
+        racers.spawn(async move {
+            let mut won = 0;
+            for index in 0..1000 {
+                let claimed = store.claim(&request(&index.to_string())).await.expect("the store works");
+                if let Claimed::Owned(claim) = claimed {
+                    let written = store.complete(&claim, &value(racer.to_string()), HOUR).await;
+                    assert_eq!(written.expect("the store works"), Written::Applied);
+                    won += 1;
+                }
+            }
+            won
+        });
+    }
+    let won: Vec<u32> = racers.join_all().await;
+    assert_eq!(won.iter().sum::<u32>(), 1000, "{won:?}");
 }
 
 /// A run of the workflow `flow`.

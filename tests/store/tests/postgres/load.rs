@@ -3,7 +3,7 @@
 use buttress_store::{
     ClaimStore, Claimed, Command, Created, Flow, JournalStore, Owner, Postgres, Wanted, Written,
 };
-use store_tests::{HOUR, Proxy, owned, request, run, trips, value};
+use store_tests::{HOUR, Proxy, owned, race, request, run, trips, value};
 use tokio::task::JoinSet;
 
 use super::{connect, open};
@@ -11,24 +11,8 @@ use super::{connect, open};
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_race_for_a_thousand_keys_and_each_key_has_one_winner() {
     let server = services::Postgres::start();
-    let mut racers = JoinSet::new();
-    for racer in 0..2 {
-        // What two processes have: connections of their own, and nothing in common.
-        let store = open(&server.config()).await;
-        racers.spawn(async move {
-            let mut won = 0;
-            for index in 0..1000 {
-                if let Claimed::Owned(claim) = store.claim(&request(&index.to_string())).await.unwrap() {
-                    let written = store.complete(&claim, &value(racer.to_string()), HOUR).await.unwrap();
-                    assert_eq!(written, Written::Applied);
-                    won += 1;
-                }
-            }
-            won
-        });
-    }
-    let won: Vec<u32> = racers.join_all().await;
-    assert_eq!(won.iter().sum::<u32>(), 1000, "{won:?}");
+    // What two processes have: connections of their own, and nothing in common.
+    race([open(&server.config()).await, open(&server.config()).await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

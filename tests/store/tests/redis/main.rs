@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use buttress_store::conformance::Harness;
 use buttress_store::{ClaimStore, Claimed, Redis, Written};
-use store_tests::{HOUR, Proxy, request, trips, value};
-use tokio::task::JoinSet;
+use store_tests::{HOUR, Proxy, race, request, trips, value};
 
 /// A server of its own for each case.
 struct Server(services::Redis);
@@ -53,24 +52,8 @@ async fn open(server: &services::Redis) -> Redis {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_race_for_a_thousand_keys_and_each_key_has_one_winner() {
     let server = services::Redis::start();
-    let mut racers = JoinSet::new();
-    for racer in 0..2 {
-        // What two processes have: connections of their own, and nothing in common.
-        let store = open(&server).await;
-        racers.spawn(async move {
-            let mut won = 0;
-            for index in 0..1000 {
-                if let Claimed::Owned(claim) = store.claim(&request(&index.to_string())).await.unwrap() {
-                    let written = store.complete(&claim, &value(racer.to_string()), HOUR).await.unwrap();
-                    assert_eq!(written, Written::Applied);
-                    won += 1;
-                }
-            }
-            won
-        });
-    }
-    let won: Vec<u32> = racers.join_all().await;
-    assert_eq!(won.iter().sum::<u32>(), 1000, "{won:?}");
+    // What two processes have: connections of their own, and nothing in common.
+    race([open(&server).await, open(&server).await]).await;
 }
 
 #[tokio::test]
