@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress_core::{BoxError, Carried};
+use buttress_core::{Backoff, BoxError, Carried};
 use bytes::Bytes;
 use http::{Request, Response};
 use tonic::Status;
@@ -140,6 +140,10 @@ pub trait CallExt: Sized {
     #[must_use]
     fn with_max_retries(self, max_retries: u32) -> Self;
 
+    /// Waits so before retries of this call, in place of the stack's own delays; what the server asks for still counts.
+    #[must_use]
+    fn with_backoff(self, backoff: Backoff) -> Self;
+
     /// Gives this call so much time in all, in place of the total deadline's own limit. The server is not told; of
     /// `tonic::Request::set_timeout` it is, and the stack obeys that, too.
     #[must_use]
@@ -162,6 +166,10 @@ pub trait CallExt: Sized {
 impl<T> CallExt for tonic::Request<T> {
     fn with_max_retries(self, max_retries: u32) -> Self {
         carrying(self, |carried| carried.max_retries = Some(max_retries))
+    }
+
+    fn with_backoff(self, backoff: Backoff) -> Self {
+        carrying(self, |carried| carried.backoff = Some(Arc::new(backoff)))
     }
 
     fn with_time_limit(self, limit: Duration) -> Self {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::clock::wall;
-use buttress_core::{Carried, Carry, KeyOf};
+use buttress_core::{Backoff, Carried, Carry, KeyOf};
 
 use crate::Http;
 use crate::hint::retry_after;
@@ -57,6 +57,10 @@ pub trait RequestExt: Sized {
     #[must_use]
     fn with_max_retries(self, max_retries: u32) -> Self;
 
+    /// Waits so before retries of this request, in place of the layer's own delays; what the server asks for still counts.
+    #[must_use]
+    fn with_backoff(self, backoff: Backoff) -> Self;
+
     /// Gives this request so much time in all, in place of the total deadline's own limit.
     #[must_use]
     fn with_time_limit(self, limit: Duration) -> Self;
@@ -79,6 +83,11 @@ pub trait RequestExt: Sized {
 impl<B> RequestExt for http::Request<B> {
     fn with_max_retries(mut self, max_retries: u32) -> Self {
         Http::new().carry(&mut self, |carried| carried.max_retries = Some(max_retries));
+        self
+    }
+
+    fn with_backoff(mut self, backoff: Backoff) -> Self {
+        Http::new().carry(&mut self, |carried| carried.backoff = Some(Arc::new(backoff)));
         self
     }
 

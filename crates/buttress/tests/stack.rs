@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress::circuit_breaker::{CircuitState, Config};
-use buttress::core::{Event, observe_fn};
+use buttress::core::{Backoff, Event, observe_fn};
 use buttress::http::{HttpReplay, ReplayBody};
 use buttress::{
     BoxError, Elapsed, Exhausted, HttpService, Mode, Reason, Refused, RequestExt, ResponseExt, Stop, find,
@@ -127,6 +127,11 @@ async fn a_request_may_have_its_own_limits() {
     let api = Api { client: layer.layer(script.clone()) };
     assert_eq!(api.send(get().with_max_retries(0)).await.unwrap().status(), 503);
     assert_eq!(script.calls(), 1);
+    let api = Api { client: layer.layer(Script::new(&[503, 200])) };
+    let start = Instant::now();
+    let backoff = Backoff::constant(secs(3));
+    assert_eq!(api.send(get().with_backoff(backoff)).await.unwrap().status(), 200);
+    assert_eq!(start.elapsed(), secs(3));
     let api = Api { client: layer.layer(Script::new(&[0])) };
     let start = Instant::now();
     let long = get().with_time_limit(secs(60)).with_attempt_limit(secs(50)).with_max_retries(0);

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress::core::Carried;
+use buttress::core::{Backoff, Carried};
 
 /// Limits and a key of a request's own, for the stack that it will pass through: `buttress::RequestExt` for the builder
 /// of a `ClientWithMiddleware`.
@@ -19,6 +19,10 @@ pub trait RequestBuilderExt: Sized {
     /// Retries this request at most so often, in place of the stack's own limit, which may be lower; 0 sends it once.
     #[must_use]
     fn with_max_retries(self, max_retries: u32) -> Self;
+
+    /// Waits so before retries of this request, in place of the stack's own delays; what the server asks for still counts.
+    #[must_use]
+    fn with_backoff(self, backoff: Backoff) -> Self;
 
     /// Gives this request so much time in all, in place of the total deadline's own limit.
     #[must_use]
@@ -41,6 +45,10 @@ pub trait RequestBuilderExt: Sized {
 impl RequestBuilderExt for reqwest_middleware::RequestBuilder {
     fn with_max_retries(self, max_retries: u32) -> Self {
         carrying(self, |carried| carried.max_retries = Some(max_retries))
+    }
+
+    fn with_backoff(self, backoff: Backoff) -> Self {
+        carrying(self, |carried| carried.backoff = Some(Arc::new(backoff)))
     }
 
     fn with_time_limit(self, limit: Duration) -> Self {
