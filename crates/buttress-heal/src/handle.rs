@@ -184,7 +184,7 @@ impl SupervisorHandle {
 
     /// Ends the supervisor: what it does is dropped where it stands, calls under way may end, pages on their way are sent, all
     /// within this time, or within less if somebody else said so. Says whether it was enough; if not, what is left is cut off. Calls
-    /// are refused from then on.
+    /// are refused from then on. Dropping the future takes nothing of that back.
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.shared.send(Command::Stop(limit));
         let mut status = self.watch();
@@ -225,14 +225,18 @@ impl Shared {
 
     /// Shows this. Says what was shown before, if that was something else.
     pub(crate) fn show(&self, status: &Status) -> Option<Status> {
-        let mut shown = self.shown();
-        if shown.status == *status {
-            return None;
-        }
-        if let Some(watched) = &shown.watched {
+        let (before, watched) = {
+            let mut shown = self.shown();
+            if shown.status == *status {
+                return None;
+            }
+            (std::mem::replace(&mut shown.status, status.clone()), shown.watched.clone())
+        };
+        // Whoever is woken may ask for more.
+        if let Some(watched) = watched {
             watched.send_replace(status.clone());
         }
-        Some(std::mem::replace(&mut shown.status, status.clone()))
+        Some(before)
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
@@ -283,8 +287,12 @@ impl Shared {
     /// The supervisor has ended, or is gone.
     pub(crate) fn end(&self) {
         self.close();
-        let mut shown = self.shown();
-        (shown.watched, shown.is_last) = (None, true);
+        let watched = {
+            let mut shown = self.shown();
+            shown.is_last = true;
+            shown.watched.take()
+        };
+        drop(watched);
     }
 }
 

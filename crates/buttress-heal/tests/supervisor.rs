@@ -110,3 +110,32 @@ async fn a_client_that_panics_when_it_is_cloned_or_dropped_ends_no_supervisor_an
         );
     }
 }
+
+/// Woken, it asks how things are, and does not wait until it is polled for that.
+struct Curious(buttress_heal::SupervisorHandle);
+
+impl std::task::Wake for Curious {
+    fn wake(self: Arc<Self>) {
+        self.0.status();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_woken_by_a_change_may_ask_how_things_are_at_once() {
+    let (supervisor, _, _) = supervise(&World::new(1));
+    let (_client, handle) = supervisor.spawn().unwrap();
+    tokio::time::sleep(secs(1)).await;
+    let mut watch = handle.watch();
+    watch.mark_unchanged();
+    let mut changed = std::pin::pin!(watch.changed());
+    let waker = Arc::new(Curious(handle.clone())).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    assert!(changed.as_mut().poll(&mut cx).is_pending());
+    handle.pause();
+    tokio::time::sleep(secs(1)).await;
+    assert!(changed.as_mut().poll(&mut cx).is_ready() && handle.status().paused);
+    let mut end = handle.watch();
+    let mut ended = std::pin::pin!(end.changed());
+    assert!(ended.as_mut().poll(&mut cx).is_pending());
+    assert!(handle.shutdown(secs(1)).await);
+}
