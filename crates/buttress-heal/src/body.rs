@@ -235,7 +235,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             }
             self.show(cause);
         };
-        self.page();
+        self.page(now, "nobody has been called yet");
         self.show(cause);
         let holds = self.siblings.as_mut().is_some_and(|group| group.relieve(&mut self.chart));
         let relief = if holds { now + SECOND } else { u64::MAX };
@@ -302,7 +302,7 @@ impl<S: Clone + Send + 'static> Body<S> {
             }
             Step::Escalate(cause) => {
                 self.chart.escalate(now, cause.as_str(), &self.seen.failing);
-                self.page();
+                self.page(now, cause.as_str());
                 cause.as_str()
             }
             Step::Worse => {
@@ -326,9 +326,9 @@ impl<S: Clone + Send + 'static> Body<S> {
     }
 
     /// Calls the human that was to be called, as soon as nothing speaks against it.
-    fn page(&mut self) {
+    fn page(&mut self, now: u64, why: &str) {
         let waits = self.seen.paused || self.seen.failing.is_empty();
-        if self.state.is_escalated() && !waits && self.chart.page() {
+        if self.state.is_escalated() && !waits && self.chart.page(now, why) {
             self.view.escalate(self.chart.key());
         }
     }

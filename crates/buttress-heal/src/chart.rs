@@ -116,7 +116,9 @@ impl Chart {
     }
 
     pub(crate) fn escalate(&mut self, now: u64, why: &str, failing: &[Symptom]) {
-        self.note(now, Happened::Escalated(why.into()));
+        if self.silent {
+            self.note(now, Happened::WouldEscalate(why.into()));
+        }
         {
             let mut record = self.shared.record();
             let entries = record.ledger.entries().iter();
@@ -149,12 +151,13 @@ impl Chart {
         }
     }
 
-    /// Calls a human, unless nothing is to be done or somebody was called. Whether that is news.
-    pub(crate) fn page(&mut self) -> bool {
+    /// Calls a human for this reason, unless nothing is to be done or somebody was called. Whether that is news.
+    pub(crate) fn page(&mut self, now: u64, why: &str) -> bool {
         let Some(open) = self.incident.as_mut().filter(|open| !open.paged && !self.silent) else {
             return false;
         };
         open.paged = true;
+        self.note(now, Happened::Escalated(why.into()));
         self.change(|incident| incident.escalated = true);
         if let Some(incident) = self.snapshot() {
             self.pages.push(PageKind::Trigger, incident, self.span());

@@ -76,6 +76,8 @@ pub enum Happened {
     },
     /// A human was called, for this reason.
     Escalated(Arc<str>),
+    /// A human would have been called for this reason, if the supervisor did more than observe.
+    WouldEscalate(Arc<str>),
     /// All symptoms are gone.
     Recovered,
     /// An operator did something.
@@ -254,6 +256,7 @@ impl fmt::Display for Happened {
                 write!(f, "calls use generation {generation} at {target}")
             }
             Self::Escalated(why) => write!(f, "a human is called: {why}"),
+            Self::WouldEscalate(why) => write!(f, "a human would be called: {why}"),
             Self::Recovered => f.write_str("all symptoms are gone"),
             Self::Operator(what) => write!(f, "operator: {what}"),
         }
