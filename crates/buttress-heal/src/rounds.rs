@@ -13,7 +13,7 @@ use crate::check::{Answer, Check, Subject, Symptom};
 use crate::incident::cut;
 use crate::judge::{Change, Judge};
 use crate::signals::Signals;
-use crate::unwind::{Foreign, caught};
+use crate::unwind::{Foreign, attempt, caught};
 
 /// As much of a check's reason is kept.
 const LONGEST: usize = 1024;
@@ -152,7 +152,7 @@ impl<S: Clone + Send + 'static> Rounds<S> {
 impl<S> Slot<S> {
     /// Asked for when there is something to say.
     pub(crate) fn name(&self) -> Arc<str> {
-        self.check.check.name().into()
+        attempt(|| self.check.check.name().into()).unwrap_or_else(|_| "a check whose name panics".into())
     }
 
     fn settle(&mut self, answer: &Answer) -> (Option<Change>, bool) {

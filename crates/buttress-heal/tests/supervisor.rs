@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress_core::observe::PageKind;
-use buttress_heal::{Build, HealState, Health, Supervisor};
+use buttress_heal::{Answer, BoxFuture, Build, Check, HealState, Health, Subject, Supervisor, Symptom};
 use support::{Pages, World, actions, secs, supervise};
 use tower::ServiceExt;
 
@@ -138,4 +138,32 @@ async fn whoever_is_woken_by_a_change_may_ask_how_things_are_at_once() {
     let mut ended = std::pin::pin!(end.changed());
     assert!(ended.as_mut().poll(&mut cx).is_pending());
     assert!(handle.shutdown(secs(1)).await);
+}
+
+/// It fails, and panics when it is asked for its name by the supervisor's task.
+struct Nameless(AtomicBool);
+
+impl<S> Check<S> for Nameless {
+    fn name(&self) -> &str {
+        assert!(!self.0.load(SeqCst), "it has no name");
+        "nameless"
+    }
+
+    fn symptom(&self) -> Symptom {
+        Symptom::Queue
+    }
+
+    fn run<'a>(&'a self, _: Subject<'a, S>) -> BoxFuture<'a, Answer> {
+        self.0.store(true, SeqCst);
+        Box::pin(std::future::ready(Answer::fail("always")))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_panics_when_it_is_asked_for_its_name_ends_no_supervisor() {
+    let (supervisor, pages, _) = supervise(&World::new(1));
+    let (_client, handle) = supervisor.check(Nameless(AtomicBool::new(false))).spawn().unwrap();
+    tokio::time::sleep(secs(300)).await;
+    assert_eq!((handle.health(), pages.kinds()), (Health::Degraded, vec![PageKind::Trigger]));
+    assert!(pages.told()[0].text.contains("a check whose name panics"), "{}", pages.told()[0].text);
 }
