@@ -360,7 +360,7 @@ impl<S: Clone + Send + 'static> Body<S> {
         }
         self.trial = Some(symptoms);
         self.chart.begin(now, &name);
-        let incident = self.chart.snapshot().unwrap_or_else(|| Incident::open(&self.chart.shared.name));
+        let incident = self.chart.snapshot().unwrap_or_else(|| Incident::open(&self.chart.shared.hub.name));
         let (generation, target) = (self.generation, self.target);
         let number = self.state.ladder().attempts(rung);
         let attempt = Box::new(Attempt { incident, generation, target, number });

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::Event;
 use buttress_core::observe::{HealState, Health, PageKind};
-use buttress_core::{Event, Observe, Observer};
 use tracing::{Span, info_span};
 
 use crate::check::Symptom;
@@ -15,7 +15,6 @@ use crate::pages::{Pages, Sent};
 /// What is written down about a patient, and who is told: the incident, its pages, the ledger, events, the status.
 pub(crate) struct Chart {
     pub(crate) shared: Arc<Shared>,
-    observer: Observer,
     pub(crate) pages: Pages,
     incident: Option<Box<Open>>,
     /// Pages are decided and not sent.
@@ -40,17 +39,13 @@ struct Open {
 }
 
 impl Chart {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        observer: Option<Arc<dyn Observe>>,
-        pager: Arc<dyn Pager>,
-    ) -> Self {
-        let observer = observer.map_or_else(Observer::default, Observer::from);
-        Self { shared, observer, pages: Pages::new(pager), incident: None, silent: false }
+    pub(crate) fn new(shared: Arc<Shared>, pager: Arc<dyn Pager>) -> Self {
+        Self { shared, pages: Pages::new(pager), incident: None, silent: false }
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
-        self.observer.emit(&self.shared.name, event);
+        let hub = &self.shared.hub;
+        hub.observer.emit(&hub.name, event);
     }
 
     pub(crate) fn key(&self) -> Option<Arc<str>> {
@@ -67,8 +62,8 @@ impl Chart {
     }
 
     pub(crate) fn open(&mut self, now: u64) {
-        let incident = Incident::open(&self.shared.name);
-        let (service, key) = (&*self.shared.name, Arc::clone(&incident.key));
+        let incident = Incident::open(&self.shared.hub.name);
+        let (service, key) = (&*self.shared.hub.name, Arc::clone(&incident.key));
         let span = info_span!(target: "buttress", parent: None, "incident", service, incident = &*key);
         self.incident = Some(Box::new(Open { key, opened: now, span, attempts: 0, paged: false }));
         self.shared.record().current = Some(Box::new(incident));

@@ -119,15 +119,16 @@ impl Bell {
         self.unused.load(Relaxed)
     }
 
-    // What was said before is seen by whoever listens before it looks: both take the lock.
-    fn ring(&self) {
+    /// What was said before is seen by whoever listens before it looks: both take the lock.
+    pub(crate) fn ring(&self) {
         let waker = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    fn listen(&self, cx: &Context<'_>) {
+    /// This task is woken by the next ring.
+    pub(crate) fn listen(&self, cx: &Context<'_>) {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if !task.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *task = Some(cx.waker().clone());

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::time::Duration;
 
 use buttress_core::observe::{HealState, Health};
@@ -9,6 +9,7 @@ use buttress_core::{Mode, ModeCell, within};
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
+use crate::gate::Hub;
 use crate::incident::Incident;
 use crate::ladder::Fit;
 use crate::ledger::Ledger;
@@ -43,7 +44,7 @@ pub struct SupervisorHandle {
 
 /// What the handles and the task share.
 pub(crate) struct Shared {
-    pub(crate) name: Arc<str>,
+    pub(crate) hub: Arc<Hub>,
     pub(crate) mode: ModeCell,
     inbox: Mutex<Inbox>,
     /// From the first incident, or the first look at it, on.
@@ -63,7 +64,6 @@ struct Shown {
 #[derive(Default)]
 struct Inbox {
     commands: Vec<Command>,
-    waker: Option<Waker>,
     /// Nobody reads it any more: what comes is dropped.
     closed: bool,
 }
@@ -205,14 +205,14 @@ impl SupervisorHandle {
 impl fmt::Debug for SupervisorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("SupervisorHandle");
-        debug.field("name", &self.shared.name).field("status", &self.status()).finish_non_exhaustive()
+        debug.field("name", &self.shared.hub.name).field("status", &self.status()).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    pub(crate) fn new(name: Arc<str>, mode: Mode) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, mode: Mode) -> Self {
         let (inbox, shown) = (Mutex::default(), Mutex::default());
-        Self { name, mode: ModeCell::new(mode), inbox, record: OnceLock::new(), shown }
+        Self { hub, mode: ModeCell::new(mode), inbox, record: OnceLock::new(), shown }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -249,27 +249,18 @@ impl Shared {
     }
 
     fn send(&self, command: Command) {
-        let waker = {
-            let mut inbox = self.inbox();
-            if inbox.closed {
-                return;
-            }
+        let mut inbox = self.inbox();
+        if !inbox.closed {
             inbox.commands.push(command);
-            inbox.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+            drop(inbox);
+            self.hub.bell.ring();
         }
     }
 
     /// What has come in; the task is woken by what comes next.
     pub(crate) fn receive(&self, cx: &Context<'_>) -> Vec<Command> {
-        let mut inbox = self.inbox();
-        match &mut inbox.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        std::mem::take(&mut inbox.commands)
+        self.hub.bell.listen(cx);
+        std::mem::take(&mut self.inbox().commands)
     }
 
     /// Within which time to end, if that was said. All else is dropped: nobody answers any more.

@@ -159,6 +159,7 @@ impl Lanes {
         // Another thread with the same lane may have been faster.
         let lane = signals.lanes.get(at)?.get_or_init(|| {
             let lane = Arc::new(Lane::new(Arc::clone(signals)));
+            own.reserve_exact(1);
             own.push(Arc::clone(&lane));
             Arc::downgrade(&lane)
         });

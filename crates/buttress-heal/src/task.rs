@@ -65,20 +65,20 @@ pub(crate) fn spawn<F: Factory>(
 ) -> (Heal<F::Service>, SupervisorHandle) {
     let Supervisor { name, factory, targets, checks, pager, observer, .. } = supervisor;
     let targets = targets.unwrap_or_default();
-    let swaps = observer.clone().map_or_else(Observer::default, Observer::from);
-    let (mut generations, service) = Generations::new(Arc::clone(&name), factory, supervisor.swap, swaps);
+    let observer = observer.map_or_else(Observer::default, Observer::from);
+    let (mut generations, service) = Generations::new(name, factory, supervisor.swap, observer);
     if let Some(retire) = supervisor.retire {
         generations.retire_with(retire);
     }
     let view = generations.view();
-    let shared = Arc::new(Shared::new(name, supervisor.mode));
+    let shared = Arc::new(Shared::new(Arc::clone(&view.hub), supervisor.mode));
     let ladder = Ladder::new(rungs, supervisor.intensity, supervisor.patience, targets.len().max(1));
     let checks: Vec<_> = checks.into_iter().map(OneAtATime::new).map(Arc::new).collect();
     let probing = checks.iter().filter(|one| one.check().probes()).map(Arc::clone).collect();
     let warm = Warm { checks: probing, passes: supervisor.warm_up, target: 0 };
     let mut body = Body {
         clock: Clock::start(),
-        chart: Chart::new(Arc::clone(&shared), observer, pager),
+        chart: Chart::new(Arc::clone(&shared), pager),
         state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
         rounds: Rounds::new(&checks),
         connection: Connection::default(),
