@@ -50,6 +50,10 @@ impl Connection {
         self.failing.as_ref().is_some_and(|failing| failing.judge.is_turning())
     }
 
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        self.failing.as_ref().map_or(0, |failing| failing.judge.failures_in_a_row())
+    }
+
     /// Why the last attempt failed, if it did.
     pub(crate) fn evidence(&self) -> Option<&Arc<str>> {
         self.failing.as_ref().map(|failing| &failing.evidence)

@@ -20,6 +20,8 @@ pub(crate) struct Findings {
     /// A check has failed, and not yet often enough to be believed.
     pub(crate) suspect: bool,
     pub(crate) paused: bool,
+    /// How often in a row the check has failed that did so most often.
+    pub(crate) failures: u32,
     /// Nothing fails, but of something that did, it is not known yet whether it works.
     pub(crate) unproven: bool,
 }
@@ -38,6 +40,8 @@ impl Findings {
         self.failing.clear();
         self.failing.extend(down(rounds).map(|slot| slot.symptom.clone()));
         self.failing.extend(no_connection.map(|_| Symptom::Connectivity));
+        let failures = down(rounds).map(|slot| slot.judge.failures_in_a_row());
+        self.failures = failures.chain([connection.failures_in_a_row()]).max().unwrap_or(0);
         self.unproven = rounds.slots.iter().any(|slot| slot.judge.is_unproven());
         let is_turning = |slot: &Slot<S>| slot.judge.is_turning();
         self.suspect = connection.is_turning() || rounds.slots.iter().any(is_turning);
@@ -49,6 +53,7 @@ impl Findings {
             failing: &self.failing,
             held,
             paused: self.paused,
+            failures: self.failures,
             unproven: self.unproven,
         }
     }

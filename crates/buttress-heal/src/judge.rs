@@ -12,6 +12,8 @@ pub(crate) struct Judge {
     failures: u32,
     passes: u32,
     panics: u32,
+    /// Since it last passed, whatever was replaced in between.
+    in_a_row: u32,
     down: bool,
     /// Nothing is known of this generation yet.
     fresh: bool,
@@ -57,6 +59,11 @@ impl Judge {
         self.unproven
     }
 
+    /// How often it has failed since it last passed.
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        self.in_a_row
+    }
+
     /// Whether the last answers speak against what is believed.
     pub(crate) fn is_turning(&self) -> bool {
         if self.down { self.passes > 0 } else { self.failures > 0 || self.panics > 0 }
@@ -65,7 +72,7 @@ impl Judge {
     pub(crate) fn answer(&mut self, answer: &Answer) -> Option<Change> {
         match answer {
             Answer::Pass => {
-                self.unproven = false;
+                (self.unproven, self.in_a_row) = (false, 0);
                 self.passed()
             }
             Answer::Fail(_) | Answer::TimedOut => {
@@ -105,6 +112,7 @@ impl Judge {
     fn failed(&mut self) -> Option<Change> {
         (self.passes, self.fresh) = (0, false);
         self.failures = self.failures.saturating_add(1);
+        self.in_a_row = self.in_a_row.saturating_add(1);
         if self.down || self.failures < self.fall {
             return None;
         }
@@ -168,5 +176,16 @@ mod tests {
         assert!(judge.is_unproven());
         answers(&mut judge, "-P");
         assert!(!judge.is_unproven());
+    }
+
+    #[test]
+    fn failures_in_a_row_are_counted_over_generations_and_over_what_was_skipped() {
+        let mut judge = judge(3, 1);
+        answers(&mut judge, "FTF!");
+        judge.new_generation();
+        answers(&mut judge, "--F");
+        assert_eq!(judge.failures_in_a_row(), 4);
+        answers(&mut judge, "P");
+        assert_eq!(judge.failures_in_a_row(), 0);
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) held: bool,
     /// By an operator.
     pub(crate) paused: bool,
+    /// How often in a row the check has failed that did so most often.
+    pub(crate) failures: u32,
     /// Nothing fails any more, and nothing has passed yet.
     pub(crate) unproven: bool,
 }
@@ -56,6 +58,7 @@ pub(crate) enum Step {
 pub(crate) enum Cause {
     NothingHelped,
     TooLong,
+    TooOften,
 }
 
 impl Cause {
@@ -63,6 +66,7 @@ impl Cause {
         match self {
             Self::NothingHelped => "nothing that may be tried has helped",
             Self::TooLong => "it has lasted too long",
+            Self::TooOften => "a check has failed too often",
         }
     }
 }
@@ -73,6 +77,8 @@ pub(crate) struct State {
     ladder: Ladder,
     stable_for: u64,
     page_after: u64,
+    /// So many failures in a row.
+    page_after_failures: Option<u32>,
     phase: Phase,
     incident: Option<Box<Course>>,
     /// By an operator: what is tried next, whatever speaks against it, in order.
@@ -112,9 +118,22 @@ struct Course {
 }
 
 impl State {
-    pub(crate) fn new(ladder: Ladder, stable_for: Duration, page_after: Duration) -> Self {
+    pub(crate) fn new(
+        ladder: Ladder,
+        stable_for: Duration,
+        page_after: Duration,
+        page_after_failures: Option<u32>,
+    ) -> Self {
         let (stable_for, page_after) = (nanos(stable_for), nanos(page_after));
-        Self { ladder, stable_for, page_after, phase: Phase::Well, incident: None, forced: Vec::new() }
+        Self {
+            ladder,
+            stable_for,
+            page_after,
+            page_after_failures,
+            phase: Phase::Well,
+            incident: None,
+            forced: Vec::new(),
+        }
     }
 
     pub(crate) fn ladder(&self) -> &Ladder {
@@ -264,13 +283,21 @@ impl State {
         Some(course.opened.saturating_add(self.page_after))
     }
 
+    /// Why a human is to be called now, whatever the ladder still has to offer.
+    fn why_page(&self, now: u64, seen: Seen<'_>) -> Option<Cause> {
+        let page_at = self.page_at(seen)?;
+        let too_often = self.page_after_failures.is_some_and(|most| seen.failures >= most);
+        let too_long = (page_at <= now).then_some(Cause::TooLong);
+        if too_often { Some(Cause::TooOften) } else { too_long }
+    }
+
     /// An action is under way, or it is seen whether it has helped: a human does not wait for that.
     fn wait_or_page(&mut self, now: u64, seen: Seen<'_>, until: Option<u64>) -> Step {
-        let page_at = self.page_at(seen);
-        match &mut self.incident {
-            Some(course) if page_at.is_some_and(|at| at <= now) => {
+        let (page_at, cause) = (self.page_at(seen), self.why_page(now, seen));
+        match (&mut self.incident, cause) {
+            (Some(course), Some(cause)) => {
                 course.paged = Some(seen.health);
-                Step::Escalate(Cause::TooLong)
+                Step::Escalate(cause)
             }
             _ => Step::Wait(until.into_iter().chain(page_at).min()),
         }
@@ -278,18 +305,18 @@ impl State {
 
     fn choose(&mut self, now: u64, seen: Seen<'_>) -> Step {
         let choice = self.ladder.choose(now, seen.failing, seen.held);
-        let page_at = self.page_at(seen).unwrap_or(u64::MAX);
+        let (page_at, due) = (self.page_at(seen).unwrap_or(u64::MAX), self.why_page(now, seen));
         let Some(course) = &mut self.incident else { return Step::Wait(None) };
-        let cause = match choice {
-            _ if now >= page_at => Cause::TooLong,
-            Choice::Nothing(_) if course.paged.is_none() => Cause::NothingHelped,
-            Choice::Nothing(next) => {
+        let cause = match (due, choice) {
+            (Some(cause), _) => cause,
+            (None, Choice::Nothing(_)) if course.paged.is_none() => Cause::NothingHelped,
+            (None, Choice::Nothing(next)) => {
                 let is_news = self.ladder.give_up(now);
                 return if is_news { self.choose(now, seen) } else { Step::Wait(next) };
             }
-            Choice::Run(rung) => return Step::Act(rung),
-            Choice::Wait(until) => return Step::Wait(Some(until.min(page_at))),
-            Choice::Held => return Step::Hold,
+            (None, Choice::Run(rung)) => return Step::Act(rung),
+            (None, Choice::Wait(until)) => return Step::Wait(Some(until.min(page_at))),
+            (None, Choice::Held) => return Step::Hold,
         };
         course.paged = Some(seen.health);
         if cause == Cause::NothingHelped {

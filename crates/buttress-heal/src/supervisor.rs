@@ -29,6 +29,7 @@ use crate::task;
 /// | [`policy`](Self::policy) | the worst severity |
 /// | [`stable_for`](Self::stable_for) | 60 s without symptoms, and an incident is over |
 /// | [`page_after`](Self::page_after) | 2 min, or at once when nothing that may be tried has helped |
+/// | [`page_after_failures`](Self::page_after_failures) | not counted |
 /// | [`patience`](Self::patience) | 60 s |
 /// | [`intensity`](Self::intensity) | 3 restarts within 5 min |
 /// | [`warm_up`](Self::warm_up) | 3 passes of each check that probes |
@@ -44,6 +45,7 @@ pub struct Supervisor<F: Factory> {
     pub(crate) policy: Policy,
     pub(crate) stable_for: Duration,
     pub(crate) page_after: Duration,
+    pub(crate) page_after_failures: Option<u32>,
     pub(crate) patience: Duration,
     pub(crate) intensity: Intensity,
     pub(crate) warm_up: u32,
@@ -68,6 +70,7 @@ impl<F: Factory> Supervisor<F> {
             policy: Policy::default(),
             stable_for: Duration::from_secs(60),
             page_after: Duration::from_secs(120),
+            page_after_failures: None,
             patience: Duration::from_secs(60),
             intensity: Intensity::default(),
             warm_up: 3,
@@ -136,6 +139,20 @@ impl<F: Factory> Supervisor<F> {
     #[must_use]
     pub fn page_after(self, time: Duration) -> Self {
         Self { page_after: time, ..self }
+    }
+
+    /// A human is called at the latest when a check fails for the `failures`th time in a row, whatever the ladder still has to
+    /// offer (it goes on): the bound is a number of answers, and no slow machine and no slow check moves it. For what hardly
+    /// mends itself, such as credentials.
+    ///
+    /// What counts is an answer that failed or timed out, of a check of the service that takes calls; a new generation is no
+    /// answer, nor is what was skipped or cut off by a swap, or a probe of a service that takes no calls yet. An attempt to
+    /// connect where there is no service counts as a check. A failure counts once it is believed
+    /// ([`fall`](crate::CheckSettings::fall)), so that a lower number than that is as good as it. While healing is paused or
+    /// restarts are held, nobody is called for it. Default: not counted.
+    #[must_use]
+    pub fn page_after_failures(self, failures: u32) -> Self {
+        Self { page_after_failures: Some(failures), ..self }
     }
 
     /// If a rung can be tried again so soon, it is waited for before a human is called. Default 60 s. A later rung that can run now
@@ -242,6 +259,9 @@ impl<F: Factory> Supervisor<F> {
         }
         not_zero("stable_for", self.stable_for)?;
         not_zero("page_after", self.page_after)?;
+        if self.page_after_failures == Some(0) {
+            return Err(ConfigError::new("page_after_failures", 0, "must be at least 1"));
+        }
         for check in &self.checks {
             let settings = check.settings();
             not_zero("every", settings.every)?;

@@ -79,7 +79,12 @@ pub(crate) fn spawn<F: Factory>(
     let mut body = Body {
         clock: Clock::start(),
         chart: Chart::new(Arc::clone(&shared), pager),
-        state: State::new(ladder, supervisor.stable_for, supervisor.page_after),
+        state: State::new(
+            ladder,
+            supervisor.stable_for,
+            supervisor.page_after,
+            supervisor.page_after_failures,
+        ),
         rounds: Rounds::new(&checks),
         connection: Connection::default(),
         way_back: WayBack::new(supervisor.failback, targets.len()),

@@ -42,7 +42,7 @@ const STABLE_FOR: Duration = Duration::from_secs(60);
 
 fn state(rungs: Vec<Rung>) -> State {
     let ladder = Ladder::new(rungs.into(), INTENSITY, Duration::from_secs(60), 1);
-    State::new(ladder, STABLE_FOR, PAGE_AFTER)
+    State::new(ladder, STABLE_FOR, PAGE_AFTER, None)
 }
 
 /// What was decided, and when.
@@ -74,8 +74,14 @@ fn treat(state: &mut State, patient: &mut impl Patient, until: u64) -> Course {
         } else {
             clear_since = None;
         }
-        let seen =
-            Seen { health, failing: &failing, held: false, paused: patient.paused(now), unproven: false };
+        let seen = Seen {
+            health,
+            failing: &failing,
+            held: false,
+            paused: patient.paused(now),
+            failures: 0,
+            unproven: false,
+        };
         if running.is_some_and(|(end, _)| end <= now) {
             let (_, well) = running.take().unwrap();
             state.acted(now, well);
@@ -216,8 +222,14 @@ fn each_rung_says_why_it_is_passed_over() {
     ];
     let mut state = state(rungs);
     let failing = [Symptom::Connectivity];
-    let seen =
-        Seen { health: Health::Critical, failing: &failing, held: true, paused: false, unproven: false };
+    let seen = Seen {
+        health: Health::Critical,
+        failing: &failing,
+        held: true,
+        paused: false,
+        failures: 0,
+        unproven: false,
+    };
     state.begin(1, 0, seen);
     state.begin(3, 0, seen);
     let explained = |state: &State, held| {

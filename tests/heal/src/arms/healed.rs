@@ -7,6 +7,7 @@ use buttress_heal::{
     Supervisor, SupervisorHandle, Symptom,
 };
 use deadpool_postgres::PoolError;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tower::ServiceExt;
 
@@ -24,6 +25,10 @@ impl Healing {
     }
 }
 
+/// A check that takes longer has failed.
+const ANSWER_WITHIN: Duration = Duration::from_millis(300);
+/// So many failures in a row and a human is called, whatever there is still to be tried against what has no cure.
+const NO_CURE: u32 = 5;
 /// Sooner than the default of a minute, so that an end is seen.
 const STABLE_FOR: Duration = Duration::from_secs(2);
 
@@ -39,6 +44,9 @@ pub(super) fn start(fault: Fault, world: &Arc<dyn World>, journal: &Journal) -> 
         .stable_for(STABLE_FOR)
         .pager(Marking(journal.clone()))
         .observe(Arc::new(Marking(journal.clone())));
+    if fault == Fault::Password {
+        supervisor = supervisor.page_after_failures(NO_CURE);
+    }
     for symptom in symptoms(fault) {
         supervisor = supervisor.check(Asks { symptom, journal: journal.clone() });
     }
@@ -107,7 +115,7 @@ impl Check<Client> for Asks {
     fn settings(&self) -> CheckSettings {
         // Asked twice a second, and again after a quarter of a second once in doubt; believed after three failures in a row,
         // as by default, or after one answer.
-        let (every, timeout) = (Duration::from_millis(500), Duration::from_millis(300));
+        let (every, timeout) = (Duration::from_millis(500), ANSWER_WITHIN);
         CheckSettings { every, timeout, rise: 1, ..CheckSettings::default() }
     }
 
@@ -117,12 +125,18 @@ impl Check<Client> for Asks {
             let answer = if self.is(&Symptom::Connectivity) { alone } else { Answer::Skipped };
             return Box::pin(std::future::ready(answer));
         };
+        // A service that takes no calls yet is only tried out.
+        let is_in_use = subject.traffic.generation() != 0;
+        let start = Instant::now();
         Box::pin(async move {
             // It is dropped when its time is over.
-            let mut failing = Failing(Some(self));
+            let mut failing = Failing(is_in_use.then_some((self, start)));
             let answer = match client.oneshot(()).await {
                 Ok(_) => Answer::Pass,
-                Err(error) if self.is(&symptom(&error)) => return Answer::fail(error.to_string()),
+                Err(error) if self.is(&symptom(&error)) => {
+                    failing.failed();
+                    Answer::fail(error.to_string())
+                }
                 Err(_) => Answer::Skipped,
             };
             failing.0 = None;
@@ -138,13 +152,21 @@ impl Asks {
     }
 }
 
-/// Notes a check that does not end well.
-struct Failing<'a>(Option<&'a Asks>);
+/// Notes a check that does not end well, unless it is cut off before its time because there is another client.
+struct Failing<'a>(Option<(&'a Asks, Instant)>);
+
+impl Failing<'_> {
+    fn failed(&mut self) {
+        if let Some((asks, _)) = self.0.take() {
+            asks.journal.mark(Mark::CheckFailed(asks.symptom.as_str().to_owned()));
+        }
+    }
+}
 
 impl Drop for Failing<'_> {
     fn drop(&mut self) {
-        if let Some(asks) = self.0 {
-            asks.journal.mark(Mark::CheckFailed(asks.symptom.as_str().to_owned()));
+        if self.0.is_some_and(|(_, start)| start.elapsed() >= ANSWER_WITHIN) {
+            self.failed();
         }
     }
 }

@@ -1,12 +1,12 @@
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use tempfile::TempDir;
+use tokio::time::{Duration, sleep};
 use tower::service_fn;
 
 use super::World;
@@ -17,6 +17,9 @@ const SIZE: &str = "size=1m";
 const RECORD: usize = 4096;
 /// So many are kept.
 const RECORDS: u64 = 8;
+/// So often the disk is filled up, at a distance in which a client writes once or more.
+const FILLINGS: usize = 3;
+const BETWEEN_FILLINGS: Duration = Duration::from_millis(15);
 
 /// A small disk that a client writes records to, beside the cache of another program.
 #[derive(Debug)]
@@ -62,7 +65,13 @@ impl World for Disk {
     }
 
     async fn inject(&self) {
-        fill(&self.0.folder.path().join("cache").join("ballast"));
+        let ballast = self.0.folder.path().join("cache").join("ballast");
+        let mut ballast = fs::File::create(ballast).expect("the cache is there");
+        // A record may be there for a moment beside the one that it takes the place of: what that leaves is filled, too.
+        for _ in 0..FILLINGS {
+            fill(&mut ballast);
+            sleep(BETWEEN_FILLINGS).await;
+        }
     }
 
     async fn mend(&self) {
@@ -98,8 +107,7 @@ impl Drop for Mounted {
 }
 
 /// Writes until there is no more room.
-fn fill(path: &Path) {
-    let mut ballast = fs::File::create(path).expect("the cache is there");
+fn fill(ballast: &mut fs::File) {
     loop {
         match ballast.write(&[0; RECORD]) {
             Ok(_) => {}
