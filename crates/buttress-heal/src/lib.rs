@@ -136,6 +136,7 @@ mod lane;
 mod latencies;
 mod layer;
 mod ledger;
+mod looking;
 mod operator;
 mod page_budget;
 mod pager;
@@ -160,7 +161,7 @@ use std::pin::Pin;
 pub use action::{Action, Attempt, FailOver, Fixes, Limits, ResetPool, Restart, Then};
 pub use buttress_core::Mode;
 pub use buttress_core::observe::{HealState, Health};
-pub use check::{Answer, Check, CheckFn, CheckSettings, Monitor, Subject, Symptom, TrafficCheck, check_fn};
+pub use check::{Answer, Check, CheckFn, CheckSettings, Monitor, Subject, Symptom, check_fn};
 pub use failback::Failback;
 pub use handle::{Explanation, NoSuchRung, Status, SupervisorHandle};
 pub use health::Policy;
@@ -185,8 +186,8 @@ pub use unavailable::{CutOff, Unavailable, Why};
 // What is ready-made: checks, actions and pagers.
 pub use actions::{Addresses, ChildProcess, ClearCaches, LoadLimit, LoadLimited, LoadLimitedFuture, Reload};
 pub use checks::{
-    CallCheck, MemoryCheck, PoolUse, Reading, ResponseTimeCheck, TcpCheck, circuit_breaker, pool_use,
-    queue_depth,
+    CallCheck, MemoryCheck, PoolUse, Reading, ResponseTimeCheck, TcpCheck, TrafficCheck, circuit_breaker,
+    pool_use, queue_depth,
 };
 pub use page_budget::PageBudget;
 

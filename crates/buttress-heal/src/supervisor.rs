@@ -5,7 +5,8 @@ use std::time::Duration;
 use buttress_core::{BoxError, ConfigError, Mode, NoTimer, Observe, Timer};
 use tokio::time::Instant;
 
-use crate::check::{Check, CheckFn, Symptom, TrafficCheck, check_fn};
+use crate::check::{Check, CheckFn, Symptom, check_fn};
+use crate::checks::TrafficCheck;
 use crate::factory::Factory;
 use crate::failback::Failback;
 use crate::generations::Retire;

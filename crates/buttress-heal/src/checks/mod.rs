@@ -6,6 +6,7 @@ mod pool;
 mod reading;
 mod response_time;
 mod tcp;
+mod traffic;
 
 pub use call::CallCheck;
 pub use memory::MemoryCheck;
@@ -13,6 +14,7 @@ pub use pool::{PoolUse, pool_use};
 pub use reading::{Reading, circuit_breaker, queue_depth};
 pub use response_time::ResponseTimeCheck;
 pub use tcp::TcpCheck;
+pub use traffic::TrafficCheck;
 
 use crate::check::Answer;
 
