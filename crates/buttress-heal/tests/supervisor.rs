@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress_core::observe::PageKind;
@@ -84,17 +84,23 @@ impl Drop for Fragile {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_panics_when_it_is_cloned_or_dropped_ends_no_supervisor_and_a_human_is_called() {
-    for fault in
-        [|faults: &Faults| &faults.clone, |faults: &Faults| &faults.drop] as [fn(&Faults) -> &AtomicBool; 2]
-    {
+    let kinds: [fn(&Faults) -> &AtomicBool; 2] = [|faults| &faults.clone, |faults| &faults.drop];
+    for fault in kinds {
         let (faults, pages) = (Arc::new(Faults::default()), Pages::new());
-        let clients = Arc::clone(&faults);
-        let factory =
-            move |_: Build| std::future::ready(Ok::<_, std::io::Error>(Fragile(Arc::clone(&clients))));
-        let supervisor =
-            Supervisor::new("db", factory).pager(Arc::clone(&pages)).ping(|client: Fragile| async move {
-                if client.0.ill.load(SeqCst) { Err("ill") } else { Ok(()) }
-            });
+        let [built, retired] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let (clients, count) = (Arc::clone(&faults), Arc::clone(&built));
+        let supervisor = Supervisor::new("db", move |_: Build| {
+            count.fetch_add(1, SeqCst);
+            std::future::ready(Ok::<_, std::io::Error>(Fragile(Arc::clone(&clients))))
+        });
+        let count = Arc::clone(&retired);
+        let supervisor = supervisor.pager(Arc::clone(&pages)).retire(move |_| {
+            count.fetch_add(1, SeqCst);
+            std::future::ready(())
+        });
+        let supervisor = supervisor.ping(|client: Fragile| async move {
+            if client.0.ill.load(SeqCst) { Err("ill") } else { Ok(()) }
+        });
         let (_client, handle) = supervisor.spawn().unwrap();
         tokio::time::sleep(secs(20)).await;
         faults.ill.store(true, SeqCst);
@@ -108,6 +114,7 @@ async fn a_client_that_panics_when_it_is_cloned_or_dropped_ends_no_supervisor_an
             (handle.health(), pages.kinds()),
             (Health::Healthy, vec![PageKind::Trigger, PageKind::Resolve])
         );
+        assert_eq!(retired.load(SeqCst), built.load(SeqCst) - 1, "all but the one in use");
     }
 }
 
