@@ -146,7 +146,8 @@ pub struct CheckSettings {
     /// The same while it is not clear how things are: after a first failure, while an action is verified, while calls fail
     /// (HAProxy's `fastinter`). Default 250 ms; never more than `every`.
     pub in_doubt_every: Duration,
-    /// Spreads the intervals by so many percent up and down, so that the checks of a fleet do not fall together. Default 10.
+    /// Spreads the intervals by so many percent up and down, so that the checks of a fleet do not fall together; at most 100.
+    /// Default 10.
     pub jitter_percent: u8,
     /// How long one run may take. Default 1 s.
     pub timeout: Duration,

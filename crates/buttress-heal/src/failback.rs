@@ -20,7 +20,7 @@ pub struct Failback {
     pub rise: u32,
     /// From one probe to the next.
     pub every: Duration,
-    /// The shortest stay.
+    /// The shortest stay; at most the longest.
     pub min_dwell: Duration,
     /// The longest stay.
     pub max_dwell: Duration,

@@ -115,6 +115,8 @@ struct Course {
     was_ill: bool,
     /// The health that a human knows of.
     paged: Option<Health>,
+    /// An attempt after which nothing fails, and nothing has passed yet: nobody knows whether it has helped.
+    unproven: Option<Box<Trial>>,
 }
 
 impl State {
@@ -180,7 +182,7 @@ impl State {
     /// What is to be done. To be asked again after each answer but [`Step::Wait`].
     pub(crate) fn step(&mut self, now: u64, seen: Seen<'_>) -> Step {
         self.watch(now, seen);
-        if let Some(step) = self.operator_or_page(now, seen) {
+        if let Some(step) = self.operator_or_page(now, seen).or_else(|| self.proven(now, seen)) {
             return step;
         }
         match &self.phase {
@@ -199,11 +201,15 @@ impl State {
                 self.wait_or_page(now, seen, Some(until))
             }
             Phase::Verifying { trial, .. } => {
-                let Trial { rung, started, symptoms } = Trial::clone(trial);
-                let cured = !symptoms.iter().any(|symptom| seen.failing.contains(symptom));
+                let trial = trial.clone();
                 self.phase = Phase::Ill;
-                let clear_since = self.incident.as_ref().and_then(|course| course.clear_since);
-                Step::Decide { rung, started, cured_at: cured.then(|| clear_since.unwrap_or(now)) }
+                match &mut self.incident {
+                    Some(course) if seen.unproven && !seen.is_ill() => {
+                        course.unproven = Some(trial);
+                        self.step(now, seen)
+                    }
+                    _ => self.decide(&trial, now, seen),
+                }
             }
             Phase::Recovering { .. } if seen.is_ill() => {
                 self.phase = Phase::Ill;
@@ -225,6 +231,9 @@ impl State {
     pub(crate) fn begin(&mut self, rung: usize, now: u64, seen: Seen<'_>) -> Vec<Symptom> {
         self.ladder.begin(rung, now);
         self.forced.retain(|forced| *forced != rung);
+        if let Some(course) = &mut self.incident {
+            course.unproven = None;
+        }
         let fixes = &self.ladder.rung(rung).fixes;
         let symptoms: Vec<_> = seen.failing.iter().filter(|symptom| fixes.helps(symptom)).cloned().collect();
         let trial = Trial { rung, started: now, symptoms: symptoms.clone() };
@@ -239,6 +248,22 @@ impl State {
             let verify = nanos(self.ladder.rung(trial.rung).limits.verify);
             self.phase = Phase::Verifying { trial, until: now.saturating_add(verify) };
         }
+    }
+
+    /// Whether an attempt has helped is known now.
+    fn decide(&self, trial: &Trial, now: u64, seen: Seen<'_>) -> Step {
+        let Trial { rung, started, symptoms } = trial;
+        let cured = !symptoms.iter().any(|symptom| seen.failing.contains(symptom));
+        let clear_since = self.incident.as_ref().and_then(|course| course.clear_since);
+        let cured_at = cured.then(|| clear_since.unwrap_or(now));
+        Step::Decide { rung: *rung, started: *started, cured_at }
+    }
+
+    /// Of an attempt of which that was not known, it is known now.
+    fn proven(&mut self, now: u64, seen: Seen<'_>) -> Option<Step> {
+        let is_known = seen.is_ill() || !seen.unproven;
+        let trial = self.incident.as_mut()?.unproven.take_if(|_| is_known)?;
+        Some(self.decide(&trial, now, seen))
     }
 
     fn watch(&mut self, now: u64, seen: Seen<'_>) {
@@ -271,7 +296,7 @@ impl State {
 
     fn open(&mut self, now: u64) -> Step {
         self.phase = Phase::Ill;
-        let course = Course { opened: now, clear_since: None, was_ill: false, paged: None };
+        let course = Course { opened: now, clear_since: None, was_ill: false, paged: None, unproven: None };
         self.incident = Some(Box::new(course));
         Step::Open
     }

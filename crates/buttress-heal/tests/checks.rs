@@ -269,3 +269,26 @@ async fn that_there_is_no_service_while_one_is_replaced_is_no_finding() {
     let fell = incident.timeline().iter().filter(|(_, happened)| matches!(happened, Happened::Fell { .. }));
     assert_eq!((fell.count(), incident.worst()), (1, Health::Degraded), "{incident}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_action_after_which_nobody_calls_is_no_cure_before_a_call_has_succeeded() {
+    let world = World::new(1);
+    let (mut client, handle) = buttress_heal::Supervisor::new("db", world.factory()).spawn().unwrap();
+    let successes =
+        || handle.ledger().entries().iter().map(buttress_heal::LedgerEntry::successes).sum::<u32>();
+    sleep(SECOND).await;
+    for _ in 0..20 {
+        world.set(0, false);
+        client.ready().await.unwrap().call(()).await.unwrap_err();
+        world.set(0, true);
+        sleep(secs(15)).await;
+        assert_eq!(successes(), 0, "all calls fail");
+    }
+    let attempts = handle.ledger().entries()[0].attempts();
+    assert!(attempts >= 3, "{attempts}");
+    sleep(secs(90)).await;
+    let before = successes();
+    client.ready().await.unwrap().call(()).await.unwrap();
+    sleep(secs(2)).await;
+    assert_eq!((before, successes()), (0, 1));
+}
