@@ -1,13 +1,14 @@
-//! A hundred runs whose worker crashed, among a hundred thousand that are over: what a recovery reads. For SQLite the plan and
-//! the rows are counted beside its statement, in `buttress-store`.
+//! A hundred runs whose worker crashed, among a hundred thousand that are over: what a recovery reads, and that they are pruned.
+//! For SQLite the plan and the rows are counted beside its statement, in `buttress-store`.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use buttress_checkpoint::{Cx, Failure, Workflow, Workflows};
+use buttress_checkpoint::{Cx, Failure, Workflow, Workflows, retry_from};
 use buttress_cli::AnyStore;
-use buttress_store::{Flow, JournalStore, Owner, Sqlite, Wanted};
+use buttress_store::{Flow, JournalStore, Owner, Query, Sqlite, Wanted};
 use checkpoint_tests::cases::{Effects, id};
+use checkpoint_tests::failing::Failing;
 use checkpoint_tests::{Worker, long, postgres_url, short};
 use tokio::time::{Instant, sleep};
 
@@ -69,6 +70,25 @@ async fn recover<S: JournalStore>(store: &S) {
     assert_eq!(effects.count("a"), OPEN);
 }
 
+/// CP-36: all that is over is pruned in batches, and on once more after that was cut off; but for what an open run continues.
+async fn prune<S: JournalStore>(store: &S) {
+    retry_from(store, &id("over"), ("a", 0), &id("again"), false).await.unwrap();
+    let failing = Failing::new(store.clone());
+    failing.fail_every(100);
+    let began = Instant::now();
+    assert!(buttress_checkpoint::prune(&failing, Duration::ZERO).await.is_err());
+    // The batch with the error was carried out, and its answer lost.
+    assert_eq!(
+        buttress_checkpoint::prune(store, Duration::ZERO).await.unwrap(),
+        (OVER + OPEN - 100 * 100) as u64
+    );
+    println!("{} runs pruned in {:.1?}", OVER + OPEN, began.elapsed());
+    let left = store.list(&Query::default()).await.unwrap();
+    let left: Vec<_> = left.runs.iter().map(|run| run.id.as_str()).collect();
+    assert_eq!(left, ["again", "over"]);
+    assert_eq!(store.load(&id("over")).await.unwrap().unwrap().entries.len(), 2);
+}
+
 #[tokio::test]
 async fn sqlite_finds_open_runs_without_a_look_at_those_that_are_over() {
     let folder = tempfile::tempdir().unwrap();
@@ -82,9 +102,23 @@ async fn sqlite_finds_open_runs_without_a_look_at_those_that_are_over() {
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OVER}) \
          INSERT INTO runs (id, {columns}) SELECT 'copy ' || i, {columns} FROM runs, n WHERE id = 'over'"
     );
-    assert_eq!(rusqlite::Connection::open(&path).unwrap().execute(&copies, []).unwrap(), OVER);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(connection.execute(&copies, []).unwrap(), OVER);
+    for (table, columns) in
+        [("inputs", "input, sum"), ("entries", "seq, at, kind, format, name, occurrence, payload, sum")]
+    {
+        let copies = format!(
+            "INSERT INTO {table} (run, {columns}) SELECT copy.number, row.* FROM
+                (SELECT number FROM runs WHERE id LIKE 'copy %') AS copy,
+                (SELECT {columns} FROM {table} WHERE run = (SELECT number FROM runs WHERE id = 'over')) AS row"
+        );
+        assert!(connection.execute(&copies, []).unwrap() >= OVER);
+    }
     acquire(&store).await;
     recover(&store).await;
+    prune(&store).await;
+    let rows = "SELECT (SELECT count(*) FROM entries) + (SELECT count(*) FROM inputs)";
+    assert_eq!(connection.query_row(rows, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
 }
 
 #[tokio::test]
@@ -102,6 +136,14 @@ async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
         FROM buttress_runs, generate_series(1, {OVER}) AS n WHERE id = 'over'"
     );
     assert_eq!(client.execute(&copies, &[]).await.unwrap(), OVER as u64);
+    let columns = "seq, at, kind, format, name, occurrence, payload, sum";
+    let copies = format!(
+        "INSERT INTO buttress_entries (run, {columns}) SELECT copy.number, entry.* FROM
+            (SELECT number FROM buttress_runs WHERE id LIKE 'copy %') AS copy,
+            (SELECT {columns} FROM buttress_entries
+                WHERE run = (SELECT number FROM buttress_runs WHERE id = 'over')) AS entry"
+    );
+    assert_eq!(client.execute(&copies, &[]).await.unwrap(), 2 * OVER as u64);
     // Whoever connects from here on tells the server's log of its plans, and of what they came to.
     client.batch_execute("LOAD 'auto_explain'").await.unwrap();
     for setting in [
@@ -126,6 +168,9 @@ async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
     assert!(found.contains(&format!(" rows={OPEN} loops=1)")), "{found}");
     assert!(!plan.contains("Seq Scan on buttress_runs"), "{plan}");
     recover(&store).await;
+    prune(&store).await;
+    let entries: i64 = client.query_one("SELECT count(*) FROM buttress_entries", &[]).await.unwrap().get(0);
+    assert_eq!(entries, 2);
 }
 
 /// Redis has no plans: the runs that are due are a sorted set for each workflow, and that is what is read.
@@ -142,7 +187,10 @@ async fn redis_finds_open_runs_in_the_set_of_what_is_due() {
         for n = 1, tonumber(ARGV[1]) do
           local id = 'copy ' .. n
           redis.call('HSET', prefix .. ':run:' .. id, unpack(fields))
-          redis.call('ZADD', prefix .. ':created', 0, string.format('%016d:', n) .. id)
+          redis.call('COPY', prefix .. ':entries:over', prefix .. ':entries:' .. id)
+          local place = string.format('%016d:', n) .. id
+          redis.call('HSET', prefix .. ':run:' .. id, 'place', place)
+          redis.call('ZADD', prefix .. ':created', 0, place)
           redis.call('ZADD', prefix .. ':over', n, id)
         end
         return {redis.call('ZCARD', prefix .. ':over'), redis.call('ZCARD', prefix .. ':due:w')}";
@@ -164,4 +212,7 @@ async fn redis_finds_open_runs_in_the_set_of_what_is_due() {
         ["scan", "keys", "zrange", "zrevrangebylex", "zscan", "hgetall", "hscan", "lrange", "smembers"];
     assert!(reads.iter().all(|command| !calls.contains_key(*command)), "{calls:?}");
     recover(&store).await;
+    prune(&store).await;
+    let mut keys: Vec<String> = redis::cmd("KEYS").arg("*:entries:*").query(&mut connection).unwrap();
+    assert_eq!((keys.len(), keys.pop().unwrap().ends_with(":entries:over")), (1, true));
 }

@@ -344,9 +344,8 @@ pub async fn a_run_without_code_is_left_alone<S: JournalStore>(store: S) {
     assert_eq!(warned.load(Ordering::SeqCst), 1);
 }
 
-/// CP-36: 100,000 runs in memory, which with the others is what that store holds. Elsewhere each run is three writes that have to be durable, or three round trips: at the
-/// two thousand runs per second that a debug build comes to at best 100,000 would take a minute and more on each store.
-/// There they are 3,000, which is 30 batches.
+/// CP-36: 100,000 runs in memory, which with the others is what that store holds. Elsewhere each is two writes that have to be
+/// durable, or two round trips: there they are 3,000, and `tests/scan.rs` prunes 100,000 that are copied within the store.
 pub async fn pruning_takes_what_is_over_and_nothing_else<S: JournalStore>(store: S) {
     let over: u64 = if std::any::type_name::<S>().ends_with("Memory") { 99_990 } else { 3_000 };
     let effects = Effects::default();
