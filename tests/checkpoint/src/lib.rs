@@ -4,102 +4,13 @@ pub mod cases;
 pub mod crowd;
 pub mod failing;
 
-use std::any::Any;
-use std::future::Future;
 use std::time::Duration;
 
-use buttress_checkpoint::{Config, Workflows};
-use buttress_cli::AnyStore;
-use buttress_store::{JournalStore, Memory, Sqlite};
-use tokio::runtime::{Builder, Runtime};
+use buttress_checkpoint::{Config, Cx, Failure, Workflows};
+use buttress_core::Backoff;
+use buttress_store::{JournalStore, Memory};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-/// A store under test, and what has to live as long as it.
-#[derive(Debug)]
-pub struct Opened<S> {
-    /// The store.
-    pub store: S,
-    _server: Box<dyn Any + Send>,
-}
-
-/// Opens an empty store.
-pub trait Backend {
-    /// The store.
-    type Store: JournalStore;
-    /// Whether the store's clock is tokio's, and is paused.
-    const PAUSED: bool = false;
-    /// An empty one.
-    fn open(&self) -> impl Future<Output = Opened<Self::Store>>;
-
-    /// The runtime of a case.
-    fn runtime(&self) -> Runtime {
-        Builder::new_current_thread()
-            .enable_all()
-            .start_paused(Self::PAUSED)
-            .build()
-            .expect("a runtime can be built")
-    }
-}
-
-/// The store in memory, on a paused clock.
-#[derive(Debug)]
-pub struct InMemory;
-
-impl Backend for InMemory {
-    type Store = Memory;
-    const PAUSED: bool = true;
-
-    async fn open(&self) -> Opened<Memory> {
-        Opened { store: Memory::new(), _server: Box::new(()) }
-    }
-}
-
-/// A SQLite file of its own.
-#[derive(Debug)]
-pub struct InSqlite;
-
-impl Backend for InSqlite {
-    type Store = Sqlite;
-
-    async fn open(&self) -> Opened<Sqlite> {
-        let folder = tempfile::tempdir().expect("there is a place for temporary files");
-        let store = Sqlite::open(folder.path().join("runs.db")).await.expect("it opens");
-        Opened { store, _server: Box::new(folder) }
-    }
-}
-
-/// A PostgreSQL server of its own.
-#[derive(Debug)]
-pub struct InPostgres;
-
-impl Backend for InPostgres {
-    type Store = AnyStore;
-
-    async fn open(&self) -> Opened<AnyStore> {
-        let server = services::Postgres::start();
-        let url = postgres_url(&server);
-        Opened { store: AnyStore::open(&url).await.expect("it opens"), _server: Box::new(server) }
-    }
-}
-
-/// How the command line names a server.
-pub fn postgres_url(server: &services::Postgres) -> String {
-    format!("postgres://buttress@127.0.0.1:{}/postgres", server.port())
-}
-
-/// A Redis server of its own.
-#[derive(Debug)]
-pub struct InRedis;
-
-impl Backend for InRedis {
-    type Store = AnyStore;
-
-    async fn open(&self) -> Opened<AnyStore> {
-        let server = services::Redis::start();
-        Opened { store: AnyStore::open(&server.url()).await.expect("it opens"), _server: Box::new(server) }
-    }
-}
 
 /// A number that the environment may give: how much of it, or which one of many.
 pub fn number_from(variable: &str, default: u64) -> u64 {
@@ -159,11 +70,40 @@ impl Worker {
     }
 }
 
+/// Two steps, of which the second one fails once, and a sleep for which the run is put down: `order-42`, on a paused clock.
+///
+/// # Panics
+///
+/// If it fails.
+pub fn order(config: Config) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime can be built").block_on(async {
+        let workflows = Workflows::with(Memory::new(), config);
+        let code = async |cx: Cx, ()| {
+            cx.step("reserve", async || Ok::<_, Failure>(())).await?;
+            let mut first = true;
+            let charge = move || {
+                let fails = std::mem::take(&mut first);
+                std::future::ready(if fails { Err(Failure::new("no")) } else { Ok(7) })
+            };
+            let paid =
+                cx.step("charge", charge).retry(Backoff::constant(Duration::from_millis(1)), 1).await?;
+            cx.sleep(Duration::from_secs(3600)).await?;
+            Ok::<_, Failure>(paid)
+        };
+        let flow = workflows.register("order", 1, code).expect("it is the first");
+        let worker = Worker::start(&workflows);
+        let handle = flow.start("order-42", ()).await.expect("it begins");
+        assert_eq!(handle.result().await.ok(), Some(7));
+        worker.stop().await;
+    });
+}
+
 /// Makes one test of each case, on the backend that the expression gives.
 #[macro_export]
 macro_rules! behaviours {
     ($backend:expr) => {
-        $crate::each_behaviour! { $backend,
+        services::each_case! { $backend, $crate,
             start: a_run_is_stored_before_its_body_starts
             start: another_input_or_workflow_under_one_identity_is_a_conflict
             start: a_version_is_registered_once
@@ -196,41 +136,24 @@ macro_rules! behaviours {
             workers: a_run_whose_leases_the_store_did_not_renew_is_not_parked
             workers: a_worker_that_drains_strands_nothing
             workers: a_store_that_fails_in_the_sweep_loses_nothing
-            workers: a_cancelled_run_stops_before_its_next_step
-            workers: a_preemptible_step_is_dropped_by_a_cancellation
             workers: a_run_that_always_panics_is_parked_and_harms_no_other
             workers: a_run_without_code_is_left_alone
             workers: pruning_takes_what_is_over_and_nothing_else
-            workers: a_retry_from_a_step_does_the_rest_again
-            simple: a_save_whose_answer_was_lost_loses_nothing
-            simple: a_cancelled_checkpoint_is_over
-            workers: a_retry_from_a_late_step_copies_all_that_was_done_before
+            operator: a_cancelled_run_stops_before_its_next_step
+            operator: a_preemptible_step_is_dropped_by_a_cancellation
             operator: a_run_that_gets_further_after_each_crash_is_not_parked
             operator: a_halted_run_that_is_cancelled_is_undone
             operator: a_cancelled_run_that_cannot_be_undone_waits_for_an_operator
             operator: a_run_without_code_is_ended_by_abandoning_it
-            operator: what_was_undone_is_not_taken_for_done
-            operator: a_run_that_is_being_undone_is_not_continued
-            operator: a_retry_that_is_refused_changes_nothing
-            operator: a_retry_keeps_what_began_before_in_whatever_order_it_ended
+            simple: a_save_whose_answer_was_lost_loses_nothing
+            simple: a_cancelled_checkpoint_is_over
+            forks: a_retry_from_a_step_does_the_rest_again
+            forks: a_retry_from_a_late_step_copies_all_that_was_done_before
+            forks: what_was_undone_is_not_taken_for_done
+            forks: a_run_that_is_being_undone_is_not_continued
+            forks: a_retry_that_is_refused_changes_nothing
+            forks: a_retry_keeps_what_began_before_in_whatever_order_it_ended
         }
-    };
-}
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! each_behaviour {
-    ($backend:expr, $($module:ident: $case:ident)+) => {
-        $(
-            #[test]
-            fn $case() {
-                let backend = $backend;
-                $crate::Backend::runtime(&backend).block_on(async {
-                    let opened = $crate::Backend::open(&backend).await;
-                    $crate::cases::$module::$case(opened.store.clone()).await;
-                });
-            }
-        )+
     };
 }
 

@@ -92,7 +92,7 @@ async fn every_command_works_on_sqlite() {
 #[tokio::test]
 async fn every_command_works_on_postgres() {
     let server = services::Postgres::start();
-    every_command(&checkpoint_tests::postgres_url(&server)).await;
+    every_command(&server.url()).await;
 }
 
 #[tokio::test]

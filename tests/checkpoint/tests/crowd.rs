@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use checkpoint_tests::crowd::{Crowd, Process};
-use checkpoint_tests::{number_from, postgres_url};
+use checkpoint_tests::number_from;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
@@ -16,7 +16,7 @@ async fn postgres_workers_are_killed_and_stopped_each_second_and_each_effect_is_
     let (seconds, seed) = (number_from("BUTTRESS_CHAOS_SECONDS", 20), number_from("BUTTRESS_SEED", 1));
     let began = Instant::now();
     let server = services::Postgres::start();
-    let mut crowd = Crowd::open(&postgres_url(&server), WORKER).await;
+    let mut crowd = Crowd::open(&server.url(), WORKER).await;
     let mut workers: Vec<(Process, Option<u64>)> = (0..4).map(|_| (crowd.worker(), None)).collect();
     // As long as it takes, if nothing happened.
     crowd.begin("run", 20, (u32::try_from(seconds).unwrap() * 2, 500)).await;
@@ -92,7 +92,7 @@ async fn sqlite_a_stopped_worker_records_nothing_once_it_lost_its_runs() {
 #[tokio::test]
 async fn postgres_a_stopped_worker_records_nothing_once_it_lost_its_runs() {
     let server = services::Postgres::start();
-    zombie(&postgres_url(&server), || true).await;
+    zombie(&server.url(), || true).await;
 }
 
 /// CP-8
@@ -122,7 +122,7 @@ async fn restarts(url: &str, mut up: impl FnMut(bool)) {
 #[tokio::test]
 async fn postgres_is_killed_and_restarted_and_no_run_loses_or_repeats_a_step() {
     let mut server = services::Postgres::start();
-    let url = postgres_url(&server);
+    let url = server.url();
     restarts(&url, |up| if up { server.restart() } else { server.kill() }).await;
 }
 

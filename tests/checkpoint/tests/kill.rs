@@ -98,7 +98,7 @@ fn a_killed_worker_loses_and_repeats_nothing_on_sqlite() {
 #[test]
 fn a_killed_worker_loses_and_repeats_nothing_on_postgres() {
     let server = services::Postgres::start();
-    kill_everywhere("PostgreSQL", &checkpoint_tests::postgres_url(&server));
+    kill_everywhere("PostgreSQL", &server.url());
 }
 
 #[test]

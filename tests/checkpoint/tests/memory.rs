@@ -1,3 +1,3 @@
 //! What workflows do, on the store `memory`.
 
-checkpoint_tests::behaviours!(checkpoint_tests::InMemory);
+checkpoint_tests::behaviours!(services::InMemory);

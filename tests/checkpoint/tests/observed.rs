@@ -2,44 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use buttress_checkpoint::{Config, Cx, Failure, Workflows};
-use buttress_core::Backoff;
-use buttress_core::observe::{Event, Metrics, Observe, RunChange, StepResult};
-use buttress_store::Memory;
-use checkpoint_tests::Worker;
+use buttress_checkpoint::Config;
+use buttress_core::observe::{Event, Metrics, RunChange, StepResult};
+use checkpoint_tests::order;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-
-/// Two steps, of which the second one fails once, and a sleep for which the run is put down.
-async fn run(observer: Arc<dyn Observe>) {
-    let workflows = Workflows::with(Memory::new(), Config::default().observe(observer));
-    let code = async |cx: Cx, ()| {
-        cx.step("reserve", async || Ok::<_, Failure>(())).await?;
-        let mut first = true;
-        let charge = move || {
-            let fails = std::mem::take(&mut first);
-            std::future::ready(if fails { Err(Failure::new("no")) } else { Ok(7) })
-        };
-        let paid = cx.step("charge", charge).retry(Backoff::constant(Duration::from_millis(1)), 1).await?;
-        cx.sleep(Duration::from_secs(3600)).await?;
-        Ok::<_, Failure>(paid)
-    };
-    let flow = workflows.register("order", 1, code).unwrap();
-    let worker = Worker::start(&workflows);
-    assert_eq!(flow.start("order-42", ()).await.unwrap().result().await.unwrap(), 7);
-    worker.stop().await;
-}
-
-fn paused() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
-}
 
 #[test]
 fn each_entry_that_is_stored_is_counted_once() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    metrics::with_local_recorder(&recorder, || paused().block_on(run(Arc::new(Metrics::new("orders")))));
+    metrics::with_local_recorder(&recorder, || {
+        order(Config::default().observe(Arc::new(Metrics::new("orders"))))
+    });
     let counted: HashMap<_, _> = snapshotter
         .snapshot()
         .into_vec()
@@ -68,7 +43,7 @@ fn events_say_what_becomes_of_steps_and_runs_under_the_name_of_the_workflow() {
         };
         events.lock().unwrap().push(line);
     });
-    paused().block_on(run(observer));
+    order(Config::default().observe(observer));
     let step = |name: &str, result: StepResult| format!("order-42 {name} {}", result.as_str());
     let change = |change: RunChange| format!("order-42 {}", change.as_str());
     let saved = || "saved 1".to_owned();

@@ -1,3 +1,3 @@
 //! What workflows do, on the store `postgres`.
 
-checkpoint_tests::behaviours!(checkpoint_tests::InPostgres);
+checkpoint_tests::behaviours!(services::InPostgres);

@@ -1,3 +1,3 @@
 //! What workflows do, on the store `redis`.
 
-checkpoint_tests::behaviours!(checkpoint_tests::InRedis);
+checkpoint_tests::behaviours!(services::InRedis);

@@ -70,7 +70,7 @@ async fn begun(effects: &Effects) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_postgres_in_the_sweep_loses_nothing() {
     let mut server = services::Postgres::start();
-    let store = AnyStore::open(&checkpoint_tests::postgres_url(&server)).await.unwrap();
+    let store = AnyStore::create(&server.url()).await.unwrap();
     let effects = Effects::default();
     abandoned(&store, &effects).await;
     let worker = sweeping(&store, &effects);
@@ -86,7 +86,7 @@ async fn a_restart_of_postgres_in_the_sweep_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_redis_in_the_sweep_loses_nothing() {
     let mut server = services::Redis::start();
-    let store = AnyStore::open(&server.url()).await.unwrap();
+    let store = AnyStore::create(&server.url()).await.unwrap();
     let effects = Effects::default();
     abandoned(&store, &effects).await;
     let worker = sweeping(&store, &effects);

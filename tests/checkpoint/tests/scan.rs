@@ -9,7 +9,7 @@ use buttress_cli::AnyStore;
 use buttress_store::{Flow, JournalStore, Owner, Query, Sqlite, Wanted};
 use checkpoint_tests::cases::{Effects, id};
 use checkpoint_tests::failing::Failing;
-use checkpoint_tests::{Worker, long, postgres_url, short};
+use checkpoint_tests::{Worker, long, short};
 use tokio::time::{Instant, sleep};
 
 const OPEN: usize = 100;
@@ -124,7 +124,7 @@ async fn sqlite_finds_open_runs_without_a_look_at_those_that_are_over() {
 #[tokio::test]
 async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
     let server = services::Postgres::start();
-    abandon(&AnyStore::open(&postgres_url(&server)).await.unwrap()).await;
+    abandon(&AnyStore::create(&server.url()).await.unwrap()).await;
     let (client, connection) =
         tokio_postgres::connect(&server.config(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -157,7 +157,7 @@ async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
     client.batch_execute("VACUUM ANALYZE buttress_runs").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     sleep(Duration::from_millis(200)).await;
-    let store = AnyStore::open(&postgres_url(&server)).await.unwrap();
+    let store = AnyStore::create(&server.url()).await.unwrap();
     acquire(&store).await;
     let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
     let log = std::fs::read_to_string(std::path::Path::new(&data).with_file_name("log")).unwrap();
@@ -177,7 +177,7 @@ async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
 #[tokio::test]
 async fn redis_finds_open_runs_in_the_set_of_what_is_due() {
     let server = services::Redis::start();
-    let store = AnyStore::open(&server.url()).await.unwrap();
+    let store = AnyStore::create(&server.url()).await.unwrap();
     abandon(&store).await;
     let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     let copies = "

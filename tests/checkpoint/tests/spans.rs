@@ -2,37 +2,10 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use buttress_checkpoint::{Cx, Failure, Workflows};
-use buttress_core::Backoff;
-use buttress_store::Memory;
-use checkpoint_tests::Worker;
+use buttress_checkpoint::Config;
+use checkpoint_tests::order;
 use tracing_subscriber::fmt::MakeWriter;
-
-/// Two steps, of which the second one fails once, and a sleep for which the run is put down.
-async fn run() {
-    let workflows = Workflows::open(Memory::new());
-    let code = async |cx: Cx, ()| {
-        cx.step("reserve", async || Ok::<_, Failure>(())).await?;
-        let mut first = true;
-        let charge = move || {
-            let fails = std::mem::take(&mut first);
-            std::future::ready(if fails { Err(Failure::new("no")) } else { Ok(7) })
-        };
-        let paid = cx.step("charge", charge).retry(Backoff::constant(Duration::from_millis(1)), 1).await?;
-        cx.sleep(Duration::from_secs(3600)).await?;
-        Ok::<_, Failure>(paid)
-    };
-    let flow = workflows.register("order", 1, code).unwrap();
-    let worker = Worker::start(&workflows);
-    assert_eq!(flow.start("order-42", ()).await.unwrap().result().await.unwrap(), 7);
-    worker.stop().await;
-}
-
-fn paused() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
-}
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -65,7 +38,7 @@ fn each_attempt_at_a_step_has_a_span_and_a_replay_has_none() {
         .with_ansi(false)
         .without_time()
         .finish();
-    tracing::subscriber::with_default(subscriber, || paused().block_on(run()));
+    tracing::subscriber::with_default(subscriber, || order(Config::default()));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let closed: Vec<&str> = text.lines().filter(|line| line.contains("step{")).collect();
     let expected = [("reserve", 1), ("charge", 1), ("charge", 2)];

@@ -1,3 +1,3 @@
 //! What workflows do, on the store `sqlite`.
 
-checkpoint_tests::behaviours!(checkpoint_tests::InSqlite);
+checkpoint_tests::behaviours!(services::InSqlite);

@@ -38,7 +38,7 @@ impl Bank {
             .batch_execute("CREATE TABLE accounts AS SELECT 1 AS id, 100::bigint AS balance")
             .await
             .unwrap();
-        let store = AnyStore::open(&checkpoint_tests::postgres_url(&server)).await.unwrap();
+        let store = AnyStore::create(&server.url()).await.unwrap();
         Self { server, client, store }
     }
 

@@ -1,11 +1,9 @@
 //! Calls carried out once: the cases, each of which runs on each store, and what the tests across processes share.
 
-mod backends;
 pub mod cases;
 mod faulty;
 mod rig;
 
-pub use backends::{Backend, InMemory, InPostgres, InRedis, InSqlite, Opened, open_postgres, open_redis};
 pub use faulty::{Faulty, Switch};
 pub use rig::{Got, Handler, Log, Rig, post, until};
 
@@ -18,7 +16,7 @@ pub struct Page;
 #[macro_export]
 macro_rules! behaviours {
     ($backend:expr) => {
-        $crate::each_behaviour! { $backend,
+        services::each_case! { $backend, $crate,
             replay: the_second_call_gets_the_answer_of_the_first
             replay: a_key_is_good_for_one_request
             replay: a_call_under_way_has_its_key_for_itself
@@ -82,22 +80,5 @@ macro_rules! behaviours {
             keyed: a_closure_judges_answers_and_errors
             keyed: an_unknown_transfer_is_looked_up
         }
-    };
-}
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! each_behaviour {
-    ($backend:expr, $($module:ident: $case:ident)+) => {
-        $(
-            #[test]
-            fn $case() {
-                let backend = $backend;
-                $crate::Backend::runtime(&backend).block_on(async {
-                    let opened = $crate::Backend::open(&backend).await;
-                    $crate::cases::$module::$case(opened.store.clone()).await;
-                });
-            }
-        )+
     };
 }

@@ -13,7 +13,7 @@ use buttress_store::{Postgres, ScopedKey};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use idempotency_tests::{Got, open_postgres, post};
+use idempotency_tests::{Got, post};
 use tokio::sync::Notify;
 use tokio_postgres::{Client, NoTls};
 use tower::{Layer, ServiceExt, service_fn};
@@ -27,7 +27,7 @@ struct Bank {
 impl Bank {
     async fn open() -> Self {
         let server = services::Postgres::start();
-        let store = open_postgres(&server).await;
+        let store = server.store().await;
         let bank = Self { server, store };
         bank.connect().await.batch_execute("CREATE TABLE ledger (amount bigint)").await.unwrap();
         bank

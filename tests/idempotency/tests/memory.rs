@@ -6,7 +6,7 @@ use buttress_idempotency::{Config, HttpKeys};
 use buttress_store::Memory;
 use idempotency_tests::{Handler, Rig, post};
 
-idempotency_tests::behaviours!(idempotency_tests::InMemory);
+idempotency_tests::behaviours!(services::InMemory);
 
 /// IA-10: the store has forgotten the claim, which only a clock that can be moved lets one see.
 #[tokio::test(start_paused = true)]

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use buttress_idempotency::{Claim, Config, Hash, HttpKeys, Idempotency, Ran, record_of};
 use buttress_store::{Postgres, ScopedKey};
-use idempotency_tests::{Handler, Rig, cases, open_postgres, post};
+use idempotency_tests::{Handler, Rig, cases, post};
 use tokio_postgres::{Client, NoTls};
 
-idempotency_tests::behaviours!(idempotency_tests::InPostgres);
+idempotency_tests::behaviours!(services::InPostgres);
 
 async fn connect(config: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(config, NoTls).await.unwrap();
@@ -20,7 +20,7 @@ async fn connect(config: &str) -> Client {
 #[tokio::test]
 async fn a_claim_without_a_lease_is_never_an_orphan() {
     let server = services::Postgres::start();
-    let (store, other_hand) = (open_postgres(&server).await, connect(&server.config()).await);
+    let (store, other_hand) = (server.store().await, connect(&server.config()).await);
     let update = async |set: &str| {
         let sql = format!("UPDATE buttress_claims SET {set}");
         assert_eq!(other_hand.execute(&sql, &[]).await.unwrap(), 1);
@@ -34,7 +34,7 @@ async fn a_claim_without_a_lease_is_never_an_orphan() {
 #[tokio::test]
 async fn a_server_that_is_killed_refuses_calls_and_loses_none() {
     let mut server = services::Postgres::start();
-    let store = open_postgres(&server).await;
+    let store = server.store().await;
     let rig = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut());
     let first = rig.spawn(post("k1", "100"));
     rig.handler.called(1).await;
@@ -66,7 +66,7 @@ async fn pay(store: &Postgres, config: &str, claim: &Claim, commits: bool) -> io
 #[tokio::test]
 async fn what_is_committed_with_the_claim_happens_exactly_once() {
     let server = services::Postgres::start();
-    let (store, config) = (open_postgres(&server).await, server.config());
+    let (store, config) = (server.store().await, server.config());
     let client = connect(&config).await;
     client.batch_execute("CREATE TABLE ledger (amount bigint)").await.unwrap();
     let idempotency =

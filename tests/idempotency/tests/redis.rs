@@ -7,9 +7,9 @@ use std::time::Duration;
 use buttress_core::{IdempotencyResult as Is, find};
 use buttress_idempotency::{Config, Error, HttpKeys};
 use http_body_util::BodyExt;
-use idempotency_tests::{Handler, Rig, cases, open_redis, post, until};
+use idempotency_tests::{Handler, Rig, cases, post, until};
 
-idempotency_tests::behaviours!(idempotency_tests::InRedis);
+idempotency_tests::behaviours!(services::InRedis);
 
 /// A script that is run for each claim.
 fn for_each_claim(server: &services::Redis, script: &str) {
@@ -27,7 +27,7 @@ fn for_each_claim(server: &services::Redis, script: &str) {
 #[tokio::test]
 async fn a_claim_without_a_lease_is_never_an_orphan() {
     let server = services::Redis::start();
-    let store = open_redis(&server).await;
+    let store = server.store().await;
     let strip = async || for_each_claim(&server, "assert(redis.call('HDEL', key, 'l') == 1)");
     let outdate = async || for_each_claim(&server, "redis.call('HSET', key, 'x', '1')");
     cases::leases::a_claim_without_a_lease_is_never_an_orphan(store, strip, outdate).await;
@@ -37,7 +37,7 @@ async fn a_claim_without_a_lease_is_never_an_orphan() {
 #[tokio::test]
 async fn a_server_that_is_killed_refuses_calls_and_loses_none() {
     let mut server = services::Redis::start();
-    let store = open_redis(&server).await;
+    let store = server.store().await;
     let rig = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut());
     let first = rig.spawn(post("k1", "100"));
     rig.handler.called(1).await;
@@ -56,14 +56,14 @@ async fn a_server_that_is_killed_refuses_calls_and_loses_none() {
 async fn a_crash_with_everysec_keeps_what_is_older_than_that() {
     let settings = [("appendonly", "yes"), ("appendfsync", "everysec"), ("maxmemory-policy", "noeviction")];
     let mut server = services::Redis::start_with(&settings);
-    let store = open_redis(&server).await;
+    let store = server.store().await;
     assert!(store.warnings().iter().any(|warning| warning.contains("appendfsync")), "{:?}", store.warnings());
     let rig = Rig::open(&store);
     rig.post("k1", "100").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     server.kill();
     server.restart();
-    let again = Rig::open(&open_redis(&server).await);
+    let again = Rig::open(&server.store().await);
     assert_eq!((again.post("k1", "100").await.seen(), again.handler.calls()), ((201, true), 0));
 }
 
@@ -73,7 +73,7 @@ async fn a_crash_with_everysec_keeps_what_is_older_than_that() {
 #[tokio::test]
 async fn a_claim_from_before_the_server_forgot_everything_is_rejected() {
     let mut server = services::Redis::start_with(&[("appendonly", "no")]);
-    let store = open_redis(&server).await;
+    let store = server.store().await;
     assert!(!store.warnings().is_empty());
     let stale = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut().counting_from(10));
     let failing = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut());
@@ -85,7 +85,7 @@ async fn a_claim_from_before_the_server_forgot_everything_is_rejected() {
     server.kill();
     server.restart();
 
-    let new = Rig::open(&open_redis(&server).await);
+    let new = Rig::open(&server.store().await);
     assert_eq!(new.post("k1", "100").await.seen(), (201, false), "this is the loss");
     assert_eq!(new.post("k2", "100").await.seen(), (201, false));
     assert_eq!((stale.handler.claims()[0].epoch(), new.handler.claims()[0].epoch()), (1, 1));
@@ -109,7 +109,7 @@ async fn a_claim_from_before_the_server_forgot_everything_is_rejected() {
 #[tokio::test]
 async fn what_was_evicted_is_carried_out_again() {
     let server = services::Redis::start_with(&[("maxmemory", "4mb"), ("maxmemory-policy", "allkeys-lru")]);
-    let store = open_redis(&server).await;
+    let store = server.store().await;
     assert!(
         store.warnings().iter().any(|warning| warning.contains("maxmemory-policy")),
         "{:?}",

@@ -3,7 +3,7 @@
 use buttress_store::Sqlite;
 use idempotency_tests::{Rig, cases};
 
-idempotency_tests::behaviours!(idempotency_tests::InSqlite);
+idempotency_tests::behaviours!(services::InSqlite);
 
 /// IA-14
 #[tokio::test]

@@ -4,12 +4,16 @@
 //! start them: PostgreSQL refuses to run as root, so root starts it as another user. A server ends with the value that started
 //! it, or with the process, however that ends.
 
+#[cfg(feature = "stores")]
+mod backends;
 mod effects;
 mod postgres;
 mod program;
 mod redis;
 mod server;
 
+#[cfg(feature = "stores")]
+pub use backends::{Backend, InMemory, InPostgres, InRedis, InSqlite, Opened};
 pub use effects::{Effects, Request, apply, serve_effects, signal};
 pub use postgres::Postgres;
 pub use program::Program;

@@ -66,6 +66,11 @@ impl Postgres {
         format!("host=127.0.0.1 port={port} user=buttress dbname=postgres")
     }
 
+    /// How the command line names it.
+    pub fn url(&self) -> String {
+        format!("postgres://buttress@127.0.0.1:{}/postgres", self.port)
+    }
+
     /// Its port on loopback.
     pub fn port(&self) -> u16 {
         self.port

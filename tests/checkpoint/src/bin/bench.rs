@@ -7,7 +7,7 @@ use std::time::Duration;
 use buttress_checkpoint::{Config, Cx, Failure, Workflow, Workflows};
 use buttress_cli::AnyStore;
 use buttress_store::{JournalStore, Memory, Sqlite};
-use checkpoint_tests::{Worker, postgres_url};
+use checkpoint_tests::Worker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -33,10 +33,10 @@ async fn main() -> Result<(), BoxError> {
     let (alone, together) = report("SQLite (raw: append and fdatasync)", raw, sqlite, steps).await?;
     let server = services::Postgres::start();
     let raw = Raw::postgres(&server).await?;
-    report("PostgreSQL (raw: SELECT 1)", raw, AnyStore::open(&postgres_url(&server)).await?, steps).await?;
+    report("PostgreSQL (raw: SELECT 1)", raw, AnyStore::create(&server.url()).await?, steps).await?;
     let server = services::Redis::start();
     let raw = Raw::redis(&server)?;
-    report("Redis (raw: PING)", raw, AnyStore::open(&server.url()).await?, steps).await?;
+    report("Redis (raw: PING)", raw, AnyStore::create(&server.url()).await?, steps).await?;
 
     println!("\n| {RECORDED} recorded steps | from the start of a worker to the first new step, best of 5 |");
     println!("|---|---:|---:|");

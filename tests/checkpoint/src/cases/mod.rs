@@ -5,6 +5,7 @@
 pub mod change;
 pub mod crash;
 pub mod errors;
+pub mod forks;
 pub mod operator;
 pub mod simple;
 pub mod start;
