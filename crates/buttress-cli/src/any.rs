@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use buttress_store::{
     Acquired, Appended, Command, Created, Hold, JournalStore, NewEntry, NewRun, Next, Page, Peek, Postgres,
-    Query, Redis, Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
+    PostgresOptions, Query, Redis, RedisOptions, Renewed, Run, RunId, RunInfo, Sqlite, StoreError, Wanted,
 };
+use tokio_postgres::NoTls;
 
 use crate::Failure;
 
@@ -21,47 +22,67 @@ pub enum AnyStore {
 }
 
 impl AnyStore {
-    /// Opens the store with this URL as a tool does: a SQLite file must be there already, and is not read as a whole.
+    /// Opens the store with this URL as a tool does: an application must have opened it before, and nothing is made or brought
+    /// up to date in it.
     ///
     /// # Errors
     ///
     /// If the URL is of no known kind, or the store cannot be opened.
     pub async fn open(url: &str) -> Result<Self, Failure> {
-        let Some(path) = sqlite_path(url) else { return Self::create(url).await };
-        if !Path::new(path).exists() {
-            return Err(Failure::new(format!("there is no file `{path}`")));
-        }
-        Sqlite::at(path).attach().await.map(Self::Sqlite).map_err(|error| Failure::from(&error))
+        let attached = match Url::parse(url)? {
+            Url::Sqlite(path) if !Path::new(path).exists() => {
+                return Err(Failure::new(format!("there is no file `{path}`")));
+            }
+            Url::Sqlite(path) => Sqlite::at(path).attach().await.map(Self::Sqlite),
+            Url::Postgres(options) => options.attach(NoTls).await.map(Self::Postgres),
+            Url::Redis(options) => options.attach().await.map(Self::Redis),
+        };
+        attached.map_err(|error| Failure::from(&error))
     }
 
-    /// Opens the store with this URL, and creates a SQLite file that is not there.
+    /// Opens the store with this URL as an application does: what is not there is made.
     ///
     /// # Errors
     ///
     /// If the URL is of no known kind, or the store cannot be opened.
     pub async fn create(url: &str) -> Result<Self, Failure> {
-        if let Some(path) = sqlite_path(url) {
-            return Sqlite::open(path).await.map(Self::Sqlite).map_err(|error| Failure::from(&error));
-        }
-        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        match scheme {
-            "postgres" | "postgresql" => {
-                // The error may quote the URL, with its password.
-                let config = url.parse().map_err(|_| Failure::usage("that is no URL of PostgreSQL"))?;
-                Postgres::open(config).await.map(Self::Postgres).map_err(|error| Failure::from(&error))
-            }
-            "redis" | "valkey" => {
-                let options = Redis::at(url).map_err(|error| Failure::from(&error))?;
-                options.open().await.map(Self::Redis).map_err(|error| Failure::from(&error))
-            }
-            _ => Err(Failure::usage("a store is `sqlite:PATH`, `postgres://…` or `redis://…`")),
-        }
+        let opened = match Url::parse(url)? {
+            Url::Sqlite(path) => Sqlite::open(path).await.map(Self::Sqlite),
+            Url::Postgres(options) => options.open(NoTls).await.map(Self::Postgres),
+            Url::Redis(options) => options.open().await.map(Self::Redis),
+        };
+        opened.map_err(|error| Failure::from(&error))
     }
 
     /// Writes what is left to write and closes a SQLite file.
     pub async fn close(&self) {
         if let Self::Sqlite(sqlite) = self {
             sqlite.shutdown().await;
+        }
+    }
+}
+
+/// What a URL names.
+enum Url<'a> {
+    Sqlite(&'a str),
+    Postgres(PostgresOptions),
+    Redis(RedisOptions),
+}
+
+impl<'a> Url<'a> {
+    fn parse(url: &'a str) -> Result<Self, Failure> {
+        if let Some(path) = sqlite_path(url) {
+            return Ok(Self::Sqlite(path));
+        }
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "postgres" | "postgresql" => {
+                // The error may quote the URL, with its password.
+                let config = url.parse().map_err(|_| Failure::usage("that is no URL of PostgreSQL"))?;
+                Ok(Self::Postgres(Postgres::at(config)))
+            }
+            "redis" | "valkey" => Redis::at(url).map(Self::Redis).map_err(|error| Failure::from(&error)),
+            _ => Err(Failure::usage("a store is `sqlite:PATH`, `postgres://…` or `redis://…`")),
         }
     }
 }

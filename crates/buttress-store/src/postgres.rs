@@ -116,6 +116,12 @@ impl Postgres {
         self.inner.waiters.wake_all();
     }
 
+    fn with(mut self, warnings: Vec<String>) -> Self {
+        warn("postgres", &warnings);
+        Arc::get_mut(&mut self.inner).expect("nobody else has it yet").warnings = warnings;
+        self
+    }
+
     /// One statement, within the limit of its verb, tried again while others keep it from ending.
     async fn query(
         &self,
@@ -201,6 +207,36 @@ impl PostgresOptions {
         T::TlsConnect: Send + Sync,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
+        let store = self.connect(tls)?;
+        let warnings = store.within("open", schema::open).await?;
+        Ok(store.with(warnings))
+    }
+
+    /// Connects to what an application keeps, as a tool does that looks at it: no table is made or brought up to date.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](PostgresOptions::open); [`Fault::Misconfigured`] also if there are no tables, or those of an older
+    /// release.
+    pub async fn attach<T>(self, tls: T) -> Result<Postgres, StoreError>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send + Sync,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let store = self.connect(tls)?;
+        let warnings = store.within("attach", schema::attach).await?;
+        Ok(store.with(warnings))
+    }
+
+    fn connect<T>(self, tls: T) -> Result<Postgres, StoreError>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send + Sync,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
         let wrong = |error: ConfigError| {
             let fault = StoreError::new("postgres", "open", Fault::Misconfigured);
             fault.detail("the options break a rule").caused_by(error)
@@ -226,11 +262,7 @@ impl PostgresOptions {
             .map_err(|error| StoreError::new("postgres", "open", Fault::Internal).caused_by(error))?;
         let limits = Limits { store: "postgres", value: self.max_value };
         let inner = Inner { pool, timeout: self.timeout, limits, waiters, listener, warnings: Vec::new() };
-        let mut store = Postgres { inner: Arc::new(inner) };
-        let warnings = store.within("open", schema::open).await?;
-        warn("postgres", &warnings);
-        Arc::get_mut(&mut store.inner).expect("nobody else has it yet").warnings = warnings;
-        Ok(store)
+        Ok(Postgres { inner: Arc::new(inner) })
     }
 }
 

@@ -189,6 +189,26 @@ impl RedisOptions {
     /// [`Fault::Unavailable`] if the server cannot be reached, [`Fault::Misconfigured`] if it lets this user not in or the
     /// prefix has a brace, [`Fault::Version`] if what it holds is a newer release's.
     pub async fn open(self) -> Result<Redis, StoreError> {
+        self.open_with(async |connection, prefix| {
+            fault::mark(connection, prefix).await?;
+            fault::expect_version(connection, prefix).await
+        })
+        .await
+    }
+
+    /// Connects to what an application keeps, as a tool does that looks at it: nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](RedisOptions::open); [`Fault::Misconfigured`] also if no application has opened it yet.
+    pub async fn attach(self) -> Result<Redis, StoreError> {
+        self.open_with(fault::expect_version).await
+    }
+
+    async fn open_with<L>(self, look: L) -> Result<Redis, StoreError>
+    where
+        L: AsyncFnOnce(&mut ConnectionManager, &str) -> Result<(), Failure>,
+    {
         if self.prefix.contains(['{', '}']) {
             let wrong =
                 StoreError::new("redis", "open", Fault::Misconfigured).detail("the options break a rule");
@@ -203,7 +223,7 @@ impl RedisOptions {
         let connection = tokio::time::timeout(self.timeout * 2, connecting).await;
         let connection = connection.map_err(|_| failed(Failure::late(self.timeout * 2, false)))?;
         let mut connection = connection.map_err(|error| failed(Failure::before(error)))?;
-        fault::expect_version(&mut connection, &self.prefix).await.map_err(failed)?;
+        look(&mut connection, &self.prefix).await.map_err(failed)?;
         Scripts::load(&mut connection).await.map_err(|error| failed(Failure::before(error)))?;
         let warnings = fault::warnings(&mut connection).await.map_err(failed)?;
         warn("redis", &warnings);

@@ -18,6 +18,9 @@ async fn json(url: &str, line: &str) -> Value {
 }
 
 async fn every_command(url: &str) {
+    let refused = command(url, "runs list").await.unwrap_err();
+    let expected = ["there is no file", "an application has to open it first"];
+    assert!(expected.iter().any(|text| refused.contains(text)), "{refused}");
     let store = AnyStore::create(url).await.unwrap();
     let effects = Effects::default();
     let workflows = Workflows::with(store.clone(), checkpoint_tests::short());

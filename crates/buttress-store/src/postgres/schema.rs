@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use deadpool_postgres::Object;
+use deadpool_postgres::{GenericClient, Object};
 
 use crate::error::Fault;
 use crate::failure::Failure;
@@ -105,26 +105,59 @@ const MIGRATIONS: [&str; 3] = [FIRST, SECOND, THIRD];
 
 /// Brings the tables up to date, and says what of the server's set-up would lose what it acknowledged.
 pub(super) async fn open(client: &mut Object) -> Result<Vec<String>, Failure> {
-    let transaction = client.transaction().await?;
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
-    let exists = "SELECT to_regclass('buttress_schema') IS NOT NULL";
-    let mut version = 0_i32;
-    if transaction.query_one(exists, &[]).await?.try_get(0)? {
-        version = transaction.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?;
+    migrate(client).await?;
+    warnings(client).await
+}
+
+/// Takes the tables as they are, and says the same.
+pub(super) async fn attach(client: &mut Object) -> Result<Vec<String>, Failure> {
+    let (version, known) = (version(&*client).await?, MIGRATIONS.len() as i32);
+    expect_known(version)?;
+    if version < known {
+        let detail = match version {
+            0 => "there are no tables of this store; an application has to open it first".to_owned(),
+            _ => format!(
+                "its tables have version {version}, and not {known}; an application has to open it first"
+            ),
+        };
+        return Err(Failure::new(Fault::Misconfigured, detail));
     }
+    warnings(client).await
+}
+
+/// The version of the tables; 0 if there are none.
+async fn version(client: &impl GenericClient) -> Result<i32, Failure> {
+    let exists = "SELECT to_regclass('buttress_schema') IS NOT NULL";
+    if !client.query_one(exists, &[]).await?.try_get::<_, bool>(0)? {
+        return Ok(0);
+    }
+    Ok(client.query_one("SELECT version FROM buttress_schema", &[]).await?.try_get(0)?)
+}
+
+fn expect_known(version: i32) -> Result<(), Failure> {
     let known = MIGRATIONS.len() as i32;
     if version > known {
         let detail = format!("its tables have version {version}, this release knows {known}");
         return Err(Failure::new(Fault::Version, detail));
     }
+    Ok(())
+}
+
+async fn migrate(client: &mut Object) -> Result<(), Failure> {
+    let transaction = client.transaction().await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    let (version, known) = (version(&transaction).await?, MIGRATIONS.len() as i32);
+    expect_known(version)?;
     if version < known {
         for migration in &MIGRATIONS[usize::try_from(version).unwrap_or(0)..] {
             transaction.batch_execute(migration).await?;
         }
         transaction.execute("UPDATE buttress_schema SET version = $1", &[&known]).await?;
     }
-    transaction.commit().await?;
+    Ok(transaction.commit().await?)
+}
 
+async fn warnings(client: &Object) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     for (setting, loss) in [
         ("fsync", "a loss of power loses what was acknowledged, or all"),

@@ -48,12 +48,17 @@ impl From<RedisError> for Failure {
     }
 }
 
-/// Refuses what a newer release has written.
+/// Marks what is stored as this release's, if nothing is yet.
+pub(super) async fn mark(connection: &mut ConnectionManager, prefix: &str) -> Result<(), Failure> {
+    let mut set = redis::cmd("SET");
+    set.arg(format!("{prefix}:version")).arg(VERSION).arg("NX");
+    let _: Option<String> = set.query_async(connection).await.map_err(Failure::before)?;
+    Ok(())
+}
+
+/// Refuses what a newer release has written, and what no release has.
 pub(super) async fn expect_version(connection: &mut ConnectionManager, prefix: &str) -> Result<(), Failure> {
     let key = format!("{prefix}:version");
-    let mut set = redis::cmd("SET");
-    set.arg(&key).arg(VERSION).arg("NX");
-    let _: Option<String> = set.query_async(connection).await.map_err(Failure::before)?;
     let stored: Option<u32> =
         redis::cmd("GET").arg(&key).query_async(connection).await.map_err(Failure::before)?;
     match stored {
@@ -61,7 +66,13 @@ pub(super) async fn expect_version(connection: &mut ConnectionManager, prefix: &
             let detail = format!("what it holds has version {stored}, this release knows {VERSION}");
             Err(Failure::new(Fault::Version, detail))
         }
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => {
+            let detail = format!(
+                "there is nothing of this store under `{prefix}`; an application has to open it first"
+            );
+            Err(Failure::new(Fault::Misconfigured, detail))
+        }
     }
 }
 

@@ -231,6 +231,28 @@ async fn tables_of_a_newer_release_are_refused_and_left_as_they_are() {
 }
 
 #[tokio::test]
+async fn whoever_attaches_makes_and_changes_no_tables() {
+    let server = services::Postgres::start();
+    let attach = async || Postgres::at(server.config().parse().unwrap()).attach(tokio_postgres::NoTls).await;
+    let client = connect(&server).await;
+    let error = attach().await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Misconfigured);
+    assert!(error.to_string().contains("an application has to open it first"), "{error}");
+    let tables = "SELECT count(*) FROM pg_class WHERE relname LIKE 'buttress%'";
+    assert_eq!(client.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 0);
+
+    let claim = owned(&open(&server.config()).await, "a").await;
+    let tool = attach().await.unwrap();
+    assert_eq!(tool.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
+    for (version, fault) in [(1, Fault::Misconfigured), (9, Fault::Version)] {
+        client.execute("UPDATE buttress_schema SET version = $1", &[&version]).await.unwrap();
+        assert_eq!(attach().await.unwrap_err().fault(), fault);
+        let stored = client.query_one("SELECT version FROM buttress_schema", &[]).await.unwrap();
+        assert_eq!(stored.get::<_, i32>(0), version);
+    }
+}
+
+#[tokio::test]
 async fn tables_of_an_older_release_are_brought_up_to_date_with_what_is_in_them() {
     let server = services::Postgres::start();
     let older = open(&server.config()).await;

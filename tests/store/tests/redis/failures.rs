@@ -279,6 +279,21 @@ async fn what_is_due_is_found_behind_many_that_nobody_wants_and_a_damaged_run_ke
 }
 
 #[tokio::test]
+async fn whoever_attaches_writes_nothing() {
+    let server = services::Redis::start();
+    let attach = async || Redis::at(server.url()).unwrap().attach().await;
+    let error = attach().await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Misconfigured);
+    assert!(error.to_string().contains("an application has to open it first"), "{error}");
+    let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    assert_eq!(redis::cmd("DBSIZE").query::<u64>(&mut connection).unwrap(), 0);
+
+    let store = Redis::at(server.url()).unwrap().open().await.unwrap();
+    store.create(&run("run"), None).await.unwrap();
+    assert!(attach().await.unwrap().load(&run("run").id).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn what_a_newer_release_has_written_is_refused() {
     let server = services::Redis::start();
     open(&server).await;
