@@ -16,6 +16,7 @@ use tower_service::Service;
 use crate::cx::Cx;
 use crate::error::{Failure, StepError};
 use crate::run::{BoxFuture, Core};
+use crate::step::Semantics;
 use crate::verdict::Judged;
 
 /// Journals the calls of a service that is used inside of a workflow: each is a step of this name.
@@ -28,8 +29,7 @@ use crate::verdict::Judged;
 /// breakers therefore belong beneath this layer, where they end before anything is recorded. A retry above it makes a new
 /// step of each attempt, and waits anew in each replay; a replay that waits for longer than
 /// [`Config::replay_patience`](crate::Config::replay_patience) pauses the run. What the request is compared with is its place
-/// in the workflow, and not its content: for that, and for semantics other than at least once, make the call in a
-/// [`Step`](crate::Step).
+/// in the workflow, and not its content: for that, and to reconcile it, make the call in a [`Step`](crate::Step).
 ///
 /// The workflow is found by the task, when the service is called: outside of a workflow, in a spawned task, behind a
 /// `Buffer` and inside of another step the call passes through, and nothing is recorded of it. With
@@ -51,6 +51,7 @@ pub struct CheckpointLayer<P = Json> {
     name: Arc<str>,
     policy: P,
     required: bool,
+    semantics: Semantics,
 }
 
 /// How responses are recorded.
@@ -101,7 +102,7 @@ impl<Res: Serialize + DeserializeOwned> Record<Res> for Json {
 impl CheckpointLayer {
     /// Calls are steps of this name; responses are recorded as [`Json`].
     pub fn named(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), policy: Json, required: false }
+        Self { name: name.into(), policy: Json, required: false, semantics: Semantics::default() }
     }
 }
 
@@ -109,7 +110,15 @@ impl<P> CheckpointLayer<P> {
     /// Records responses in this way; for HTTP that is `HttpRecord`, with the feature `http`.
     #[must_use]
     pub fn record<Q>(self, policy: Q) -> CheckpointLayer<Q> {
-        CheckpointLayer { name: self.name, policy, required: self.required }
+        let Self { name, policy: _, required, semantics } = self;
+        CheckpointLayer { name, policy, required, semantics }
+    }
+
+    /// How often a call may be sent when a worker ends in the middle of it: at least once by default. One that may be sent at most
+    /// once ends with a [`Recorded`] error where it is not known whether it was.
+    #[must_use]
+    pub fn semantics(self, semantics: Semantics) -> Self {
+        Self { semantics, ..self }
     }
 
     /// Refuses calls outside of a workflow, which nothing would be recorded of.
@@ -218,6 +227,7 @@ impl<S, P> Checkpointed<S, P> {
                 })
             }
         });
+        let step = step.semantics(self.layer.semantics);
         CheckpointFuture::step(Box::pin(async move {
             match step.await {
                 Ok(record) => policy.restore(&record),

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress_checkpoint::{Config, Cx, Failure, RunError, Semantics, StepError, Workflows};
+use buttress_checkpoint::{CheckpointLayer, Config, Cx, Failure, RunError, Semantics, StepError, Workflows};
 use buttress_core::Backoff;
 use buttress_store::Memory;
 use common::{Log, crash_at, end, id, names};
 use tokio::time::sleep;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 /// A step whose first body hangs, and whose reconciliations come to these results in turn: 'e' fails, 'h' hangs, 'n' says
 /// that it was not done, 'd' that it was.
@@ -291,4 +292,26 @@ async fn what_a_store_will_never_take_pauses_the_run_and_is_not_done_again() {
         }
     }
     assert_eq!(log.all(), ["body"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_be_sent_once_is_not_sent_again_after_a_crash() {
+    let (store, log) = (Memory::new(), Log::default());
+    let code = |log: &Log| {
+        let log = log.clone();
+        move |_: Cx| {
+            let log = log.clone();
+            let send = move |()| {
+                log.add("sent");
+                pending::<Result<u32, std::io::Error>>()
+            };
+            let layer = CheckpointLayer::named("charge").semantics(Semantics::AtMostOnce);
+            let service = ServiceBuilder::new().layer(layer).service(service_fn(send));
+            async move { service.oneshot(()).await.map_err(|error| Failure::of(&*error)) }
+        }
+    };
+    crash_at(&store, &log, "sent", code(&log)).await;
+    let Err(RunError::Failed(failure)) = end(&store, code(&log)).await else { panic!("it failed") };
+    assert!(failure.message().contains("whether it was done is not known"), "{failure}");
+    assert_eq!(log.all(), ["sent"]);
 }
