@@ -11,7 +11,7 @@ use std::time::Duration;
 use buttress_checkpoint::{CheckpointLayer, Config, Cx, Failure, RunError, Semantics, StepError, Workflows};
 use buttress_core::Backoff;
 use buttress_store::Memory;
-use common::{Log, crash_at, end, id, names};
+use common::{Log, crash_at, end, end_with, id, names};
 use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
@@ -208,6 +208,29 @@ async fn what_was_done_beside_a_panic_is_recorded() {
     };
     assert_eq!(end(&store, code).await.unwrap(), 7);
     assert_eq!(log.all(), ["charge"]);
+}
+
+/// What counts are the panics at one place: a step that is recorded in between begins the count anew.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_gets_further_between_panics_is_not_parked() {
+    let (store, log) = (Memory::new(), Log::default());
+    let shared = log.clone();
+    let code = move |cx: Cx| {
+        let log = shared.clone();
+        async move {
+            for step in 0..4 {
+                let name = format!("step {step}");
+                cx.step(name.clone(), async || Ok::<_, Failure>(())).await?;
+                if log.count(&name) == 0 {
+                    log.add(name);
+                    std::panic::resume_unwind(Box::new("a bug"));
+                }
+            }
+            Ok(())
+        }
+    };
+    end_with(&store, Config::default().max_recoveries(1), code).await.unwrap();
+    assert_eq!(log.all().len(), 4);
 }
 
 /// Names that no store takes stop a run before anything is done under them, and not after.
