@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use buttress_core::{BoxError, ConfigError};
 use buttress_store::{AnswerStore, Forgotten, NewAnswer, ScopedKey, StoreError, StoredAnswer};
@@ -121,6 +121,7 @@ pub trait Writes: Kept {
 pub(crate) trait Shelf: Send + Sync {
     fn put<'a>(&'a self, answer: &'a NewAnswer) -> BoxedResult<'a, bool>;
     fn get<'a>(&'a self, key: &'a ScopedKey) -> BoxedResult<'a, Option<StoredAnswer>>;
+    fn clock(&self) -> BoxedResult<'_, SystemTime>;
     fn forget<'a>(&'a self, what: &'a Forgotten, age: Duration) -> BoxedResult<'a, ()>;
     fn trim<'a>(&'a self, scope: &'a str, bytes: u64, max: u32) -> BoxedResult<'a, u64>;
 }
@@ -135,6 +136,10 @@ impl<S: AnswerStore> Shelf for S {
 
     fn get<'a>(&'a self, key: &'a ScopedKey) -> BoxedResult<'a, Option<StoredAnswer>> {
         Box::pin(AnswerStore::get(self, key))
+    }
+
+    fn clock(&self) -> BoxedResult<'_, SystemTime> {
+        Box::pin(AnswerStore::clock(self))
     }
 
     fn forget<'a>(&'a self, what: &'a Forgotten, age: Duration) -> BoxedResult<'a, ()> {

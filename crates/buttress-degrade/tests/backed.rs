@@ -7,7 +7,7 @@ mod support;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use buttress_core::Level;
 use buttress_degrade::{
@@ -29,6 +29,8 @@ enum Mode {
     Works,
     Fails(Fault),
     Hangs,
+    /// It is five seconds until what is put arrives.
+    Slow,
     /// Reads give this in the place of what was written.
     Gives(&'static [u8]),
 }
@@ -67,7 +69,11 @@ impl Store {
             Mode::Fails(Fault::Corrupt) if verb != "get" => Ok(()),
             Mode::Fails(fault) => Err(StoreError::new("test", verb, fault)),
             Mode::Hangs => std::future::pending().await,
-            Mode::Works | Mode::Gives(_) => Ok(()),
+            Mode::Slow if verb == "put" => {
+                tokio::time::sleep(secs(5)).await;
+                Ok(())
+            }
+            Mode::Works | Mode::Slow | Mode::Gives(_) => Ok(()),
         }
     }
 }
@@ -88,6 +94,11 @@ impl AnswerStore for Store {
             (Some(stored), Mode::Gives(body)) => Some(StoredAnswer { body: body.into(), ..stored }),
             (stored, _) => stored,
         })
+    }
+
+    async fn clock(&self) -> Result<SystemTime, StoreError> {
+        self.works("clock").await?;
+        self.inner.clock().await
     }
 
     async fn forget(&self, what: &Forgotten, age: Duration) -> Result<(), StoreError> {
@@ -348,6 +359,22 @@ async fn an_answer_of_before_the_invalidation_is_brought_back_by_no_process() {
     one.memory.invalidate("a");
     settle().await;
     assert_eq!(asking.await.unwrap().2, 2);
+    assert_eq!(Process::new(&store, down()).seen("a").await.0, 3);
+}
+
+/// The answer was on its way to the store meanwhile.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_arrives_after_the_invalidation_is_not_kept() {
+    let store = Store::new();
+    store.set(Mode::Slow);
+    let (one, other) = (Process::new(&store, Scripted::new([ok(1)])), Process::new(&store, down()));
+    one.ask("a").await;
+    advance(secs(1)).await;
+    assert_eq!((one.memory.unwritten(), store.puts()), (1, 0));
+    other.memory.invalidate("a");
+    settle().await;
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!((one.memory.unwritten(), store.puts()), (0, 1));
     assert_eq!(Process::new(&store, down()).seen("a").await.0, 3);
 }
 

@@ -13,8 +13,9 @@ use crate::key::ScopedKey;
 /// replaced whatever it says. What a store does promise is order: whoever comes late replaces nothing that is newer, and
 /// brings back nothing that was forgotten. An answer is as new as the call that asked for it, and times are given as *ages*,
 /// counted by whoever writes, so that only the *store's* clock is compared with itself. What a verb takes on its way is not in
-/// them: of answers to calls within ten seconds the one that is written last counts as the newest, and one that was on its way for longer
-/// than from its call until its key was forgotten is not recognised as late.
+/// them: of answers to calls within ten seconds the one that is written last counts as the newest. Whoever has read the store's
+/// [`clock`](Self::clock) says when the call was made at the earliest ([`NewAnswer::asked`]); without that, an answer that was on its way
+/// for longer than from its call until its key was forgotten is not recognised as late.
 ///
 /// Where a clock was set back there are rows of its future. They are replaced by whatever comes, and [`StoredAnswer`] says so.
 ///
@@ -34,6 +35,13 @@ pub trait AnswerStore: Clone + Send + Sync + 'static {
     ///
     /// If the store fails, or the row is [damaged](crate::Fault::Corrupt).
     fn get(&self, key: &ScopedKey) -> impl Future<Output = Result<Option<StoredAnswer>, StoreError>> + Send;
+
+    /// What the store's clock reads: of any moment since, it tells what that clock read then at the least.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    fn clock(&self) -> impl Future<Output = Result<SystemTime, StoreError>> + Send;
 
     /// Forgets the answers of a key, or of a whole scope, to calls that were made at least so long ago. For an hour, answers to
     /// such calls are not kept, either.
@@ -73,6 +81,9 @@ pub struct NewAnswer {
     pub body: Bytes,
     /// How long ago the call was made that asked for it.
     pub age: Duration,
+    /// When that was on the store's clock, at the earliest, for whoever has read it: the time that the write is on its way then makes
+    /// its answer no younger. Where the clock was set back since then, `age` counts.
+    pub asked: Option<SystemTime>,
     /// For how long it is kept, from now on.
     pub keep: Duration,
 }
@@ -80,9 +91,10 @@ pub struct NewAnswer {
 /// Keys and bodies are not printed.
 impl fmt::Debug for NewAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, body, age, keep } = self;
+        let Self { key, body, age, asked, keep } = self;
         let mut debug = f.debug_struct("NewAnswer");
-        debug.field("key", key).field("bytes", &body.len()).field("age", age).field("keep", keep).finish()
+        debug.field("key", key).field("bytes", &body.len()).field("age", age);
+        debug.field("asked", asked).field("keep", keep).finish()
     }
 }
 

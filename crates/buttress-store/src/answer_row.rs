@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::answer::{REMEMBERED, ROW, SLACK};
+use crate::answer::{NewAnswer, REMEMBERED, ROW, SLACK};
 use crate::time;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,12 @@ impl AnswerRow {
         let counts = self.born <= now && self.expires > now;
         counts && if self.body.is_some() { self.born > born + SLACK } else { self.born >= born }
     }
+}
+
+/// When the call was made that this answers.
+pub(crate) fn born(answer: &NewAnswer, now: i64) -> i64 {
+    let born = now.saturating_sub(time::micros(answer.age));
+    answer.asked.map_or(born, |asked| born.min(time::from_system(asked)))
 }
 
 /// Whether this answer is to be kept, where there is this row, and the scope was forgotten then.

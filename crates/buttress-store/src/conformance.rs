@@ -167,6 +167,7 @@ macro_rules! answer_conformance {
             the_newer_answer_stays_whichever_comes_first
             a_put_can_be_repeated
             what_was_forgotten_is_gone_and_a_late_answer_does_not_bring_it_back
+            what_was_forgotten_while_an_answer_was_on_its_way_does_not_come_back
             what_was_asked_for_after_it_was_forgotten_is_kept
             a_newer_answer_is_not_forgotten
             a_scope_is_forgotten_as_a_whole_and_others_are_not

@@ -15,7 +15,7 @@ pub(crate) struct Failure {
 }
 
 /// Verbs that write nothing.
-const READS: [&str; 5] = ["get", "wait", "load", "peek", "list"];
+const READS: [&str; 6] = ["get", "clock", "wait", "load", "peek", "list"];
 
 impl Failure {
     pub(crate) fn new(fault: Fault, detail: impl Into<String>) -> Self {

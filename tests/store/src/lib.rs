@@ -261,7 +261,8 @@ pub async fn trips<S: ClaimStore + JournalStore + AnswerStore>(
     count("prune");
 
     let key = ScopedKey::try_new("answers", name).expect("short");
-    let answer = NewAnswer { key: key.clone(), body: "answer".into(), age: Duration::ZERO, keep: HOUR };
+    let answer =
+        NewAnswer { key: key.clone(), body: "answer".into(), age: Duration::ZERO, asked: None, keep: HOUR };
     assert!(store.put(&answer).await.expect("it works"));
     count("put");
     assert!(store.get(&key).await.expect("it works").is_some());

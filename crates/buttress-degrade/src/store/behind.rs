@@ -25,6 +25,9 @@ const TRIMMED: u32 = 500;
 /// For so long a batch of writes may take: a store of others may have no limit of its own.
 const WRITING: Duration = Duration::from_secs(30);
 
+/// For so long what the store's clock has read is good enough to count on from there: it may be set forward.
+const READ: Duration = Duration::from_secs(60);
+
 /// For so long a store that has failed is left alone: at first, and at most.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -45,10 +48,29 @@ struct State<V> {
     /// How long it was left alone last, and until when.
     rest: Duration,
     rests_until: Option<Instant>,
-    /// What the store's clock last read, and when that was.
-    clock: Option<(SystemTime, Instant)>,
+    clock: Option<Clock>,
     /// Bytes since it was trimmed; `None` if it never was.
     untrimmed: Option<u64>,
+}
+
+/// What is known of the store's clock.
+#[derive(Clone, Copy)]
+struct Clock {
+    /// When it was read last, and what it read.
+    at: Instant,
+    read: SystemTime,
+    /// The same as if it had never been set back.
+    ahead: SystemTime,
+}
+
+impl Clock {
+    /// What it read then, at the least.
+    fn at(&self, then: Instant) -> Option<SystemTime> {
+        match then.checked_duration_since(self.at) {
+            Some(since) => self.read.checked_add(since),
+            None => self.read.checked_sub(self.at.duration_since(then)),
+        }
+    }
 }
 
 /// [`Writes`], as an object.
@@ -154,12 +176,28 @@ impl<V: Send + Sync + 'static> Behind<V> {
 
     /// How long ago that was on the store's clock, which does not run backwards here; `None` if the clock was set back before.
     fn age(&self, born: SystemTime, now: SystemTime) -> Option<Duration> {
-        let (mut state, instant) = (self.lock(), Instant::now());
-        let own = state.clock.and_then(|(read, at)| read.checked_add(instant.duration_since(at)));
-        let ahead = own.map_or(now, |own| own.max(now));
-        state.clock = Some((ahead, instant));
+        let ahead = self.reads(now).ahead;
         now.duration_since(born).ok()?;
         ahead.duration_since(born).ok()
+    }
+
+    /// This is what the store's clock reads.
+    fn reads(&self, now: SystemTime) -> Clock {
+        let (mut state, at) = (self.lock(), Instant::now());
+        let own = state.clock.and_then(|clock| clock.ahead.checked_add(at.duration_since(clock.at)));
+        *state.clock.insert(Clock { at, read: now, ahead: own.map_or(now, |own| own.max(now)) })
+    }
+
+    /// What the store's clock reads, if it has been read of late: it is, where that failed, before something is written.
+    fn clock(&self) -> Option<Clock> {
+        self.lock().clock.filter(|clock| clock.at.elapsed() < READ)
+    }
+
+    async fn read_clock(&self) {
+        match self.backing.shelf.clock().await {
+            Ok(now) => drop(self.reads(now)),
+            Err(error) => self.store_failed(&error),
+        }
     }
 
     /// Who writes, if there is something to be written and nobody does so.
@@ -187,6 +225,9 @@ impl<V: Send + Sync + 'static> Behind<V> {
             let batch = async {
                 if let Some(at) = all {
                     return self.forgets_all(at).await;
+                }
+                if self.clock().is_none() {
+                    self.read_clock().await;
                 }
                 let writes = jobs.iter().map(|(key, job)| Box::pin(self.work(key, job))).collect();
                 for (done, (key, job)) in join(writes).await.into_iter().zip(&jobs) {
@@ -228,6 +269,7 @@ impl<V: Send + Sync + 'static> Behind<V> {
                     key: key.clone(),
                     body: backing::write(entry.lifetime, &record),
                     age: born.elapsed(),
+                    asked: self.clock().and_then(|clock| clock.at(*born)),
                     keep,
                 });
                 (answer, *born)

@@ -19,7 +19,7 @@ fn key(name: &str) -> ScopedKey {
 }
 
 fn answer(name: &str, body: &str, age: Duration) -> NewAnswer {
-    NewAnswer { key: key(name), body: Bytes::copy_from_slice(body.as_bytes()), age, keep: LONG }
+    NewAnswer { key: key(name), body: Bytes::copy_from_slice(body.as_bytes()), age, asked: None, keep: LONG }
 }
 
 async fn put<S: AnswerStore>(store: &S, name: &str, body: &str, age: Duration) -> bool {
@@ -115,6 +115,36 @@ pub async fn what_was_forgotten_is_gone_and_a_late_answer_does_not_bring_it_back
     assert!(!put(&store, "a", "its call was under way", STEP / 2).await);
     assert!(!put(&store, "never there", "its call was under way", STEP / 2).await);
     assert_eq!((got(&store, "a").await, got(&store, "never there").await), (None, None));
+}
+
+pub async fn what_was_forgotten_while_an_answer_was_on_its_way_does_not_come_back<
+    H: Harness<Store: AnswerStore>,
+>(
+    harness: &H,
+) {
+    let store = harness.store().await;
+    let clock = || async { Some(store.clock().await.expect("the store works")) };
+    // Its age was counted before all of that.
+    let late = |name, asked| NewAnswer { asked, ..answer(name, "on its way", Duration::ZERO) };
+    for whole in [false, true] {
+        let before = clock().await;
+        harness.pass(harness.short()).await;
+        if whole {
+            forget_all(&store, Duration::ZERO).await
+        } else {
+            forget(&store, "a", Duration::ZERO).await
+        }
+        harness.pass(harness.short()).await;
+        assert!(!store.put(&late("a", before)).await.expect("the store works"));
+        assert_eq!(got(&store, "a").await, None);
+        let since = clock().await;
+        assert!(since > before && store.put(&late("a", since)).await.expect("the store works"));
+    }
+    // A clock that was read before it was set back makes nothing older, nor younger.
+    let future = clock().await.map(|now| now + LONG);
+    assert!(store.put(&late("b", future)).await.expect("the store works"));
+    let StoredAnswer { born, now, .. } = stored(&store, "b").await.expect("it is kept");
+    assert!(born <= now);
 }
 
 pub async fn what_was_asked_for_after_it_was_forgotten_is_kept<H: Harness<Store: AnswerStore>>(harness: &H) {

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{Memory, lock};
 use crate::answer::{AnswerStore, Forgotten, NewAnswer, StoredAnswer};
@@ -58,7 +58,7 @@ impl AnswerStore for Memory {
         self.inner.limits.answer(answer)?;
         let now = self.now();
         let mut answers = lock(&self.inner.answers);
-        let born = now.saturating_sub(time::micros(answer.age));
+        let born = answer_row::born(answer, now);
         let scope = answers.scopes.get(answer.key.scope());
         let row = scope.and_then(|scope| scope.rows.get(answer.key.key()));
         if !answer_row::admits(row, scope.and_then(|scope| scope.forgotten), born, now) {
@@ -77,6 +77,10 @@ impl AnswerStore for Memory {
             let (born, now) = (time::to_system(row.born), time::to_system(now));
             Some(StoredAnswer { body: row.body.clone()?, born, now })
         }))
+    }
+
+    async fn clock(&self) -> Result<SystemTime, StoreError> {
+        Ok(time::to_system(self.now()))
     }
 
     async fn forget(&self, what: &Forgotten, age: Duration) -> Result<(), StoreError> {

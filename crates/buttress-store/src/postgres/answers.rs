@@ -1,4 +1,6 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio_postgres::types::ToSql;
 
 use super::Postgres;
 use super::row::get;
@@ -11,10 +13,10 @@ use crate::time;
 
 /// What is forgotten while this statement runs hides the row afterwards: `GET` compares the two.
 const PUT: &str = "INSERT INTO buttress_answers AS a (key, scope, born, expires, bytes, body, sum)
-    SELECT $1, $2, buttress_now() - $3, buttress_now() + $4, $5, $6, $7
+    SELECT $1, $2, LEAST(buttress_now() - $3, $9::bigint), buttress_now() + $4, $5, $6, $7
     WHERE NOT EXISTS (
         SELECT FROM buttress_answers AS s
-        WHERE s.key = $2 AND s.born <= buttress_now() AND s.born >= buttress_now() - $3)
+        WHERE s.key = $2 AND s.born <= buttress_now() AND s.born >= LEAST(buttress_now() - $3, $9::bigint))
     ON CONFLICT (key) DO UPDATE SET born = excluded.born, expires = excluded.expires,
         bytes = excluded.bytes, body = excluded.body, sum = excluded.sum
     WHERE a.born > buttress_now() OR a.expires <= buttress_now() OR a.born < excluded.born
@@ -50,7 +52,10 @@ impl AnswerStore for Postgres {
         let (age, keep) = (time::micros(answer.age), time::micros(answer.keep));
         let bytes = (key.len() + answer.body.len()) as i64 + ROW as i64;
         let (body, sum) = (&answer.body[..], stored::answer_sum(&key, &answer.body));
-        let rows = self.query("put", PUT, &[&key, &scope, &age, &keep, &bytes, &body, &sum, &SLACK]).await?;
+        let asked = answer.asked.map(time::from_system);
+        let values: [&(dyn ToSql + Sync); 9] =
+            [&key, &scope, &age, &keep, &bytes, &body, &sum, &SLACK, &asked];
+        let rows = self.query("put", PUT, &values).await?;
         Ok(!rows.is_empty())
     }
 
@@ -67,6 +72,12 @@ impl AnswerStore for Postgres {
             Ok(Some(StoredAnswer { body: body.into(), born, now }))
         };
         read().map_err(|failure: Failure| failure.into_error("postgres", "get"))
+    }
+
+    async fn clock(&self) -> Result<SystemTime, StoreError> {
+        let rows = self.query("clock", "SELECT buttress_now() AS now", &[]).await?;
+        let now = rows.first().ok_or_else(|| Failure::damaged("the clock")).and_then(|row| get(row, "now"));
+        now.map(time::to_system).map_err(|failure| failure.into_error("postgres", "clock"))
     }
 
     async fn forget(&self, what: &Forgotten, age: Duration) -> Result<(), StoreError> {

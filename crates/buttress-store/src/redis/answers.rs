@@ -1,5 +1,5 @@
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::{Script, ScriptInvocation};
 
@@ -18,7 +18,8 @@ impl AnswerStore for Redis {
         let sum = stored::answer_sum(key, &answer.body).to_le_bytes();
         let mut script = self.of_scope(&self.inner.scripts.put, answer.key.scope());
         script.arg(key).arg(time::micros(answer.age)).arg(time::micros(answer.keep));
-        script.arg([&sum, &answer.body[..]].concat()).arg(SLACK);
+        let asked = answer.asked.map_or(i64::MAX, time::from_system);
+        script.arg([&sum, &answer.body[..]].concat()).arg(SLACK).arg(asked);
         let put = self.invoke("put", &script).await?;
         Ok(put.first().and_then(Option::as_deref) == Some(b"1"))
     }
@@ -28,6 +29,15 @@ impl AnswerStore for Redis {
         script.arg(key.key());
         let answer = self.invoke("get", &script).await?;
         read(key, &answer).map_err(|failure| failure.into_error("redis", "get"))
+    }
+
+    async fn clock(&self) -> Result<SystemTime, StoreError> {
+        // A get of nothing: it says what time it is.
+        let mut script = self.of_scope(&self.inner.scripts.get, "");
+        script.arg("");
+        let answer = self.invoke("clock", &script).await?;
+        let now = codec::number(answer.first().and_then(Option::as_deref));
+        now.map(time::to_system).map_err(|failure| failure.into_error("redis", "clock"))
     }
 
     async fn forget(&self, what: &Forgotten, age: Duration) -> Result<(), StoreError> {

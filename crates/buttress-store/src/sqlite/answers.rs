@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -23,15 +23,14 @@ impl AnswerStore for Sqlite {
     async fn put(&self, answer: &NewAnswer) -> Result<bool, StoreError> {
         self.inner.limits.answer(answer)?;
         let (key, scope) = (stored::key(&answer.key), stored::scope(answer.key.scope()));
-        let NewAnswer { body, age, keep, .. } = answer.clone();
-        let bytes = body.len();
+        let (answer, bytes) = (answer.clone(), answer.body.len());
         let work = move |connection: &Connection, now: i64| {
-            let born = now.saturating_sub(time::micros(age));
+            let born = answer_row::born(&answer, now);
             let row = replaceable(connection, &key)?;
             if !answer_row::admits(row.as_ref(), forgotten(connection, &scope)?, born, now) {
                 return Ok(false);
             }
-            let row = AnswerRow { born, expires: time::after(now, keep), body: Some(body) };
+            let row = AnswerRow { born, expires: time::after(now, answer.keep), body: Some(answer.body) };
             write(connection, &key, &scope, &row)?;
             Ok(true)
         };
@@ -49,6 +48,10 @@ impl AnswerStore for Sqlite {
             }))
         };
         self.read("get", work).await
+    }
+
+    async fn clock(&self) -> Result<SystemTime, StoreError> {
+        self.read("clock", |_, now| Ok(time::to_system(now))).await
     }
 
     async fn forget(&self, what: &Forgotten, age: Duration) -> Result<(), StoreError> {

@@ -88,7 +88,7 @@ async fn a_damaged_answer_is_an_error_until_the_next_one_replaces_it() {
     let store = open(directory.path()).await;
     let put = async |name: &str| {
         let key = ScopedKey::try_new("", name).unwrap();
-        let answer = NewAnswer { key, body: "answer".into(), age: Duration::ZERO, keep: HOUR };
+        let answer = NewAnswer { key, body: "answer".into(), age: Duration::ZERO, asked: None, keep: HOUR };
         assert!(store.put(&answer).await.unwrap());
     };
     let get = async |name: &str| store.get(&ScopedKey::try_new("", name).unwrap()).await;

@@ -48,7 +48,7 @@ end
 
 pub(super) const PUT: &str = answer_script!(
     "
-local born = now - ARGV[2]
+local born = math.min(now - ARGV[2], tonumber(ARGV[6]))
 local there, expires, has = read(key)
 local late = has and there > born + ARGV[5] or there and not has and there >= born
 if late and there <= now and expires > now then return {'0'} end
