@@ -7,7 +7,6 @@ use std::time::Duration;
 use buttress::core::Observe;
 use buttress::degrade::{Component, DegradationRegistry, Need};
 use buttress::store::{self, JournalStore, StoreError};
-use tokio_postgres::Config;
 
 use crate::agent::{Agent, Hands, Plan, Stepped};
 use crate::args::{Args, Command};
@@ -42,7 +41,7 @@ pub(crate) struct App {
 #[derive(Clone, Debug)]
 enum Target {
     Sqlite(PathBuf),
-    Postgres(Box<Config>),
+    Postgres(Box<postgres::Server>),
 }
 
 impl Target {
@@ -50,18 +49,19 @@ impl Target {
         if let Some(path) = url.strip_prefix("sqlite:") {
             return Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into()));
         }
-        // The error may quote the URL, with its password.
-        match url.parse() {
-            Ok(config) if url.starts_with("postgres") => Ok(Self::Postgres(Box::new(config))),
-            _ => Err(Problem::input("the database's URL is none").fix("it is sqlite:PATH or postgres://…")),
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres(Box::new(postgres::Server::parse(url)?)));
         }
+        // It may hold a password.
+        Err(Problem::input("the database's URL is none").fix("it is sqlite:PATH or postgres://…"))
     }
 
     /// As people are told of it: without a password.
     fn shown(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("sqlite:{}", path.display()),
-            Self::Postgres(config) => {
+            Self::Postgres(server) => {
+                let config = &server.config;
                 let host = match config.get_hosts().first() {
                     Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
                     _ => "localhost".to_owned(),
@@ -107,8 +107,8 @@ impl App {
         let settings = Settings { lock: args.lock_timeout, statement: args.statement_timeout };
         let database = match &target {
             Target::Sqlite(path) => Database::Sqlite(Arc::new(sqlite::Sqlite::new(path, settings))),
-            Target::Postgres(config) => {
-                let pool = heal::supervised(config.as_ref().clone(), &tally, &monitor)
+            Target::Postgres(server) => {
+                let pool = heal::supervised(server.as_ref().clone(), &tally, &monitor)
                     .map_err(|error| Problem::new(Exit::Stuck, error.to_string()))?;
                 Database::Postgres(Arc::new(postgres::Postgres::new(pool, settings)))
             }
@@ -286,10 +286,10 @@ impl App {
                 store.shutdown().await;
                 result
             }
-            Target::Postgres(config) => {
+            Target::Postgres(server) => {
                 let open = self.stack.ask(limit, async |_| {
-                    let options = store::Postgres::at(config.as_ref().clone()).connections(2);
-                    options.open(tokio_postgres::NoTls).await.map_err(|error| of_store(&error))
+                    let options = store::Postgres::at(server.config.clone()).connections(2);
+                    options.open(server.tls.clone()).await.map_err(|error| of_store(&error))
                 });
                 let store = open.await?;
                 let result = self.migrate_by(store.clone(), report).await;

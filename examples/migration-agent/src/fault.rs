@@ -130,6 +130,15 @@ fn of_connection(error: &tokio_postgres::Error) -> Fault {
     if find::<tokio_postgres::types::WrongType>(error).is_some() {
         return Fault::lasting(Exit::Stuck, what);
     }
+    if find::<rustls::Error>(error).is_some() {
+        let fix = "look at the server's certificate, and at sslmode and sslrootcert of --database-url";
+        return Fault::lasting(Exit::Unavailable, what).fix(fix);
+    }
+    // Its type is not public.
+    if what.ends_with("server does not support TLS") {
+        let fix = "turn `ssl` on at the server or, if nobody listens, say sslmode=disable in --database-url";
+        return Fault::lasting(Exit::Unavailable, what).fix(fix);
+    }
     match find::<std::io::Error>(error).map(std::io::Error::kind) {
         Some(std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound) => Fault::passing(what),
         _ => Fault::unsure(what),

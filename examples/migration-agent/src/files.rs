@@ -54,7 +54,10 @@ const KEYS: [&str; 5] = ["requires", "transaction", "reconcile", "lock-timeout",
 /// Reads a directory, in the order in which its migrations are applied.
 pub(crate) fn load(directory: &Path, dialect: Dialect) -> Result<Vec<Migration>, Problem> {
     let shown = directory.display();
-    let unreadable = |error| Problem::input(format!("{shown} cannot be read: {error}"));
+    let unreadable = |error| {
+        Problem::input(format!("{shown} cannot be read: {error}"))
+            .fix("give --migrations the folder that they are in")
+    };
     let mut found: BTreeMap<String, (Option<String>, Option<String>)> = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();

@@ -2,6 +2,7 @@
 
 mod bare;
 mod pool;
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::problem::{Exit, Problem};
 
 pub(crate) use pool::Connections;
 use pool::Lent;
+pub(crate) use server::Server;
 
 /// A database of a server.
 #[derive(Debug)]

@@ -242,3 +242,27 @@ fn the_history_of_a_server_that_is_gone_is_shown_from_its_copy() {
     assert_eq!((report["history"].as_array().unwrap().len(), &report["level"]), (2, &json!(2)), "{report}");
     place.expect(4, &["up", "--retries", "1"]);
 }
+
+#[test]
+fn a_table_of_the_history_that_cannot_be_read_is_shown_from_its_copy() {
+    let server = Server::start();
+    let (place, database) = place(&server, "unreadable", &[A, B]);
+    place.expect(0, &["up"]);
+    let copied = |what: &str| {
+        let report = place.report(0, &["status", "--lock-timeout", "100ms", "--retries", "1"]);
+        let applied = report["history"].as_array().map(Vec::len);
+        assert_eq!((applied, &report["level"]), (Some(2), &json!(2)), "{what}: {report}");
+    };
+    let holder = database.admin();
+    execute(&holder, "BEGIN; LOCK TABLE buttress_migrations IN ACCESS EXCLUSIVE MODE");
+    copied("it is locked");
+    let report = place.report(4, &["up", "--lock-timeout", "100ms", "--retries", "1"]);
+    assert!(error(&report).contains("55P03"), "nothing is done by a copy: {report}");
+    execute(&holder, "ROLLBACK");
+    database.execute("ALTER TABLE buttress_migrations OWNER TO buttress");
+    copied("somebody else has it");
+    let report = place.report(1, &["up"]);
+    assert!(error(&report).contains("42501"), "{report}");
+    database.execute("ALTER TABLE buttress_migrations OWNER TO unreadable");
+    assert_eq!(place.report(0, &["status"])["level"], json!(0));
+}

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use buttress::heal::Build;
 use deadpool_postgres::{ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::{Config, NoTls};
 use tower::Service;
 
+use super::server::Server;
 use crate::fault::Fault;
 
 /// A pool of connections to one server. Clones share it.
@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Connections {
     /// What builds them: each time a pool without the connections, and what those had prepared, of the one before.
-    pub(crate) fn factory(mut config: Config) -> impl FnMut(Build) -> Ready<Result<Self, Fault>> {
+    pub(crate) fn factory(server: Server) -> impl FnMut(Build) -> Ready<Result<Self, Fault>> {
+        let Server { mut config, tls } = server;
         // A server that is gone without a word is noticed in the middle of a statement as well.
         config.connect_timeout(PATIENCE).keepalives_idle(Duration::from_secs(10)).keepalives_retries(3);
         config.keepalives_interval(Duration::from_secs(3)).tcp_user_timeout(Duration::from_secs(20));
@@ -40,7 +41,7 @@ impl Connections {
         move |_| {
             // What a migration has set for its session is not for the next one.
             let recycling = ManagerConfig { recycling_method: RecyclingMethod::Clean };
-            let manager = Manager::from_config(config.clone(), NoTls, recycling);
+            let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
             let pool = Pool::builder(manager).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
             let pool = pool.wait_timeout(Some(PATIENCE)).create_timeout(Some(PATIENCE));
             let pool = pool.recycle_timeout(Some(PATIENCE)).build();
@@ -61,9 +62,10 @@ impl Connections {
         lent
     }
 
-    /// Closes it: idle connections end, which may be what the server waits for. Those that are lent end when they are given
-    /// back.
+    /// Closes it: idle connections end, which may be what the server waits for, and no statement stays prepared. Those that are
+    /// lent end when they are given back.
     pub(crate) fn close(&self) {
+        self.pool.manager().statement_caches.clear();
         self.pool.close();
     }
 }

@@ -67,6 +67,8 @@ impl Place {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_migration-agent"));
         command.current_dir(self.folder.path()).env_remove("DATABASE_URL");
+        // Nor are certificates of whoever runs the tests trusted.
+        command.env("HOME", self.folder.path());
         command.args(["--database-url", &self.url, "--lease", "1500ms"]).args(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

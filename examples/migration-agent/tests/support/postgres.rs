@@ -45,6 +45,10 @@ impl Server {
         Self { server: services::Postgres::start() }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port()
+    }
+
     /// A new database, owned by a role of its own.
     pub(crate) fn database(&self, name: &str) -> Database {
         let admin = connect(&self.server.config());
