@@ -19,7 +19,7 @@ Usage: incident-agent [OPTIONS]
 Options:
   --incident FILE      the incident: the body of a PagerDuty v3 webhook [default: a bundled one]
   --chaos SCHEDULE     what the embedded vendors suffer: none, default, datadog-down, logs-slow, pagerduty-throttled,
-                       aws-lost-ack, all-down, flapping, or a TOML FILE [default: default]
+                       aws-lost-ack, all-down, flapping, killed-ten-times, or a TOML FILE [default: default]
   --run NAME           the run to begin, or to go on with [default: a new one]
   --store URL          where its journal is: sqlite:PATH, postgres://… or redis://… [default: a file in its folder]
   --crash-at POINT     dies by SIGKILL at STEP, STEP:before or STEP:after (what it does, and before that is recorded);
@@ -112,6 +112,11 @@ impl Options {
             seed: None,
             targets: Targets::default(),
         }
+    }
+
+    /// Whether this process is to die at some point.
+    pub(crate) fn has_a_point(&self) -> bool {
+        self.crash_at.is_some() || self.crash_in.is_some()
     }
 
     /// What belongs to this run.

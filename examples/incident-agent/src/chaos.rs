@@ -1,19 +1,35 @@
-//! What the embedded vendors do instead of answering: a schedule with rules for each.
+//! What goes wrong: what the embedded vendors do instead of answering, a schedule with rules for each, and where the agent is
+//! killed.
 
 use std::path::Path;
 
 use buttress_chaos::{ChaosLayer, ChaosSchedule, Http};
 use serde::{Deserialize, Serialize};
 
+use crate::crash::Point;
 use crate::input::{BadInput, list, read};
 use crate::vendors::Vendor;
 
-/// Rules for each vendor; one without rules answers as it should.
+/// Rules for each vendor, one without rules answers as it should; and at which points the agent is killed, one after the other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(into = "Written", try_from = "Written")]
 pub(crate) struct Chaos {
     name: String,
     schedule: ChaosSchedule,
+    killed: Vec<Point>,
+}
+
+/// What a file may say of the agent, after all that it says of the vendors.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfAgent {
+    agent: Killed,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Killed {
+    killed: Vec<String>,
 }
 
 /// Chaos as another process is told of it.
@@ -24,8 +40,10 @@ struct Written {
 }
 
 impl From<Chaos> for Written {
-    fn from(Chaos { name, schedule }: Chaos) -> Self {
-        Self { name, toml: schedule.to_toml() }
+    fn from(Chaos { name, schedule, killed }: Chaos) -> Self {
+        let agent = Killed { killed: killed.iter().map(ToString::to_string).collect() };
+        let agent = toml::to_string(&OfAgent { agent }).expect("points are text");
+        Self { name, toml: format!("{}\n{agent}", schedule.to_toml()) }
     }
 }
 
@@ -38,7 +56,7 @@ impl TryFrom<Written> for Chaos {
 }
 
 /// The schedules that are built in, by name.
-const BUNDLED: [(&str, &str); 8] = [
+const BUNDLED: [(&str, &str); 9] = [
     ("none", "version = 1"),
     ("default", include_str!("../chaos/default.toml")),
     ("datadog-down", include_str!("../chaos/datadog-down.toml")),
@@ -47,6 +65,7 @@ const BUNDLED: [(&str, &str); 8] = [
     ("aws-lost-ack", include_str!("../chaos/aws-lost-ack.toml")),
     ("all-down", include_str!("../chaos/all-down.toml")),
     ("flapping", include_str!("../chaos/flapping.toml")),
+    ("killed-ten-times", include_str!("../chaos/killed-ten-times.toml")),
 ];
 
 impl Chaos {
@@ -62,6 +81,9 @@ impl Chaos {
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, BadInput> {
+        // The lines of a schedule keep their numbers.
+        let (text, of_agent) = text.find("\n[agent]\n").map_or((text, ""), |at| text.split_at(at));
+        let killed = points(file, of_agent)?;
         let schedule = ChaosSchedule::parse(text).map_err(|error| {
             let line = error.line().map_or_else(String::new, |line| format!("line {line}: "));
             let problem = format!("{line}{}", error.reason());
@@ -76,7 +98,7 @@ impl Chaos {
             let problem = format!("`proxies.{proxy}` is not known here");
             return Err(BadInput::new(file, problem, "remove it: there is no proxy before the vendors"));
         }
-        let chaos = Self { name: file.to_owned(), schedule };
+        let chaos = Self { name: file.to_owned(), schedule, killed };
         for vendor in Vendor::ALL {
             let bad =
                 |error| BadInput::new(file, format!("`layers.{}`: {error}", vendor.as_str()), "correct it");
@@ -93,6 +115,11 @@ impl Chaos {
     /// What went into it: the file, or the name of one that is built in.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the agent is killed, in this order.
+    pub(crate) fn killed(&self) -> &[Point] {
+        &self.killed
     }
 
     /// Whether it has something for this vendor to do.
@@ -118,6 +145,21 @@ impl Chaos {
     }
 }
 
+fn points(file: &str, of_agent: &str) -> Result<Vec<Point>, BadInput> {
+    if of_agent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bad = |error: toml::de::Error| {
+        BadInput::new(
+            file,
+            format!("`agent`: {}", error.message()),
+            "give `killed`, a list of STEP:before or STEP:after",
+        )
+    };
+    let OfAgent { agent } = toml::from_str(of_agent).map_err(bad)?;
+    agent.killed.iter().map(|point| Point::parse(&format!("{file}: `agent.killed`"), point)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,10 +175,14 @@ mod tests {
         assert_eq!(stems, bundled);
         for name in stems {
             let chaos = Chaos::load(Path::new(name)).unwrap();
-            assert!(Vendor::ALL.into_iter().any(|vendor| chaos.concerns(vendor)), "{name}");
+            let concerns = Vendor::ALL.into_iter().any(|vendor| chaos.concerns(vendor));
+            assert!(concerns || !chaos.killed().is_empty(), "{name}");
             let told = serde_json::to_string(&chaos).unwrap();
             let heard: Chaos = serde_json::from_str(&told).unwrap();
-            assert_eq!((heard.name, heard.schedule), (chaos.name, chaos.schedule));
+            assert_eq!(
+                (heard.name, heard.schedule, heard.killed),
+                (chaos.name, chaos.schedule, chaos.killed)
+            );
         }
         assert!(!Chaos::load(Path::new("none")).unwrap().concerns(Vendor::Datadog));
     }
@@ -155,6 +201,8 @@ mod tests {
                 "x.toml: `layers.aws`: `status` is 99",
             ),
             ("{}", "x.toml: line 1: "),
+            ("version = 1\n[agent]\nkilled = [\"reboot\"]", "x.toml: `agent.killed`: \"reboot\" is no step"),
+            ("version = 1\n[agent]\nshot = []", "x.toml: `agent`: unknown field `shot`"),
         ] {
             let error = Chaos::parse("x.toml", text).unwrap_err().to_string();
             assert!(error.starts_with(expected) && error.contains("\n  fix: "), "{error}");

@@ -1,5 +1,5 @@
-//! Datadog's client, supervised: where its key is refused it is built anew with the key of today, and where its connections are
-//! dead, with new ones.
+//! The clients, supervised: one whose calls fail one after the other is built anew, with new connections, and Datadog's, where its
+//! key is refused, with the key of today.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,24 @@ use crate::vendors::{Body, Vendor, Wire};
 
 /// A client that a supervisor owns. It lives as long as its clones.
 pub(crate) fn client(
+    vendor: Vendor,
+    reach: &Reach,
+    pace: Pace,
+    observers: Vec<Arc<dyn Observe>>,
+) -> Result<Wire<Body>, SpawnError> {
+    let reach = reach.clone();
+    let factory = move |_: Build| std::future::ready(Ok::<_, BoxError>(reach.wire::<Body>(vendor)));
+    let healed = Supervisor::new(vendor.as_str(), factory)
+        .check(TrafficCheck::default())
+        .rung(Rung::reset_pool())
+        .stable_for(every(pace) * 2)
+        .observe(Arc::new(observers));
+    let (healed, _handle) = healed.spawn()?;
+    Ok(Wire::new(healed.policy(Http::new())))
+}
+
+/// Datadog's, which is asked whether it takes the key as well.
+pub(crate) fn datadog(
     access: &Access,
     reach: &Reach,
     pace: Pace,
@@ -44,40 +62,29 @@ pub(crate) fn client(
         keys.send_modify(Access::renew);
         std::future::ready(Ok::<_, BoxError>(()))
     });
-    let settings = KeyCheck::settings(pace);
-    let (every, stable_for) = (settings.every, settings.every * 2);
     let healed = Supervisor::new(Vendor::Datadog.as_str(), factory)
-        .check(KeyCheck { access: access.clone(), settings })
+        .check(KeyCheck { access: access.clone(), pace })
         .check(TrafficCheck::default())
         .rung(Rung::reset_pool())
-        .rung(Rung::new(reload).cooldown(every * 5))
-        .stable_for(stable_for)
+        .rung(Rung::new(reload).cooldown(every(pace) * 5))
+        .stable_for(every(pace) * 2)
         .observe(Arc::new(observers));
     let (healed, _handle) = healed.spawn()?;
     Ok(Wire::new(healed.policy(Http::new())))
 }
 
+/// How often one looks.
+fn every(pace: Pace) -> Duration {
+    match pace {
+        Pace::Demonstration => Duration::from_secs(1),
+        Pace::Production => Duration::from_secs(30),
+    }
+}
+
 /// Whether Datadog takes the key: `GET /api/v1/validate`. What else may be wrong is not for it to say.
 struct KeyCheck {
     access: Access,
-    settings: CheckSettings,
-}
-
-impl KeyCheck {
-    fn settings(pace: Pace) -> CheckSettings {
-        let every = match pace {
-            Pace::Demonstration => Duration::from_secs(1),
-            Pace::Production => Duration::from_secs(30),
-        };
-        // Without a jitter a seed makes a run repeatable; there is no fleet here.
-        CheckSettings {
-            every,
-            fall: 2,
-            jitter_percent: 0,
-            timeout: Duration::from_secs(2),
-            ..CheckSettings::default()
-        }
-    }
+    pace: Pace,
 }
 
 impl Check<Wire<Body>> for KeyCheck {
@@ -90,7 +97,14 @@ impl Check<Wire<Body>> for KeyCheck {
     }
 
     fn settings(&self) -> CheckSettings {
-        self.settings.clone()
+        // Without a jitter a seed makes a run repeatable; there is no fleet here.
+        CheckSettings {
+            every: every(self.pace),
+            fall: 2,
+            jitter_percent: 0,
+            timeout: Duration::from_secs(2),
+            ..CheckSettings::default()
+        }
     }
 
     fn run<'a>(&'a self, subject: Subject<'a, Wire<Body>>) -> BoxFuture<'a, Answer> {

@@ -64,27 +64,31 @@ async fn agent() -> Result<ExitCode, BoxError> {
         println!("{}", args::HELP);
         return Ok(ExitCode::SUCCESS);
     };
-    if let Some(times) = args.crash_loop
-        && let Some(over) = again::and_again(times, &args.options).await?
-    {
+    let options = &args.options;
+    // Whoever goes on with a run goes on with its vendors.
+    let known = servers::apart::known(&options.folder()).map(|setup| setup.chaos);
+    let chaos = known.map_or_else(|| Chaos::load(&args.chaos), Ok)?;
+    let over = match args.crash_loop {
+        Some(times) => again::at_random(times, options).await?,
+        None if options.has_a_point() => None,
+        None => again::at_each(chaos.killed(), options).await?,
+    };
+    if let Some(over) = over {
         return Ok(over);
     }
-    let report = run(&args).await?;
+    let report = run(&args, &chaos).await?;
     Ok(if report.with.outcome.is_handled() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Reads the input, handles the incident, and reports.
-async fn run(args: &Args) -> Result<Report, BoxError> {
+async fn run(args: &Args, chaos: &Chaos) -> Result<Report, BoxError> {
     let incident = Arc::new(Incident::load(args.incident.as_deref())?);
-    // Whoever goes on with a run goes on with its vendors.
-    let known = servers::apart::known(&args.options.folder()).map(|setup| setup.chaos);
-    let chaos = known.map_or_else(|| Chaos::load(&args.chaos), Ok)?;
     let console = match args.report {
         Format::Text => Console::stdout(),
         Format::Json => Console::stderr(),
     };
     let options = &args.options;
-    let plan = Plan { incident: &incident, chaos: &chaos, options, console: console.clone() };
+    let plan = Plan { incident: &incident, chaos, options, console: console.clone() };
     plan.check()?;
     plan.introduce();
     console.heading("With Buttress");

@@ -204,7 +204,8 @@ impl Report {
         for vendor in Vendor::ALL.map(Vendor::as_str) {
             rows.push(row(&format!("circuit of {vendor}"), &|run| run.breaker(vendor)));
         }
-        for vendor in self.with.generations.keys() {
+        // The first generation is no news.
+        for (vendor, _) in self.with.generations.iter().filter(|(_, last)| **last > 1) {
             let generation = |run: &Run| run.generations.get(vendor).copied().unwrap_or(1);
             rows.push(row(&format!("client of {vendor}"), &|run| format!("generation {}", generation(run))));
         }

@@ -180,6 +180,10 @@ impl Plan<'_> {
                 (false, Some(chaos)) => format!("{name:<9}  embedded server: {chaos}"),
             });
         }
+        if !self.chaos.killed().is_empty() {
+            let points: Vec<String> = self.chaos.killed().iter().map(ToString::to_string).collect();
+            self.console.line(&format!("agent      killed at {}", points.join(", ")));
+        }
     }
 
     fn pace(&self) -> Pace {

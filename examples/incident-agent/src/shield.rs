@@ -115,24 +115,25 @@ impl Shield {
     /// The agent behind these stacks.
     pub(crate) fn agent(&self, kit: &Kit<'_>) -> Result<Arc<Agent>, BoxError> {
         let component = |vendor| self.components[&vendor].clone();
-        let client = |vendor: Vendor, component| {
-            protected(vendor, kit.reach.wire(vendor), &self.stacks[&vendor], kit.timeline, component)
-        };
-        let service = kit.service(client(Vendor::Service, Some(component(Vendor::Service))));
         let observers = Self::observers(kit.timeline, &self.tally);
+        let pace = |vendor| kit.targets.pace(vendor);
+        let client = |vendor: Vendor| {
+            let healed = healed::client(vendor, kit.reach, pace(vendor), observers.clone())?;
+            let component = Some(component(vendor));
+            Ok::<_, BoxError>(protected(vendor, healed, &self.stacks[&vendor], kit.timeline, component))
+        };
+        let service = kit.service(client(Vendor::Service)?);
         let access = kit.at_datadog();
-        let pace = kit.targets.pace(Vendor::Datadog);
-        let healed = healed::client(&access, kit.reach, pace, observers.clone())?;
+        let healed = healed::datadog(&access, kit.reach, pace(Vendor::Datadog), observers.clone())?;
         // How good Datadog's answers are is for those who answer in its place to say.
         let datadog = protected(Vendor::Datadog, healed, &self.stacks[&Vendor::Datadog], kit.timeline, None);
         let datadog = Datadog::new(datadog, access);
         // An embedded service knows nothing of the one that a real Datadog watches.
         let same = kit.targets.is_real(Vendor::Datadog) == kit.targets.is_real(Vendor::Service);
         let own = same.then(|| service.clone());
-        let ask = facts::protected(datadog, own, kit.incident, component(Vendor::Datadog), observers)?;
-        let aws = client(Vendor::Aws, Some(component(Vendor::Aws)));
-        let pagerduty = client(Vendor::PagerDuty, Some(component(Vendor::PagerDuty)));
-        Ok(kit.agent(ask, service, aws, pagerduty, true))
+        let ask =
+            facts::protected(datadog, own, kit.incident, component(Vendor::Datadog), observers.clone())?;
+        Ok(kit.agent(ask, service, client(Vendor::Aws)?, client(Vendor::PagerDuty)?, true))
     }
 
     /// Shows on a board how the stacks are.

@@ -123,7 +123,9 @@ impl Observe for Timeline {
             self.remember(what);
         }
         if let Some((tone, what)) = words(event) {
-            self.say(service, tone, what);
+            // The run has its own name.
+            let who = Vendor::named(service).map_or("agent", Vendor::as_str);
+            self.say(who, tone, what);
         }
         if let Some(board) = self.board.get() {
             board.event(service, event);
@@ -162,6 +164,7 @@ fn words(event: &Event) -> Option<(Tone, String)> {
         }
         // A refusal has been told already.
         Event::GaveUp { stop: Stop::NotRetryable, .. } => return None,
+        Event::GaveUp { attempts: 1, .. } => (Tone::Bad, "given up: not to be sent again".to_owned()),
         Event::GaveUp { attempts, stop } => {
             (Tone::Bad, format!("given up after {attempts} attempts: {}", stop.as_str()))
         }

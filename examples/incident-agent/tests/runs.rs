@@ -263,6 +263,19 @@ fn killed_ten_times_at_random_the_run_comes_to_its_end() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_schedule_says_where_the_agent_is_killed_and_the_run_is_brought_to_its_end() {
+    let chaos =
+        file("killed.toml", "version = 1\n\n[agent]\nkilled = [\"restart:after\", \"scale:before\"]\n");
+    let name = fresh("by-schedule");
+    let output = run(&["--report", "json", "--chaos", chaos.to_str().unwrap(), "--run", &name]);
+    let report = json_line(&output);
+    assert_eq!((&report["outcome"], output.status.code()), (&json!("resolved"), Some(0)), "{report}");
+    assert_eq!(report["killed"], json!(["restart:after", "scale:before"]), "{report}");
+    assert_eq!(report["duplicates"], json!(0), "{report}");
+}
+
+#[test]
 fn a_run_of_another_incident_is_not_gone_on_with() {
     let name = fresh("another");
     let one = run(&["--report", "json", "--chaos", "none", "--run", &name]);
