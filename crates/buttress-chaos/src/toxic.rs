@@ -164,7 +164,7 @@ impl Toxic {
         Self { stream, ..self }
     }
 
-    /// With this probability for each connection, 0 to 1: drawn from the proxy's seed, the connection's number and the name.
+    /// With this probability for each connection, 0 to 1 (the default): drawn from the proxy's seed, the connection's number and the name.
     #[must_use]
     pub fn toxicity(self, toxicity: f64) -> Self {
         Self { toxicity, ..self }

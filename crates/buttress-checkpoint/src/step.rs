@@ -108,7 +108,7 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
     }
 
     /// Runs the body again when it fails, at most so many times, after these delays. How many attempts have failed and when
-    /// the next one is due is recorded, one write for each, so that a crash starts neither anew.
+    /// the next one is due is recorded, one write for each, so that a crash starts neither anew. Default: it is not run again.
     ///
     /// Where an attempt may have been done (its time was over, or a worker ended in the middle of it), a step that runs at
     /// most once is not run again, and one that can be [reconciled](Step::reconcile) is reconciled first.
@@ -125,7 +125,7 @@ impl<'a, T: 'a, E: 'a> Step<'a, T, E> {
     }
 
     /// Gives each attempt, and each reconciliation, so much time, after which its future is dropped. Whether it was done is
-    /// then not known.
+    /// then not known. No limit by default.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = Some(limit);
         self

@@ -137,7 +137,7 @@ impl Config {
         self
     }
 
-    /// Refuses for this long after opening.
+    /// Refuses for this long after opening, as the preset says by default.
     #[must_use]
     pub fn open_for(self, time: Duration) -> Self {
         self.open_backoff(Backoff::constant(time))

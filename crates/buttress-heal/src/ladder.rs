@@ -65,7 +65,7 @@ impl Rung {
         Self { fixes, ..self }
     }
 
-    /// How long one attempt may take.
+    /// How long one attempt may take. Default: as its action says, like the other limits.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.timeout = timeout;

@@ -63,6 +63,7 @@ impl HttpReplay {
     }
 
     /// Records at most so many bytes of each request, and of all requests of this value and its clones together.
+    /// Default 64 KiB and 16 MiB.
     #[must_use]
     pub fn limits(self, per_request: usize, total: usize) -> Self {
         Self { per_request, pool: Arc::new(Pool::new(total)), ..self }

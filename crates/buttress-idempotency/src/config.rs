@@ -72,6 +72,7 @@ impl Config {
     }
 
     /// How long a claim holds without a sign of life of its owner: so long a key is blocked after a crash.
+    /// Default 30 s.
     ///
     /// It is renewed by the call itself, each time that it is polled and a third of it is over. An effect that blocks its thread
     /// for longer than this, or whose future is kept and not polled, loses its claim, and another call repeats it: let blocking
@@ -82,32 +83,32 @@ impl Config {
     }
 
     /// How long a lease is renewed at most. After that others may take the key, and work that goes on for a caller who went
-    /// away is dropped.
+    /// away is dropped. Default 10 min.
     pub fn ceiling(mut self, ceiling: Duration) -> Self {
         self.ceiling = ceiling;
         self
     }
 
-    /// How long an answer is kept, counted from completion: for at least as long as callers retry.
+    /// How long an answer is kept, counted from completion: for at least as long as callers retry. Default 24 h.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// What a call does while the same one is under way.
+    /// What a call does while the same one is under way. Default [`InFlight::Refuse`].
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         self.in_flight = in_flight;
         self
     }
 
-    /// When a caller that was refused is told to come back.
+    /// When a caller that was refused is told to come back. Default 1 s.
     pub fn retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = retry_after;
         self
     }
 
     /// How long one verb of the store may take, and a renewal a third of the lease at most. A claim that succeeds later than that
-    /// is released.
+    /// is released. Default 5 s.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
         self
@@ -122,26 +123,27 @@ impl Config {
     }
 
     /// What becomes of a call whose earlier attempt left its effect unknown. A protocol's own reconciliation goes before.
+    /// Default [`OnUnknown::Rerun`].
     pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
         self.on_unknown = on_unknown;
         self
     }
 
-    /// How long a key stays claimed after its effect was found to be unknown, instead of the rest of its lease; zero lets
-    /// the next call in at once.
+    /// How long a key stays claimed after its effect was found to be unknown; zero lets the next call in at once. Default: the
+    /// rest of its lease.
     pub fn hold_unknown(mut self, hold: Duration) -> Self {
         self.hold_unknown = Some(hold);
         self
     }
 
-    /// What becomes of the key when the effect panics.
+    /// What becomes of the key when the effect panics. Default [`OnPanic::Lapse`].
     pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
         self.on_panic = on_panic;
         self
     }
 
     /// How many effects may be carried on for callers that went away. While there are as many, calls are refused before
-    /// they are claimed; what has begun is never abandoned for it.
+    /// they are claimed; what has begun is never abandoned for it. Default 1024.
     pub fn max_detached(mut self, max: usize) -> Self {
         self.max_detached = max;
         self

@@ -51,7 +51,7 @@ impl SweeperOptions {
         Self { every: Duration::from_secs(60), batch: 100 }
     }
 
-    /// The time until it looks again when there was nothing left to delete.
+    /// The time until it looks again when there was nothing left to delete. Default 60 s.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl SweeperOptions {
         Ok(self)
     }
 
-    /// How many rows are deleted at once. Live claims wait for as long as that takes.
+    /// How many rows are deleted at once, 100 by default. Live claims wait for as long as that takes.
     ///
     /// # Errors
     ///

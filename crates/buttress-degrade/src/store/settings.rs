@@ -11,21 +11,22 @@ use super::{Config, LastGood, Shared};
 use crate::recall::Kept;
 
 impl<R: Kept> LastGood<R> {
-    /// How long an answer is fresh; zero asks the service first, each time, whatever `while_revalidate` is.
+    /// How long an answer is fresh; zero asks the service first, each time, whatever `while_revalidate` is. Default
+    /// 60 s.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.config.lifetime.fresh = ttl;
         self
     }
 
-    /// For how long after that it is served while it is refreshed.
+    /// For how long after that it is served while it is refreshed. Default 10 s.
     #[must_use]
     pub fn while_revalidate(mut self, time: Duration) -> Self {
         self.config.lifetime.while_revalidate = time;
         self
     }
 
-    /// For how long after it was fresh it is served if the service fails.
+    /// For how long after it was fresh it is served if the service fails. Default 24 h.
     #[must_use]
     pub fn if_error(mut self, time: Duration) -> Self {
         self.config.lifetime.if_error = time;
@@ -33,6 +34,7 @@ impl<R: Kept> LastGood<R> {
     }
 
     /// For how long after a failure the service is not asked again, while a stale answer can be served; zero asks it each time.
+    /// Default 1 s.
     #[must_use]
     pub fn negative_ttl(mut self, time: Duration) -> Self {
         self.config.negative_ttl = time;
@@ -40,7 +42,7 @@ impl<R: Kept> LastGood<R> {
     }
 
     /// Refreshes an answer that is still fresh by up to so many percent of its lifetime before the end, so that what was stored
-    /// together is not refreshed together.
+    /// together is not refreshed together. Default 10.
     #[must_use]
     pub fn refresh_jitter(mut self, percent: u8) -> Self {
         self.config.jitter = percent;
@@ -48,6 +50,7 @@ impl<R: Kept> LastGood<R> {
     }
 
     /// How good a stale answer is that is served because the service has failed; rungs of a better level are asked before.
+    /// Default [`Level::Moderate`].
     #[must_use]
     pub fn level(mut self, level: Level) -> Self {
         self.config.level = level;
@@ -55,6 +58,7 @@ impl<R: Kept> LastGood<R> {
     }
 
     /// How many refreshes may be made at once in the background; beyond that, stale answers are served unrefreshed.
+    /// Default 64.
     #[must_use]
     pub fn max_refreshes(mut self, refreshes: usize) -> Self {
         self.config.max_refreshes = refreshes;

@@ -118,7 +118,7 @@ impl LoadLimit {
         Ok(Self { at_least: 1, restore_within: Duration::from_secs(60), shared: Arc::new(shared) })
     }
 
-    /// Never lets through less than this, however often it is halved.
+    /// Never lets through less than this, however often it is halved. Default 1.
     ///
     /// # Errors
     ///
@@ -131,7 +131,7 @@ impl LoadLimit {
         Ok(Self { at_least, ..self })
     }
 
-    /// How long it takes from the last halving until all is let through again.
+    /// How long it takes from the last halving until all is let through again. Default 60 s.
     #[must_use]
     pub fn restore_within(self, restore_within: Duration) -> Self {
         Self { restore_within, ..self }

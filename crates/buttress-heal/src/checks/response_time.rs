@@ -87,7 +87,7 @@ impl ResponseTimeCheck {
         Self { limit, percent: 50, window, minimum_calls: 20, seen }
     }
 
-    /// The share of slow calls from which on it fails.
+    /// The share of slow calls, in percent, from which on it fails. Default 50.
     ///
     /// # Errors
     ///
@@ -99,14 +99,14 @@ impl ResponseTimeCheck {
         Ok(Self { percent, ..self })
     }
 
-    /// Which calls are looked at: those that ended within so long, or since it was run last if that is longer ago. Let it
+    /// Which calls are looked at: those that ended within so long, or since it was run last if that is longer ago. Default 3 s. Let it
     /// be shorter than the time that actions have to show their effect ([`Rung::verify`](crate::Rung::verify)), or none ever has one.
     #[must_use]
     pub fn window(self, window: Duration) -> Self {
         Self { window, ..self }
     }
 
-    /// With fewer calls, slow ones say nothing.
+    /// With fewer calls, slow ones say nothing. Default 20.
     #[must_use]
     pub fn minimum_calls(self, minimum_calls: u64) -> Self {
         Self { minimum_calls, ..self }
