@@ -4,8 +4,6 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
-
 /// Says to the program that it is in there.
 const INSIDE: &str = "BUTTRESS_HEAL_NAMESPACE";
 
@@ -55,13 +53,15 @@ pub fn place(needs_postgres: bool) -> Place {
 /// If it cannot be started.
 pub fn run(place: Place, arguments: &[String]) -> io::Result<bool> {
     let program = std::env::current_exe()?;
-    let folder = TempDir::new()?;
     let mut command = match place {
         Place::Here => Command::new(program),
         Place::Namespace => {
+            // One for all: each namespace has another file system in its place.
+            let folder = std::env::temp_dir().join("buttress-heal");
+            std::fs::create_dir_all(&folder)?;
             let mut command = unshare(user());
-            command.args(["sh", "-ec", IN_MEMORY, "sh"]).arg(folder.path()).arg(program);
-            command.env(INSIDE, "1").env("TMPDIR", folder.path());
+            command.args(["sh", "-ec", IN_MEMORY, "sh"]).arg(&folder).arg(program);
+            command.env(INSIDE, "1").env("TMPDIR", &folder);
             command
         }
     };

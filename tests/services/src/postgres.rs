@@ -86,6 +86,7 @@ impl Postgres {
             server.signal("QUIT");
             let pid = self.data().join("postmaster.pid");
             wait_until("the end of postgres", self.folder.path(), || !pid.exists());
+            server.end();
         }
     }
 
@@ -93,6 +94,7 @@ impl Postgres {
     pub fn kill_postmaster(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.signal("KILL");
+            server.end();
         }
     }
 
@@ -128,7 +130,9 @@ impl Postgres {
             log.contains("shared memory block") && log.contains("still in use")
         };
         for _ in 0..1000 {
-            self.server = None;
+            if let Some(server) = self.server.take() {
+                server.end();
+            }
             self.server = Some(Server::start(&command, folder));
             let is_ready = || fs::read_to_string(&pid).is_ok_and(|pid| ready(&pid));
             wait_until("postgres", folder, || is_ready() || refused());
@@ -139,7 +143,8 @@ impl Postgres {
         panic!("the processes of a postmaster that was killed do not end");
     }
 
-    fn data(&self) -> PathBuf {
+    /// Where its data are, and its `pg_hba.conf`.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 }

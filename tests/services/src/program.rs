@@ -7,7 +7,7 @@ use crate::server::Server;
 #[derive(Debug)]
 pub struct Program {
     command: Vec<String>,
-    server: Server,
+    server: Option<Server>,
     folder: TempDir,
 }
 
@@ -21,12 +21,14 @@ impl Program {
         let command: Vec<String> = command.into_iter().map(Into::into).collect();
         let folder = TempDir::new().expect("there is a place for temporary files");
         let server = Server::start(&command, folder.path());
-        Self { command, server, folder }
+        Self { command, server: Some(server), folder }
     }
 
     /// Sends it a signal, by its name without `SIG`. A program that is gone needs none.
     pub fn signal(&mut self, name: &str) {
-        self.server.signal(name);
+        if let Some(server) = &mut self.server {
+            server.signal(name);
+        }
     }
 
     /// Ends it at once, if it still runs, and starts it again.
@@ -35,7 +37,9 @@ impl Program {
     ///
     /// If it does not start.
     pub fn restart(&mut self) {
-        self.server.end();
-        self.server = Server::start(&self.command, self.folder.path());
+        if let Some(server) = self.server.take() {
+            server.end();
+        }
+        self.server = Some(Server::start(&self.command, self.folder.path()));
     }
 }

@@ -58,7 +58,9 @@ impl Redis {
 
     /// Ends the server at once, as `kill -9` does.
     pub fn kill(&mut self) {
-        self.server = None;
+        if let Some(server) = self.server.take() {
+            server.end();
+        }
     }
 
     /// Starts the server again, with the data that it had.
@@ -81,6 +83,7 @@ impl Redis {
             &"",
         ]);
         command.extend(self.arguments.iter().cloned());
+        self.kill();
         self.server = Some(Server::start(&command, self.folder.path()));
         wait_until("redis-server", self.folder.path(), || self.answers());
     }

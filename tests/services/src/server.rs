@@ -11,8 +11,9 @@ pub(crate) struct Server {
     keeper: Child,
 }
 
-/// Passes signals on, and at the end of its input ends the server: at once if this process is gone, and then with the folder,
-/// which nobody else removes. An interrupt at the terminal, which reaches it as well, is such an end and not its own.
+/// Passes signals on, and at the end of its input ends the server, and removes the folder unless it was told to keep it: whoever
+/// started it may be gone, or go while it does so. What the server had started may write there for a moment longer. An interrupt at
+/// the terminal, which reaches it as well, is such an end and not its own.
 const KEEPER: &str = r#"
 trap : INT TERM
 folder=$1; shift
@@ -22,7 +23,11 @@ while read -r line; do
 done
 kill -KILL "$server" 2>/dev/null
 wait "$server" 2>/dev/null
-[ -n "$keep" ] || rm -rf "$folder"
+[ -z "$keep" ] || exit
+for attempt in 1 2 3 4 5 6 7 8 9 10; do
+  rm -rf "$folder" 2>/dev/null && break
+  sleep 0.3
+done
 "#;
 
 impl Server {
@@ -50,17 +55,17 @@ impl Server {
         }
     }
 
-    /// Ends the server at once, and returns when it is gone.
-    pub(crate) fn end(&mut self) {
+    /// Ends the server at once, and returns when it is gone. Its files stay.
+    pub(crate) fn end(mut self) {
         self.signal("keep");
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
     }
 }
 
+/// Ends it, with all its files.
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 

@@ -111,8 +111,9 @@ fn options(arguments: &[String]) -> Result<Options, lexopt::Error> {
 
 /// Everything: injects each fault where it can be, and reports.
 fn all(options: &Options, arguments: &[String]) -> Done {
-    let folder = tempfile::tempdir()?;
-    let json = options.json.clone().unwrap_or_else(|| folder.path().join("heal.json"));
+    // No folder, which would be left if this is killed.
+    let own = std::env::temp_dir().join(format!("buttress-heal-{}.json", std::process::id()));
+    let json = options.json.clone().unwrap_or_else(|| own.clone());
     if options.measure {
         for (place, faults) in places(&options.faults) {
             let names = faults.iter().flat_map(|fault| ["--fault".to_owned(), fault.name().to_owned()]);
@@ -125,6 +126,7 @@ fn all(options: &Options, arguments: &[String]) -> Done {
         }
     }
     let report = Report::read(&json)?;
+    let _ = std::fs::remove_file(own);
     let goals = goals::of(&report, options.bounds);
     println!("\nMedian / 95th percentile / maximum.\n\n{report}");
     println!("| goal | | measured | |\n|---|---|---:|---|");

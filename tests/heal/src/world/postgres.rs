@@ -1,12 +1,10 @@
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use services::signal;
-use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Config, NoTls};
 use tower::service_fn;
@@ -44,7 +42,6 @@ pub struct Postgres {
     pool: Mutex<Option<Pool>>,
     /// Sessions that the client's process took and will not give back.
     leaked: Mutex<Vec<Object>>,
-    _who_may: TempDir,
 }
 
 impl Postgres {
@@ -54,24 +51,17 @@ impl Postgres {
     ///
     /// If it does not start.
     pub async fn start(fault: Fault) -> Self {
-        let who_may = TempDir::new().expect("there is a place for temporary files");
-        let file = who_may.path().join("pg_hba.conf");
-        fs::write(&file, WHO_MAY).expect("the folder is there");
-        for (path, mode) in [(who_may.path(), 0o755), (&file, 0o644)] {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is our own");
-        }
-        let started = move || {
-            let hba = format!("hba_file={}", file.display());
-            services::Postgres::start_with(&[&hba, SETTINGS[0], SETTINGS[1], SETTINGS[2]])
-        };
+        let started = || services::Postgres::start_with(&SETTINGS);
         let server = tokio::task::spawn_blocking(started).await.expect("it starts");
+        fs::write(server.data().join("pg_hba.conf"), WHO_MAY).expect("it is there");
         let superuser: Config = server.config().parse().expect("it is well-formed");
         let mut app = superuser.clone();
         app.user("app").password(PASSWORD).connect_timeout(Duration::from_secs(1));
         let server = Arc::new(Mutex::new(server));
         let (pool, leaked) = (Mutex::new(None), Mutex::new(Vec::new()));
-        let world = Self { fault, server, superuser, app, pool, leaked, _who_may: who_may };
+        let world = Self { fault, server, superuser, app, pool, leaked };
         world.as_superuser(&format!("CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")).await.expect("it is new");
+        world.as_superuser("SELECT pg_reload_conf()").await.expect("it is the superuser");
         world
     }
 
