@@ -1,9 +1,11 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::task::Context;
+use std::time::Duration;
 
 use buttress_core::clock::{LazyNow, after, before_poll, first_wait, nanos};
 use buttress_core::observe::CallResult;
 use buttress_core::{Hint, Kind, NoTimer, Settle, Timer, Verdict};
+use tokio::time::Instant;
 
 use crate::config::Abandoned;
 use crate::shared::Holder;
@@ -23,7 +25,7 @@ struct Open {
     holder: Holder,
     /// The gate at admission: which generation the call belongs to.
     token: u64,
-    /// When the call first had to wait: the clock's reading, plus one.
+    /// When the call first had to wait, since its answer last went on: the clock's reading, plus one.
     waiting_since: Option<NonZeroU64>,
     /// Fires when a call that still runs becomes slow.
     slow_timer: Timer,
@@ -68,7 +70,7 @@ impl Permit {
     #[inline]
     pub(crate) fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), NoTimer> {
         match &mut self.0 {
-            Some(open) => open.wait(cx),
+            Some(open) => open.wait(cx, first_wait),
             None => Ok(()),
         }
     }
@@ -89,6 +91,28 @@ impl Settle for Permit {
             drop(slow_timer);
         }
     }
+
+    #[inline]
+    fn resume(&mut self) {
+        if let Some(open @ Open { waiting_since: Some(_), .. }) = &mut self.0 {
+            open.resume();
+        }
+    }
+
+    fn pause(&mut self, cx: &mut Context<'_>) -> Result<(), NoTimer> {
+        match &mut self.0 {
+            Some(open) => open.wait(cx, Instant::now),
+            None => Ok(()),
+        }
+    }
+
+    fn leave(&mut self, verdict: Verdict) {
+        let Some(open) = &self.0 else { return };
+        match open.holder.settings.config.abandoned {
+            Abandoned::CountAfter(limit) if !open.has_waited(limit) => self.settle(verdict),
+            _ => *self = Self(None),
+        }
+    }
 }
 
 impl Drop for Permit {
@@ -101,16 +125,16 @@ impl Drop for Permit {
 }
 
 impl Open {
-    fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), NoTimer> {
+    fn wait(&mut self, cx: &mut Context<'_>, now: fn() -> Instant) -> Result<(), NoTimer> {
         let settings = &self.holder.settings;
         if self.waiting_since.is_none() {
             let after_wait = matches!(settings.config.abandoned, Abandoned::CountAfter(_));
             if !after_wait && settings.config.slow_calls.is_none() {
                 return Ok(());
             }
-            let now = first_wait();
+            let now = now();
             self.waiting_since = NonZeroU64::new(settings.clock.at(now).saturating_add(1));
-            if let Some((slower_than, _)) = settings.config.slow_calls {
+            if let (Some((slower_than, _)), 0) = (settings.config.slow_calls, self.flags & SLOW) {
                 self.slow_timer = Timer::at(after(now, slower_than))?;
             }
         }
@@ -120,6 +144,19 @@ impl Open {
             self.flags |= if counted { SLOW | COUNTED } else { SLOW };
         }
         Ok(())
+    }
+
+    /// The answer went on after a wait, of which no more is kept than whether it was slow.
+    fn resume(&mut self) {
+        if self.flags & SLOW == 0 && self.was_slow(&mut LazyNow::new(&self.holder.settings.clock)) {
+            self.flags |= SLOW;
+        }
+        (self.waiting_since, self.slow_timer) = (None, Timer::default());
+    }
+
+    fn has_waited(&self, limit: Duration) -> bool {
+        let now = || self.holder.settings.clock.now();
+        self.waiting_since.is_some_and(|since| now().saturating_sub(since.get() - 1) >= nanos(limit))
     }
 
     #[inline(never)]
@@ -188,13 +225,8 @@ impl Open {
             Abandoned::Ignore => Outcome::Ignored,
             Abandoned::CountAsFailure => Outcome::Failed,
             Abandoned::CountUnlessAnySuccess => Outcome::AbandonedUnlessSuccess,
-            Abandoned::CountAfter(limit) => {
-                let now = || self.holder.settings.clock.now();
-                match self.waiting_since {
-                    Some(since) if now().saturating_sub(since.get() - 1) >= nanos(limit) => Outcome::Failed,
-                    _ => Outcome::Ignored,
-                }
-            }
+            Abandoned::CountAfter(limit) if self.has_waited(limit) => Outcome::Failed,
+            Abandoned::CountAfter(_) => Outcome::Ignored,
         };
         self.end(CallResult::Abandoned, outcome, Hint::None);
     }

@@ -1,3 +1,7 @@
+use std::mem;
+use std::task::Context;
+
+use crate::clock::NoTimer;
 use crate::verdict::Verdict;
 
 /// An admitted call that still has to say how it ended; the default one has ended.
@@ -6,6 +10,24 @@ use crate::verdict::Verdict;
 pub trait Settle: Default {
     /// Ends the call with this verdict. Of a call that has ended, nothing changes.
     fn settle(&mut self, verdict: Verdict);
+
+    /// The answer has begun or gone on: time for which its caller waits counts from here.
+    fn resume(&mut self) {}
+
+    /// The caller has to wait for more of the answer; to be called each time that it does.
+    ///
+    /// # Errors
+    ///
+    /// If that needs a timer and there is none.
+    fn pause(&mut self, _cx: &mut Context<'_>) -> Result<(), NoTimer> {
+        Ok(())
+    }
+
+    /// The caller went away while it waited for more of an answer that has flowed: ends the call with this verdict, or as
+    /// abandoned if the caller had waited in vain. By default it is always abandoned.
+    fn leave(&mut self, _verdict: Verdict) {
+        drop(mem::take(self));
+    }
 }
 
 /// Decides when a call that was answered is over: now, or when its body is.

@@ -28,7 +28,7 @@
 //! # Cancellation and panics
 //!
 //! Nothing here spawns a task. A response that is dropped ends its stream; a call whose response was dropped before its first
-//! message is abandoned, after it neutral. Nothing that a server sends makes it panic.
+//! message is abandoned, after it good. Nothing that a server sends makes it panic.
 //!
 //! # Examples
 //!

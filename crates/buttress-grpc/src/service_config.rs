@@ -132,7 +132,7 @@ impl ServiceConfig {
     }
 
     /// This method, or all of this service's, answers with a stream that may go on for long. Its calls return with the head
-    /// of the response, without a look at what follows, and a breaker takes the first message for a success, instead of
+    /// of the response, without a look at what follows, and a breaker takes that head for a success, instead of
     /// waiting for an end that may never come.
     #[must_use]
     pub fn stream(mut self, name: &str) -> Self {

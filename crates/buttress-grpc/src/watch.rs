@@ -1,6 +1,6 @@
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use buttress_core::{BoxError, Settle, Verdict, Watch};
 use bytes::Buf;
@@ -14,10 +14,11 @@ use crate::grpc::{End, Grpc, Noted, error_verdict};
 ///
 /// * A status in the head, an HTTP error, and what [`AttemptLayer`](crate::AttemptLayer) has seen already end it at once.
 /// * Trailers end it with their status; an end without trailers, and an error, as failures.
-/// * A body that is dropped after its first message ends it neutrally: the caller has had enough of a stream that flowed. One that
-///   is dropped before ends it as abandoned.
-/// * A method that is [called a stream](crate::ServiceConfig::stream) is a success with its first message: a circuit that is
-///   half-open does not wait for the end of one that is open for hours.
+/// * A body that is dropped after its first message ends it as a success: the caller has had enough of a stream that flowed;
+///   unless it had waited for the next message so long that a call counts as abandoned. One that is dropped before its first
+///   message ends it as abandoned. What counts is the time since the last message: a stream may flow for hours.
+/// * A method that is [called a stream](crate::ServiceConfig::stream) is a success with its head: it may be quiet, and a
+///   circuit that is half-open does not wait for the end of one that is open for hours.
 #[derive(Clone, Debug, Default)]
 pub struct GrpcWatch {
     grpc: Grpc,
@@ -38,13 +39,15 @@ impl<B: Body> Watch<Response<B>> for GrpcWatch {
         let is_over = verdict != Verdict::Success
             || response.status() != StatusCode::OK
             || noted.end.is_some()
+            || noted.stream
             || End::of(response.headers()).is_some();
         response.map(|body| {
             if is_over {
                 permit.settle(verdict);
             }
-            let (grpc, stream) = (self.grpc.clone(), noted.stream);
-            WatchBody { body, permit: mem::take(permit), grpc, stream, flowing: false }
+            permit.resume();
+            let (permit, grpc) = (mem::take(permit), self.grpc.clone());
+            WatchBody { body, permit, grpc, flowing: false, waiting: false }
         })
     }
 }
@@ -60,9 +63,9 @@ pin_project! {
         body: B,
         permit: G,
         grpc: Grpc,
-        stream: bool,
         // A message has come.
         flowing: bool,
+        waiting: bool,
     }
 
     impl<B, G> PinnedDrop for WatchBody<B, G>
@@ -71,8 +74,11 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if *this.flowing {
-                this.permit.settle(Verdict::Ignored);
+            match (*this.flowing, *this.waiting) {
+                (true, false) => this.permit.settle(Verdict::Success),
+                (true, true) => this.permit.leave(Verdict::Success),
+                // Dropped unsettled.
+                (false, _) => {}
             }
         }
     }
@@ -92,14 +98,21 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        let Poll::Ready(frame) = this.body.poll_frame(cx) else {
+            *this.waiting = true;
+            this.permit.pause(cx)?;
+            return Poll::Pending;
+        };
+        *this.waiting = false;
+        this.permit.resume();
+        let frame = frame.map(|frame| frame.map_err(Into::into));
         let verdict = match &frame {
             Some(Ok(frame)) => match frame.trailers_ref() {
                 Some(trailers) => Some(this.grpc.end_verdict(End::of_trailers(trailers))),
                 None => {
                     // An empty frame is no message.
                     *this.flowing |= frame.data_ref().is_some_and(Buf::has_remaining);
-                    (*this.stream && *this.flowing).then_some(Verdict::Success)
+                    None
                 }
             },
             Some(Err(error)) => Some(error_verdict(&**error)),
