@@ -10,12 +10,20 @@ use crate::state::{Ended, Outcome};
 /// The probes of the current, or else of the last, half-open state.
 #[derive(Debug, Default)]
 pub(crate) struct Probing {
-    /// Those under way: number and the end of the lease.
-    under_way: Vec<(NonZeroU32, u64)>,
+    under_way: Vec<Probe>,
     last: Option<NonZeroU32>,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
     pub(crate) slow: u32,
+}
+
+/// One that is under way.
+#[derive(Debug)]
+struct Probe {
+    number: NonZeroU32,
+    lease_ends: u64,
+    /// It is among the calls already, as a slow one; whether it fails is still to come.
+    counted: bool,
 }
 
 impl Probing {
@@ -31,7 +39,7 @@ impl Probing {
             Recovery::Successes(_) => usize::MAX,
             Recovery::Ratio { calls, .. } => calls as usize,
         };
-        under_way < config.probes as usize && under_way + (self.calls as usize) < judged
+        under_way < config.probes as usize && under_way - self.counted() + (self.calls as usize) < judged
     }
 
     /// The number of another probe, if there is room for one.
@@ -41,38 +49,58 @@ impl Probing {
         }
         let number = self.last.and_then(|last| last.checked_add(1)).unwrap_or(NonZeroU32::MIN);
         self.last = Some(number);
-        self.under_way.push((number, now.saturating_add(nanos(config.lease()))));
+        let lease_ends = now.saturating_add(nanos(config.lease()));
+        self.under_way.push(Probe { number, lease_ends, counted: false });
         Some(number)
     }
 
-    pub(crate) fn is_under_way(&self, probe: Option<NonZeroU32>) -> bool {
-        self.under_way.iter().any(|under_way| Some(under_way.0) == probe)
+    /// How many of those under way are among the calls.
+    fn counted(&self) -> usize {
+        self.under_way.iter().filter(|probe| probe.counted).count()
     }
 
-    /// Gives a probe's slot back; `false` if it has none, or none any more.
-    pub(crate) fn release(&mut self, probe: Option<NonZeroU32>) -> bool {
-        let place = self.under_way.iter().position(|under_way| Some(under_way.0) == probe);
-        place.map(|at| self.under_way.swap_remove(at)).is_some()
+    /// Counts a probe that is slow and still runs; `false` if it has no slot any more.
+    pub(crate) fn count_slow(&mut self, probe: Option<NonZeroU32>) -> bool {
+        let Some(probe) = self.under_way.iter_mut().find(|known| Some(known.number) == probe) else {
+            return false;
+        };
+        probe.counted = true;
+        self.calls += 1;
+        self.slow += 1;
+        true
+    }
+
+    /// Gives a probe's slot back: whether it has been counted already. `None` if it has no slot, or none any more.
+    pub(crate) fn release(&mut self, probe: Option<NonZeroU32>) -> Option<bool> {
+        let at = self.under_way.iter().position(|known| Some(known.number) == probe)?;
+        Some(self.under_way.swap_remove(at).counted)
     }
 
     /// Ends the probes whose lease is over; whether there were any.
     pub(crate) fn expire(&mut self, now: u64) -> bool {
         let before = self.under_way.len();
-        self.under_way.retain(|probe| probe.1 >= now);
+        self.under_way.retain(|probe| probe.lease_ends >= now);
         self.under_way.len() < before
     }
 
-    /// Counts a probe that has ended; whether the dependency has recovered, once that is decided.
-    pub(crate) fn judge(&mut self, config: &Config, ended: Ended) -> Option<bool> {
+    /// Counts a probe that has ended and has no slot any more.
+    pub(crate) fn count(&mut self, ended: Ended, counted: bool) {
+        let undecided = self.counted() as u32 + u32::from(counted);
         let failed = match ended.outcome {
-            Outcome::Ignored => return None,
-            Outcome::AbandonedUnlessSuccess if self.calls > self.failed => return None,
+            Outcome::Ignored => return,
+            Outcome::AbandonedUnlessSuccess if self.calls > self.failed + undecided => return,
             Outcome::Good => false,
             Outcome::Failed | Outcome::AbandonedUnlessSuccess => true,
         };
-        self.calls += 1;
         self.failed += u32::from(failed);
-        self.slow += u32::from(ended.slow);
+        if !counted {
+            self.calls += 1;
+            self.slow += u32::from(ended.slow);
+        }
+    }
+
+    /// Whether the dependency has recovered, once that is decided.
+    pub(crate) fn recovered(&self, config: &Config) -> Option<bool> {
         let Self { calls, failed, slow, .. } = *self;
         match config.recovery {
             Recovery::Successes(_) if failed > 0 || slow > 0 => Some(false),
@@ -80,8 +108,9 @@ impl Probing {
             Recovery::Ratio { calls: judged, at_least } => {
                 let slow_rule = config.slow_calls.map(|(_, rule)| rule.at_least);
                 let too_slow = slow_rule.is_some_and(|ratio| ratio.reached(slow.into(), calls.into()));
-                let recovered = !at_least.reached(failed.into(), calls.into()) && !too_slow;
-                (calls >= judged).then_some(recovered)
+                let ill = at_least.reached(failed.into(), calls.into()) || too_slow;
+                // One that is merely slow so far may still fail.
+                (calls >= judged && (ill || self.counted() == 0)).then_some(!ill)
             }
         }
     }

@@ -68,12 +68,6 @@ pub(crate) struct Ended {
     pub(crate) hint: Option<Duration>,
 }
 
-impl Ended {
-    const fn new(outcome: Outcome) -> Self {
-        Self { outcome, slow: false, in_failures: false, in_slow: false, probe: None, hint: None }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Good,
@@ -204,7 +198,8 @@ impl Machine {
                     return None;
                 }
                 match config.on_probe_expiry {
-                    ProbeExpiry::Replace => None,
+                    // It may have been the last one to be waited for.
+                    ProbeExpiry::Replace => self.decide(config, tallies, None),
                     ProbeExpiry::Reopen => Some(self.open(config, CircuitCause::ProbeExpired, None)),
                     ProbeExpiry::Close => Some(self.close(tallies, CircuitCause::ProbeExpired)),
                 }
@@ -240,10 +235,8 @@ impl Machine {
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
         let change = probe.and_then(|_| self.tick(config, tallies, false, now.get()));
-        if let Some(cold) = &mut self.cold {
-            cold.probing.release(probe);
-        }
-        change
+        let released = self.cold.as_mut().and_then(|cold| cold.probing.release(probe));
+        if change.is_none() && released == Some(true) { self.decide(config, tallies, None) } else { change }
     }
 
     /// Takes a result that does not vote.
@@ -307,12 +300,9 @@ impl Machine {
             }
             State::HalfOpen { .. } => match self.tick(config, tallies, false, now.get()) {
                 Some(change) => (false, Some(change)),
-                None if !self.cold().probing.is_under_way(probe) => (false, None),
-                None => {
-                    let slow = Ended { slow: true, probe, ..Ended::new(Outcome::Good) };
-                    let (vote, change) = self.record_probe(config, tallies, slow);
-                    (vote == Vote::Counted, change)
-                }
+                // It keeps its slot: there may be no more at once, and it may still fail.
+                None if self.cold().probing.count_slow(probe) => (true, self.decide(config, tallies, None)),
+                None => (false, None),
             },
             _ => (false, None),
         }
@@ -345,16 +335,19 @@ impl Machine {
 
     fn record_probe(&mut self, config: &Config, tallies: &Tallies, ended: Ended) -> (Vote, Option<Change>) {
         let probing = &mut self.cold().probing;
-        if !probing.release(ended.probe) {
-            return (self.record_stale(), None);
-        }
-        let Some(recovered) = probing.judge(config, ended) else { return (Vote::Counted, None) };
-        let change = if recovered {
+        let Some(counted) = probing.release(ended.probe) else { return (self.record_stale(), None) };
+        probing.count(ended, counted);
+        (Vote::Counted, self.decide(config, tallies, ended.hint))
+    }
+
+    /// Closes or opens again if the probes of a half-open circuit have decided it.
+    fn decide(&mut self, config: &Config, tallies: &Tallies, hint: Option<Duration>) -> Option<Change> {
+        let State::HalfOpen { .. } = self.state else { return None };
+        Some(if self.cold().probing.recovered(config)? {
             self.close(tallies, CircuitCause::ProbesSucceeded)
         } else {
-            self.open(config, CircuitCause::ProbeFailed, ended.hint)
-        };
-        (Vote::Counted, Some(change))
+            self.open(config, CircuitCause::ProbeFailed, hint)
+        })
     }
 
     /// Opens for as long as the configuration says, or longer where the server asked for it.

@@ -273,6 +273,48 @@ async fn probes_that_hang_count_as_slow_while_they_hang() {
     assert_eq!(rig.state(), Open);
 }
 
+/// Slow from 1 s on, judged by these many calls.
+fn slow(percent: u8, calls: u32, probes: u32) -> Config {
+    let (window, at_least) = (Window::Calls(100), Ratio::percent(percent));
+    let rule = Trip::SlowCalls { slower_than: secs(1), window, at_least, minimum_calls: 100 };
+    let recovery = Recovery::Ratio { calls, at_least: Ratio::percent(50) };
+    Config::only(rule).open_for(secs(60)).probe_lease(secs(600)).probes(probes).recovery(recovery)
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_that_are_slow_and_then_fail_have_failed() {
+    let rig = half_open(slow(80, 4, 4)).await;
+    let in_three_seconds = |code| rig.call_for(code, secs(3));
+    let calls =
+        tokio::join!(in_three_seconds(500), in_three_seconds(500), in_three_seconds(500), rig.call(200));
+    assert!(calls.0.is_ok() && calls.3.is_ok());
+    assert_eq!((rig.state(), rig.handle.metrics().failure_rate), (Open, Some(0.5)), "with the second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_probe_keeps_its_slot_for_as_long_as_it_runs() {
+    let rig = half_open(slow(100, 10, 1)).await;
+    let (end, slow) = probe(&rig);
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(rig.refused().await.reason(), Reason::ProbesInFlight);
+    end.send(200).unwrap();
+    assert!(slow.await.unwrap());
+    rig.calls(&[200]).await;
+    let metrics = rig.handle.metrics();
+    assert_eq!((metrics.calls, metrics.failures, metrics.slow), (2, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_probes_that_never_end_do_not_hold_up_the_decision_beyond_their_lease() {
+    let rig = half_open(slow(80, 2, 2).probe_lease(secs(5))).await;
+    let (_end, _slow) = probe(&rig);
+    tokio::time::sleep(secs(2)).await;
+    rig.calls(&[200]).await;
+    assert_eq!(rig.state(), HalfOpen, "it may still fail");
+    tokio::time::sleep(secs(4)).await;
+    assert_eq!(rig.state(), Closed);
+}
+
 #[tokio::test(start_paused = true)]
 async fn jitter_takes_at_most_half_of_an_open_time() {
     let backoff = Backoff::exponential(secs(8), 2.0, secs(120)).unwrap();

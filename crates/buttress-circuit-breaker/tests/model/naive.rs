@@ -44,8 +44,8 @@ pub(crate) struct Model {
     any_success: bool,
     /// Number and end of lease.
     probes: Vec<(u32, u64)>,
-    /// What probes brought: failed, slow.
-    results: Vec<(bool, bool)>,
+    /// What probes brought: whether they failed, if that is known yet; slow; number.
+    results: Vec<(Option<bool>, bool, u32)>,
 }
 
 impl Model {
@@ -98,7 +98,7 @@ impl Model {
         self.probes.retain(|probe| probe.1 >= now);
         if let (State::HalfOpen { .. }, true) = (self.state, self.probes.len() < under_way) {
             match self.plan.expiry {
-                ProbeExpiry::Replace => {}
+                ProbeExpiry::Replace => self.decide(now),
                 ProbeExpiry::Reopen => self.open(now),
                 ProbeExpiry::Close => self.go(State::Closed),
             }
@@ -124,7 +124,9 @@ impl Model {
             State::HalfOpen { .. } => {
                 let judged = self.plan.recovery.1.map_or(usize::MAX, |_| self.plan.recovery.0 as usize);
                 let under_way = self.probes.len();
-                if under_way < self.plan.probes as usize && under_way + self.results.len() < judged {
+                let counted = self.probes.iter().filter(|probe| self.is_counted(probe.0)).count();
+                if under_way < self.plan.probes as usize && under_way - counted + self.results.len() < judged
+                {
                     self.probes.push((self.calls, now + self.plan.lease));
                     return Ok(Ticket { generation: Some(self.generation), ..inert });
                 }
@@ -141,7 +143,11 @@ impl Model {
             return;
         }
         if let State::HalfOpen { .. } = self.state {
-            self.probe_ends(ticket, Some(Mark::Good), now);
+            self.expire(now);
+            if let (true, State::HalfOpen { .. }) = (self.is_under_way(ticket.number), self.state) {
+                self.results.push((None, true, ticket.number));
+                self.decide(now);
+            }
         } else {
             ticket.slow_counted = true;
             self.slow_marks.push((now, Mark::Bad));
@@ -199,14 +205,34 @@ impl Model {
         let at = self.probes.iter().position(|probe| probe.0 == ticket.number);
         let (Some(at), State::HalfOpen { .. }) = (at, self.state) else { return false };
         self.probes.remove(at);
-        let any_good = self.results.iter().any(|result| !result.0);
-        match mark {
-            None => return true,
-            Some(Mark::Abandoned) if any_good => return true,
-            Some(mark) => self.results.push((mark != Mark::Good, ticket.slow)),
+        let any_good = self.results.iter().any(|result| result.0 == Some(false));
+        let failed = match mark {
+            None => None,
+            Some(Mark::Abandoned) if any_good => None,
+            Some(mark) => Some(mark != Mark::Good),
+        };
+        match self.results.iter_mut().find(|result| result.2 == ticket.number) {
+            // What is slow stays so, and not to have failed is as good as it gets.
+            Some(result) => result.0 = failed.or(Some(false)),
+            None if failed.is_some() => self.results.push((failed, ticket.slow, ticket.number)),
+            None => {}
         }
+        self.decide(now);
+        true
+    }
+
+    fn is_under_way(&self, number: u32) -> bool {
+        self.probes.iter().any(|probe| probe.0 == number)
+    }
+
+    /// As a slow one.
+    fn is_counted(&self, number: u32) -> bool {
+        self.results.iter().any(|result| result.2 == number)
+    }
+
+    fn decide(&mut self, now: u64) {
         let calls = self.results.len() as u64;
-        let failed = self.results.iter().filter(|result| result.0).count() as u64;
+        let failed = self.results.iter().filter(|result| result.0 == Some(true)).count() as u64;
         let slow = self.results.iter().filter(|result| result.1).count() as u64;
         let (wanted, share) = self.plan.recovery;
         let ill = share.map_or(failed + slow > 0, |percent| {
@@ -215,10 +241,9 @@ impl Model {
         });
         if ill {
             self.open(now);
-        } else if calls >= wanted.into() {
+        } else if calls >= wanted.into() && !self.probes.iter().any(|probe| self.is_counted(probe.0)) {
             self.go(State::Closed);
         }
-        true
     }
 
     /// What it means that the caller goes away.
