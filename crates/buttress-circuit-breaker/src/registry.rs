@@ -57,18 +57,60 @@ impl Registry {
         if let Some(keyed) = shard.find(hash, key) {
             return keyed;
         }
-        let full = self.known.load(Relaxed) >= self.max_keys && !shard.entries.is_empty();
-        let evicted = if full { shard.evict(&self.hasher) } else { None };
-        self.known.fetch_add(usize::from(!full), Relaxed);
+        let mut evicted = None;
+        if !self.reserve() && !shard.evict_closed(&self.hasher) {
+            if self.shards.len() == 1 {
+                evicted = shard.evict_first(&self.hasher);
+            } else {
+                drop(shard);
+                evicted = self.evict();
+                shard = self.shard(hash);
+                if let Some(keyed) = shard.find(hash, key) {
+                    // Somebody else has made it meanwhile; the room is for another.
+                    self.known.fetch_sub(1, Relaxed);
+                    drop(shard);
+                    self.report(evicted);
+                    return keyed;
+                }
+            }
+        }
         let breaker = Breaker::new(Arc::clone(&self.settings));
         breaker.set_mode(self.mode.get());
         let keyed = Arc::new(Keyed { breaker, key: key.into() });
         shard.insert(hash, Arc::clone(&keyed), &self.hasher);
         drop(shard);
+        self.report(evicted);
+        keyed
+    }
+
+    /// Takes room for one more key, if there is any.
+    fn reserve(&self) -> bool {
+        let one_more = |known| Some(known + 1).filter(|&known| known <= self.max_keys);
+        self.known.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// Makes room for one key, wherever there is a closed circuit; when none is, where one is open whose time ends first. The
+    /// key of an open one is returned.
+    #[cold]
+    fn evict(&self) -> Option<Arc<str>> {
+        let mut first: Option<(u64, &Mutex<Shard>)> = None;
+        for shard in &self.shards {
+            let mut entries = lock(shard);
+            if entries.evict_closed(&self.hasher) {
+                return None;
+            }
+            let ends = entries.first().map(|at| entries.ends(at));
+            if let Some(ends) = ends.filter(|&ends| first.is_none_or(|first| ends < first.0)) {
+                first = Some((ends, shard));
+            }
+        }
+        lock(first?.1).evict_first(&self.hasher)
+    }
+
+    fn report(&self, evicted: Option<Arc<str>>) {
         if let Some(key) = evicted {
             self.settings.observer.emit(&self.settings.name, || Event::Evicted { key });
         }
-        keyed
     }
 
     /// The breaker of this key, if it is known.
@@ -119,9 +161,8 @@ impl Shard {
         self.places.insert_unique(hash, place, |&place| hasher.hash_one(&*entries[place as usize].keyed.key));
     }
 
-    /// Makes room for one key. Closed circuits go first, those not used lately before the others; when none is closed,
-    /// the one goes whose open time ends first, and its key is returned.
-    fn evict(&mut self, hasher: &RandomState) -> Option<Arc<str>> {
+    /// Lets a closed circuit go, one not used lately before the others; `false` if there is none.
+    fn evict_closed(&mut self, hasher: &RandomState) -> bool {
         let len = self.entries.len();
         for _ in 0..2 * len {
             let at = self.hand % len;
@@ -132,16 +173,28 @@ impl Shard {
             }
             if !std::mem::take(&mut entry.used) {
                 self.remove(at, hasher);
-                return None;
+                return true;
             }
         }
-        // Isolated circuits go last: an operator's word does not come back by itself.
-        let ends = |entry: &Entry| match entry.keyed.breaker.state() {
+        false
+    }
+
+    /// The circuit whose open time ends first.
+    fn first(&self) -> Option<usize> {
+        (0..self.entries.len()).min_by_key(|&at| self.ends(at))
+    }
+
+    /// Isolated circuits go last: an operator's word does not come back by itself.
+    fn ends(&self, at: usize) -> u64 {
+        match self.entries[at].keyed.breaker.state() {
             (CircuitState::Isolated, ..) => u64::MAX,
             (_, _, until) => until.unwrap_or(0),
-        };
-        let at = (0..len).min_by_key(|&at| ends(&self.entries[at]))?;
-        Some(self.remove(at, hasher))
+        }
+    }
+
+    /// Lets the circuit go whose open time ends first, and returns its key.
+    fn evict_first(&mut self, hasher: &RandomState) -> Option<Arc<str>> {
+        Some(self.remove(self.first()?, hasher))
     }
 
     fn remove(&mut self, at: usize, hasher: &RandomState) -> Arc<str> {

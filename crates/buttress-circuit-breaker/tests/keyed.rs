@@ -68,6 +68,26 @@ async fn no_open_circuit_is_forgotten_while_there_is_room() {
     assert_eq!((hosts.evicted().len(), hosts.layer.handles().len()), (256, 256));
 }
 
+/// A closed circuit goes before an open one, whichever shard they are in.
+#[tokio::test(start_paused = true)]
+async fn no_open_circuit_is_forgotten_while_another_is_closed() {
+    let hosts = Keyed::new(256);
+    let good = hosts.layer.layer(service_fn(|_: String| async { Ok::<_, &str>(()) }));
+    for n in 0..200 {
+        good.clone().oneshot(format!("good{n}")).await.unwrap();
+    }
+    for n in 0..256 {
+        hosts.fail(&format!("bad{n}")).await;
+    }
+    assert_eq!((hosts.evicted().len(), hosts.layer.handles().len()), (0, 256));
+    hosts.layer.get("bad7").unwrap().isolate();
+    for n in 0..255 {
+        hosts.fail(&format!("another{n}")).await;
+    }
+    assert!(hosts.layer.get("bad7").is_some(), "an isolated one goes last of all");
+    assert_eq!(hosts.layer.handles().len(), 256);
+}
+
 #[tokio::test(start_paused = true)]
 async fn stale_results_are_those_of_the_key() {
     let hosts = Keyed::new(3);
