@@ -66,8 +66,10 @@ impl<P> KeyedCircuitBreakerLayer<P> {
 }
 
 impl<P, W> KeyedCircuitBreakerLayer<P, W> {
-    /// Keeps the circuits of at most so many keys (rounded up to a multiple of 16 above 256). Call it before the layer
-    /// is used: it starts with no circuits.
+    /// Keeps the circuits of at most so many keys. Call it before the layer is used: it starts with no circuits.
+    ///
+    /// Bytes are bounded by it as well as by the windows: in a [`Window::Calls`](crate::Window::Calls) that holds a failure, each
+    /// call takes one, or two while it grows; in one without failures, none.
     #[must_use]
     pub fn max_keys(self, max_keys: NonZeroUsize) -> Self {
         let registry = Arc::new(Registry::new(Arc::clone(&self.registry.settings), max_keys));

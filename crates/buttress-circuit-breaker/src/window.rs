@@ -127,12 +127,13 @@ pub(crate) enum Window {
     Time(Box<[(u64, u32, u32); BUCKETS as usize]>),
 }
 
-/// The last calls, oldest at `head` once it is full. Empty while the tally is not dirty.
+/// The last calls, oldest at `head` once it is full. Empty, and without memory, while the tally is not dirty.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    marks: Box<[Mark]>,
+    /// As many as there are: most circuits are never full.
+    marks: Vec<Mark>,
+    size: u32,
     head: u32,
-    len: u32,
     bad: u32,
     abandoned: u32,
 }
@@ -140,10 +141,7 @@ pub(crate) struct Ring {
 impl Window {
     pub(crate) fn new(rule: &RateRule) -> Self {
         match rule.window {
-            Span::Calls(size) => {
-                let marks = vec![Mark::Good; size as usize].into();
-                Self::Calls(Ring { marks, head: 0, len: 0, bad: 0, abandoned: 0 })
-            }
+            Span::Calls(size) => Self::Calls(Ring { marks: Vec::new(), size, head: 0, bad: 0, abandoned: 0 }),
             Span::Time(_) => Self::Time(Box::default()),
         }
     }
@@ -160,7 +158,8 @@ impl Window {
                 }
                 ring.push(mark);
                 if ring.bad == 0 && ring.abandoned == 0 {
-                    good.store(ring.len.into(), Ordering::Relaxed);
+                    good.store(ring.marks.len() as u64, Ordering::Relaxed);
+                    ring.clear();
                 }
             }
             (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
@@ -199,7 +198,7 @@ impl Window {
     fn raw(&self, tally: &Tally, now: u64) -> (u64, u64, u64) {
         match (self, tally) {
             (Self::Calls(ring), Tally::Calls { good, .. }) => match good.load(Ordering::Relaxed) {
-                DIRTY => (ring.len.into(), ring.bad.into(), ring.abandoned.into()),
+                DIRTY => (ring.marks.len() as u64, ring.bad.into(), ring.abandoned.into()),
                 good => (good, 0, 0),
             },
             (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
@@ -242,31 +241,26 @@ impl Window {
 
 impl Ring {
     fn clear(&mut self) {
-        (self.head, self.len, self.bad, self.abandoned) = (0, 0, 0, 0);
+        *self = Self { marks: Vec::new(), size: self.size, head: 0, bad: 0, abandoned: 0 };
     }
 
     fn fill_good(&mut self, good: u64) {
         self.clear();
-        self.len = good as u32;
-        self.marks[..good as usize].fill(Mark::Good);
+        self.marks = vec![Mark::Good; good as usize];
     }
 
     fn push(&mut self, mark: Mark) {
-        let size = self.marks.len() as u32;
-        let slot = if self.len < size {
-            self.len += 1;
-            self.len - 1
+        if self.marks.len() < self.size as usize {
+            self.marks.push(mark);
         } else {
             match self.marks[self.head as usize] {
                 Mark::Good => {}
                 Mark::Bad => self.bad -= 1,
                 Mark::Abandoned => self.abandoned -= 1,
             }
-            let oldest = self.head;
-            self.head = (self.head + 1) % size;
-            oldest
-        };
-        self.marks[slot as usize] = mark;
+            self.marks[self.head as usize] = mark;
+            self.head = (self.head + 1) % self.size;
+        }
         match mark {
             Mark::Good => {}
             Mark::Bad => self.bad += 1,

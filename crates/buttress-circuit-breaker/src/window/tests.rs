@@ -64,6 +64,21 @@ fn a_full_clean_window_is_not_written() {
     assert!(tally.good(|| 0), "clean again");
 }
 
+#[test]
+fn a_window_takes_memory_for_the_calls_that_it_holds_and_none_while_it_is_clean() {
+    let (tally, mut window) = window(Span::Calls(100_000));
+    let bytes = |window: &Window| {
+        let Window::Calls(ring) = window else { unreachable!() };
+        std::mem::size_of_val(&*ring.marks).max(ring.marks.capacity())
+    };
+    assert_eq!(bytes(&window), 0);
+    assert!(tally.good(|| 0));
+    window.record(&tally, Mark::Bad, 0);
+    assert!((2..=16).contains(&bytes(&window)), "{} bytes for two calls", bytes(&window));
+    window.reset(&tally);
+    assert_eq!(bytes(&window), 0);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Call(Mark),
