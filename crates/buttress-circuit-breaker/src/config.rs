@@ -145,8 +145,8 @@ impl Config {
 
     /// Refuses longer each time that probes fail in a row.
     ///
-    /// Jitter takes away at most half of an open time: full jitter, which draws from zero, is taken as
-    /// [`Jitter::Equal`], since a circuit that opens for no time protects nobody.
+    /// Jitter takes away at most half of an open time, since a circuit that opens for no time protects nobody: full jitter,
+    /// which draws from zero, is taken as [`Jitter::Equal`], and a [`Jitter::Spread`] of more than 50 % is an error.
     #[must_use]
     pub fn open_backoff(self, open: Backoff) -> Self {
         let open = if open.spread() == Jitter::Full { open.jitter(Jitter::Equal) } else { open };
@@ -255,6 +255,10 @@ impl Config {
                 "must be longer than zero, or the circuit never refuses",
             ));
         }
+        if let Jitter::Spread { percent: percent @ 51.. } = open.spread() {
+            let rule = "must be at most 50 %, or the circuit may open for next to no time";
+            return Err(ConfigError::new("open_backoff", format_args!("± {percent} %"), rule));
+        }
         positive("probe_lease", self.lease())?;
         at_least_one("probes", *probes)?;
         match *recovery {
@@ -337,6 +341,12 @@ mod tests {
                 "`window` is Time(9ms), but must be at least 10 ms",
             ),
             (Config::standard().open_for(Duration::ZERO), "`open_for` is 0ns, but must be longer than zero"),
+            (
+                Config::standard().open_backoff(
+                    Backoff::constant(Duration::from_secs(60)).jitter(Jitter::Spread { percent: 51 }),
+                ),
+                "`open_backoff` is ± 51 %, but must be at most 50 %",
+            ),
             (Config::standard().probes(0), "`probes` is 0, but must be at least 1"),
             (Config::standard().success_threshold(0), "`success_threshold` is 0, but must be at least 1"),
             (
