@@ -5,7 +5,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, ConfigError, Countdown, Elapsed, Event, Mode, ModeCell, Observe, Observer};
+use buttress_core::{
+    BoxError, ConfigError, Countdown, Elapsed, Event, Judged, Mode, ModeCell, Observe, Observer, Verdict,
+};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -15,7 +17,8 @@ use tower_service::Service;
 /// Bounds the time until the *end of the response's body*, counted from the call.
 ///
 /// A deadline layer ends at the response's head; this goes on to the last byte. A body that takes longer fails with
-/// [`Elapsed`], and what lies below is dropped. It does not bound the wait for the head: put it outside of a deadline
+/// [`Elapsed`], and what lies below is dropped; a breaker outside takes that for a time-out, or for neutral if it is the reader
+/// who is late for what is there. It does not bound the wait for the head: put it outside of a deadline
 /// layer. The timer registers when the body first has to be waited for.
 ///
 /// ```
@@ -156,18 +159,31 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let mut this = self.project();
-        let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = body.poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let polled = body.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)));
+        let goes_on = match &polled {
+            Poll::Pending => true,
+            // No timer wakes whoever never has to wait.
+            Poll::Ready(Some(Ok(frame))) => {
+                frame.is_data() && !body.is_end_stream() && *this.deadline <= Instant::now()
+            }
+            Poll::Ready(_) => false,
+        };
+        if !goes_on {
+            return polled;
         }
         let Settings { name, limit, mode, observer } = &**this.settings;
-        let enforced = ready!(this.countdown.poll(cx, mode, || *this.deadline))?;
+        let Poll::Ready(enforced) = this.countdown.poll(cx, mode, || *this.deadline)? else { return polled };
         observer.emit(name, || Event::Elapsed { limit: *limit, enforced });
         if !enforced {
-            return Poll::Pending;
+            return polled;
         }
         this.body.set(None);
-        Poll::Ready(Some(Err(Box::new(Elapsed::new(Arc::clone(name), *limit)))))
+        let elapsed = Elapsed::new(Arc::clone(name), *limit);
+        Poll::Ready(Some(Err(match polled {
+            Poll::Pending => elapsed.into(),
+            Poll::Ready(_) => Judged::new(Verdict::Ignored, elapsed).into(),
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -242,6 +258,54 @@ mod tests {
             0,
             "and finds the body gone"
         );
+    }
+
+    /// A kilobyte at any time.
+    struct AlwaysReady(usize);
+
+    impl Body for AlwaysReady {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0 -= 1;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; 1024])))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0 == 0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_lets_its_reader_wait_is_cut_off_too_but_not_at_its_last_frame() {
+        let layer = BodyDeadlineLayer::new("slow", Duration::from_secs(1)).unwrap();
+        let body = |frames| {
+            let inner =
+                move |()| async move { Ok::<_, Infallible>(http::Response::new(AlwaysReady(frames))) };
+            layer.layer(tower::service_fn(inner)).oneshot(())
+        };
+        let mut endless = body(usize::MAX).await.unwrap().into_body();
+        let mut read = 0;
+        let error = loop {
+            match endless.frame().await.unwrap() {
+                Ok(_) => read += 1,
+                Err(error) => break error,
+            }
+            assert!(read < 100, "it goes on for ever");
+            tokio::time::advance(Duration::from_millis(100)).await;
+        };
+        assert_eq!(find::<Elapsed>(&*error).unwrap().limit(), Duration::from_secs(1));
+        assert_eq!(buttress_core::error_verdict(&*error), Verdict::Ignored, "it is the reader that was slow");
+        assert_eq!(read, 10);
+        assert!(endless.frame().await.is_none());
+
+        let mut whole = body(1).await.unwrap().into_body();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(whole.frame().await.unwrap().is_ok(), "that is all of it");
     }
 
     #[tokio::test(start_paused = true)]
