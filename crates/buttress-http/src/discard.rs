@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::Http;
 
+/// What a frame without data counts, so that they have an end, too.
+const EMPTY_FRAME: u64 = 64;
+
 /// Reads the body to its end, within the bounds of [`Http::drain`], so that an HTTP/1 connection can be used again. A body
 /// that says it is longer is dropped at once, and so is one over HTTP/2, whose connection does not wait for it.
 impl<B: Body> Discard<http::Response<B>> for Http {
@@ -50,7 +53,7 @@ impl<B: Body> Future for Drain<B> {
             match body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let read = frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                    match this.left.checked_sub(read) {
+                    match this.left.checked_sub(if read == 0 { EMPTY_FRAME } else { read }) {
                         Some(left) => *this.left = left,
                         None => this.body.set(None),
                     }
@@ -75,6 +78,30 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt, Channel, Full};
     use std::time::Duration;
+
+    /// Endless, and how many there were.
+    struct EmptyFrames<'a>(&'a mut u64);
+
+    impl Body for EmptyFrames<'_> {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+            *self.0 += 1;
+            assert!(*self.0 < 1_000_000, "it is read for ever");
+            Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::new()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_nothing_but_empty_frames_has_an_end() {
+        let mut frames = 0;
+        Http::new().discard(http::Response::new(EmptyFrames(&mut frames))).await;
+        assert_eq!(frames, 256 * 1024 / 64 + 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_read_to_its_end_or_to_its_bounds() {
