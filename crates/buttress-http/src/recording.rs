@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use buttress_core::BoxError;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
@@ -45,6 +45,9 @@ struct Place {
 
 const TRAILERS_READ: u32 = u32::MAX;
 
+/// So many frames without data are read at once, before others have a turn.
+const EMPTY_FRAMES: usize = 64;
+
 impl Place {
     fn start(number: u32) -> Self {
         Self { read: 0, next: 0, number }
@@ -78,7 +81,13 @@ where
         while state.length.is_some() && (state.replayable || state.passed == 0) {
             match state.poll_source(&mut cx) {
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(frame))) => state.keep_unread(frame),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let is_empty = frame.data_ref().is_some_and(|data| !data.has_remaining());
+                    state.keep_unread(frame);
+                    if is_empty {
+                        break;
+                    }
+                }
                 // A body that ends before what it promised must go on being one that does.
                 Poll::Ready(None) if state.length == Some(state.buffered as u64) => {
                     return Taken::Whole(concat(state.frames.iter()), state.trailers.take());
@@ -100,12 +109,25 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut others = Vec::new();
+        let polled = self.poll_locked(cx, &mut others);
+        // Not under the lock.
+        others.into_iter().for_each(Waker::wake);
+        polled
+    }
+
+    /// Gives back in `others` whom to wake.
+    fn poll_locked(
+        &mut self,
+        cx: &mut Context<'_>,
+        others: &mut Vec<Waker>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { shared, place } = self;
         let mut state = lock(shared);
         if place.number < state.first {
             return Poll::Ready(Some(Err(ReplayError::Superseded.into())));
         }
-        loop {
+        for _ in 0..EMPTY_FRAMES {
             if place.read < state.passed {
                 let Some(data) = state.frames.get(place.next).cloned() else {
                     return Poll::Ready(Some(Err(ReplayError::Overtaken.into())));
@@ -126,7 +148,7 @@ where
                     }));
                 }
             }
-            let frame = match ready!(state.poll_front(place.number, cx)) {
+            let frame = match ready!(state.poll_front(place.number, cx, others)) {
                 Some(frame) => frame?,
                 None => continue,
             };
@@ -136,6 +158,8 @@ where
                 return Poll::Ready(Some(Ok(place.gives(data))));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -1,6 +1,8 @@
 //! Request bodies that are read more than once.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use buttress_core::{BoxError, Replay, find};
@@ -358,6 +360,60 @@ async fn a_reader_that_waits_is_woken_although_another_one_asked_last() {
     settle().await;
     assert!(waiting.is_finished());
     assert_eq!((waiting.await.unwrap(), data(&mut second).await), ("one".into(), "one".into()));
+}
+
+/// Ends when it is told to, and wakes nobody.
+struct Silent(Arc<AtomicBool>);
+
+impl Body for Silent {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.0.load(Relaxed) { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
+
+/// A source need wake nobody but the last who asked it, and nobody at all if it was ready for them.
+#[tokio::test]
+async fn whoever_finds_a_body_ready_wakes_the_readers_that_wait() {
+    let ends = Arc::new(AtomicBool::new(false));
+    let (mut first, _again) = save(&HttpReplay::new(), Silent(Arc::clone(&ends)));
+    let mut second = first.fork();
+    let waiting = tokio::spawn(async move { first.frame().await.is_none() });
+    settle().await;
+    ends.store(true, Relaxed);
+    assert!(second.frame().await.is_none());
+    settle().await;
+    assert!(waiting.is_finished() && waiting.await.unwrap());
+}
+
+/// Promises five bytes, and gives them after two hundred frames without any.
+struct Promising(u32);
+
+impl Body for Promising {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0 += 1;
+        let data = if self.0 > 200 { "12345" } else { "" };
+        Poll::Ready(Some(Ok(Frame::data(data.into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(5)
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_keep_no_thread_busy() {
+    let (mut body, _again) = save(&HttpReplay::new(), Promising(0));
+    assert!(poll_once(&mut Box::pin(body.frame())).is_pending(), "others have a turn");
+    assert_eq!(data(&mut body).await, "12345");
 }
 
 #[tokio::test]

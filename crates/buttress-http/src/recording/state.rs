@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use buttress_core::{BoxError, Judged, Verdict};
 use bytes::{Buf, Bytes};
@@ -96,14 +96,21 @@ where
         }
     }
 
-    /// For the reader of this number, which is at the front.
+    /// For the reader of this number, which is at the front. If the source is ready, it wakes nobody: the `others` are to be.
     pub(super) fn poll_front(
         &mut self,
         number: u32,
         cx: &mut Context<'_>,
+        others: &mut Vec<Waker>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.waiting.shared(number, cx) {
-            Some(waker) => self.poll_source(&mut Context::from_waker(&waker)),
+            Some(waker) => {
+                let polled = self.poll_source(&mut Context::from_waker(&waker));
+                if polled.is_ready() {
+                    others.extend(self.waiting.others(cx));
+                }
+                polled
+            }
             None => {
                 let polled = self.poll_source(cx);
                 if polled.is_pending() {

@@ -45,6 +45,14 @@ impl Waiting {
         }
     }
 
+    /// Who waits beside this reader, and is to be woken.
+    pub(super) fn others(&self, cx: &Context<'_>) -> Vec<Waker> {
+        let Self::All(wakers) = self else { return Vec::new() };
+        let mut wakers = std::mem::take(&mut *lock(&wakers.0));
+        wakers.retain(|waker| !waker.will_wake(cx.waker()));
+        wakers
+    }
+
     pub(super) fn wake(self) {
         match self {
             Self::One { waker, .. } => waker.into_iter().for_each(Waker::wake),
