@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use buttress_chaos::Toxic;
@@ -107,8 +108,9 @@ fn a_lock_that_is_held_for_a_while_is_waited_for_and_one_that_is_kept_is_named()
     execute(&holder, "BEGIN; LOCK TABLE ledger IN ACCESS EXCLUSIVE MODE");
     let report = place.report(4, &["up", "--lock-timeout", "100ms", "--retries", "2"]);
     assert!(error(&report).contains("55P03") && error(&report).contains("after 3 attempts"), "{report}");
-    let child = place.start(&["up", "--lock-timeout", "100ms", "--report", "json"]);
-    pause(Duration::from_millis(700));
+    let mut child = place.start(&["up", "--lock-timeout", "100ms", "--report", "json"]);
+    let mut told = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    assert!(told.any(|line| line.is_ok_and(|line| line.contains("retry 1 in"))), "it has not met the lock");
     execute(&holder, "COMMIT");
     let ran = Ran::from(child.wait_with_output().unwrap());
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
