@@ -41,6 +41,8 @@ pub(crate) struct Run {
     checks: u64,
     /// Changes and pages that were made again.
     pub(crate) duplicates: u64,
+    /// Changes that were asked for again under the same key, and not made again.
+    recognised: u64,
     /// What PagerDuty knows, if it is embedded.
     #[serde(flatten)]
     pub(crate) paged: Option<Pages>,
@@ -97,6 +99,7 @@ impl Run {
             generations: BTreeMap::new(),
             checks: state.checks(),
             duplicates: state.duplicates(),
+            recognised: state.recognised(),
             paged: (!targets.is_real(Vendor::PagerDuty)).then(|| state.into()),
             elapsed_ms: millis(elapsed),
         };
@@ -217,6 +220,7 @@ impl Report {
             rows.push(row("people paged", &|run| pages(run, |pages| pages.people_paged.to_string())));
             rows.push(row("duplicate pages", &|run| pages(run, |pages| pages.duplicate_pages.to_string())));
         }
+        rows.push(row("asked twice, known by its key", &|run| run.recognised.to_string()));
         rows.push(row("done twice", &|run| run.duplicates.to_string()));
         let worst = |run: &Run| run.levels.iter().map(|change| change.instant).max().unwrap_or(0).to_string();
         rows.push(row("worst level", &|run| {
@@ -261,6 +265,7 @@ mod tests {
             generations: BTreeMap::from([("datadog".to_owned(), 2)]),
             checks: 9,
             duplicates: 0,
+            recognised: 1,
             breaker_transitions: vec![transition("open"), transition("half-open"), transition("open")],
             breaker_states: BTreeMap::from([("aws", "closed"), ("datadog", "open")]),
             paged: Some(Pages { pages_sent: 2, incidents_seen: 1, people_paged: 1, duplicate_pages: 0 }),
@@ -287,6 +292,7 @@ mod tests {
             ["pages sent / incidents seen", "2 / 1"],
             ["people paged", "1"],
             ["duplicate pages", "0"],
+            ["asked twice, known by its key", "1"],
             ["done twice", "0"],
             ["worst level", "2"],
             ["time to finish", "1.5 s"],

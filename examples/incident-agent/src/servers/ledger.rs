@@ -144,6 +144,11 @@ impl State {
         self.applied.values().map(|times| times.saturating_sub(1)).sum::<u64>() + self.duplicate_pages()
     }
 
+    /// How often a change was asked for again and recognised by its key, so that it was not made again.
+    pub(crate) fn recognised(&self) -> u64 {
+        self.repeated
+    }
+
     /// Where the agent was killed, in order.
     pub(crate) fn killed(&self) -> &[String] {
         &self.killed
@@ -251,6 +256,7 @@ mod tests {
         state.add(&again);
         state.add(&effect("scale", Some("9")));
         assert_eq!((state.duplicates(), state.tasks(), state.knows("k")), (0, 9, true));
+        assert_eq!(state.recognised(), 1);
         state.add(&effect("restart", None));
         assert_eq!((state.duplicates(), state.applied("restart")), (1, 2));
     }
