@@ -123,7 +123,8 @@ fn killed_at_any_point_of_any_step_it_goes_on() {
                     let killed = place.run(&["up", "--crash-at", &format!("{id}:{point}")]);
                     assert_eq!(killed.exit, None, "{killed:?}");
                     let report = place.report(0, &["up"]);
-                    assert_eq!(report["recovered"], json!(1), "{id}:{point}: {report}");
+                    // Once more, where so much goes on that its own lease ends in between.
+                    assert!(report["recovered"].as_u64() >= Some(1), "{id}:{point}: {report}");
                     assert_eq!(ids(&report, "changes"), ["1_a", "2_b", "3_c", "4_d"], "it is the same run");
                     assert_eq!(ledger(&place), ["a", "b", "c"], "{id}:{point}");
                     place.expect(0, &["verify"]);

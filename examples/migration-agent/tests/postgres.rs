@@ -51,7 +51,8 @@ fn an_index_whose_building_was_cut_off_is_dropped_and_built_again() {
     execute(&reader, "COMMIT");
     assert_eq!(indexes(&database), ["ledger_id, not valid"]);
     let report = place.report(0, &["up"]);
-    assert_eq!((indexes(&database), &report["recovered"]), (vec!["ledger_id".to_owned()], &json!(1)));
+    assert_eq!(indexes(&database), ["ledger_id"]);
+    assert!(report["recovered"].as_u64() >= Some(1), "{report}");
 }
 
 #[test]
