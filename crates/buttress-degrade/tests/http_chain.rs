@@ -1,0 +1,301 @@
+//! Chains under HTTP: what the next hop reads, alternates and writes.
+#![cfg(feature = "http")]
+
+#[path = "support/origin.rs"]
+mod origin;
+mod support;
+
+use buttress_core::{BoxError, Elapsed, ErrorsAreFailures, Level, Reason, Refused, find};
+use buttress_degrade::{
+    Chain, DEGRADATION, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served, Unanswered,
+};
+use buttress_http::{Http, HttpCapture, StoredResponse};
+use http::{Method, Response};
+use http_body_util::{BodyExt, Full};
+use origin::{Asked, Body, Given, Origin, get, response, store};
+use support::{ms, secs};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+/// Levels compose over hops.
+#[tokio::test(start_paused = true)]
+async fn the_next_hop_reads_the_level_and_what_fell_short() {
+    let chain = || {
+        Chain::<Asked, Given>::new()
+            .rung(Rung::answer("static", |_| Some(StoredResponse::from(Response::new(&b"sorry"[..])))))
+    };
+    let below = DegradeLayer::new("prices", chain()).unwrap().policy(Http::new());
+    let origin = Origin::of(503, &[]);
+    let below = below.layer(origin.service());
+    // What goes over the network: header fields, no extensions.
+    let wire = service_fn(move |request: Asked| {
+        let below = below.clone();
+        async move {
+            let (mut parts, body) = below.oneshot(request).await?.into_parts();
+            parts.extensions.clear();
+            Ok::<_, BoxError>(Response::from_parts(parts, Full::new(body.collect().await?.to_bytes())))
+        }
+    });
+    let above = DegradeLayer::new("shop", chain()).unwrap().policy(Http::new()).layer(wire);
+    let answer = above.oneshot(get(&[])).await.unwrap();
+    assert_eq!(answer.headers()[DEGRADATION], "3; components=\"prices\"");
+    let served = answer.extensions().get::<Served>().unwrap();
+    assert_eq!((served.level(), served.shortfalls()[0].component()), (Level::Minimal, "prices"));
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "sorry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reduced_mode_reads_and_refuses_to_write() {
+    let replica = Origin::of(200, &[]);
+    let chain = Chain::<Asked, Given>::new().rung(Rung::read_only("replica", replica.service(), Http::new()));
+    let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+    let origin = Origin::new(|_| Err("connection reset".into()));
+    let call = |method| {
+        let mut request = get(&[]);
+        *request.method_mut() = method;
+        layer.layer(origin.service()).oneshot(request)
+    };
+    assert_eq!(call(Method::GET).await.unwrap().level(), Level::Moderate);
+    let error = call(Method::POST).await.unwrap_err();
+    let unanswered = error.downcast_ref::<Unanswered>().unwrap();
+    let refused = unanswered.tried()[0].error().unwrap().downcast_ref::<Refused>().unwrap();
+    assert_eq!(refused.reason(), Reason::ReadOnly);
+    assert_eq!(
+        error.to_string(),
+        "`search` failed, and none of its fallbacks answered: `replica` serves reads only"
+    );
+    assert_eq!(replica.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_travels_with_the_request_bounds_the_service_and_the_rungs() {
+    use buttress_core::Carry;
+    let hanging = || service_fn(|_: Asked| std::future::pending::<Result<Response<Body>, BoxError>>());
+    let chain = Chain::<Asked, Given>::new()
+        .rung(Rung::alternate("replica", hanging(), ErrorsAreFailures).timeout(secs(60)))
+        .rung(Rung::answer("static", |_| Some(StoredResponse::from(Response::new("sorry")))));
+    let service = DegradeLayer::new("search", chain).unwrap().policy(Http::new()).layer(hanging());
+    let start = tokio::time::Instant::now();
+    let mut request = get(&[]);
+    Http::new().carry(&mut request, |carried| carried.deadline = Some(start + ms(300)));
+    assert_eq!((service.oneshot(request).await.unwrap().level(), start.elapsed()), (Level::Minimal, ms(300)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_reason_to_leave_a_rung_out_counts() {
+    let replica = Origin::of(200, &[]);
+    let rung = Rung::read_only("replica", replica.service(), Http::new());
+    let chain = Chain::<Asked, Given>::new().rung(
+        rung.skip_if(|_| None)
+            .skip_if(|fallen| fallen.request()?.headers().contains_key("x-no").then_some("is not wanted"))
+            .skip_if(|_| None),
+    );
+    let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+    let origin = Origin::new(|_| Err("connection reset".into()));
+    let mut write = get(&[]);
+    *write.method_mut() = Method::POST;
+    for request in [write, get(&[("x-no", "1")])] {
+        layer.layer(origin.service()).oneshot(request).await.unwrap_err();
+    }
+    assert_eq!(replica.calls(), 0);
+    layer.layer(origin.service()).oneshot(get(&[])).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_failure_is_of_level_3_at_worst_whatever_it_says() {
+    let answer = || StoredResponse::from(Response::new("sorry"));
+    for status in [200, 404] {
+        let chain = Chain::<Asked, Given>::new().finally(Level::Minimal, "static", move |_| answer());
+        let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+        let origin = Origin::of(status, &[("buttress-degradation", "4; components=\"db\"")]);
+        let Ok(given) = layer.layer(origin.service()).oneshot(get(&[])).await;
+        assert_eq!((given.status().as_u16(), given.level()), (status, Level::Minimal));
+        assert_eq!(given.headers()[DEGRADATION], "3; components=\"db\"");
+        // Nor from a rung, nor where it is shared.
+        let rung = Rung::alternate("replica", origin.service(), Http::new());
+        let chain =
+            Chain::<Asked, Given>::new().rung(rung).finally(Level::Minimal, "static", move |_| answer());
+        let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+        let down = Origin::new(|_| Err("connection reset".into()));
+        let Ok(given) = layer.layer(down.service()).oneshot(get(&[])).await;
+        assert_eq!((given.status().as_u16(), given.level()), (status, Level::Minimal));
+        let layer = layer.last_good(store(HttpRules::private())).unwrap();
+        let service = layer.layer(origin.service());
+        let calls: Vec<_> = (0..2).map(|_| tokio::spawn(service.clone().oneshot(get(&[])))).collect();
+        for call in calls {
+            let Ok(given) = call.await.unwrap();
+            assert_eq!((given.status().as_u16(), given.level()), (status, Level::Minimal));
+            given.into_body().collect().await.unwrap();
+        }
+    }
+}
+
+/// RFC 9110 § 9.2.2: a replica that gets a write after a time-out may do it for a second time.
+#[tokio::test(start_paused = true)]
+async fn an_alternate_gets_no_write_that_may_have_been_done_already() {
+    type Failing = fn() -> Result<Response<Body>, BoxError>;
+    let reset: Failing = || Err("connection reset".into());
+    let unavailable: Failing = || Ok(response(503, &[], ""));
+    let throttled: Failing = || Ok(response(429, &[], ""));
+    let refused: Failing = || Err(Refused::new("breaker", "search".into(), Reason::CircuitOpen).into());
+    let no_connection: Failing = || Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into());
+    for (fails, method, key, sent) in [
+        (reset, Method::POST, false, false),
+        (unavailable, Method::POST, false, false),
+        (unavailable, Method::PATCH, false, false),
+        (unavailable, Method::POST, true, true),
+        (unavailable, Method::PUT, false, true),
+        (reset, Method::GET, false, true),
+        (throttled, Method::POST, false, true),
+        (refused, Method::POST, false, true),
+        (no_connection, Method::POST, false, true),
+    ] {
+        for at_least_once in [false, true] {
+            let replica = Origin::of(200, &[]);
+            let rung = Rung::alternate("replica", replica.service(), Http::new());
+            let rung = if at_least_once { rung.at_least_once() } else { rung };
+            let layer = DegradeLayer::new("search", Chain::<Asked, Given>::new().rung(rung)).unwrap();
+            let layer = layer.policy(Http::new());
+            let origin = Origin::new(move |_| fails());
+            let mut request = get(if key { &[("idempotency-key", "k1")] } else { &[] });
+            *request.method_mut() = method.clone();
+            let answer = layer.layer(origin.service()).oneshot(request).await;
+            assert_eq!(replica.calls() == 1, sent || at_least_once, "{method} {answer:?}");
+            let passed = answer.is_ok_and(|answer| answer.status() == 200);
+            assert_eq!(passed, sent || at_least_once);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct NeverReady;
+
+impl Service<Asked> for NeverReady {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Pending
+    }
+
+    fn call(&mut self, _: Asked) -> Self::Future {
+        panic!("called although it was not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_hangs_is_left_and_one_that_was_not_sent_goes_to_the_alternate() {
+    let replica = Origin::of(200, &[]);
+    let chain =
+        || Chain::<Asked, Given>::new().rung(Rung::alternate("replica", replica.service(), Http::new()));
+    let layer =
+        |chain| DegradeLayer::new("search", chain).unwrap().policy(Http::new()).budget(ms(50)).unwrap();
+    let post = || {
+        let mut request = get(&[]);
+        *request.method_mut() = Method::POST;
+        request
+    };
+    let hanging = service_fn(|_: Asked| std::future::pending::<Result<Response<Body>, BoxError>>());
+    let error = layer(chain()).layer(hanging).oneshot(post()).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("`replica` might do for a second time what must be done once"),
+        "{error}"
+    );
+    assert_eq!(replica.calls(), 0);
+    // Nothing was sent by a service that did not become ready.
+    let answer = layer(chain()).layer(NeverReady).oneshot(post()).await;
+    assert_eq!((answer.unwrap().level(), replica.calls()), (Level::Slight, 1));
+}
+
+/// RFC 8941: an item has one line; what was not understood is not passed on.
+#[tokio::test(start_paused = true)]
+async fn what_the_next_hop_says_is_passed_on_as_it_was_understood() {
+    let many: &'static str = String::leak(format!("1; components=\"{}\"", vec!["a"; 1000].join(",")));
+    for (said, passed) in [
+        (&["two"][..], None),
+        (&["1", "3; components=\"b\"", "0"], Some("3; components=\"b\"")),
+        (Vec::leak(vec![many]), Some("1; components=\"a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a\"")),
+    ] {
+        let origin = Origin::new(move |_| {
+            let fields: Vec<_> = said.iter().map(|value| ("buttress-degradation", *value)).collect();
+            Ok(response(200, &fields, "x"))
+        });
+        let layer = DegradeLayer::new("search", Chain::<Asked, Given>::new()).unwrap().policy(Http::new());
+        // Through a layer that gives answers of the same type, too.
+        let same = tower::util::MapResponse::new(origin.service(), HttpCapture::pass);
+        for answer in [
+            layer.layer(origin.service()).oneshot(get(&[])).await.unwrap(),
+            layer.layer(same).oneshot(get(&[])).await.unwrap(),
+        ] {
+            let fields: Vec<_> = answer.headers().get_all(DEGRADATION).iter().collect();
+            assert_eq!(fields, passed.as_slice(), "{said:?}");
+            assert_eq!(answer.level() == Level::Full, passed.is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stranger_says_of_its_answers_is_neither_believed_nor_passed_on() {
+    let origin = || {
+        Origin::of(200, &[("cache-control", "max-age=60"), ("buttress-degradation", "3; components=\"db\"")])
+    };
+    let layer =
+        || DegradeLayer::new("search", Chain::<Asked, Given>::new()).unwrap().policy(Http::new()).foreign();
+    let seen = |answer: &Given| (answer.level(), answer.headers().contains_key(DEGRADATION));
+    let answer = layer().layer(origin().service()).oneshot(get(&[])).await.unwrap();
+    assert_eq!(seen(&answer), (Level::Full, false));
+    let kept = store(HttpRules::private());
+    let service = layer().last_good(kept.clone()).unwrap().layer(origin().service());
+    for keyed in [true, true, false] {
+        let answer =
+            service.clone().oneshot(get(if keyed { &[] } else { &[("range", "bytes=0-1")] })).await.unwrap();
+        assert_eq!(seen(&answer), (Level::Full, false));
+        answer.into_body().collect().await.unwrap();
+        buttress_testkit::clock::settle().await;
+    }
+    assert_eq!(kept.len(), 1);
+    // What a layer of ours says of it counts.
+    let rung = Rung::answer("static", |_| Some(StoredResponse::from(Response::new("sorry"))));
+    let below =
+        DegradeLayer::new("below", Chain::<Asked, Given>::new().rung(rung)).unwrap().policy(Http::new());
+    let answer = layer().layer(below.layer(Origin::of(503, &[]).service())).oneshot(get(&[])).await.unwrap();
+    assert_eq!(seen(&answer), (Level::Minimal, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_gather_is_as_good_as_the_next_hop_says() {
+    let part =
+        async { Ok::<_, BoxError>(response(200, &[("buttress-degradation", "3; components=\"db\"")], "x")) };
+    let context = Gather::new().part("a", Need::Weight(1), part).await;
+    let served = context.served().unwrap();
+    assert_eq!((context.level(), served.shortfalls()[0].level()), (Level::Minimal, Level::Minimal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_time_says_how_long_it_was_waited() {
+    use buttress_core::Carry;
+    let hanging = service_fn(|_: Asked| std::future::pending::<Result<Response<Body>, BoxError>>());
+    let layer = DegradeLayer::new("search", Chain::<Asked, Given>::new()).unwrap().policy(Http::new());
+    let hasty = || {
+        let mut request = get(&[]);
+        let end = tokio::time::Instant::now() + ms(300);
+        Http::new().carry(&mut request, |carried| carried.deadline = Some(end));
+        request
+    };
+    let plain = layer.clone().layer(hanging);
+    let stored = layer.clone().last_good(store(HttpRules::private())).unwrap().layer(hanging);
+    let unready = layer.layer(NeverReady);
+    let says = |answer: Result<Given, BoxError>| {
+        find::<Elapsed>(&*answer.unwrap_err()).expect("an error of time").to_string()
+    };
+    let expected =
+        |waited| format!("`search` did not answer within {waited}; the request may have been applied");
+    assert_eq!(says(plain.oneshot(hasty()).await), expected("300 ms"));
+    for (request, waited) in [(hasty(), "300 ms"), (get(&[]), "10 s")] {
+        let other = tokio::spawn(stored.clone().oneshot(get(&[])));
+        assert_eq!(says(stored.clone().oneshot(request).await), expected(waited));
+        other.abort();
+    }
+    assert_eq!(says(unready.clone().oneshot(hasty()).await), expected("300 ms"));
+    assert_eq!(says(unready.oneshot(get(&[])).await), expected("10 s"));
+}
