@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::Primary;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
-use crate::shared::Holder;
+use crate::shared::{Holder, Needs};
 
 /// What a chain is made for; [`Chain`] and [`Recalling`](crate::Recalling) are the two.
 pub trait Rungs: 'static {
@@ -27,12 +28,23 @@ pub trait Rungs: 'static {
     type Answer;
     /// What a service with the chain fails with.
     type Error;
+    /// An answer that is there without a call: only of a store.
+    #[doc(hidden)]
+    type AtOnce;
+
+    #[doc(hidden)]
+    fn given(answer: &mut Self::AtOnce) -> Self::Answer;
 }
 
 impl<Req: 'static, A: 'static, L: Last<Req, A>> Rungs for Chain<Req, A, L> {
     type Request = Req;
     type Answer = A;
     type Error = L::Error;
+    type AtOnce = Infallible;
+
+    fn given(answer: &mut Infallible) -> A {
+        match *answer {}
+    }
 }
 
 pin_project! {
@@ -47,22 +59,43 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[project_replace = StateOwn]
     enum State<F, C: Rungs, P: 'static> {
         Calling { #[pin] inner: F, call: Call<C, P> },
-        Waiting { made: BoxFuture<Result<F, BoxError>>, call: Call<C, P> },
-        Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
-        Done { answer: Option<C::Answer> },
+        Done { answer: C::AtOnce },
+        Rare { rare: Seldom<Rare<F, C, P>> },
     }
+}
+
+/// Where there is neither a call under way nor an answer.
+enum Rare<F, C: Rungs, P: 'static> {
+    Waiting { made: BoxFuture<Result<F, BoxError>>, call: Call<C, P> },
+    Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
+}
+
+/// What is seldom there, and costs nothing to drop where it is not: neither moves nor code in its owner's own.
+struct Seldom<T>(Option<Box<T>>);
+
+impl<T> Drop for Seldom<T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(there) = self.0.take() {
+            drop_seldom(there);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn drop_seldom<T>(there: Box<T>) {
+    drop(there);
 }
 
 impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
             State::Calling { .. } => "ResponseFuture(calling)",
-            State::Waiting { .. } => "ResponseFuture(waiting)",
-            State::Falling { .. } => "ResponseFuture(falling)",
             State::Done { .. } => "ResponseFuture(done)",
+            State::Rare { .. } => "ResponseFuture(waiting or falling)",
         })
     }
 }
@@ -81,8 +114,15 @@ enum Fell<A, E> {
 /// What a call needs when it falls.
 pub(crate) struct Call<C: Rungs, P: 'static> {
     pub(crate) shared: Holder<P, C>,
-    pub(crate) request: Option<C::Request>,
-    pub(crate) deadline: Option<Instant>,
+    needs: Needs,
+    request: Option<C::Request>,
+    bound: Seldom<Bound>,
+}
+
+/// How long a call has, if that is bounded; apart from it, so that what is not is small.
+#[derive(Default)]
+struct Bound {
+    deadline: Option<Instant>,
     timer: Timer,
     /// How long it waits, once the timer is set.
     limit: Duration,
@@ -102,7 +142,7 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
     {
         match primary {
             Primary::Calling { inner } => Self::calling(inner, call),
-            Primary::Waiting { made } => Self { state: State::Waiting { made, call } },
+            Primary::Waiting { made } => Self { state: State::rare(Rare::Waiting { made, call }) },
             Primary::Failed { error } => {
                 let error = error.expect("nobody has asked for it");
                 Self::falling(call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)))
@@ -111,11 +151,11 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
     }
 
     pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
-        Self { state: State::Falling { future } }
+        Self { state: State::rare(Rare::Falling { future }) }
     }
 
-    pub(crate) fn done(answer: C::Answer) -> Self {
-        Self { state: State::Done { answer: Some(answer) } }
+    pub(crate) fn done(answer: C::AtOnce) -> Self {
+        Self { state: State::Done { answer } }
     }
 }
 
@@ -147,7 +187,12 @@ where
 impl<C: Rungs, P> Call<C, P> {
     #[allow(clippy::type_complexity, reason = "it is a function from a request to one")]
     #[inline]
-    pub(crate) fn of(shared: &Holder<P, C>, copy: Option<Copied<C::Request>>, request: &C::Request) -> Self
+    pub(crate) fn of(
+        shared: &Holder<P, C>,
+        needs: Needs,
+        copy: impl FnOnce(&Holder<P, C>) -> Option<Copied<C::Request>>,
+        request: &C::Request,
+    ) -> Self
     where
         P: Carry<C::Request>,
     {
@@ -156,42 +201,48 @@ impl<C: Rungs, P> Call<C, P> {
         } else {
             None
         };
-        let request = copy.map(|copy| copy(request));
-        let (timer, limit) = (Timer::default(), Duration::ZERO);
-        Self { shared: shared.clone(), request, deadline, timer, limit }
+        let bound = deadline.map(|deadline| Box::new(Bound { deadline: Some(deadline), ..Bound::default() }));
+        let request = if needs.request { copy(shared).map(|copy| copy(request)) } else { None };
+        Self { shared: shared.clone(), needs, request, bound: Seldom(bound) }
+    }
+
+    /// The time for that counts no longer, where it was all that there was.
+    fn becomes_ready(&mut self) {
+        self.bound.0 = self.bound.0.take().filter(|bound| self.needs.budget || bound.deadline.is_some());
     }
 
     /// Nothing bounds what is waited for here.
     #[inline]
     fn is_unbounded(&self) -> bool {
-        self.shared.limits.budget.is_none() && self.deadline.is_none()
+        !self.needs.budget && self.bound.0.is_none()
     }
 
     /// The time is over: the error that says so.
     #[cold]
     fn poll_elapsed(&mut self, waiting: bool, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
-        if !self.timer.is_set() {
-            let (now, limits) = (Instant::now(), &self.shared.limits);
+        let limits = &self.shared.limits;
+        let bound = self.bound.0.get_or_insert_default();
+        if !bound.timer.is_set() {
+            let now = Instant::now();
             let limit = limits.budget.or(waiting.then(|| limits.patience()));
             let end =
-                limit.map(|limit| after(now, limit)).into_iter().chain(self.deadline).min().unwrap_or(now);
-            self.limit += end.saturating_duration_since(now);
+                limit.map(|limit| after(now, limit)).into_iter().chain(bound.deadline).min().unwrap_or(now);
+            bound.limit += end.saturating_duration_since(now);
             match Timer::at(end) {
-                Ok(timer) => self.timer = timer,
+                Ok(timer) => bound.timer = timer,
                 Err(error) => return Poll::Ready((Cause::NoTimer, error.into())),
             }
         }
-        ready!(self.timer.poll(cx));
-        let limits = &self.shared.limits;
+        ready!(bound.timer.poll(cx));
         if limits.budget.is_none()
             && !waiting
-            && self.deadline.is_none_or(|deadline| Instant::now() < deadline)
+            && bound.deadline.is_none_or(|deadline| Instant::now() < deadline)
         {
             // It was for becoming ready, which is over.
-            self.timer = Timer::default();
-            return if self.is_unbounded() { Poll::Pending } else { self.poll_elapsed(waiting, cx) };
+            bound.timer = Timer::default();
+            return self.poll_elapsed(waiting, cx);
         }
-        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), self.limit);
+        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), bound.limit);
         Poll::Ready((Cause::Elapsed, elapsed.into()))
     }
 
@@ -206,7 +257,8 @@ impl<C: Rungs, P> Call<C, P> {
         C: Fall<P>,
         P: Carry<C::Request>,
     {
-        let (request, deadline) = (self.request.take(), self.deadline);
+        let (request, deadline) =
+            (self.request.take(), self.bound.0.as_ref().and_then(|bound| bound.deadline));
         let is_repeatable = |request| self.shared.policy.may_repeat(request);
         let may_repeat = effect == Effect::NotSent || request.as_ref().is_none_or(is_repeatable);
         C::fall(self.shared.clone(), Fallen { request, failure, cause, deadline, may_repeat })
@@ -254,14 +306,16 @@ impl<F, C: Rungs, P> State<F, C, P> {
         let fell = match self.as_mut().project() {
             StateProj::Calling { inner, call } => match inner.poll(cx) {
                 Poll::Ready(Ok(mut response)) => {
-                    if call.shared.foreign {
+                    if call.needs.foreign {
                         response.disbelieve();
                     }
                     let verdict = call.shared.policy.classify(Ok(&response));
                     let answer = response.into_answer();
                     if !verdict.is_failure() {
                         let answer = no_failure(answer);
-                        call.shared.told.answered(answer.level(), || "upstream".into());
+                        if call.needs.reports || answer.level().is_degraded() {
+                            call.shared.told.answered(answer.level(), || "upstream".into());
+                        }
                         return Poll::Ready(Ok(answer));
                     }
                     Fell::Response(answer, verdict)
@@ -270,11 +324,8 @@ impl<F, C: Rungs, P> State<F, C, P> {
                 Poll::Pending if call.is_unbounded() => return Poll::Pending,
                 Poll::Pending => Fell::Late,
             },
-            StateProj::Done { answer } => {
-                let answer = answer.take();
-                return Poll::Ready(Ok(answer.expect("a future is not polled again after it was ready")));
-            }
-            _ => return self.poll_otherwise(cx),
+            StateProj::Done { answer } => return Poll::Ready(Ok(C::given(answer))),
+            StateProj::Rare { .. } => return self.poll_rare(cx),
         };
         self.poll_fell(fell, cx)
     }
@@ -311,12 +362,12 @@ impl<F, C: Rungs, P> State<F, C, P> {
         self.poll_falling(falling, cx)
     }
 
-    /// Where there is neither a call under way nor an answer.
+    fn rare(rare: Rare<F, C, P>) -> Self {
+        Self::Rare { rare: Seldom(Some(Box::new(rare))) }
+    }
+
     #[cold]
-    fn poll_otherwise<T, E>(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<C::Answer, C::Error>>
+    fn poll_rare<T, E>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<C::Answer, C::Error>>
     where
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
@@ -325,13 +376,13 @@ impl<F, C: Rungs, P> State<F, C, P> {
         C::Answer: Grade,
         P: Classify<T> + Carry<C::Request>,
     {
-        let falling = match self.as_mut().project() {
-            StateProj::Calling { .. } | StateProj::Done { .. } => return self.poll(cx),
-            StateProj::Falling { future } => return future.as_mut().poll(cx),
-            StateProj::Waiting { made, call } => match made.as_mut().poll(cx) {
+        let StateProj::Rare { rare } = self.as_mut().project() else { return self.poll(cx) };
+        let falling = match rare.0.as_deref_mut().expect("a future is not polled again after it was ready") {
+            Rare::Falling { future } => return future.as_mut().poll(cx),
+            Rare::Waiting { made, call } => match made.as_mut().poll(cx) {
                 Poll::Ready(Ok(inner)) => {
-                    let waited = self.as_mut().project_replace(Self::Done { answer: None });
-                    if let StateOwn::Waiting { call, .. } = waited {
+                    if let Some(Rare::Waiting { mut call, .. }) = rare.0.take().map(|rare| *rare) {
+                        call.becomes_ready();
                         self.set(Self::Calling { inner, call });
                     }
                     return self.poll(cx);
@@ -351,13 +402,14 @@ impl<F, C: Rungs, P> State<F, C, P> {
     #[cold]
     fn poll_falling(
         mut self: Pin<&mut Self>,
-        falling: BoxFuture<Result<C::Answer, C::Error>>,
+        mut falling: BoxFuture<Result<C::Answer, C::Error>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<C::Answer, C::Error>> {
-        self.set(Self::Falling { future: falling });
-        match self.project() {
-            StateProj::Falling { future } => future.as_mut().poll(cx),
-            _ => unreachable!("it has just been set"),
+        self.set(Self::Rare { rare: Seldom(None) });
+        let polled = falling.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.set(Self::rare(Rare::Falling { future: falling }));
         }
+        polled
     }
 }

@@ -10,7 +10,7 @@ use crate::chain::{Chain, Last};
 use crate::recall::Kept;
 use crate::registry::Component;
 use crate::service::Degrade;
-use crate::shared::{Holder, Limits, Shared, Told};
+use crate::shared::{Holder, Limits, Needs, Shared, Told};
 use crate::store::{LastGood, Lifetime};
 use crate::tasks::Tasks;
 
@@ -42,16 +42,20 @@ pub struct DegradeLayer<C, P = Plain> {
     policy: P,
     chain: C,
     leaked: bool,
-    foreign: bool,
+    needs: Needs,
     discarded: Arc<Tasks>,
 }
 
 impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for DegradeLayer<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { told, limits, policy, chain, leaked, foreign, .. } = self;
+        let Self { told, limits, policy, chain, leaked, needs, .. } = self;
         let mut debug = f.debug_struct("DegradeLayer");
         debug.field("name", &told.name).field("limits", limits).field("policy", policy);
-        debug.field("chain", chain).field("leaked", leaked).field("foreign", foreign).finish_non_exhaustive()
+        debug
+            .field("chain", chain)
+            .field("leaked", leaked)
+            .field("foreign", &needs.foreign)
+            .finish_non_exhaustive()
     }
 }
 
@@ -68,7 +72,8 @@ impl<Req: 'static, A: Send + 'static, L: Last<Req, A>> DegradeLayer<Chain<Req, A
         let told = Told { name: name.into(), observer: None, component: None };
         let limits = Limits { patience: None, budget: None };
         let (policy, discarded) = (Plain::default(), Arc::default());
-        Ok(Self { told, limits, policy, chain, leaked: false, foreign: false, discarded })
+        let needs = Needs { request: chain.copy.is_some(), ..Needs::default() };
+        Ok(Self { told, limits, policy, chain, leaked: false, needs, discarded })
     }
 }
 
@@ -84,9 +89,9 @@ impl<Req, A, L, P> DegradeLayer<Chain<Req, A, L>, P> {
         store: LastGood<R>,
     ) -> Result<DegradeLayer<Recalling<Chain<Req, A, L>, R>, P>, ConfigError> {
         store.check()?;
-        let Self { told, limits, policy, chain, leaked, foreign, discarded } = self;
+        let Self { told, limits, policy, chain, leaked, needs, discarded } = self;
         let chain = Recalling { chain, store };
-        Ok(DegradeLayer { chain, told, limits, policy, leaked, foreign, discarded })
+        Ok(DegradeLayer { chain, told, limits, policy, leaked, needs, discarded })
     }
 }
 
@@ -94,8 +99,8 @@ impl<C, P> DegradeLayer<C, P> {
     /// Judges outcomes with this policy, which also says what travels with a request; for HTTP that is `buttress_http::Http`.
     #[must_use]
     pub fn policy<Q>(self, policy: Q) -> DegradeLayer<C, Q> {
-        let Self { told, limits, chain, leaked, foreign, discarded, .. } = self;
-        DegradeLayer { policy, told, limits, chain, leaked, foreign, discarded }
+        let Self { told, limits, chain, leaked, needs, discarded, .. } = self;
+        DegradeLayer { policy, told, limits, chain, leaked, needs, discarded }
     }
 
     /// How long a call waits for the service to become ready, and how long a call that is made for the store may take, until
@@ -141,6 +146,7 @@ impl<C, P> DegradeLayer<C, P> {
             ));
         }
         self.limits.budget = Some(budget);
+        self.needs.budget = true;
         Ok(self)
     }
 
@@ -158,6 +164,7 @@ impl<C, P> DegradeLayer<C, P> {
     #[must_use]
     pub fn report_to(mut self, component: Component) -> Self {
         self.told.component = Some(component);
+        self.needs.reports = true;
         self
     }
 
@@ -165,8 +172,9 @@ impl<C, P> DegradeLayer<C, P> {
     /// (of HTTP the field `Buttress-Degradation`) is neither believed nor passed on. Else whoever answers can have nothing
     /// kept and the system shown as degraded.
     #[must_use]
-    pub fn foreign(self) -> Self {
-        Self { foreign: true, ..self }
+    pub fn foreign(mut self) -> Self {
+        self.needs.foreign = true;
+        self
     }
 
     /// For layers that live as long as the process: what their services share is never freed, and a call whose service
@@ -219,13 +227,13 @@ impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> 
     type Service = Degrade<S, C, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { told, limits, policy, chain, leaked, foreign, discarded } = self.clone();
-        let shared = Shared { told, limits, policy, chain, foreign, discarded };
+        let Self { told, limits, policy, chain, leaked, needs, discarded } = self.clone();
+        let shared = Shared { told, limits, policy, chain, needs, discarded };
         let holder = if leaked {
             Holder::Leaked(Box::leak(Box::new(shared)))
         } else {
             Holder::Counted(Arc::new(shared))
         };
-        Degrade::new(inner, holder)
+        Degrade::new(inner, holder, needs)
     }
 }

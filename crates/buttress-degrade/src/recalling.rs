@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Classify, Discard, Level};
+use buttress_core::{BoxError, Carry, Classify, Discard};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -30,6 +30,12 @@ impl<Req: 'static, A: 'static, L: Last<Req, A>, R: Kept> Rungs for Recalling<Cha
     type Request = Req;
     type Answer = A;
     type Error = L::Error;
+    type AtOnce = Option<A>;
+
+    #[inline]
+    fn given(answer: &mut Option<A>) -> A {
+        answer.take().expect("a future is not polled again after it was ready")
+    }
 }
 
 /// A call that has nothing to do with the store falls as one without.
@@ -76,28 +82,20 @@ where
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let store = &self.shared.chain.store;
-        if let Some(key) = store.rules.key(&request) {
-            if self.shared.told.drill() > Level::Full {
-                let key = key.into_owned();
-                return self.drill(key, &request);
-            }
-            let accepts = |record: &R::Record| store.rules.accepts(record, &request);
-            match store.look(&key, Instant::now(), accepts) {
-                Look::Serve { entry, served, refresh } => {
-                    let answer = answer(&self.shared, &entry, served);
-                    if refresh && !entry.is_refreshing() {
-                        let key = key.into_owned();
-                        self::refresh(&self.shared, &mut self.inner, &key, request, &entry);
-                    }
-                    return ResponseFuture::done(answer);
-                }
-                Look::Ask(old) => {
-                    let key = key.into_owned();
-                    return self.ask_for(key, request, old);
-                }
+        let Some(key) = store.rules.key(&request) else { return self.pass(request) };
+        if self.is_in_drill() {
+            let key = key.into_owned();
+            return self.drill(key, &request);
+        }
+        let (now, entry) = (Instant::now(), store.entry(&key));
+        if let Some(entry) = &entry {
+            let accepted = store.rules.accepts(&entry.record, &request) == Accepts::Yes;
+            if let (true, Some((age, fresh))) = (accepted, entry.calm(now)) {
+                return ResponseFuture::done(Some(answer(&self.shared, entry, Served::fresh(age, fresh))));
             }
         }
-        self.pass(request)
+        let key = key.into_owned();
+        self.look_closer(key, request, entry, now)
     }
 }
 
@@ -119,7 +117,28 @@ where
         ResponseFuture::falling(Box::pin(async move { caller.drill().await }))
     }
 
+    /// There is no fresh answer, or it is to be refreshed.
     #[cold]
+    fn look_closer(
+        &mut self,
+        key: String,
+        request: Req,
+        entry: Option<Arc<Entry<R::Record>>>,
+        now: Instant,
+    ) -> Answers<S::Future, P, Req, A, L, R> {
+        let store = &self.shared.chain.store;
+        match store.look_at(entry, now, |record| store.rules.accepts(record, &request)) {
+            Look::Serve { entry, served, refresh } => {
+                let answer = answer(&self.shared, &entry, served);
+                if refresh && !entry.is_refreshing() {
+                    self::refresh(&self.shared, &mut self.inner, &key, request, &entry);
+                }
+                ResponseFuture::done(Some(answer))
+            }
+            Look::Ask(old) => self.ask_for(key, request, old),
+        }
+    }
+
     fn ask_for(
         &mut self,
         key: String,
@@ -135,8 +154,8 @@ where
     /// What has nothing to do with the store, but that it may make an answer obsolete.
     #[inline(never)]
     fn pass(&mut self, request: Req) -> Answers<S::Future, P, Req, A, L, R> {
-        let Recalling { chain, store } = &self.shared.chain;
-        let drill = self.shared.told.drill() > Level::Full;
+        let store = &self.shared.chain.store;
+        let drill = self.is_in_drill();
         if let Some(key) = store.rules.key_in_outage(&request) {
             let old = kept_for(&self.shared, &key, &request);
             let mut caller = caller(&self.shared, key.into_owned(), &request, old);
@@ -146,7 +165,7 @@ where
             }));
         }
         let obsolete = store.rules.obsoletes(&request);
-        let call = Call::of(&self.shared, chain.copy, &request);
+        let call = Call::of(&self.shared, self.needs, |shared| shared.chain.chain.copy, &request);
         if drill {
             return ResponseFuture::falling(call.drill());
         }
@@ -262,7 +281,9 @@ where
     if served.level.is_degraded() {
         served = because_stored(told, served);
     }
-    told.answered(served.level, || served.source().name());
+    if shared.needs.reports || served.level.is_degraded() {
+        told.answered(served.level, || served.source().name());
+    }
     answer.grade(served);
     answer
 }

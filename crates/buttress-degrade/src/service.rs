@@ -7,7 +7,7 @@ use crate::chain::{Chain, Last};
 use crate::future::{Call, ResponseFuture};
 use crate::grade::{Grade, IntoAnswer};
 use crate::primary::{Readiness, start};
-use crate::shared::Holder;
+use crate::shared::{Holder, Needs};
 
 /// Answers by a chain where the service inside fails; made by [`DegradeLayer`](crate::DegradeLayer).
 #[derive(Debug)]
@@ -15,11 +15,12 @@ pub struct Degrade<S, C: 'static, P: 'static> {
     pub(crate) inner: S,
     pub(crate) shared: Holder<P, C>,
     pub(crate) readiness: Readiness,
+    pub(crate) needs: Needs,
 }
 
 impl<S, C, P> Degrade<S, C, P> {
-    pub(crate) fn new(inner: S, shared: Holder<P, C>) -> Self {
-        Self { inner, shared, readiness: Readiness::Unasked }
+    pub(crate) fn new(inner: S, shared: Holder<P, C>, needs: Needs) -> Self {
+        Self { inner, shared, readiness: Readiness::Unasked, needs }
     }
 
     /// The service inside.
@@ -30,6 +31,12 @@ impl<S, C, P> Degrade<S, C, P> {
     /// The service inside.
     pub fn into_inner(self) -> S {
         self.inner
+    }
+
+    /// Whether an operator wants worse answers than the service's.
+    #[inline]
+    pub(crate) fn is_in_drill(&self) -> bool {
+        self.needs.reports && self.shared.told.drill() > Level::Full
     }
 
     /// Asks the service inside, and is ready whatever it says.
@@ -50,7 +57,7 @@ impl<S, C, P> Degrade<S, C, P> {
 impl<S: Clone, C, P> Clone for Degrade<S, C, P> {
     fn clone(&self) -> Self {
         // What the service inside has said holds for the instance that was asked, not for its clones.
-        Self::new(self.inner.clone(), self.shared.clone())
+        Self::new(self.inner.clone(), self.shared.clone(), self.needs)
     }
 }
 
@@ -77,9 +84,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        if let (Readiness::Ready, Level::Full) = (&self.readiness, self.shared.told.drill()) {
+        if matches!(self.readiness, Readiness::Ready) && !self.is_in_drill() {
             self.readiness = Readiness::Unasked;
-            let call = Call::of(&self.shared, self.shared.chain.copy, &request);
+            let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);
             return ResponseFuture::calling(self.inner.call(request), call);
         }
         self.call_otherwise(request)
@@ -98,8 +105,8 @@ where
     /// In a drill, or where the service inside has yet to become ready.
     #[cold]
     fn call_otherwise(&mut self, request: Req) -> ResponseFuture<S::Future, Chain<Req, A, L>, P> {
-        let call = Call::of(&self.shared, self.shared.chain.copy, &request);
-        if self.shared.told.drill() > Level::Full {
+        let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);
+        if self.is_in_drill() {
             return ResponseFuture::falling(call.drill());
         }
         ResponseFuture::starting(start(&mut self.inner, &mut self.readiness, request), call)

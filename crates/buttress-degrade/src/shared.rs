@@ -18,8 +18,7 @@ pub(crate) struct Shared<P, C> {
     pub(crate) limits: Limits,
     pub(crate) policy: P,
     pub(crate) chain: C,
-    /// What the service says of itself is not believed.
-    pub(crate) foreign: bool,
+    pub(crate) needs: Needs,
     /// Failed responses that are still read.
     pub(crate) discarded: Arc<Tasks>,
 }
@@ -35,6 +34,19 @@ impl<P, C> Shared<P, C> {
             self.discarded.spawn_among(DISCARDED, self.policy.discard(response));
         }
     }
+}
+
+/// What a call needs beyond the service: mostly nothing, which each of its steps then sees at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    /// A component hears of the answers, and may be in a drill.
+    pub(crate) reports: bool,
+    /// What the service says of itself is not believed.
+    pub(crate) foreign: bool,
+    /// There is a budget.
+    pub(crate) budget: bool,
+    /// A rung wants the request.
+    pub(crate) request: bool,
 }
 
 /// How long the service has.

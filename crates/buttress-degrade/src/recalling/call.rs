@@ -188,7 +188,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
     {
         let shared = self.shared.clone();
         let store = &shared.chain.store;
-        if shared.foreign {
+        if shared.needs.foreign {
             response.disbelieve();
         }
         let verdict = shared.policy.classify(Ok(&response));

@@ -219,7 +219,7 @@ where
         };
         let (cause, failure) = match ended {
             Ended::Outcome(mut outcome) => {
-                if let (Ok(response), true) = (&mut outcome, self.shared.foreign) {
+                if let (Ok(response), true) = (&mut outcome, self.shared.needs.foreign) {
                     response.disbelieve();
                 }
                 let verdict = self.shared.policy.classify(outcome.as_ref().map_err(|error| &**error));

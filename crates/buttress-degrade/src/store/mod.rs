@@ -7,31 +7,35 @@ mod behind;
 mod behind;
 mod entry;
 mod flights;
+mod keep;
+mod look;
 mod lru;
 #[cfg(feature = "store")]
 mod pending;
+mod place;
 mod settings;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use buttress_core::clock::{after, nanos};
-use buttress_core::{BoxError, Level, Rng, Trim, within};
+use buttress_core::clock::after;
+use buttress_core::{BoxError, Level, Trim, within};
 use tokio::time::Instant;
 
-use crate::recall::{Accepts, Kept};
-use crate::served::{Cause, Freshness, Served, Source};
-use crate::shared::Told;
+use crate::recall::Kept;
+use crate::served::Cause;
 use crate::tasks::Tasks;
 
 use behind::Behind;
 pub(crate) use entry::Entry;
 pub use entry::Lifetime;
 pub(crate) use flights::{Flight, Flights, Joined, Waits};
+pub(crate) use look::Look;
 use lru::Lru;
+pub(crate) use place::Place;
 
 /// A store of last good answers, and the handle that reads and clears it. Clones share the answers.
 ///
@@ -115,14 +119,6 @@ impl<V> Clone for Outcome<V> {
             Self::Again => Self::Again,
         }
     }
-}
-
-/// What is known of a key when a call begins.
-pub(crate) enum Look<V> {
-    /// It is served at once; and, if this is so, refreshed.
-    Serve { entry: Arc<Entry<V>>, served: Served, refresh: bool },
-    /// The service is to be asked. There may be something to ask it about.
-    Ask(Option<Arc<Entry<V>>>),
 }
 
 impl<R: Kept> Clone for LastGood<R> {
@@ -258,144 +254,6 @@ impl<R: Kept> LastGood<R> {
         if own.fresh.is_zero() { Lifetime { while_revalidate: Duration::ZERO, ..own } } else { own }
     }
 
-    #[inline]
-    pub(crate) fn look(
-        &self,
-        key: &str,
-        now: Instant,
-        accepts: impl FnOnce(&R::Record) -> Accepts,
-    ) -> Look<R::Record> {
-        let Some(entry) = self.shared.entries.get(key) else { return Look::Ask(None) };
-        match accepts(&entry.record) {
-            Accepts::No => return Look::Ask(None),
-            Accepts::IfConfirmed => return Look::Ask(Some(entry)),
-            Accepts::Yes => {}
-        }
-        match entry.calm(now) {
-            Some((age, fresh)) => Look::Serve { entry, served: Served::fresh(age, fresh), refresh: false },
-            None => self.look_closer(entry, now),
-        }
-    }
-
-    #[cold]
-    fn look_closer(&self, entry: Arc<Entry<R::Record>>, now: Instant) -> Look<R::Record> {
-        let age = entry.age(now);
-        let failed = || entry.failed_within(self.config.negative_ttl, now);
-        let serve = |freshness: Freshness, level, refresh| {
-            let served = Served::new(level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh);
-            (served, refresh)
-        };
-        let (served, refresh) = match entry.serves(age) {
-            Some(Freshness::Fresh) => {
-                serve(Freshness::Fresh, Level::Full, age >= entry.refresh_at && !failed())
-            }
-            Some(stale) => serve(stale, Level::Slight, !failed()),
-            None if entry.serves_if_error(age) && failed() => {
-                serve(Freshness::IfError, self.config.level, false)
-            }
-            None => return Look::Ask(Some(entry)),
-        };
-        Look::Serve { entry, served, refresh }
-    }
-
-    /// What is kept under this key, however old.
-    pub(crate) fn entry(&self, key: &str) -> Option<Arc<Entry<R::Record>>> {
-        self.shared.entries.get(key)
-    }
-
-    /// What may be served of this entry now that the service has failed, unless it has been forgotten meanwhile.
-    pub(crate) fn after_failure(&self, key: &str, entry: &Arc<Entry<R::Record>>) -> Option<Served> {
-        let age = entry.age(Instant::now());
-        let still_kept = self.shared.entries.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
-        let freshness = Freshness::IfError;
-        (still_kept && entry.serves_if_error(age)).then(|| {
-            Served::new(self.config.level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh)
-        })
-    }
-
-    /// Keeps the answer of this call. Even where it is not kept, those who wait for it get it.
-    pub(crate) fn insert(
-        &self,
-        flight: &Flight<R::Record>,
-        record: R::Record,
-        lifetime: Lifetime,
-    ) -> Arc<Entry<R::Record>> {
-        let (entry, size) = self.entry_of(record, lifetime);
-        flight.keep(|| {
-            let (key, entries) = (flight.key(), &self.shared.entries);
-            let newer = |released| entries.get(key).is_some_and(|kept| kept.stored >= released);
-            if !flight.released().is_some_and(newer) {
-                entries.insert(key, Arc::clone(&entry), size);
-                if let Some(behind) = &self.behind {
-                    behind.put(key, &entry, flight.begun(), size);
-                }
-            }
-        });
-        if let Some(behind) = &self.behind {
-            self.write_behind(behind);
-        }
-        entry
-    }
-
-    /// Whether there is a store behind the memory.
-    pub(crate) fn is_backed(&self) -> bool {
-        self.behind.is_some()
-    }
-
-    /// What the store behind the memory has, if it is newer than what there was.
-    pub(crate) async fn recall(
-        &self,
-        key: &str,
-        old: Option<&Entry<R::Record>>,
-        told: &Told,
-    ) -> Option<(R::Record, Lifetime)> {
-        let behind = self.behind.as_ref()?;
-        self.write_behind(behind);
-        // Of what is never fresh none would spare the call.
-        if old.is_some_and(|old| old.lifetime.fresh.is_zero()) {
-            return None;
-        }
-        let (record, lifetime) = behind.recall(key, told).await?;
-        let newer = old.is_none_or(|old| lifetime.age < old.age(Instant::now()));
-        newer.then_some((record, lifetime))
-    }
-
-    /// Keeps in memory what the store behind it has; unless it is of no use, or was forgotten meanwhile.
-    pub(crate) fn adopt(
-        &self,
-        flight: &Flight<R::Record>,
-        record: R::Record,
-        lifetime: Lifetime,
-    ) -> Option<Arc<Entry<R::Record>>> {
-        let (entry, size) = self.entry_of(record, lifetime);
-        if entry.serves(lifetime.age).is_none() && !entry.serves_if_error(lifetime.age) {
-            return None;
-        }
-        let mut adopted = None;
-        flight.keep(|| {
-            self.shared.entries.insert(flight.key(), Arc::clone(&entry), size);
-            adopted = Some(entry);
-        });
-        adopted
-    }
-
-    /// As of now, and how many bytes it takes.
-    fn entry_of(&self, record: R::Record, lifetime: Lifetime) -> (Arc<Entry<R::Record>>, usize) {
-        let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
-        let fresh = nanos(lifetime.fresh);
-        let early = fresh / 100 * u64::from(self.config.jitter);
-        let refresh_at = if early == 0 { fresh } else { Rng::from_system().between(fresh - early, fresh) };
-        let refresh_at =
-            if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
-        (Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at)), size)
-    }
-
-    fn write_behind(&self, behind: &Arc<Behind<R::Record>>) {
-        if let Some(writer) = behind.writer() {
-            self.shared.writers.spawn(writer.write());
-        }
-    }
-
     pub(crate) fn flights(&self) -> &Arc<Flights<R::Record>> {
         &self.shared.flights
     }
@@ -446,23 +304,5 @@ impl<V> Shared<V> {
             tasks: Tasks::default(),
             writers: Tasks::default(),
         }
-    }
-}
-
-/// One of a bounded number of calls, given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn among(taken: &Arc<AtomicUsize>, at_most: usize) -> Option<Self> {
-        let more = |running: usize| (running < at_most).then_some(running + 1);
-        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Self(Arc::clone(taken)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
