@@ -11,6 +11,7 @@ use buttress_store::{Fault, Forgotten, NewAnswer, StoreError};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
+use super::clock::Clock;
 use super::pending::{Job, Pending};
 use super::{Entry, Lifetime};
 use crate::backing::{self, Backing, Writes};
@@ -51,26 +52,6 @@ struct State<V> {
     clock: Option<Clock>,
     /// Bytes since it was trimmed; `None` if it never was.
     untrimmed: Option<u64>,
-}
-
-/// What is known of the store's clock.
-#[derive(Clone, Copy)]
-struct Clock {
-    /// When it was read last, and what it read.
-    at: Instant,
-    read: SystemTime,
-    /// The same as if it had never been set back.
-    ahead: SystemTime,
-}
-
-impl Clock {
-    /// What it read then, at the least.
-    fn at(&self, then: Instant) -> Option<SystemTime> {
-        match then.checked_duration_since(self.at) {
-            Some(since) => self.read.checked_add(since),
-            None => self.read.checked_sub(self.at.duration_since(then)),
-        }
-    }
 }
 
 /// [`Writes`], as an object.
@@ -183,9 +164,9 @@ impl<V: Send + Sync + 'static> Behind<V> {
 
     /// This is what the store's clock reads.
     fn reads(&self, now: SystemTime) -> Clock {
-        let (mut state, at) = (self.lock(), Instant::now());
-        let own = state.clock.and_then(|clock| clock.ahead.checked_add(at.duration_since(clock.at)));
-        *state.clock.insert(Clock { at, read: now, ahead: own.map_or(now, |own| own.max(now)) })
+        let mut state = self.lock();
+        let clock = Clock::read(now, Instant::now(), state.clock);
+        *state.clock.insert(clock)
     }
 
     /// What the store's clock reads, if it has been read of late: it is, where that failed, before something is written.

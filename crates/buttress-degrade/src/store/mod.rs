@@ -5,6 +5,8 @@ mod behind;
 #[cfg(not(feature = "store"))]
 #[path = "nowhere.rs"]
 mod behind;
+#[cfg(feature = "store")]
+mod clock;
 mod entry;
 mod flights;
 mod keep;
