@@ -11,7 +11,7 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use buttress::BoxError;
 use bytes::Bytes;
@@ -23,8 +23,8 @@ use tower_service::Service;
 
 use crate::body::response_body;
 use asked::Asked;
-use attempt::Attempt;
-use courier::{Courier, Jobs};
+use attempt::{Attempt, Attempts};
+use courier::{Courier, Job, Jobs};
 pub use error::{Detached, StackError};
 pub use next::{NextFuture, NextService};
 pub use request::{RequestBuilderExt, attempts};
@@ -127,11 +127,13 @@ fn prepare(
     courier: Courier,
 ) -> reqwest_middleware::Result<http::Request<reqwest::Body>> {
     let mut request: http::Request<reqwest::Body> = request.try_into()?;
-    // What a stack further out has put on the request is newer than what the caller brought.
-    let mut carried = extensions.clone();
-    carried.extend(mem::take(request.extensions_mut()));
-    carried.insert(courier);
-    *request.extensions_mut() = carried;
+    if !extensions.is_empty() {
+        // What a stack further out has put on the request is newer than what the caller brought.
+        let mut carried = extensions.clone();
+        carried.extend(mem::take(request.extensions_mut()));
+        *request.extensions_mut() = carried;
+    }
+    request.extensions_mut().insert(courier);
     Ok(request)
 }
 
@@ -143,28 +145,45 @@ async fn drive<T>(
     extensions: &mut Extensions,
     next: &Next<'_>,
 ) -> T {
-    // Mostly there is one at a time.
-    let mut attempts: Vec<Attempt<'_>> = Vec::with_capacity(1);
+    let mut attempts = Attempts::default();
     poll_fn(|cx| {
+        attempts.retain(|number, attempt| goes_on(number, attempt, jobs, extensions, cx));
         loop {
             if let Poll::Ready(outcome) = call.as_mut().poll(cx) {
                 return Poll::Ready(outcome);
             }
+            let mut answered = false;
             while let Poll::Ready(job) = jobs.poll_next(cx) {
-                attempts.push(Attempt::new(job, next.clone(), extensions.clone(), asked));
-            }
-            let under_way = attempts.len();
-            attempts.retain_mut(|attempt| match attempt.poll(cx) {
-                Poll::Pending => true,
-                Poll::Ready(left) => {
-                    left.into_iter().for_each(|left| *extensions = left);
-                    false
+                match job {
+                    Job::Make(number, request) => {
+                        let mut attempt = Attempt::new(request, next.clone(), extensions.clone(), asked);
+                        if goes_on(number, &mut attempt, jobs, extensions, cx) {
+                            attempts.push(number, attempt);
+                        } else {
+                            answered = true;
+                        }
+                    }
+                    Job::Drop(number) => attempts.retain(|other, _| other != number),
                 }
-            });
-            if attempts.len() == under_way {
+            }
+            if !answered {
                 return Poll::Pending;
             }
         }
     })
     .await
+}
+
+/// Polls an attempt and hands on what has become of it, if it is over.
+fn goes_on(
+    number: usize,
+    attempt: &mut Attempt<'_>,
+    jobs: &Jobs,
+    extensions: &mut Extensions,
+    cx: &mut Context<'_>,
+) -> bool {
+    let Poll::Ready((reply, left)) = attempt.poll(cx) else { return true };
+    left.into_iter().for_each(|left| *extensions = left);
+    jobs.answer(number, reply, cx);
+    false
 }

@@ -6,11 +6,10 @@ use std::task::{Context, Poll, ready};
 use buttress::core::Judged;
 use buttress::{BoxError, Verdict};
 use bytes::Bytes;
-use futures_channel::oneshot;
 use http_body::Body;
 use tower_service::Service;
 
-use super::courier::{Courier, Reply};
+use super::courier::{Courier, Waiting};
 use super::error::Detached;
 use crate::body::request_body;
 
@@ -46,22 +45,22 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> NextFuture {
         let courier = request.extensions_mut().remove::<Courier>();
-        NextFuture { reply: courier.and_then(|courier| courier.send(request.map(request_body))) }
+        NextFuture { waiting: courier.and_then(|courier| courier.send(request.map(request_body))) }
     }
 }
 
 /// The response of a [`NextService`]. Dropping it ends the attempt.
 #[derive(Debug)]
 pub struct NextFuture {
-    reply: Option<oneshot::Receiver<Reply>>,
+    waiting: Option<Waiting>,
 }
 
 impl Future for NextFuture {
     type Output = Result<http::Response<reqwest::Body>, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = match &mut self.reply {
-            Some(reply) => ready!(Pin::new(reply).poll(cx)).ok(),
+        let reply = match &mut self.waiting {
+            Some(waiting) => ready!(waiting.poll(cx)),
             None => None,
         };
         Poll::Ready(match reply {
