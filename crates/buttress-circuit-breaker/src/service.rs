@@ -54,7 +54,15 @@ impl<S, P, W> CircuitBreaker<S, P, W> {
 impl<S: Clone, P: Clone, W: Clone> Clone for CircuitBreaker<S, P, W> {
     fn clone(&self) -> Self {
         // What `poll_ready` found holds for the instance that was asked, not for its clones.
-        Self::new(self.inner.clone(), self.breaker.clone(), self.policy.clone(), self.watch.clone())
+        Self {
+            breaker: self.breaker.clone(),
+            policy: self.policy.clone(),
+            watch: self.watch.clone(),
+            refusal: None,
+            asked: false,
+            // The large one last, where it is to stay.
+            inner: self.inner.clone(),
+        }
     }
 }
 

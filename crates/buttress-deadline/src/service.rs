@@ -12,16 +12,17 @@ use crate::layer::Settings;
 /// Bounds the time of a call; made by [`DeadlineLayer`](crate::DeadlineLayer).
 #[derive(Clone, Debug)]
 pub struct Deadline<S, K = ()> {
-    inner: S,
     settings: Arc<Settings>,
     carry: K,
     /// Also with requests that bring nothing.
     travels: bool,
+    // Cloned last, where it is to stay: what counts references in between would have it moved once more.
+    inner: S,
 }
 
 impl<S, K> Deadline<S, K> {
     pub(crate) fn new(inner: S, settings: Arc<Settings>, carry: K, travels: bool) -> Self {
-        Self { inner, settings, carry, travels }
+        Self { settings, carry, travels, inner }
     }
 
     /// The service inside.

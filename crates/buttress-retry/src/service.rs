@@ -13,14 +13,14 @@ use crate::shared::{Core, Settings};
 /// `P` judges outcomes and reads what travels with requests, `R` keeps requests so that they can be sent again. The
 /// first attempt goes to the instance that was made ready; each further one to a clone that is driven ready again.
 pub struct Retry<S, P = Plain, R = CloneReplay> {
-    inner: S,
     core: Arc<Core<S, P, R>>,
+    inner: S,
 }
 
 impl<S: Clone, P, R> Retry<S, P, R> {
     pub(crate) fn new(inner: S, settings: Arc<Settings>, policy: P, replay: R) -> Self {
         let template = Mutex::new(inner.clone());
-        Self { inner, core: Arc::new(Core { settings, template, policy, replay }) }
+        Self { core: Arc::new(Core { settings, template, policy, replay }), inner }
     }
 }
 
@@ -38,7 +38,8 @@ impl<S, P, R> Retry<S, P, R> {
 
 impl<S: Clone, P, R> Clone for Retry<S, P, R> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), core: Arc::clone(&self.core) }
+        // The large one last, where it is to stay.
+        Self { core: Arc::clone(&self.core), inner: self.inner.clone() }
     }
 }
 
