@@ -1,4 +1,4 @@
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::task::Context;
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ struct Open {
     holder: Holder,
     /// The gate at admission: which generation the call belongs to.
     token: u64,
-    /// When the call first had to wait, since its answer last went on: the clock's reading, plus one.
-    waiting_since: Option<NonZeroU64>,
+    /// When the call first had to wait, since its answer last went on.
+    waiting_since: Option<Instant>,
     /// Fires when a call that still runs becomes slow.
     slow_timer: Timer,
     probe: Option<NonZeroU32>,
@@ -133,7 +133,7 @@ impl Open {
                 return Ok(());
             }
             let now = now();
-            self.waiting_since = NonZeroU64::new(settings.clock.at(now).saturating_add(1));
+            self.waiting_since = Some(now);
             if let (Some((slower_than, _)), 0) = (settings.config.slow_calls, self.flags & SLOW) {
                 self.slow_timer = Timer::at(after(now, slower_than))?;
             }
@@ -155,8 +155,7 @@ impl Open {
     }
 
     fn has_waited(&self, limit: Duration) -> bool {
-        let now = || self.holder.settings.clock.now();
-        self.waiting_since.is_some_and(|since| now().saturating_sub(since.get() - 1) >= nanos(limit))
+        self.waiting_since.is_some_and(|since| since.elapsed() >= limit)
     }
 
     #[inline(never)]
@@ -201,7 +200,7 @@ impl Open {
         else {
             return false;
         };
-        now.get().saturating_sub(since.get() - 1) >= nanos(limit)
+        now.get().saturating_sub(self.holder.settings.clock.at(since)) >= nanos(limit)
     }
 
     /// Ends a call that is not simply a good one.
