@@ -276,9 +276,12 @@ where
                         return Poll::Pending;
                     }
                 };
-                #[cfg(feature = "tonic")]
-                crate::status::without_broken_details(response.headers_mut());
                 let end = End::of(response.headers());
+                // tonic reads them with a status only.
+                #[cfg(feature = "tonic")]
+                if end.is_some() {
+                    crate::status::without_broken_details(response.headers_mut());
+                }
                 let is_open = response.status() == StatusCode::OK && end.is_none();
                 let mut response = response.map(|body| PeekedBody::new(body, is_open, this.time.take()));
                 let sent = this.sent.take();

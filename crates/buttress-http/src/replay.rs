@@ -159,9 +159,10 @@ fn has_key<B>(request: &Request<B>) -> bool {
 /// By a key, or by the caller.
 pub(crate) fn is_said_to_be_repeatable<B>(request: &Request<B>) -> bool {
     let extensions = request.extensions();
-    has_key(request)
-        || extensions.get::<Repeatable>().is_some()
+    // What a layer has said is found sooner than a header.
+    extensions.get::<Repeatable>().is_some()
         || extensions.get::<Carried>().is_some_and(|carried| carried.repeatable)
+        || has_key(request)
 }
 
 /// RFC 9110 § 9.2.2.
