@@ -21,6 +21,10 @@ pub(crate) struct Waiting {
 }
 
 /// What the task that made the call has to do.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an allocation for each attempt would cost more than moving it does"
+)]
 pub(crate) enum Job {
     /// An attempt with this number.
     Make(usize, http::Request<reqwest::Body>),
