@@ -48,7 +48,7 @@ pub struct Figures {
     pub failed_over: bool,
     /// What the supervisor tried.
     pub actions: Vec<String>,
-    /// How often a check, the one that failed most often, had failed when a human was called.
+    /// How often in a row a check, the one that failed most often, had failed when a human was called.
     pub checks_until_page: Option<usize>,
     /// How often a human was called.
     pub pages: usize,
@@ -65,6 +65,7 @@ impl Figures {
             let after = (*at - (start + span.injected)).as_secs_f64();
             match mark {
                 Mark::CheckFailed(check) => *failed_checks.entry(check).or_default() += 1,
+                Mark::CheckPassed(check) => drop(failed_checks.remove(&**check)),
                 Mark::Detected => {
                     figures.detected.get_or_insert(after);
                 }
@@ -232,6 +233,8 @@ mod tests {
         let failed = |check: &str| Mark::CheckFailed(check.to_owned());
         let journal = [
             (at(1), failed("a")),
+            (at(3), failed("a")),
+            (at(3), Mark::CheckPassed("a".to_owned())),
             (at(4), failed("a")),
             (at(4), failed("b")),
             (at(5), Mark::Detected),

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 pub enum Mark {
     /// The check of this name failed.
     CheckFailed(String),
+    /// A check of this name passed.
+    CheckPassed(String),
     /// It holds the client for ill.
     Detected,
     /// It tried to heal it, by an action of this name.

@@ -132,7 +132,12 @@ impl Check<Client> for Asks {
             // It is dropped when its time is over.
             let mut failing = Failing(is_in_use.then_some((self, start)));
             let answer = match client.oneshot(()).await {
-                Ok(_) => Answer::Pass,
+                Ok(_) => {
+                    if is_in_use {
+                        self.journal.mark(Mark::CheckPassed(self.symptom.as_str().to_owned()));
+                    }
+                    Answer::Pass
+                }
                 Err(error) if self.is(&symptom(&error)) => {
                     failing.failed();
                     Answer::fail(error.to_string())
