@@ -154,7 +154,11 @@ mod tests {
 
         let (sender, body) = Channel::<Bytes, BoxError>::new(2);
         drop(watch(&settled, body, Verdict::Rejected));
-        assert_eq!(settled.take(), [Some(Verdict::Rejected)], "unread: the head is all that its caller wanted");
+        assert_eq!(
+            settled.take(),
+            [Some(Verdict::Rejected)],
+            "unread: the head is all that its caller wanted"
+        );
         drop(sender);
 
         let (sender, body) = Channel::<Bytes, BoxError>::new(2);
