@@ -174,7 +174,7 @@ impl Config {
         Ok(Self { undo_timeout: limit, ..self })
     }
 
-    /// How often, and after which delays, undoing a step is tried again when it fails: 5 times by default, after 1, 2, 4, 8 and
+    /// How often, and after which delays, undoing a step is tried again when it fails: 5 times by default, after up to 1, 2, 4, 8 and
     /// 16 seconds. Failed attempts are recorded, and count over all workers. After the last one the run is paused, and each
     /// time that it is resumed it is tried once more; a run that was cancelled fails then.
     #[must_use]

@@ -23,7 +23,7 @@ use crate::mode::{Mode, ModeCell};
 /// is free only then, and which may be polled once too often. While a runtime's clock is paused nothing is kept: a timer that nobody
 /// waits for would move that clock. A test that pauses it only after its first call has kept one already: let it start paused.
 #[derive(Debug, Default)]
-pub struct Timer(Option<Pin<Box<Kept>>>);
+pub struct Timer(Option<BoxedKept>);
 
 pin_project! {
     #[derive(Debug)]
@@ -37,6 +37,9 @@ pin_project! {
     }
 }
 
+/// It stays where it is while it is registered.
+type BoxedKept = Pin<Box<Kept>>;
+
 /// Timers that a thread keeps.
 const KEPT: usize = 64;
 
@@ -47,7 +50,7 @@ const LOOKED_AT: usize = 4;
 #[derive(Default)]
 struct Pool {
     runtime: Option<Id>,
-    free: Vec<Pin<Box<Kept>>>,
+    free: Vec<BoxedKept>,
 }
 
 thread_local! {
@@ -105,7 +108,7 @@ impl Drop for Timer {
     }
 }
 
-fn give_back(kept: Pin<Box<Kept>>) {
+fn give_back(kept: BoxedKept) {
     if let Some(runtime) = kept.keep_for {
         // The thread's pool may be gone already, while the thread ends.
         let _too_many = POOL.try_with(|pool| pool.borrow_mut().give_back(kept, runtime));
@@ -127,7 +130,7 @@ impl Kept {
 
 impl Pool {
     /// One for this moment, and those of a runtime that this thread no longer serves.
-    fn take(&mut self, runtime: Id, deadline: Instant) -> (Option<Pin<Box<Kept>>>, Vec<Pin<Box<Kept>>>) {
+    fn take(&mut self, runtime: Id, deadline: Instant) -> (Option<BoxedKept>, Vec<BoxedKept>) {
         if self.runtime != Some(runtime) {
             self.runtime = Some(runtime);
             return (None, std::mem::take(&mut self.free));
@@ -135,7 +138,7 @@ impl Pool {
         (self.take_for(deadline), Vec::new())
     }
 
-    fn take_for(&mut self, deadline: Instant) -> Option<Pin<Box<Kept>>> {
+    fn take_for(&mut self, deadline: Instant) -> Option<BoxedKept> {
         // One that is registered for a later moment would have to be registered anew. Calls with several deadlines give their
         // timers back in turn.
         let mut last = self.free.iter().enumerate().rev().take(LOOKED_AT);
@@ -148,7 +151,7 @@ impl Pool {
     }
 
     /// What is not kept.
-    fn give_back(&mut self, kept: Pin<Box<Kept>>, runtime: Id) -> Option<Pin<Box<Kept>>> {
+    fn give_back(&mut self, kept: BoxedKept, runtime: Id) -> Option<BoxedKept> {
         if self.runtime != Some(runtime) || self.free.len() >= KEPT {
             return Some(kept);
         }
