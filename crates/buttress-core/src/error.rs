@@ -66,14 +66,11 @@ pub fn own_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
     })
 }
 
-/// tower's own layers say as much as ours: what they shed or could not queue was not sent, and costs the dependency nothing.
+/// tower's own layers say as much as ours: what they shed was not sent, and costs the dependency nothing.
 #[cfg(feature = "tower")]
 fn towers_verdict(error: &(dyn Error + 'static)) -> Option<Verdict> {
     if error.is::<tower::load_shed::error::Overloaded>() {
         return Some(Verdict::failure(Kind::Refused));
-    }
-    if error.is::<tower::buffer::error::Closed>() {
-        return Some(Verdict::failure(Kind::Transient).not_sent());
     }
     error.is::<tower::timeout::error::Elapsed>().then_some(Verdict::failure(Kind::Timeout))
 }
