@@ -13,6 +13,8 @@ pub(crate) struct Probing {
     under_way: Vec<Probe>,
     last: Option<NonZeroU32>,
     pub(crate) calls: u32,
+    /// Those of which it is known that they have not failed; of one whose lease is over, nothing ever will be.
+    pub(crate) good: u32,
     pub(crate) failed: u32,
     pub(crate) slow: u32,
 }
@@ -85,14 +87,16 @@ impl Probing {
 
     /// Counts a probe that has ended and has no slot any more.
     pub(crate) fn count(&mut self, ended: Ended, counted: bool) {
-        let undecided = self.counted() as u32 + u32::from(counted);
         let failed = match ended.outcome {
-            Outcome::Ignored => return,
-            Outcome::AbandonedUnlessSuccess if self.calls > self.failed + undecided => return,
-            Outcome::Good => false,
-            Outcome::Failed | Outcome::AbandonedUnlessSuccess => true,
+            Outcome::Ignored => None,
+            Outcome::AbandonedUnlessSuccess if self.good > 0 => None,
+            Outcome::Good => Some(false),
+            Outcome::Failed | Outcome::AbandonedUnlessSuccess => Some(true),
         };
+        // For one that is among the calls, as a slow one, not to have failed is as good as it gets.
+        let Some(failed) = failed.or(counted.then_some(false)) else { return };
         self.failed += u32::from(failed);
+        self.good += u32::from(!failed);
         if !counted {
             self.calls += 1;
             self.slow += u32::from(ended.slow);

@@ -235,8 +235,12 @@ impl Machine {
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
         let change = probe.and_then(|_| self.tick(config, tallies, false, now.get()));
-        let released = self.cold.as_mut().and_then(|cold| cold.probing.release(probe));
-        if change.is_none() && released == Some(true) { self.decide(config, tallies, None) } else { change }
+        let Some(cold) = &mut self.cold else { return change };
+        if cold.probing.release(probe) != Some(true) {
+            return change;
+        }
+        cold.probing.good += 1;
+        change.or_else(|| self.decide(config, tallies, None))
     }
 
     /// Takes a result that does not vote.
