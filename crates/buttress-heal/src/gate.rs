@@ -1,7 +1,7 @@
 //! What all clones of a supervised service see: the generation that takes calls, or why there is none.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -65,7 +65,7 @@ pub(crate) struct Hub {
     /// Somebody wants to know how long calls take.
     pub(crate) timed: AtomicBool,
     /// Callers that wait for a generation.
-    pub(crate) waiting: AtomicUsize,
+    pub(crate) waiting: AtomicU32,
     /// The key of the incident that a human has been told of.
     pub(crate) incident: Mutex<Option<Arc<str>>>,
 }
@@ -274,7 +274,7 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     fn take(hub: &Arc<Hub>, why: Why, waiting: Waiting) -> Option<Self> {
-        let room = |callers| (callers < waiting.callers).then_some(callers + 1);
+        let room = |callers: u32| callers.checked_add(1).filter(|_| (callers as usize) < waiting.callers);
         hub.waiting.fetch_update(Relaxed, Relaxed, room).ok()?;
         Some(Self { hub: Arc::clone(hub), why, within: waiting.within })
     }

@@ -56,7 +56,7 @@ impl<S: Clone> View<S> {
     /// How many callers wait for a generation.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        self.hub.waiting.load(std::sync::atomic::Ordering::Relaxed)
+        self.hub.waiting.load(std::sync::atomic::Ordering::Relaxed) as usize
     }
 
     /// From now on refusals name this incident, of which a human has been told; or none.
