@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Seconds, nanos};
@@ -29,11 +30,28 @@ pub struct Backoff {
     seeds: Seeds,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Growth {
     Constant,
     Linear,
     Exponential(f64),
+    Custom(Custom),
+}
+
+/// The same one as its clones, and no other.
+#[derive(Clone)]
+struct Custom(Arc<dyn Fn(u32) -> Duration + Send + Sync>);
+
+impl fmt::Debug for Custom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fn(u32) -> Duration")
+    }
+}
+
+impl PartialEq for Custom {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Backoff {
@@ -67,6 +85,29 @@ impl Backoff {
         Self::growing(Growth::Exponential(factor), base, cap)
     }
 
+    /// What this closure says: it is given the number of the retry, 1 for the first. At most `cap`, without jitter.
+    ///
+    /// It is asked before each retry, and for descriptions of the schedule too, so it should be quick and always say the same.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use buttress_core::Backoff;
+    ///
+    /// // At once, then after a second, then after five each time.
+    /// let backoff = Backoff::from_fn(Duration::from_secs(5), |retry| match retry {
+    ///     1 => Duration::ZERO,
+    ///     2 => Duration::from_secs(1),
+    ///     _ => Duration::from_secs(5),
+    /// });
+    /// let delays: Vec<_> = backoff.delays().take(4).map(|delay| delay.as_secs()).collect();
+    /// assert_eq!(delays, [0, 1, 5, 5]);
+    /// ```
+    pub fn from_fn(cap: Duration, delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        let base = delay(1).min(cap);
+        let growth = Growth::Custom(Custom(Arc::new(delay)));
+        Self { growth, base: nanos(base), cap: nanos(cap), jitter: Jitter::None, seeds: Seeds::default() }
+    }
+
     fn growing(growth: Growth, base: Duration, cap: Duration) -> Result<Self, ConfigError> {
         if cap < base {
             return Err(ConfigError::new("cap", cap, format!("must be at least the base of {base:?}")));
@@ -78,7 +119,7 @@ impl Backoff {
     #[must_use]
     pub fn jitter(self, jitter: Jitter) -> Self {
         // A constant delay that is spread upwards needs room above; its cap is its own upper bound.
-        let cap = match (self.growth, jitter) {
+        let cap = match (&self.growth, jitter) {
             (Growth::Constant, Jitter::Decorrelated) => self.base.saturating_mul(3),
             (Growth::Constant, Jitter::Spread { percent } | Jitter::Above { percent }) => {
                 self.base.saturating_add(share(self.base, percent))
@@ -138,9 +179,12 @@ impl Backoff {
 
     /// The delay before retry `retry` (0 is the first), without jitter.
     fn computed(&self, retry: u64) -> u64 {
-        let uncapped = match self.growth {
+        let uncapped = match &self.growth {
             Growth::Constant => self.base,
             Growth::Linear => self.base.saturating_mul(retry.saturating_add(1)),
+            Growth::Custom(Custom(delay)) => {
+                nanos(delay(u32::try_from(retry.saturating_add(1)).unwrap_or(u32::MAX)))
+            }
             // `as` saturates: an infinite product is the cap like any other too large one.
             Growth::Exponential(factor) => (self.base as f64 * factor.powf(retry as f64)) as u64,
         };
@@ -152,8 +196,9 @@ impl Backoff {
 impl fmt::Display for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (base, cap) = (Seconds(self.base()), Seconds(self.cap()));
-        match self.growth {
+        match &self.growth {
             Growth::Constant => write!(f, "{base}")?,
+            Growth::Custom(_) => write!(f, "{base} and then as a closure says, up to {cap}")?,
             Growth::Linear => write!(f, "{base}, {base} more each time up to {cap}")?,
             Growth::Exponential(factor) => write!(f, "{base} × {factor} up to {cap}")?,
         }
@@ -270,6 +315,23 @@ mod tests {
             Duration::from_millis(4500)
         );
         assert_eq!(backoff.jitter(Jitter::Decorrelated).longest(3), secs(3 + 9 + 20));
+    }
+
+    #[test]
+    fn a_closure_says_every_delay_and_the_cap_holds() {
+        let backoff = Backoff::from_fn(secs(10), |retry| secs(u64::from(retry).pow(2)));
+        assert_eq!(millis(&backoff, 5), [1000, 4000, 9000, 10_000, 10_000]);
+        assert_eq!((backoff.base(), backoff.longest(3)), (secs(1), secs(14)));
+        assert_eq!(backoff.to_string(), "1 s and then as a closure says, up to 10 s");
+        let mut delays = backoff.delays();
+        assert_eq!((delays.nth(2), delays.nth(usize::MAX)), (Some(secs(9)), Some(secs(10))));
+        delays.restart();
+        assert_eq!(delays.next(), Some(secs(1)));
+        assert_eq!(Backoff::from_fn(secs(1), |_| Duration::MAX).delays().next(), Some(secs(1)));
+        assert_eq!(backoff, backoff.clone());
+        assert_ne!(backoff, Backoff::from_fn(secs(10), |retry| secs(u64::from(retry).pow(2))));
+        let spread = backoff.jitter(Jitter::Full);
+        assert!((0..100).all(|_| spread.delays().nth(1).unwrap() <= secs(4)));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::clock::Seconds;
-use buttress_core::{Backoff, ConfigError, Jitter, Mode};
+use buttress_core::{Backoff, ConfigError, Jitter, Mode, Verdict};
 
 use crate::budget::Budget;
 
@@ -32,6 +34,7 @@ pub struct Config {
     pub(crate) retry_refused: bool,
     pub(crate) rate_gate: bool,
     pub(crate) mode: Mode,
+    pub(crate) on_retry: Option<OnRetry>,
 }
 
 /// What is done with a wait that the server asks for (`Retry-After` and the like).
@@ -81,6 +84,7 @@ impl Config {
             retry_refused: false,
             rate_gate: false,
             mode: Mode::Enforce,
+            on_retry: None,
         }
     }
 
@@ -130,7 +134,7 @@ impl Config {
         Self { max_retries, ..self }
     }
 
-    /// The delays.
+    /// The delays; [`Backoff::from_fn`] takes a closure.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
         Self { backoff, ..self }
@@ -191,6 +195,23 @@ impl Config {
         Self { mode, ..self }
     }
 
+    /// Tells this before each wait for a further attempt: the number of the attempt that failed (1 for the first), what it
+    /// meant, and how long the wait is. Default: nobody. The last one set counts.
+    ///
+    /// For a line in a log, or to have a token renewed. It runs on the call's task, so it must not block; a panic in it is caught
+    /// and forgotten. It is not told of what a retry in [`Mode::Observe`] would have done. All else that happens is told to an
+    /// observer ([`RetryLayer::observe`](crate::RetryLayer::observe)).
+    ///
+    /// ```
+    /// let config = buttress_retry::Config::user_facing().on_retry(|attempt, verdict, delay| {
+    ///     eprintln!("attempt {attempt} failed ({verdict:?}), the next one starts in {delay:?}");
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_retry(self, hook: impl Fn(u32, Verdict, Duration) + Send + Sync + 'static) -> Self {
+        Self { on_retry: Some(OnRetry(Arc::new(hook))), ..self }
+    }
+
     /// How often a call is made at most.
     pub fn attempts(&self) -> u32 {
         self.max_retries.saturating_add(1)
@@ -216,6 +237,23 @@ impl Config {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// Hears of each retry.
+#[derive(Clone)]
+pub(crate) struct OnRetry(Arc<dyn Fn(u32, Verdict, Duration) + Send + Sync>);
+
+impl OnRetry {
+    pub(crate) fn tell(&self, attempt: u32, verdict: Verdict, delay: Duration) {
+        // Its own state may be torn by its panic; that is its affair, and nothing of ours is in its hands.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.0)(attempt, verdict, delay)));
+    }
+}
+
+impl fmt::Debug for OnRetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRetry")
     }
 }
 

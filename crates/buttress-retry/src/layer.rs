@@ -3,12 +3,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Classify, CloneReplay, ConfigError, Mode, Observe, Plain, Timer};
+use buttress_core::{
+    BoxError, Classify, CloneReplay, ConfigError, ErrorRef, Mode, Observe, Plain, Timer, Verdict,
+};
 use tokio::time::Instant;
 use tower_layer::Layer;
 
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::retry_if::RetryIf;
 use crate::service::Retry;
 use crate::session::Facts;
 use crate::shared::{Above, Judgement, Log, Settings};
@@ -60,6 +63,48 @@ impl<P, R> RetryLayer<P, R> {
     /// Judges outcomes with this policy; for HTTP that is `buttress_http::Http`.
     #[must_use]
     pub fn policy<Q>(self, policy: Q) -> RetryLayer<Q, R> {
+        RetryLayer { settings: self.settings, policy, replay: self.replay }
+    }
+
+    /// Retries what this closure says, in place of the policy's own choice; call it after [`policy`](RetryLayer::policy).
+    ///
+    /// It is given each outcome, and what the policy says of it. Where it says `true` of what the policy holds to be no failure,
+    /// or one that will not pass, this is retried as a [transient](buttress_core::Kind::Transient) failure that may have had an effect; where it
+    /// says `false` of a failure, this is [permanent](buttress_core::Kind::Permanent) here. All other rules hold: nothing is retried that may not
+    /// be repeated, that the server or the budget forbids, or that a layer below refused without
+    /// [`Config::retry_refused`].
+    ///
+    /// It must not block; a panic in it is one of the call, and passes on.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), buttress_core::BoxError> {
+    /// use buttress_core::Verdict;
+    /// use buttress_retry::{Config, RetryLayer};
+    ///
+    /// enum Job { Pending, Done(u32) }
+    ///
+    /// let retry = RetryLayer::new("jobs", Config::background())?
+    ///     .retry_if(|outcome: Result<&Job, _>, verdict: Verdict| match outcome {
+    ///         Ok(job) => matches!(job, Job::Pending),
+    ///         Err(_) => verdict.is_failure(),
+    ///     });
+    /// let mut asked = 0;
+    /// let job = retry.run(|| {
+    ///     asked += 1;
+    ///     let job = if asked < 3 { Job::Pending } else { Job::Done(42) };
+    ///     async { Ok::<_, std::io::Error>(job) }
+    /// });
+    /// assert!(matches!(job.await?, Job::Done(42)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn retry_if<Res, F>(self, retry_if: F) -> RetryLayer<RetryIf<P, F>, R>
+    where
+        F: for<'a> Fn(Result<&'a Res, ErrorRef<'a>>, Verdict) -> bool,
+    {
+        let policy = RetryIf { policy: self.policy, retry_if };
         RetryLayer { settings: self.settings, policy, replay: self.replay }
     }
 

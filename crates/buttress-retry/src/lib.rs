@@ -20,6 +20,8 @@
 //! | failure: refused (by a layer below, such as an open circuit) | only with [`Config::retry_refused`] |
 //! | failure: permanent, or the server said not to | no |
 //!
+//! [`RetryLayer::retry_if`] says otherwise by a closure.
+//!
 //! A failure whose effect is unknown is retried only if the request may be repeated
 //! ([`Replay::is_repeatable`](buttress_core::Replay::is_repeatable): for HTTP an idempotent method, RFC 9110 § 9.2.2, or
 //! an idempotency key). No retry starts that could not start before the request's deadline,
@@ -73,6 +75,7 @@ mod future;
 mod gate;
 mod layer;
 mod pause;
+mod retry_if;
 mod service;
 mod session;
 mod shared;
@@ -82,4 +85,5 @@ pub use buttress_core::{Exhausted, Stop};
 pub use config::{Config, HintRule};
 pub use future::ResponseFuture;
 pub use layer::RetryLayer;
+pub use retry_if::RetryIf;
 pub use service::Retry;

@@ -152,7 +152,12 @@ impl Settings {
         self.observer.emit(&self.name, || Event::Budget { tokens: self.config.budget.tokens() });
         match next {
             _ if observe => Judgement::Final,
-            Next::Retry { copy, delay, .. } => Judgement::Retry(copy, delay),
+            Next::Retry { copy, delay, .. } => {
+                if let Some(hook) = &self.config.on_retry {
+                    hook.tell(attempts, verdict, delay);
+                }
+                Judgement::Retry(copy, delay)
+            }
             Next::Stop(stop) => Judgement::GaveUp(stop),
         }
     }
