@@ -2,7 +2,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Classify, Now, Plain, Settle, Verdict, Watch};
+use buttress_core::{BoxError, Classify, Now, Plain, Verdict, Watch};
 use pin_project_lite::pin_project;
 
 use crate::permit::Permit;

@@ -1,12 +1,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use buttress_core::Mode;
 use buttress_core::clock::LazyNow;
 use buttress_core::observe::{CircuitCause, CircuitState};
+use buttress_core::{Mode, Refused};
 use tokio::time::Instant;
 
 use crate::error::InvalidTransition;
+use crate::permit::Permit;
 use crate::shared::{Holder, WeakHolder};
 use crate::state::{Change, Machine, Tallies};
 
@@ -90,6 +91,82 @@ impl CircuitBreakerHandle {
             refused: self.breaker.refused(),
             stale: seen.stale,
         }
+    }
+
+    /// Lets one call in by hand: for streams, for synchronous code, for whatever is no service and no future. Whoever makes the
+    /// call ends it by settling the permit; a permit that is dropped, by a panic too, is an abandoned call.
+    ///
+    /// The call begins here. That it is slow, where a rule asks for it, is found when it is settled. No runtime is needed.
+    ///
+    /// ```
+    /// use buttress_circuit_breaker::{CircuitBreakerHandle, CircuitBreakerLayer, Refused};
+    ///
+    /// /// Blocking code.
+    /// fn read(breaker: &CircuitBreakerHandle, path: &str) -> Result<String, Box<dyn std::error::Error>> {
+    ///     let permit = breaker.try_acquire()?;
+    ///     let read = std::fs::read_to_string(path);
+    ///     match &read {
+    ///         Ok(_) => permit.success(),
+    ///         Err(_) => permit.failure(),
+    ///     }
+    ///     Ok(read?)
+    /// }
+    ///
+    /// let breaker = CircuitBreakerLayer::standard("network drive").handle();
+    /// for _ in 0..5 {
+    ///     read(&breaker, "/mnt/no such drive").unwrap_err();
+    /// }
+    /// let error = read(&breaker, "/mnt/no such drive").unwrap_err();
+    /// assert!(error.downcast_ref::<Refused>().unwrap().retry_after().is_some());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], with the time to come back, if the circuit lets no call in.
+    pub fn try_acquire(&self) -> Result<Permit, Refused> {
+        match self.breaker.admit() {
+            Ok(permit) => Ok(permit.begun()),
+            Err(refusal) => Err(self.breaker.refused_call(refusal)),
+        }
+    }
+
+    /// Waits until the circuit is in a state that this accepts, and says which one that is.
+    ///
+    /// It looks at the state now and after every transition, and none is missed between looking and waiting; a state that is over
+    /// before the waiting task runs may be. Any number of tasks may wait. Dropping the future ends the wait.
+    ///
+    /// Waiting probes nothing: an open circuit goes on when somebody calls ([`eager`](crate::Config::eager) gets it to half-open,
+    /// no further). A task that is the only one to call must not wait for the circuit to close, but come back after
+    /// [`retry_after`](CircuitBreakerHandle::retry_after). Of a key that a keyed layer has forgotten, nothing more is heard.
+    ///
+    /// ```
+    /// use buttress_circuit_breaker::{CircuitBreakerLayer, CircuitState};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let handle = CircuitBreakerLayer::standard("datadog").handle();
+    /// let watched = handle.clone();
+    /// let trouble = tokio::spawn(async move { watched.wait_for(|state| state != CircuitState::Closed).await });
+    /// tokio::task::yield_now().await;
+    /// handle.isolate();
+    /// assert_eq!(trouble.await.unwrap(), CircuitState::Isolated);
+    /// # }
+    /// ```
+    pub async fn wait_for(&self, mut accept: impl FnMut(CircuitState) -> bool) -> CircuitState {
+        loop {
+            // Made before the look, it hears of what changes after it, polled or not.
+            let changed = self.breaker.settings.changed.notified();
+            let state = self.state();
+            if accept(state) {
+                return state;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the circuit is closed: at once, if it is; see [`wait_for`](CircuitBreakerHandle::wait_for).
+    pub async fn closed(&self) {
+        self.wait_for(|state| state == CircuitState::Closed).await;
     }
 
     /// Refuses every call until [`close`](CircuitBreakerHandle::close).

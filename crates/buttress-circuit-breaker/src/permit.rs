@@ -16,6 +16,8 @@ use crate::state::{Ended, Outcome, Vote};
 /// Settling it records the verdict. Dropping it unsettled, before or after its first poll, means that the call was
 /// abandoned: that frees the slot of a probe and is never a success; whether it counts as a failure is the
 /// configuration's choice ([`Abandoned`]). What a call of an earlier generation brings is counted but does not vote.
+///
+/// Services hold one for each call; [`try_acquire`](crate::CircuitBreakerHandle::try_acquire) gives one by hand.
 #[derive(Debug, Default)]
 pub struct Permit(Option<Open>);
 
@@ -46,6 +48,41 @@ impl Permit {
     pub(crate) fn new(holder: Holder, token: u64, probe: Option<NonZeroU32>) -> Self {
         let (waiting_since, slow_timer, flags) = (None, Timer::default(), 0);
         Self(Some(Open { holder, token, waiting_since, slow_timer, probe, flags }))
+    }
+
+    /// One whose call has begun.
+    pub(crate) fn begun(mut self) -> Self {
+        if let Some(open) = &mut self.0 {
+            open.waiting_since = open.needs_time().then(Instant::now);
+        }
+        self
+    }
+
+    /// Ends the call with this verdict. Of a call that has ended, nothing changes.
+    #[inline]
+    pub fn settle(&mut self, verdict: Verdict) {
+        let Some(open) = &self.0 else { return };
+        if matches!(verdict, Verdict::Success | Verdict::Rejected) && open.holder.is_as_it_was(open.token) {
+            open.holder.settings.report(CallResult::Success);
+        } else {
+            open.settle(verdict);
+        }
+        // Field by field, so that it is compiled into the place where it is needed.
+        if let Some(Open { holder, slow_timer, .. }) = self.0.take() {
+            drop(holder);
+            drop(slow_timer);
+        }
+    }
+
+    /// The call succeeded.
+    pub fn success(mut self) {
+        self.settle(Verdict::Success);
+    }
+
+    /// The call failed, in a way that may pass; [`settle`](Permit::settle) takes what is known of it, such as the time that the
+    /// server wants to be left alone.
+    pub fn failure(mut self) {
+        self.settle(Verdict::failure(Kind::Transient));
     }
 
     /// Gives control to the service: from here to [`leave`](Permit::leave), only a panic drops the permit.
@@ -79,17 +116,7 @@ impl Permit {
 impl Settle for Permit {
     #[inline]
     fn settle(&mut self, verdict: Verdict) {
-        let Some(open) = &self.0 else { return };
-        if matches!(verdict, Verdict::Success | Verdict::Rejected) && open.holder.is_as_it_was(open.token) {
-            open.holder.settings.report(CallResult::Success);
-        } else {
-            open.settle(verdict);
-        }
-        // Field by field, so that it is compiled into the place where it is needed.
-        if let Some(Open { holder, slow_timer, .. }) = self.0.take() {
-            drop(holder);
-            drop(slow_timer);
-        }
+        Permit::settle(self, verdict);
     }
 
     #[inline]
@@ -125,11 +152,16 @@ impl Drop for Permit {
 }
 
 impl Open {
+    /// Whether anything depends on how long the call takes.
+    fn needs_time(&self) -> bool {
+        let config = &self.holder.settings.config;
+        matches!(config.abandoned, Abandoned::CountAfter(_)) || config.slow_calls.is_some()
+    }
+
     fn wait(&mut self, cx: &mut Context<'_>, now: fn() -> Instant) -> Result<(), NoTimer> {
         let settings = &self.holder.settings;
         if self.waiting_since.is_none() {
-            let after_wait = matches!(settings.config.abandoned, Abandoned::CountAfter(_));
-            if !after_wait && settings.config.slow_calls.is_none() {
+            if !self.needs_time() {
                 return Ok(());
             }
             let now = now();

@@ -1,7 +1,7 @@
 use std::mem;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Classify, Now, Plain, Settle, Watch};
+use buttress_core::{BoxError, Classify, Now, Plain, Watch};
 use tower_service::Service;
 
 use crate::future::ResponseFuture;

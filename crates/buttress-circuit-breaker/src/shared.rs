@@ -11,6 +11,7 @@ use buttress_core::sync::atomic::{
     Ordering::{Relaxed, Release},
 };
 use buttress_core::sync::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::config::Config;
@@ -27,12 +28,15 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     pub(crate) observer: Observer,
     outbox: Outbox,
+    /// Tells whoever waits for a state of any of the circuits to look at it again.
+    pub(crate) changed: Notify,
 }
 
 impl Settings {
     pub(crate) fn new(name: Arc<str>, config: Config) -> Self {
         let clock = Clock::start();
-        Self { name, config, clock, observer: Observer::default(), outbox: Outbox::default() }
+        let (observer, outbox, changed) = (Observer::default(), Outbox::default(), Notify::new());
+        Self { name, config, clock, observer, outbox, changed }
     }
 
     #[inline]

@@ -174,6 +174,11 @@ impl Holder {
     /// Counts and words a refusal.
     #[cold]
     pub(crate) fn refuse(&self, refusal: Refusal) -> BoxError {
+        Box::new(self.refused_call(refusal))
+    }
+
+    /// As [`refuse`](Holder::refuse), unboxed.
+    pub(crate) fn refused_call(&self, refusal: Refusal) -> Refused {
         // Stops well short of the generation's bits, however many threads count at once.
         if self.refused() < (REFUSED >> REFUSED_SHIFT) - 0xFFFF {
             self.gate.fetch_add(1 << REFUSED_SHIFT, Relaxed);
@@ -184,10 +189,10 @@ impl Holder {
             _ => Arc::clone(&self.settings.name),
         };
         let refused = Refused::new("circuit breaker", name, refusal.reason);
-        Box::new(match refusal.until {
+        match refusal.until {
             Some(until) => refused.until(self.settings.clock.instant(until)),
             None => refused,
-        })
+        }
     }
 
     /// Takes the result of a good call that was neither slow nor a probe, as far as that takes no lock: whether the
@@ -269,6 +274,7 @@ impl Holder {
                 let mut waker = aside.waker.lock().unwrap_or_else(PoisonError::into_inner);
                 waker.replace((gate >> 32) as u32, task);
             }
+            settings.changed.notify_waiters();
             settings.outbox.deliver(&settings.observer, &settings.name);
         }
         (result, gate)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use buttress_core::observe::{CircuitState::*, observe_fn};
 use buttress_core::sync::model;
 use buttress_core::sync::thread::{self, JoinHandle};
-use buttress_core::{Kind, Reason, Settle, Verdict};
+use buttress_core::{Kind, Reason, Verdict};
 
 use super::*;
 use crate::config::Abandoned;
