@@ -29,26 +29,28 @@ impl Limit {
         Self { settings: Arc::clone(settings), deadline: Some((deadline, limit)) }
     }
 
-    fn limit(&self) -> Duration {
-        self.deadline.map_or(self.settings.limit, |(_, limit)| limit)
-    }
-
     /// The error of a call that still waits when its time is over.
-    fn poll(&self, countdown: &mut Countdown, cx: &mut Context<'_>) -> Poll<BoxError> {
-        let settings = &self.settings;
-        let deadline = || match self.deadline {
-            Some((deadline, _)) => deadline,
-            None => after(first_wait(), settings.limit),
+    fn poll(&mut self, countdown: &mut Countdown, cx: &mut Context<'_>) -> Poll<BoxError> {
+        let Self { settings, deadline: known } = self;
+        // Once its time has begun, a call keeps the limit, whatever becomes of the layer's.
+        let deadline = || {
+            known
+                .get_or_insert_with(|| {
+                    let limit = settings.limit();
+                    (after(first_wait(), limit), limit)
+                })
+                .0
         };
         let enforced = match ready!(countdown.poll(cx, &settings.mode, deadline)) {
             Ok(enforced) => enforced,
             Err(no_timer) => return Poll::Ready(no_timer.into()),
         };
-        settings.observer.emit(&settings.name, || Event::Elapsed { limit: self.limit(), enforced });
+        let limit = known.map_or_else(|| settings.limit(), |(_, limit)| limit);
+        settings.observer.emit(&settings.name, || Event::Elapsed { limit, enforced });
         if !enforced {
             return Poll::Pending;
         }
-        Poll::Ready(Box::new(Elapsed::new(Arc::clone(&settings.name), self.limit())))
+        Poll::Ready(Box::new(Elapsed::new(Arc::clone(&settings.name), limit)))
     }
 }
 

@@ -1,7 +1,9 @@
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use buttress_core::clock::nanos;
 use buttress_core::{BoxError, ConfigError, Mode, ModeCell, Observe, Observer};
 use tower_layer::Layer;
 
@@ -36,11 +38,19 @@ pub struct DeadlineLayer<K = ()> {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) name: Arc<str>,
-    pub(crate) limit: Duration,
+    /// In nanoseconds.
+    limit: AtomicU64,
     /// Bounds the whole call, so that the request's own limit takes the place of this one.
     pub(crate) total: bool,
     pub(crate) mode: ModeCell,
     pub(crate) observer: Observer,
+}
+
+impl Settings {
+    /// The limit of calls whose time begins now.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_nanos(self.limit.load(Relaxed))
+    }
 }
 
 impl DeadlineLayer {
@@ -65,9 +75,7 @@ impl DeadlineLayer {
     }
 
     fn new(name: Arc<str>, limit: Duration, total: bool) -> Result<Self, ConfigError> {
-        if limit.is_zero() {
-            return Err(ConfigError::new("limit", limit, "must be longer than zero, or no call can succeed"));
-        }
+        let limit = AtomicU64::new(checked(limit)?);
         let (mode, observer) = (ModeCell::default(), Observer::default());
         let settings = Arc::new(Settings { name, limit, total, mode, observer });
         Ok(Self { settings, carry: (), travels: false })
@@ -97,9 +105,32 @@ impl<K> DeadlineLayer<K> {
         self
     }
 
-    /// The limit.
+    /// The limit; 584 years where it was set to more.
     pub fn limit(&self) -> Duration {
-        self.settings.limit
+        self.settings.limit()
+    }
+
+    /// Changes the limit, for all services made by this layer and all their clones.
+    ///
+    /// A call whose time is running keeps the limit that it began with.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), buttress_core::ConfigError> {
+    /// let deadline = buttress_deadline::DeadlineLayer::total("datadog", Duration::from_secs(10))?;
+    /// deadline.set_limit(Duration::from_secs(20))?;
+    /// assert!(deadline.set_limit(Duration::ZERO).is_err());
+    /// assert_eq!(deadline.limit(), Duration::from_secs(20));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the limit is zero; the old one then stays.
+    pub fn set_limit(&self, limit: Duration) -> Result<(), ConfigError> {
+        self.settings.limit.store(checked(limit)?, Relaxed);
+        Ok(())
     }
 
     /// The mode that calls obey.
@@ -135,6 +166,13 @@ impl<K> DeadlineLayer<K> {
     {
         ResponseFuture::new(future, Limit::of(&self.settings)).await
     }
+}
+
+fn checked(limit: Duration) -> Result<u64, ConfigError> {
+    if limit.is_zero() {
+        return Err(ConfigError::new("limit", limit, "must be longer than zero, or no call can succeed"));
+    }
+    Ok(nanos(limit))
 }
 
 impl<S, K: Clone> Layer<S> for DeadlineLayer<K> {

@@ -59,7 +59,7 @@ impl<S, K> Deadline<S, K> {
         let (carried, own) = self.carry.carried(request).map_or((None, None), |carried| {
             (carried.deadline, if self.settings.total { carried.time_limit } else { carried.attempt_limit })
         });
-        let deadline = after(now, own.unwrap_or(self.settings.limit));
+        let deadline = after(now, own.unwrap_or_else(|| self.settings.limit()));
         let deadline = carried.map_or(deadline, |carried| carried.min(deadline));
         let limit = Limit::until(&self.settings, deadline, deadline.saturating_duration_since(now));
         if mode == Mode::Observe {

@@ -231,3 +231,37 @@ fn a_limit_of_zero_is_an_error() {
     let message = DeadlineLayer::total("test", Duration::ZERO).unwrap_err().to_string();
     assert_eq!(message, "`limit` is 0ns, but must be longer than zero, or no call can succeed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_changed_for_all_clones_and_a_call_whose_time_is_running_keeps_its_own() {
+    let layer = attempt(ms(50));
+    let service = layer.layer(Scripted::<u32>::new([hang(), hang(), hang()]));
+    let clone = service.clone();
+    let started = Instant::now();
+    let mut running = tokio_test::task::spawn(service.clone().oneshot(()));
+    tokio_test::assert_pending!(running.poll());
+    layer.set_limit(ms(20)).unwrap();
+    let error = clone.oneshot(()).await.unwrap_err();
+    assert_eq!((find::<Elapsed>(&*error).unwrap().limit(), started.elapsed()), (ms(20), ms(20)));
+    let error = running.await.unwrap_err();
+    assert_eq!((find::<Elapsed>(&*error).unwrap().limit(), started.elapsed()), (ms(50), ms(50)));
+
+    let error = layer.set_limit(Duration::ZERO).unwrap_err();
+    assert_eq!((error.field(), layer.limit()), ("limit", ms(20)), "a bad limit changes nothing");
+    service.oneshot(()).await.unwrap_err();
+    assert_eq!(started.elapsed(), ms(70));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_limit_travels_with_the_requests_that_follow() {
+    let layer = DeadlineLayer::total("test", ms(50)).unwrap().carry(InRequest);
+    layer.set_limit(ms(80)).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&seen);
+    let service = layer.layer(tower::service_fn(move |job: Job| {
+        record.lock().unwrap().push(job.carried.and_then(|carried| carried.deadline));
+        async { Ok::<_, std::io::Error>(()) }
+    }));
+    service.oneshot(Job::default()).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [Some(Instant::now() + ms(80))]);
+}
