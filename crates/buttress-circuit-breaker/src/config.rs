@@ -236,6 +236,11 @@ impl Config {
         consecutive.into_iter().chain(rate).chain(slow).collect()
     }
 
+    /// The rules over failures and over slow calls that look at a window.
+    pub(crate) fn rates(&self) -> (Option<&RateRule>, Option<&RateRule>) {
+        (self.failure_rate.as_ref(), self.slow_calls.as_ref().map(|(_, rule)| rule))
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let Self { consecutive_failures, failure_rate, slow_calls, open, probes, recovery, .. } = self;
         if let Some(n) = *consecutive_failures {

@@ -3,9 +3,10 @@ use std::time::Duration;
 
 use buttress_core::clock::LazyNow;
 use buttress_core::observe::{CircuitCause, CircuitState};
-use buttress_core::{Mode, Refused};
+use buttress_core::{ConfigError, Mode, Refused};
 use tokio::time::Instant;
 
+use crate::config::Config;
 use crate::error::InvalidTransition;
 use crate::permit::Permit;
 use crate::shared::{Holder, WeakHolder};
@@ -69,7 +70,7 @@ impl CircuitBreakerHandle {
     /// What the circuit has seen lately.
     pub fn metrics(&self) -> Metrics {
         let seen = self.breaker.seen();
-        let config = &self.breaker.settings.config;
+        let config = self.breaker.settings.config();
         let rate = |bad: u64, calls: u64, minimum: Option<u32>| {
             let enough = calls > 0 && minimum.is_some_and(|minimum| calls >= minimum.into());
             enough.then(|| bad as f64 / calls as f64)
@@ -200,7 +201,7 @@ impl CircuitBreakerHandle {
     pub fn half_open(&self) -> Result<(), InvalidTransition> {
         let to = CircuitState::HalfOpen;
         let (result, _) =
-            self.breaker.apply(&mut LazyNow::new(&self.breaker.settings.clock), |machine, _, _| {
+            self.breaker.apply(&mut LazyNow::new(&self.breaker.settings.clock), |machine, _, _, _| {
                 match (machine.state(), machine.half_open(CircuitCause::Operator)) {
                     (_, Some(change)) => (Ok(()), Some(change)),
                     (CircuitState::HalfOpen, None) => (Ok(()), None),
@@ -221,9 +222,51 @@ impl CircuitBreakerHandle {
         self.breaker.set_mode(mode);
     }
 
-    fn operate(&self, f: impl FnOnce(&mut Machine, &Tallies) -> Option<Change>) {
+    /// The configuration in force. Its mode is the one to start in; [`mode`](CircuitBreakerHandle::mode) says the present one.
+    pub fn config(&self) -> Config {
+        Config::clone(&self.breaker.settings.config())
+    }
+
+    /// Puts another configuration in force, for all services of the layer and all their clones, without losing the state.
+    ///
+    /// * An open circuit stays open until its time is over, a half-open one keeps its probes and an isolated one stays
+    ///   isolated. If the probes that have ended are enough by the new rules, they decide at once.
+    /// * Failures in a row go on counting. A window whose kind and size stay is kept; one of another kind or size begins
+    ///   anew. What has been counted is judged by the new rules with the next call that is recorded.
+    /// * A call that waits already keeps the time after which it is slow; what its end means is judged by the new rules.
+    /// * The mode stays as it is: [`set_mode`](CircuitBreakerHandle::set_mode) switches it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use buttress_circuit_breaker::CircuitBreakerLayer;
+    ///
+    /// # fn main() -> Result<(), buttress_core::ConfigError> {
+    /// let circuit = CircuitBreakerLayer::standard("datadog").handle();
+    /// circuit.set_config(circuit.config().open_for(Duration::from_secs(5)))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the configuration breaks a rule, or if this is the circuit of one key: all keys of a layer have one configuration,
+    /// which [`KeyedCircuitBreakerHandle::set_config`](crate::KeyedCircuitBreakerHandle::set_config) changes. The old one
+    /// then stays.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        if let Holder::Keyed(keyed) = &self.breaker {
+            let rule =
+                "must be left to the handle of its layer: the circuits of all keys have one configuration";
+            return Err(ConfigError::new("key", &keyed.key, rule));
+        }
+        config.check()?;
+        self.breaker.settings.set_config(config);
+        self.breaker.configure();
+        Ok(())
+    }
+
+    fn operate(&self, f: impl FnOnce(&mut Machine, Tallies<'_>) -> Option<Change>) {
         let mut now = LazyNow::new(&self.breaker.settings.clock);
-        self.breaker.apply(&mut now, |machine, tallies, _| ((), f(machine, tallies)));
+        self.breaker.apply(&mut now, |machine, _, tallies, _| ((), f(machine, tallies)));
     }
 
     pub(crate) fn breaker(&self) -> &Holder {

@@ -89,6 +89,39 @@ impl<P, W> KeyedCircuitBreakerLayer<P, W> {
         self
     }
 
+    /// Reads and controls the circuits of all keys.
+    pub fn handle(&self) -> KeyedCircuitBreakerHandle {
+        KeyedCircuitBreakerHandle { registry: Arc::clone(&self.registry) }
+    }
+
+    /// As [`KeyedCircuitBreakerHandle::mode`].
+    pub fn mode(&self) -> Mode {
+        self.handle().mode()
+    }
+
+    /// As [`KeyedCircuitBreakerHandle::set_mode`].
+    pub fn set_mode(&self, mode: Mode) {
+        self.handle().set_mode(mode);
+    }
+
+    /// As [`KeyedCircuitBreakerHandle::get`].
+    pub fn get(&self, key: &str) -> Option<CircuitBreakerHandle> {
+        self.handle().get(key)
+    }
+
+    /// As [`KeyedCircuitBreakerHandle::handles`].
+    pub fn handles(&self) -> Vec<(Arc<str>, CircuitBreakerHandle)> {
+        self.handle().handles()
+    }
+}
+
+/// Reads and controls the circuits of all keys of one layer. Clones act on the same circuits.
+#[derive(Clone, Debug)]
+pub struct KeyedCircuitBreakerHandle {
+    registry: Arc<Registry>,
+}
+
+impl KeyedCircuitBreakerHandle {
     /// The mode that breakers of new keys start in.
     pub fn mode(&self) -> Mode {
         self.registry.mode()
@@ -97,6 +130,24 @@ impl<P, W> KeyedCircuitBreakerLayer<P, W> {
     /// Switches the mode of all keys, those to come included.
     pub fn set_mode(&self, mode: Mode) {
         self.registry.set_mode(mode);
+    }
+
+    /// The configuration in force. Its mode is the one to start in; [`mode`](KeyedCircuitBreakerHandle::mode) says the present
+    /// one.
+    pub fn config(&self) -> Config {
+        Config::clone(&self.registry.settings.config())
+    }
+
+    /// Puts another configuration in force for all keys, those to come included, without losing their states: to each
+    /// circuit it means what [`CircuitBreakerHandle::set_config`] says. The number of keys that are kept stays.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration breaks a rule; the old one then stays.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        config.check()?;
+        self.registry.set_config(config);
+        Ok(())
     }
 
     /// The circuit of this key, if it is known.

@@ -99,7 +99,7 @@ pub use config::{Abandoned, Config, ProbeExpiry, Recovery};
 pub use error::InvalidTransition;
 pub use future::ResponseFuture;
 pub use handle::{CircuitBreakerHandle, Control, Metrics};
-pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer};
+pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerHandle, KeyedCircuitBreakerLayer};
 pub use layer::CircuitBreakerLayer;
 pub use permit::Permit;
 pub use ratio::Ratio;

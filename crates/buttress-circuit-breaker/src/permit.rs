@@ -1,8 +1,9 @@
 use std::num::NonZeroU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::time::Duration;
 
-use buttress_core::clock::{LazyNow, after, before_poll, first_wait, nanos};
+use buttress_core::clock::{LazyNow, after, before_poll, first_wait};
 use buttress_core::observe::CallResult;
 use buttress_core::{Hint, Kind, NoTimer, Settle, Timer, Verdict};
 use tokio::time::Instant;
@@ -135,7 +136,7 @@ impl Settle for Permit {
 
     fn leave(&mut self, verdict: Verdict) {
         let Some(open) = &self.0 else { return };
-        match open.holder.settings.config.abandoned {
+        match open.holder.settings.config().abandoned {
             Abandoned::CountAfter(limit) if !open.has_waited(limit) => self.settle(verdict),
             _ => *self = Self(None),
         }
@@ -154,20 +155,20 @@ impl Drop for Permit {
 impl Open {
     /// Whether anything depends on how long the call takes.
     fn needs_time(&self) -> bool {
-        let config = &self.holder.settings.config;
-        matches!(config.abandoned, Abandoned::CountAfter(_)) || config.slow_calls.is_some()
+        self.holder.settings.waits.load(Relaxed) != 0
     }
 
     fn wait(&mut self, cx: &mut Context<'_>, now: fn() -> Instant) -> Result<(), NoTimer> {
         let settings = &self.holder.settings;
         if self.waiting_since.is_none() {
-            if !self.needs_time() {
+            let waits = settings.waits.load(Relaxed);
+            if waits == 0 {
                 return Ok(());
             }
             let now = now();
             self.waiting_since = Some(now);
-            if let (Some((slower_than, _)), 0) = (settings.config.slow_calls, self.flags & SLOW) {
-                self.slow_timer = Timer::at(after(now, slower_than))?;
+            if waits > 1 && self.flags & SLOW == 0 {
+                self.slow_timer = Timer::at(after(now, Duration::from_nanos(waits >> 1)))?;
             }
         }
         if self.slow_timer.is_set() && self.slow_timer.poll(cx).is_ready() {
@@ -199,7 +200,7 @@ impl Open {
                 (CallResult::Ignored, Outcome::Ignored)
             }
             Verdict::Failure { kind: Kind::Throttled, .. }
-                if !self.holder.settings.config.count_throttling =>
+                if !self.holder.settings.config().count_throttling =>
             {
                 (CallResult::Success, Outcome::Good)
             }
@@ -228,11 +229,14 @@ impl Open {
     /// Whether the call took too long, although no timer has said so.
     #[inline]
     fn was_slow(&self, now: &mut LazyNow<'_>) -> bool {
-        let (Some(since), Some((limit, _))) = (self.waiting_since, self.holder.settings.config.slow_calls)
-        else {
-            return false;
-        };
-        now.get().saturating_sub(self.holder.settings.clock.at(since)) >= nanos(limit)
+        let settings = &self.holder.settings;
+        if let Some(slow_from) = self.slow_timer.deadline() {
+            return now.get() >= settings.clock.at(slow_from);
+        }
+        // A permit by hand has no timer, nor needs a runtime that has one.
+        let slower_than = settings.waits.load(Relaxed) >> 1;
+        let since = self.waiting_since.filter(|_| slower_than > 0);
+        since.is_some_and(|since| now.get().saturating_sub(settings.clock.at(since)) >= slower_than)
     }
 
     /// Ends a call that is not simply a good one.
@@ -252,7 +256,7 @@ impl Open {
         if self.flags & INSIDE != 0 {
             return self.end(CallResult::Failure, Outcome::Failed, Hint::None);
         }
-        let outcome = match self.holder.settings.config.abandoned {
+        let outcome = match self.holder.settings.config().abandoned {
             Abandoned::Ignore => Outcome::Ignored,
             Abandoned::CountAsFailure => Outcome::Failed,
             Abandoned::CountUnlessAnySuccess => Outcome::AbandonedUnlessSuccess,

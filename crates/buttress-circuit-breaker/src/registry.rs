@@ -9,7 +9,8 @@ use buttress_core::observe::CircuitState;
 use buttress_core::{Event, Mode, ModeCell};
 use hashbrown::HashTable;
 
-use crate::shared::{Breaker, Keyed, Settings};
+use crate::config::Config;
+use crate::shared::{Breaker, Holder, Keyed, Settings};
 
 /// Keys are spread over so many locks, once there are enough of them.
 const SHARDS: usize = 16;
@@ -46,7 +47,7 @@ impl Registry {
         let count = if max_keys.get() < SHARDS * SHARDS { 1 } else { SHARDS };
         let max_keys = max_keys.get().min(u32::MAX as usize);
         let shards = std::iter::repeat_with(Mutex::default).take(count).collect();
-        let mode = ModeCell::new(settings.config.mode);
+        let mode = ModeCell::new(settings.config().mode);
         Self { settings, hasher: RandomState::new(), shards, max_keys, known: AtomicUsize::new(0), mode }
     }
 
@@ -123,6 +124,13 @@ impl Registry {
     pub(crate) fn set_mode(&self, mode: Mode) {
         self.mode.set(mode);
         self.all().iter().for_each(|keyed| keyed.breaker.set_mode(mode));
+    }
+
+    /// Puts a configuration in force for all breakers. Those to come are made of it already: whoever makes one holds its
+    /// shard's lock from before it asks for the configuration until it can be found here.
+    pub(crate) fn set_config(&self, config: Config) {
+        self.settings.set_config(config);
+        self.all().into_iter().for_each(|keyed| Holder::Keyed(keyed).configure());
     }
 
     pub(crate) fn mode(&self) -> Mode {

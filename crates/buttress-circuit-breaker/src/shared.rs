@@ -1,7 +1,7 @@
 //! The state that all clones of a breaker share: one word that says it all while nothing is wrong, and the state
 //! machine behind a lock for the rest.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use buttress_core::Mode;
 use buttress_core::clock::{Clock, LazyNow, nanos};
@@ -14,8 +14,9 @@ use buttress_core::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::config::Config;
+use crate::config::{Abandoned, Config};
 use crate::state::{Change, Machine, Seen, Tallies};
+use crate::window::Tally;
 
 mod holder;
 pub(crate) use holder::{Holder, Keyed, Look, Refusal, WeakHolder};
@@ -24,7 +25,10 @@ pub(crate) use holder::{Holder, Keyed, Look, Refusal, WeakHolder};
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) name: Arc<str>,
-    pub(crate) config: Config,
+    config: RwLock<Arc<Config>>,
+    /// What a call that waits has to know: after how many nanoseconds it is slow, times two; plus one if it has to know since
+    /// when it waits. Zero if neither.
+    pub(crate) waits: std::sync::atomic::AtomicU64,
     pub(crate) clock: Clock,
     pub(crate) observer: Observer,
     outbox: Outbox,
@@ -34,15 +38,33 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn new(name: Arc<str>, config: Config) -> Self {
-        let clock = Clock::start();
+        let (clock, waits) = (Clock::start(), waits(&config).into());
+        let config = RwLock::new(Arc::new(config));
         let (observer, outbox, changed) = (Observer::default(), Outbox::default(), Notify::new());
-        Self { name, config, clock, observer, outbox, changed }
+        Self { name, config, waits, clock, observer, outbox, changed }
+    }
+
+    /// What is in force now: for what happens seldom.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts this one in force. Each breaker is to be told ([`Holder::configure`]).
+    pub(crate) fn set_config(&self, config: Config) {
+        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        self.waits.store(waits(&config), Relaxed);
+        *current = Arc::new(config);
     }
 
     #[inline]
     pub(crate) fn report(&self, result: CallResult) {
         self.observer.emit(&self.name, || Event::Call(result));
     }
+}
+
+fn waits(config: &Config) -> u64 {
+    let slower_than = config.slow_calls.map_or(0, |(slower_than, _)| nanos(slower_than).min(u64::MAX >> 1));
+    slower_than << 1 | u64::from(matches!(config.abandoned, Abandoned::CountAfter(_)))
 }
 
 /// One circuit.
@@ -55,14 +77,23 @@ pub(crate) struct Breaker {
     /// Until when an open circuit refuses; written before `gate` says that it is open.
     until: AtomicU64,
     /// Kept aside, because most circuits need none of it.
-    aside: Option<Box<Aside>>,
+    aside: OnceLock<Box<Aside>>,
     machine: Mutex<Machine>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Aside {
-    tallies: Tallies,
+    failures: Tally,
+    slow: Tally,
     waker: Mutex<Waker>,
+}
+
+impl Aside {
+    /// Has this task, of the generation of this gate, end the open time.
+    fn wake_with(&self, gate: u64, task: Option<AbortHandle>) {
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        waker.replace((gate >> 32) as u32, task);
+    }
 }
 
 /// Ends the open time of an eager circuit.
@@ -116,20 +147,22 @@ const CLOSED: u64 = state_bits(CircuitState::Closed);
 const OPEN: u64 = state_bits(CircuitState::Open);
 const HALF_OPEN: u64 = state_bits(CircuitState::HalfOpen);
 
-const NO_TALLIES: &Tallies = &Tallies { failures: None, slow: None };
-
 impl Breaker {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
-        let (machine, tallies) = Machine::new(&settings.config);
-        let mut now = LazyNow::new(&settings.clock);
-        let clean = machine.is_clean(&settings.config, &tallies, &mut now);
-        let windowed = tallies.failures.is_some() || tallies.slow.is_some();
-        let bit = |set, bit| if set { bit } else { 0 };
-        let mode = (settings.config.mode as u64) << MODE_SHIFT;
-        let gate = CLOSED | mode | bit(clean, CLEAN) | bit(windowed, WINDOWED);
-        let needed = windowed || settings.config.eager;
-        let aside = needed.then(|| Box::new(Aside { tallies, waker: Mutex::default() }));
-        Self { settings, gate: gate.into(), until: AtomicU64::new(0), aside, machine: Mutex::new(machine) }
+        let config = settings.config();
+        let gate = CLOSED | (config.mode as u64) << MODE_SHIFT;
+        let (until, aside, machine) = (AtomicU64::new(0), OnceLock::new(), Mutex::new(Machine::new()));
+        let breaker = Self { settings, gate: gate.into(), until, aside, machine };
+        breaker.make_room(&config);
+        breaker.change(&mut LazyNow::new(&breaker.settings.clock), Machine::configured);
+        breaker
+    }
+
+    /// Has what this configuration needs.
+    fn make_room(&self, config: &Config) {
+        if config.eager || config.rates() != (None, None) {
+            self.aside.get_or_init(Box::default);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -137,8 +170,9 @@ impl Breaker {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tallies(&self) -> &Tallies {
-        self.aside.as_ref().map_or(NO_TALLIES, |aside| &aside.tallies)
+    fn tallies(&self) -> Tallies<'_> {
+        let aside = self.aside.get();
+        Tallies { failures: aside.map(|aside| &aside.failures), slow: aside.map(|aside| &aside.slow) }
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -160,16 +194,19 @@ impl Breaker {
     fn change<R>(
         &self,
         now: &mut LazyNow<'_>,
-        f: impl FnOnce(&mut Machine, &Tallies, &mut LazyNow<'_>) -> (R, Option<Change>),
+        f: impl FnOnce(&mut Machine, &Config, Tallies<'_>, &mut LazyNow<'_>) -> (R, Option<Change>),
     ) -> (R, Option<Change>, u64) {
         let mut machine = self.lock();
-        let (result, change) = f(&mut machine, self.tallies(), now);
-        let clean = machine.is_clean(&self.settings.config, self.tallies(), now);
-        let clean = if clean { CLEAN } else { 0 };
+        let config = self.settings.config();
+        let (result, change) = f(&mut machine, &config, self.tallies(), now);
+        let bit = |set, bit| if set { bit } else { 0 };
+        let clean = bit(machine.is_clean(&config, self.tallies(), now), CLEAN);
+        let flags = clean | bit(machine.is_windowed(), WINDOWED);
         let gate = self.gate.load(Relaxed);
         let Some(change) = change else {
-            if gate & CLEAN != clean {
-                self.gate.fetch_xor(CLEAN, Release);
+            let wrong = (gate ^ flags) & (CLEAN | WINDOWED);
+            if wrong != 0 {
+                self.gate.fetch_xor(wrong, Release);
             }
             return (result, None, gate);
         };
@@ -177,7 +214,7 @@ impl Breaker {
             self.until.store(now.get().saturating_add(nanos(open_for)), Relaxed);
         }
         let generation = (gate & GENERATION).wrapping_add(1 << 32);
-        let gate = generation | gate & (MODE | WINDOWED) | clean | state_bits(change.to);
+        let gate = generation | gate & MODE | flags | state_bits(change.to);
         // Not a store: loom has no total order of stores and what other threads add meanwhile.
         self.gate.swap(gate, Release);
         (result, Some(change), gate)
@@ -208,8 +245,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_circuit_without_windows_takes_72_bytes_with_its_counts() {
+    fn a_circuit_without_windows_takes_80_bytes_with_its_counts() {
         let counts = 2 * size_of::<usize>();
-        assert_eq!(counts + size_of::<Breaker>(), 72);
+        assert_eq!(counts + size_of::<Breaker>(), 80);
     }
 }

@@ -77,7 +77,7 @@ impl CircuitBreakerHandle {
             return Err(ConfigError::new("version", snapshot.version, rule));
         }
         let longest = {
-            let config = &self.breaker().settings.config;
+            let config = self.breaker().settings.config();
             config.open.cap().max(config.hint_cap.unwrap_or_default())
         };
         match snapshot.state {
@@ -86,7 +86,7 @@ impl CircuitBreakerHandle {
             SnapshotState::OpenUntil(until) => {
                 let left = Duration::from_millis(until.saturating_sub(since_1970(wall()))).min(longest);
                 let mut now = buttress_core::clock::LazyNow::new(&self.breaker().settings.clock);
-                self.breaker().apply(&mut now, |machine, _, _| -> ((), Option<Change>) {
+                self.breaker().apply(&mut now, |machine, _, _, _| -> ((), Option<Change>) {
                     ((), Some(machine.open_for(left, snapshot.reopens, CircuitCause::Operator)))
                 });
             }

@@ -12,11 +12,11 @@ use crate::probing::Probing;
 use crate::trip::RateRule;
 use crate::window::{Mark, Tally, Totals, Window};
 
-/// The windows' lock-free halves; made together with the [`Machine`].
-#[derive(Debug, Default)]
-pub(crate) struct Tallies {
-    pub(crate) failures: Option<Tally>,
-    pub(crate) slow: Option<Tally>,
+/// The windows' lock-free halves, if there are any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallies<'a> {
+    pub(crate) failures: Option<&'a Tally>,
+    pub(crate) slow: Option<&'a Tally>,
 }
 
 /// Everything that is needed to decide, kept under one lock.
@@ -109,18 +109,46 @@ pub(crate) struct Seen {
 }
 
 impl Machine {
-    pub(crate) fn new(config: &Config) -> (Self, Tallies) {
-        let slow_rule = config.slow_calls.as_ref().map(|(_, rule)| rule);
-        let tallies = Tallies {
-            failures: config.failure_rate.as_ref().map(Tally::new),
-            slow: slow_rule.map(Tally::new),
-        };
-        let windows = (config.failure_rate.as_ref().map(Window::new), slow_rule.map(Window::new));
-        let cold = match windows {
-            (None, None) => None,
-            (failures, slow) => Some(Box::new(Cold { failures, slow, ..Cold::default() })),
-        };
-        (Self { state: State::CLOSED, cold }, tallies)
+    pub(crate) fn new() -> Self {
+        Self { state: State::CLOSED, cold: None }
+    }
+
+    /// Obeys another configuration from now on. A window of another kind or size begins anew.
+    pub(crate) fn configure(
+        &mut self,
+        config: &Config,
+        tallies: Tallies<'_>,
+        now: &mut LazyNow<'_>,
+    ) -> Option<Change> {
+        let (failures, slow) = config.rates();
+        if let Some(tally) = tallies.failures.filter(|tally| !tally.is_for(failures)) {
+            tally.begin(failures);
+            self.cold().failures = failures.map(Window::new);
+        }
+        if let Some(tally) = tallies.slow.filter(|tally| !tally.is_for(slow)) {
+            tally.begin(slow);
+            self.cold().slow = slow.map(Window::new);
+        }
+        if !matches!(self.state, State::HalfOpen { .. }) {
+            return None;
+        }
+        // What is known of the probes may be enough now, and then no further one would ever say so.
+        self.tick(config, tallies, false, now.get()).or_else(|| self.decide(config, tallies, None))
+    }
+
+    /// As [`configure`](Machine::configure), for who only wants to have it done.
+    pub(crate) fn configured(
+        &mut self,
+        config: &Config,
+        tallies: Tallies<'_>,
+        now: &mut LazyNow<'_>,
+    ) -> ((), Option<Change>) {
+        ((), self.configure(config, tallies, now))
+    }
+
+    /// Whether it wants to hear of every call.
+    pub(crate) fn is_windowed(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.failures.is_some() || cold.slow.is_some())
     }
 
     pub(crate) fn state(&self) -> CircuitState {
@@ -140,7 +168,7 @@ impl Machine {
     }
 
     /// Whether a good call would change nothing, so that it needs no lock.
-    pub(crate) fn is_clean(&self, config: &Config, tallies: &Tallies, now: &mut LazyNow<'_>) -> bool {
+    pub(crate) fn is_clean(&self, config: &Config, tallies: Tallies<'_>, now: &mut LazyNow<'_>) -> bool {
         let State::Closed { failures: 0, any_success } = self.state else {
             return false;
         };
@@ -149,11 +177,11 @@ impl Machine {
         }
         let Some(cold) = &self.cold else { return true };
         let now = if cold.failures.is_some() || cold.slow.is_some() { now.get() } else { return true };
-        let clean = |window: &Option<Window>, tally: &Option<Tally>| match (window, tally) {
+        let clean = |window: &Option<Window>, tally: Option<&Tally>| match (window, tally) {
             (Some(window), Some(tally)) => window.is_clean(tally, now),
             _ => true,
         };
-        clean(&cold.failures, &tallies.failures) && clean(&cold.slow, &tallies.slow)
+        clean(&cold.failures, tallies.failures) && clean(&cold.slow, tallies.slow)
     }
 
     /// Whether it is worth asking for admission, once [`tick`](Machine::tick) has ended the probes that expired.
@@ -169,7 +197,7 @@ impl Machine {
     pub(crate) fn admit(
         &mut self,
         config: &Config,
-        tallies: &Tallies,
+        tallies: Tallies<'_>,
         due: bool,
         now: u64,
     ) -> (Admission, Option<Change>) {
@@ -187,7 +215,13 @@ impl Machine {
     }
 
     /// Does what time alone has brought about.
-    pub(crate) fn tick(&mut self, config: &Config, tallies: &Tallies, due: bool, now: u64) -> Option<Change> {
+    pub(crate) fn tick(
+        &mut self,
+        config: &Config,
+        tallies: Tallies<'_>,
+        due: bool,
+        now: u64,
+    ) -> Option<Change> {
         match self.state {
             State::Open { reopens } if due => {
                 self.cold().probing.reset();
@@ -212,7 +246,7 @@ impl Machine {
     pub(crate) fn record(
         &mut self,
         config: &Config,
-        tallies: &Tallies,
+        tallies: Tallies<'_>,
         ended: Ended,
         now: &mut LazyNow<'_>,
     ) -> (Vote, Option<Change>) {
@@ -230,7 +264,7 @@ impl Machine {
     pub(crate) fn release(
         &mut self,
         config: &Config,
-        tallies: &Tallies,
+        tallies: Tallies<'_>,
         probe: Option<NonZeroU32>,
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
@@ -252,7 +286,7 @@ impl Machine {
     fn record_closed(
         &mut self,
         config: &Config,
-        tallies: &Tallies,
+        tallies: Tallies<'_>,
         ended: Ended,
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
@@ -274,11 +308,11 @@ impl Machine {
         };
         if let Some(cold) = &mut self.cold {
             if let (Some(window), Some(tally), false) =
-                (&mut cold.failures, &tallies.failures, ended.in_failures)
+                (&mut cold.failures, tallies.failures, ended.in_failures)
             {
                 window.record(tally, mark, now.get());
             }
-            if let (Some(window), Some(tally), false) = (&mut cold.slow, &tallies.slow, ended.in_slow) {
+            if let (Some(window), Some(tally), false) = (&mut cold.slow, tallies.slow, ended.in_slow) {
                 if mark != Mark::Abandoned {
                     window.record(tally, if ended.slow { Mark::Bad } else { Mark::Good }, now.get());
                 }
@@ -291,14 +325,14 @@ impl Machine {
     pub(crate) fn record_slow(
         &mut self,
         config: &Config,
-        tallies: &Tallies,
+        tallies: Tallies<'_>,
         probe: Option<NonZeroU32>,
         now: &mut LazyNow<'_>,
     ) -> (bool, Option<Change>) {
         match self.state {
             State::Closed { .. } => {
                 let window = self.cold.as_mut().and_then(|cold| cold.slow.as_mut());
-                let (Some(window), Some(tally)) = (window, &tallies.slow) else { return (false, None) };
+                let (Some(window), Some(tally)) = (window, tallies.slow) else { return (false, None) };
                 window.record(tally, Mark::Bad, now.get());
                 (true, self.trip(config, tallies, None, now))
             }
@@ -316,7 +350,7 @@ impl Machine {
     fn trip(
         &mut self,
         config: &Config,
-        tallies: &Tallies,
+        tallies: Tallies<'_>,
         hint: Option<Duration>,
         now: &mut LazyNow<'_>,
     ) -> Option<Change> {
@@ -337,7 +371,12 @@ impl Machine {
         Some(self.open(config, cause, hint))
     }
 
-    fn record_probe(&mut self, config: &Config, tallies: &Tallies, ended: Ended) -> (Vote, Option<Change>) {
+    fn record_probe(
+        &mut self,
+        config: &Config,
+        tallies: Tallies<'_>,
+        ended: Ended,
+    ) -> (Vote, Option<Change>) {
         let probing = &mut self.cold().probing;
         let Some(counted) = probing.release(ended.probe) else { return (self.record_stale(), None) };
         probing.count(ended, counted);
@@ -345,7 +384,7 @@ impl Machine {
     }
 
     /// Closes or opens again if the probes of a half-open circuit have decided it.
-    fn decide(&mut self, config: &Config, tallies: &Tallies, hint: Option<Duration>) -> Option<Change> {
+    fn decide(&mut self, config: &Config, tallies: Tallies<'_>, hint: Option<Duration>) -> Option<Change> {
         let State::HalfOpen { .. } = self.state else { return None };
         Some(if self.cold().probing.recovered(config)? {
             self.close(tallies, CircuitCause::ProbesSucceeded)
@@ -371,9 +410,9 @@ impl Machine {
     }
 
     /// Closes and forgets all that was counted.
-    pub(crate) fn close(&mut self, tallies: &Tallies, cause: CircuitCause) -> Change {
+    pub(crate) fn close(&mut self, tallies: Tallies<'_>, cause: CircuitCause) -> Change {
         if let Some(cold) = &mut self.cold {
-            let windows = [(&mut cold.failures, &tallies.failures), (&mut cold.slow, &tallies.slow)];
+            let windows = [(&mut cold.failures, tallies.failures), (&mut cold.slow, tallies.slow)];
             for (window, tally) in windows {
                 if let (Some(window), Some(tally)) = (window, tally) {
                     window.reset(tally);
@@ -400,7 +439,7 @@ impl Machine {
         Change { from, to: self.state(), cause, open_for: None }
     }
 
-    pub(crate) fn seen(&self, tallies: &Tallies, now: &mut LazyNow<'_>) -> Seen {
+    pub(crate) fn seen(&self, tallies: Tallies<'_>, now: &mut LazyNow<'_>) -> Seen {
         let consecutive_failures = match self.state {
             State::Closed { failures, .. } => failures,
             _ => 0,
@@ -417,12 +456,12 @@ impl Machine {
             let (failures, slow) = (totals(failed), totals(slow));
             return Seen { consecutive_failures, failures, slow, probing, stale: cold.stale };
         }
-        let mut totals = |window: &Option<Window>, tally: &Option<Tally>| match (window, tally) {
+        let mut totals = |window: &Option<Window>, tally: Option<&Tally>| match (window, tally) {
             (Some(window), Some(tally)) => window.totals(tally, now.get()),
             _ => Totals::default(),
         };
-        let failures = totals(&cold.failures, &tallies.failures);
-        let slow = totals(&cold.slow, &tallies.slow);
+        let failures = totals(&cold.failures, tallies.failures);
+        let slow = totals(&cold.slow, tallies.slow);
         Seen { consecutive_failures, failures, slow, probing, stale: cold.stale }
     }
 

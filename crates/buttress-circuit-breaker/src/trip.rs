@@ -47,7 +47,7 @@ pub enum Window {
     Time(Duration),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RateRule {
     pub(crate) window: Window,
     pub(crate) at_least: Ratio,

@@ -1,5 +1,7 @@
 //! Windows over recent calls: what is written without a lock while nothing bad is in them, and what is not.
 
+use std::sync::OnceLock;
+
 use buttress_core::clock::nanos;
 use buttress_core::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,12 +14,39 @@ const BUCKETS: u64 = 10;
 ///
 /// While a window holds nothing but good calls, one more leaves a full one as it is, and merely lengthens one that is
 /// not full. So nothing more than a number is kept, and it is written only while it grows.
-#[derive(Debug)]
-pub(crate) enum Tally {
+///
+/// What kind of window it counts for changes under the circuit's lock, while others count.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// `kind | epoch | value`: for calls the window's size, for time the width of a bucket in nanoseconds. Zero without a
+    /// window.
+    shape: AtomicU64,
+    /// Of the width; see [`Width`].
+    inverse: std::sync::atomic::AtomicU64,
     /// How many good calls there are, up to the window's size; [`DIRTY`] once the ring has taken over.
-    Calls { good: AtomicU64, size: u64 },
-    /// Per bucket the number of its period (upper half) and how many calls it saw, good or bad (lower half).
-    Time { buckets: Box<[AtomicU64; BUCKETS as usize]>, width: Width },
+    good: AtomicU64,
+    /// Per bucket the number of its period (upper half) and how many calls it saw, good or bad (lower half). Made for the
+    /// first window over time.
+    buckets: OnceLock<Box<Buckets>>,
+}
+
+type Buckets = [AtomicU64; BUCKETS as usize];
+
+const KIND: u64 = 0b11 << 62;
+const CALLS: u64 = 0b01 << 62;
+const TIME: u64 = 0b10 << 62;
+/// Which shape of the tally this is, so that who still counts for an older one takes none of this one's buckets for its own.
+const EPOCH_SHIFT: u32 = 56;
+const EPOCH: u64 = 0b11_1111 << EPOCH_SHIFT;
+/// Two years for a bucket are as good as any longer time.
+const VALUE: u64 = (1 << EPOCH_SHIFT) - 1;
+
+fn shape(rule: Option<&RateRule>) -> u64 {
+    match rule.map(|rule| rule.window) {
+        None => 0,
+        Some(Span::Calls(size)) => CALLS | u64::from(size),
+        Some(Span::Time(time)) => TIME | (nanos(time) / BUCKETS).clamp(2, VALUE),
+    }
 }
 
 /// How long a bucket lasts, in nanoseconds; divides without a division, which costs more than all the rest.
@@ -26,66 +55,105 @@ pub(crate) struct Width {
     width: u64,
     /// 2⁶⁴ / `width`, rounded down.
     inverse: u64,
+    /// Where the numbers of periods begin.
+    first: u64,
 }
 
 impl Width {
-    fn new(width: u64) -> Self {
-        let width = width.max(2);
-        Self { width, inverse: ((1 << 64) / u128::from(width)) as u64 }
-    }
-
-    /// Which bucket's time `now` is in, counted from zero.
+    /// Which bucket's time `now` is in.
     #[inline]
     fn period(self, now: u64) -> u64 {
         // At most one too small, because the inverse is: by less than one part in 2⁶⁴ of `now`.
         let period = ((u128::from(now) * u128::from(self.inverse)) >> 64) as u64;
-        period + u64::from(now - period * self.width >= self.width)
+        let rest = now.wrapping_sub(period.wrapping_mul(self.width));
+        let period = if rest < self.width {
+            period
+        } else if rest - self.width < self.width {
+            period + 1
+        } else {
+            // The window is being changed, and the inverse is that of another width.
+            now / self.width
+        };
+        self.first + period
     }
+}
+
+fn inverse(width: u64) -> u64 {
+    ((1 << 64) / u128::from(width)) as u64
 }
 
 const DIRTY: u64 = u64::MAX;
 const COUNT: u64 = u32::MAX as u64;
 
 impl Tally {
-    pub(crate) fn new(rule: &RateRule) -> Self {
-        match rule.window {
-            Span::Calls(size) => Self::Calls { good: AtomicU64::new(0), size: size.into() },
-            Span::Time(time) => {
-                let buckets = Box::new(std::array::from_fn(|_| AtomicU64::new(0)));
-                Self::Time { buckets, width: Width::new(nanos(time) / BUCKETS) }
-            }
+    /// Whether it counts for such a window, or for none.
+    pub(crate) fn is_for(&self, rule: Option<&RateRule>) -> bool {
+        self.shape.load(Ordering::Relaxed) & !EPOCH == shape(rule)
+    }
+
+    /// Counts for such a window from now on, beginning with none; to be called under the circuit's lock.
+    pub(crate) fn begin(&self, rule: Option<&RateRule>) {
+        let epoch = (self.shape.load(Ordering::Relaxed) & EPOCH).wrapping_add(1 << EPOCH_SHIFT) & EPOCH;
+        let shape = shape(rule);
+        if shape & KIND == TIME {
+            self.inverse.store(inverse(shape & VALUE), Ordering::Relaxed);
+            self.buckets.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+        }
+        self.reset();
+        self.shape.swap(shape | epoch, Ordering::Release);
+    }
+
+    fn reset(&self) {
+        self.good.swap(0, Ordering::Relaxed);
+        for bucket in self.buckets.get().into_iter().flat_map(|buckets| buckets.iter()) {
+            bucket.swap(0, Ordering::Relaxed);
         }
     }
 
     /// Counts a good call; `false` if the window has meanwhile seen a bad one and must be asked under its lock.
     #[inline]
     pub(crate) fn good(&self, now: impl FnOnce() -> u64) -> bool {
-        match self {
-            Self::Calls { good, size } => {
-                let mut known = good.load(Ordering::Relaxed);
-                loop {
-                    if known == *size {
-                        return true;
-                    }
-                    if known == DIRTY {
-                        return false;
-                    }
-                    match good.compare_exchange_weak(known, known + 1, Ordering::Relaxed, Ordering::Relaxed) {
-                        Ok(_) => return true,
-                        Err(current) => known = current,
-                    }
-                }
-            }
-            Self::Time { buckets, width } => {
-                add(buckets, width.period(now()));
+        let shape = self.shape.load(Ordering::Acquire);
+        match shape & KIND {
+            CALLS => self.good_of_calls(shape & VALUE),
+            TIME => {
+                let Some(buckets) = self.buckets.get() else { return false };
+                add(buckets, self.width(shape).period(now()));
                 true
             }
+            _ => true,
         }
+    }
+
+    #[inline]
+    fn good_of_calls(&self, size: u64) -> bool {
+        let mut known = self.good.load(Ordering::Relaxed);
+        loop {
+            // More than the size, if the window was larger a moment ago.
+            if known >= size {
+                return known != DIRTY;
+            }
+            match self.good.compare_exchange_weak(known, known + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(current) => known = current,
+            }
+        }
+    }
+
+    #[inline]
+    fn width(&self, shape: u64) -> Width {
+        let first = (shape & EPOCH) >> EPOCH_SHIFT << 26;
+        Width { width: shape & VALUE, inverse: self.inverse.load(Ordering::Relaxed), first }
+    }
+
+    /// The buckets and their width, under the circuit's lock, of a window over time.
+    fn time(&self) -> Option<(&Buckets, Width)> {
+        Some((self.buckets.get()?, self.width(self.shape.load(Ordering::Relaxed))))
     }
 }
 
 /// Counts one call into the bucket of this period, which takes the place of an older one.
-fn add(buckets: &[AtomicU64; BUCKETS as usize], period: u64) {
+fn add(buckets: &Buckets, period: u64) {
     let bucket = &buckets[(period % BUCKETS) as usize];
     let mut known = bucket.load(Ordering::Relaxed);
     loop {
@@ -147,8 +215,9 @@ impl Window {
     }
 
     pub(crate) fn record(&mut self, tally: &Tally, mark: Mark, now: u64) {
-        match (self, tally) {
-            (Self::Calls(ring), Tally::Calls { good, .. }) => {
+        match self {
+            Self::Calls(ring) => {
+                let good = &tally.good;
                 if good.load(Ordering::Relaxed) != DIRTY {
                     if mark == Mark::Good && tally.good(|| now) {
                         return;
@@ -162,7 +231,8 @@ impl Window {
                     ring.clear();
                 }
             }
-            (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
+            Self::Time(buckets) => {
+                let Some((totals, width)) = tally.time() else { return };
                 let period = width.period(now);
                 add(totals, period);
                 let bucket = &mut buckets[(period % BUCKETS) as usize];
@@ -175,7 +245,6 @@ impl Window {
                     Mark::Abandoned => bucket.2 = bucket.2.saturating_add(1),
                 }
             }
-            _ => unreachable!("a window and its tally are made of one rule"),
         }
     }
 
@@ -196,12 +265,13 @@ impl Window {
     }
 
     fn raw(&self, tally: &Tally, now: u64) -> (u64, u64, u64) {
-        match (self, tally) {
-            (Self::Calls(ring), Tally::Calls { good, .. }) => match good.load(Ordering::Relaxed) {
+        match self {
+            Self::Calls(ring) => match tally.good.load(Ordering::Relaxed) {
                 DIRTY => (ring.marks.len() as u64, ring.bad.into(), ring.abandoned.into()),
-                good => (good, 0, 0),
+                good => (good.min(ring.size.into()), 0, 0),
             },
-            (Self::Time(buckets), Tally::Time { buckets: totals, width }) => {
+            Self::Time(buckets) => {
+                let Some((totals, width)) = tally.time() else { return (0, 0, 0) };
                 let current = width.period(now);
                 // The upper half of a word holds the lower half of the period.
                 let live = |period: u32| (current as u32).wrapping_sub(period) < BUCKETS as u32;
@@ -218,24 +288,15 @@ impl Window {
                 }
                 (calls, bad, abandoned)
             }
-            _ => unreachable!("a window and its tally are made of one rule"),
         }
     }
 
     pub(crate) fn reset(&mut self, tally: &Tally) {
-        match (self, tally) {
-            (Self::Calls(ring), Tally::Calls { good, .. }) => {
-                ring.clear();
-                good.swap(0, Ordering::Relaxed);
-            }
-            (Self::Time(buckets), Tally::Time { buckets: totals, .. }) => {
-                **buckets = Default::default();
-                for bucket in totals.iter() {
-                    bucket.swap(0, Ordering::Relaxed);
-                }
-            }
-            _ => unreachable!("a window and its tally are made of one rule"),
+        match self {
+            Self::Calls(ring) => ring.clear(),
+            Self::Time(buckets) => **buckets = Default::default(),
         }
+        tally.reset();
     }
 }
 
@@ -246,7 +307,7 @@ impl Ring {
 
     fn fill_good(&mut self, good: u64) {
         self.clear();
-        self.marks = vec![Mark::Good; good as usize];
+        self.marks = vec![Mark::Good; good.min(self.size.into()) as usize];
     }
 
     fn push(&mut self, mark: Mark) {

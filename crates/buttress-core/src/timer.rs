@@ -82,6 +82,12 @@ impl Timer {
         self.0.is_some()
     }
 
+    /// The moment that it was made for, if it was made for one.
+    #[inline]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.as_ref().map(|kept| kept.deadline)
+    }
+
     /// Ready once the deadline has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {

@@ -1,10 +1,10 @@
 //! What services and calls do with a breaker: look, ask for admission, and say how a call ended.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use buttress_core::clock::{LazyNow, nanos};
-use buttress_core::observe::{CallResult, Event};
+use buttress_core::observe::{CallResult, CircuitState, Event};
 use buttress_core::sync::atomic::Ordering::{Acquire, Relaxed};
 use buttress_core::{BoxError, Mode, Reason, Refused, Timer};
 use tokio::task::AbortHandle;
@@ -13,6 +13,7 @@ use super::{
     Breaker, CLEAN, CLOSED, GENERATION, HALF_OPEN, MODE, OFF, OPEN, REFUSED, REFUSED_SHIFT, STATE, Settings,
     WINDOWED,
 };
+use crate::config::Config;
 use crate::permit::Permit;
 use crate::state::{Admission, Change, Ended, Machine, Tallies, Vote};
 use crate::window::Tally;
@@ -106,13 +107,13 @@ impl Holder {
             return Look::Refuse(refusal(Reason::CircuitOpen, Some(until)));
         }
         // Nobody has got through to a service that was never ready at once: from now on callers wait for it.
-        let overdue = now >= until.saturating_add(nanos(self.settings.config.lease()));
+        let overdue = now >= until.saturating_add(nanos(self.settings.config().lease()));
         match gate & STATE {
             OPEN if overdue => Look::Flow,
             OPEN => Look::Probe(refusal(Reason::CircuitOpen, Some(until))),
             HALF_OPEN => {
                 let refusal = refusal(Reason::ProbesInFlight, None);
-                match self.lock().would_admit(&self.settings.config) {
+                match self.lock().would_admit(&self.settings.config()) {
                     true if overdue => Look::Flow,
                     true => Look::Probe(refusal),
                     false => Look::Refuse(refusal),
@@ -151,9 +152,9 @@ impl Holder {
         let refusal = if gate & STATE == OPEN && now.get() < until {
             Refusal { reason: Reason::CircuitOpen, until: Some(until) }
         } else {
-            let (admission, gate) = self.apply(&mut now, |machine, tallies, now| {
+            let (admission, gate) = self.apply(&mut now, |machine, config, tallies, now| {
                 let now = now.get();
-                machine.admit(&self.settings.config, tallies, self.due(now), now)
+                machine.admit(config, tallies, self.due(now), now)
             });
             match admission {
                 Admission::Flow => return Ok(Permit::new(self.clone(), gate, None)),
@@ -206,21 +207,22 @@ impl Holder {
         if (gate ^ token) & (GENERATION | STATE) != 0 || gate & OFF != 0 || gate & CLEAN == 0 {
             return (false, false);
         }
-        let Some(aside) = &self.aside else { return (true, true) };
-        let mut counted = |tally: &Option<Tally>| tally.as_ref().is_none_or(|tally| tally.good(|| now.get()));
-        (counted(&aside.tallies.failures), counted(&aside.tallies.slow))
+        let Some(aside) = self.aside.get() else { return (true, true) };
+        let mut counted = |tally: &Tally| tally.good(|| now.get());
+        (counted(&aside.failures), counted(&aside.slow))
     }
 
     /// Takes the result of a call.
     #[cold]
     pub(crate) fn record(&self, token: u64, ended: Ended, now: &mut LazyNow<'_>) -> Vote {
-        let config = &self.settings.config;
-        let (vote, _) = self.apply(now, |machine, tallies, now| match (self.mode(), self.is_stale(token)) {
-            (Mode::Off, true) => (Vote::Off, None),
-            // Nothing is recorded, but a probe gives its slot back.
-            (Mode::Off, false) => (Vote::Off, machine.release(config, tallies, ended.probe, now)),
-            (_, true) => (machine.record_stale(), None),
-            (_, false) => machine.record(config, tallies, ended, now),
+        let (vote, _) = self.apply(now, |machine, config, tallies, now| {
+            match (self.mode(), self.is_stale(token)) {
+                (Mode::Off, true) => (Vote::Off, None),
+                // Nothing is recorded, but a probe gives its slot back.
+                (Mode::Off, false) => (Vote::Off, machine.release(config, tallies, ended.probe, now)),
+                (_, true) => (machine.record_stale(), None),
+                (_, false) => machine.record(config, tallies, ended, now),
+            }
         });
         vote
     }
@@ -228,11 +230,12 @@ impl Holder {
     /// A call that is still running has become slow. Whether that counts already.
     #[cold]
     pub(crate) fn record_slow(&self, token: u64, probe: Option<NonZeroU32>) -> bool {
-        let (counted, _) = self.apply(&mut LazyNow::new(&self.settings.clock), |machine, tallies, now| {
+        let mut now = LazyNow::new(&self.settings.clock);
+        let (counted, _) = self.apply(&mut now, |machine, config, tallies, now| {
             if self.is_stale(token) || self.mode() == Mode::Off {
                 return (false, None);
             }
-            machine.record_slow(&self.settings.config, tallies, probe, now)
+            machine.record_slow(config, tallies, probe, now)
         });
         counted
     }
@@ -243,9 +246,9 @@ impl Holder {
 
     /// Does what time alone has brought about; `eager` also ends the open time.
     pub(crate) fn tick(&self, eager: bool) {
-        self.apply(&mut LazyNow::new(&self.settings.clock), |machine, tallies, now| {
+        self.apply(&mut LazyNow::new(&self.settings.clock), |machine, config, tallies, now| {
             let now = now.get();
-            ((), machine.tick(&self.settings.config, tallies, eager && self.due(now), now))
+            ((), machine.tick(config, tallies, eager && self.due(now), now))
         });
     }
 
@@ -254,11 +257,11 @@ impl Holder {
     pub(crate) fn apply<R>(
         &self,
         now: &mut LazyNow<'_>,
-        f: impl FnOnce(&mut Machine, &Tallies, &mut LazyNow<'_>) -> (R, Option<Change>),
+        f: impl FnOnce(&mut Machine, &Config, Tallies<'_>, &mut LazyNow<'_>) -> (R, Option<Change>),
     ) -> (R, u64) {
         let settings = &self.settings;
-        let (result, change, gate) = self.change(now, |machine, tallies, now| {
-            let (result, change) = f(machine, tallies, now);
+        let (result, change, gate) = self.change(now, |machine, config, tallies, now| {
+            let (result, change) = f(machine, config, tallies, now);
             if let Some(Change { from, to, cause, open_for }) = change {
                 if from != to && settings.observer.is_set() {
                     let key = self.key().cloned();
@@ -269,15 +272,25 @@ impl Holder {
         });
         if let Some(change) = change {
             // Before observers hear of it: they may change the state themselves.
-            if let (true, Some(aside)) = (settings.config.eager, &self.aside) {
-                let task = change.open_for.and_then(|_| self.wake());
-                let mut waker = aside.waker.lock().unwrap_or_else(PoisonError::into_inner);
-                waker.replace((gate >> 32) as u32, task);
+            if let Some(aside) = self.aside.get().filter(|_| settings.config().eager) {
+                aside.wake_with(gate, change.open_for.and_then(|_| self.wake()));
             }
             settings.changed.notify_waiters();
             settings.outbox.deliver(&settings.observer, &settings.name);
         }
         (result, gate)
+    }
+
+    /// Obeys the configuration that is in force now: what is kept of the state, and what begins anew, is said at
+    /// [`CircuitBreakerHandle::set_config`](crate::CircuitBreakerHandle::set_config).
+    pub(crate) fn configure(&self) {
+        let config = self.settings.config();
+        self.make_room(&config);
+        let (_, gate) = self.apply(&mut LazyNow::new(&self.settings.clock), Machine::configured);
+        if let Some(aside) = self.aside.get() {
+            let eager = config.eager && self.state().0 == CircuitState::Open;
+            aside.wake_with(gate, if eager { self.wake() } else { None });
+        }
     }
 
     /// Ends the open time on a timer, where there is one. The task keeps nothing alive.

@@ -95,7 +95,7 @@ impl Circuit {
         let (machine, gate) = (self.holder.lock(), self.holder.gate.load(Relaxed));
         let settings = &self.holder.settings;
         let clean =
-            machine.is_clean(&settings.config, self.holder.tallies(), &mut LazyNow::new(&settings.clock));
+            machine.is_clean(&settings.config(), self.holder.tallies(), &mut LazyNow::new(&settings.clock));
         assert_eq!(gate & STATE, state_bits(machine.state()), "{gate:x}");
         assert_eq!(gate & CLEAN != 0, clean, "{gate:x}");
         drop(machine);
@@ -376,5 +376,41 @@ fn an_eager_circuit_that_is_opened_beside_another_transition_keeps_its_timer() {
         let waker = &circuit.holder.aside.as_ref().unwrap().waker;
         let armed = waker.lock().unwrap().task.is_some();
         assert_eq!(armed, circuit.settled().0 == Open);
+    });
+}
+
+#[test]
+fn a_configuration_that_is_changed_beside_a_failure_is_the_one_that_judges_it_or_the_next() {
+    model(|| {
+        let circuit = Circuit::opens_after(2);
+        settle(circuit.holder.admit().unwrap(), FAILURE);
+        let permit = circuit.holder.admit().unwrap();
+        let thread = thread::spawn(move || settle(permit, FAILURE));
+        let window = Window::Calls(4);
+        let config =
+            Config::only(Trip::FailureRate { window, at_least: Ratio::percent(1), minimum_calls: 1 });
+        circuit.handle().set_config(config.abandoned(Abandoned::Ignore)).unwrap();
+        thread.join().unwrap();
+        let (state, _) = circuit.settled();
+        // By the old rule it is the second in a row, by the new one the first in the window.
+        assert_eq!(state, Open);
+        assert_eq!(circuit.transitions(), [Closed, Open]);
+        assert!(circuit.holder.admit().is_err());
+    });
+}
+
+#[test]
+fn an_open_circuit_stays_open_whatever_configuration_comes_beside_a_call() {
+    model(|| {
+        let circuit = Circuit::opens_after(1);
+        settle(circuit.holder.admit().unwrap(), FAILURE);
+        let holder = circuit.holder.clone();
+        let thread = thread::spawn(move || assert!(holder.admit().is_err()));
+        let window = Window::Calls(4);
+        let config =
+            Config::only(Trip::FailureRate { window, at_least: Ratio::percent(1), minimum_calls: 1 });
+        circuit.handle().set_config(config).unwrap();
+        thread.join().unwrap();
+        assert_eq!(circuit.settled().0, Open);
     });
 }

@@ -17,7 +17,9 @@ struct Both {
 impl Both {
     fn new(window: Span) -> Arc<Self> {
         let rule = RateRule { window, at_least: Ratio::percent(50), minimum_calls: 1 };
-        Arc::new(Self { tally: Tally::new(&rule), window: Mutex::new(Window::new(&rule)) })
+        let tally = Tally::default();
+        tally.begin(Some(&rule));
+        Arc::new(Self { tally, window: Mutex::new(Window::new(&rule)) })
     }
 
     fn good(&self, now: u64) {
@@ -143,4 +145,32 @@ fn who_read_the_clock_before_the_bucket_was_taken_over_sees_no_bad_call_without_
             },
         );
     });
+}
+
+#[test]
+fn a_window_that_begins_anew_beside_good_calls_counts_right_from_there_on() {
+    for (from, to) in
+        [(Span::Calls(8), Span::Calls(2)), (TEN_SECONDS, Span::Calls(2)), (Span::Calls(8), TEN_SECONDS)]
+    {
+        model(move || {
+            let window = Both::new(from);
+            window.good(0);
+            let rule = RateRule { window: to, at_least: Ratio::percent(50), minimum_calls: 1 };
+            window.beside(
+                |window| (0..2).for_each(|_| window.good(0)),
+                |window| {
+                    let mut kept = window.window.lock().unwrap();
+                    window.tally.begin(Some(&rule));
+                    *kept = Window::new(&rule);
+                },
+            );
+            // Those that end beside the change are in the new window or not, and never twice.
+            let known = window.totals(0);
+            assert!(known.calls <= 2 && known.bad == 0, "{known:?}");
+            window.record(Mark::Bad, 0);
+            window.good(0);
+            let calls = if to == Span::Calls(2) { 2 } else { known.calls + 2 };
+            assert_eq!(window.totals(0), Totals { calls, bad: 1 });
+        });
+    }
 }
