@@ -1,7 +1,7 @@
 //! How many retries may be made at all, whatever each single call would like.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buttress_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,26 +27,70 @@ use adaptive::Adaptive;
 /// # Ok::<(), buttress_core::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<Kinds>);
+pub struct Budget(Arc<Shared>);
 
+/// What clones share: the rule, which may change, and what has been earned by it.
 #[derive(Debug)]
-enum Kinds {
+struct Shared {
+    rule: Mutex<Rule>,
+    /// What a success has to know of the rule: `what it is worth << 3 | kind`.
+    success: AtomicU64,
+    tokens: Bucket,
+    adaptive: Adaptive,
+}
+
+/// Amounts are in millionths of a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rule {
     Unlimited,
-    Adaptive(Adaptive),
+    Adaptive {
+        /// Per success.
+        share: u64,
+        burst: Duration,
+        at_least: u64,
+    },
     /// A plain bucket.
     Bucket {
-        tokens: Bucket,
+        capacity: u64,
         costs: Costs,
     },
     /// gRPC A6.
     Throttle {
-        tokens: Bucket,
+        capacity: u64,
         ratio: u64,
     },
 }
 
-/// What a [`Kinds::Bucket`] takes and gives, in millionths of a token.
-#[derive(Clone, Copy, Debug)]
+const KIND: u64 = 0b111;
+const UNLIMITED: u64 = 0;
+const ADAPTIVE: u64 = 1;
+const BUCKET: u64 = 2;
+/// A [`BUCKET`] that gives back what the last retry cost.
+const REFUNDING: u64 = 3;
+const THROTTLE: u64 = 4;
+
+impl Rule {
+    fn success(self) -> u64 {
+        match self {
+            Self::Unlimited => UNLIMITED,
+            Self::Adaptive { .. } => ADAPTIVE,
+            Self::Bucket { costs: Costs { success, refund, .. }, .. } => {
+                success << 3 | if refund { REFUNDING } else { BUCKET }
+            }
+            Self::Throttle { ratio, .. } => ratio << 3 | THROTTLE,
+        }
+    }
+
+    fn capacity(self) -> u64 {
+        match self {
+            Self::Unlimited | Self::Adaptive { .. } => 0,
+            Self::Bucket { capacity, .. } | Self::Throttle { capacity, .. } => capacity,
+        }
+    }
+}
+
+/// What a [`Rule::Bucket`] takes and gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Costs {
     retry: u64,
     throttled: u64,
@@ -72,7 +116,7 @@ impl Budget {
     /// retry, so that a fleet amplifies alike whatever its size. A process that has just begun, or makes few calls, has
     /// that one.
     pub fn standard() -> Self {
-        Self::kind(Kinds::Adaptive(Adaptive::new(TOKEN / 10, Duration::from_millis(500), 1)))
+        Self::of(Rule::adaptive(TOKEN / 10, Duration::from_millis(500), 1))
     }
 
     /// As [`standard`](Budget::standard), with another share of successes, another burst, and another number of retries
@@ -83,7 +127,7 @@ impl Budget {
     ///
     /// Unless the share is between 0 and 1.
     pub fn adaptive(share: f64, burst: Duration, at_least: u32) -> Result<Self, ConfigError> {
-        Ok(Self::kind(Kinds::Adaptive(Adaptive::new(millionths("share", share)?, burst, at_least))))
+        Ok(Self::of(Rule::adaptive(millionths("share", share)?, burst, at_least)))
     }
 
     /// A bucket of this size, full at first, that each retry takes one token from and each success puts this share of
@@ -142,51 +186,87 @@ impl Budget {
         }
         // A6 ignores what follows the third decimal; what is added makes up for binary fractions just below it.
         let ratio = (token_ratio * 1000.0 + 1e-6).floor() as u64 * (TOKEN / 1000);
-        Ok(Self::kind(Kinds::Throttle { tokens: Bucket::full(max_tokens), ratio }))
+        Ok(Self::of(Rule::Throttle { capacity: u64::from(max_tokens) * TOKEN, ratio }))
     }
 
     /// No limit. Only where something else limits retries.
     pub fn unlimited() -> Self {
-        Self::kind(Kinds::Unlimited)
+        Self::of(Rule::Unlimited)
     }
 
     fn bucket(capacity: u32, costs: Costs) -> Self {
-        Self::kind(Kinds::Bucket { tokens: Bucket::full(capacity), costs })
+        Self::of(Rule::Bucket { capacity: u64::from(capacity) * TOKEN, costs })
     }
 
-    fn kind(kind: Kinds) -> Self {
-        Self(Arc::new(kind))
+    fn of(rule: Rule) -> Self {
+        let (tokens, adaptive) = (Bucket::full(rule.capacity()), Adaptive::default());
+        if let Rule::Adaptive { share, burst, at_least } = rule {
+            adaptive.begin(share, burst, at_least);
+        }
+        Self(Arc::new(Shared { success: rule.success().into(), tokens, adaptive, rule: Mutex::new(rule) }))
+    }
+
+    fn rule(&self) -> Rule {
+        *self.0.rule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Obeys the other's rule from now on, with all who share this one. What is in hand stays, as far as the new size goes; with
+    /// a rule of another kind it begins as a new budget does.
+    ///
+    /// ```
+    /// use buttress_retry::Budget;
+    ///
+    /// let budget = Budget::ratio(0.1, 20)?;
+    /// let shared = budget.clone();
+    /// budget.become_like(&Budget::ratio(0.2, 5)?);
+    /// assert_eq!(shared.tokens(), 5.0);
+    /// # Ok::<(), buttress_core::ConfigError>(())
+    /// ```
+    pub fn become_like(&self, other: &Self) {
+        let rule = other.rule();
+        // Held to the end: of two who change the rule at once, all of one's comes after all of the other's.
+        let mut current = self.0.rule.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shared { success, tokens, adaptive, .. } = &*self.0;
+        match (*current, rule) {
+            (old, new) if old == new => {}
+            (Rule::Adaptive { .. }, Rule::Adaptive { share, burst, at_least }) => {
+                adaptive.change(share, burst, at_least);
+            }
+            (_, Rule::Adaptive { share, burst, at_least }) => adaptive.begin(share, burst, at_least),
+            (Rule::Bucket { .. }, Rule::Bucket { capacity, .. })
+            | (Rule::Throttle { .. }, Rule::Throttle { capacity, .. }) => tokens.resize(capacity),
+            (_, new) => tokens.refill(new.capacity()),
+        }
+        success.swap(rule.success(), Relaxed);
+        *current = rule;
     }
 
     /// How many retries (for AWS and gRPC: tokens) are in hand; infinite without a limit.
     pub fn tokens(&self) -> f64 {
-        match &*self.0 {
-            Kinds::Unlimited => f64::INFINITY,
-            Kinds::Adaptive(adaptive) => adaptive.tokens(),
-            Kinds::Bucket { tokens, .. } | Kinds::Throttle { tokens, .. } => {
-                tokens.get() as f64 / TOKEN as f64
-            }
+        match self.rule() {
+            Rule::Unlimited => f64::INFINITY,
+            Rule::Adaptive { .. } => self.0.adaptive.tokens(),
+            Rule::Bucket { .. } | Rule::Throttle { .. } => self.0.tokens.get() as f64 / TOKEN as f64,
         }
     }
 
     /// A call succeeded; `paid` is what its last retry cost, if it needed one.
     #[inline]
     pub(crate) fn success(&self, paid: Option<Paid>) {
-        match &*self.0 {
-            Kinds::Unlimited => {}
-            Kinds::Adaptive(adaptive) => adaptive.success(),
-            Kinds::Bucket { tokens, costs } => tokens.add(match paid {
-                Some(Paid(paid)) if costs.refund => paid,
-                _ => costs.success,
-            }),
-            Kinds::Throttle { tokens, ratio } => tokens.add(*ratio),
+        let Shared { success, tokens, adaptive, .. } = &*self.0;
+        let success = success.load(Relaxed);
+        match success & KIND {
+            UNLIMITED => {}
+            ADAPTIVE => adaptive.success(),
+            REFUNDING => tokens.add(paid.map_or(success >> 3, |Paid(paid)| paid)),
+            _ => tokens.add(success >> 3),
         }
     }
 
     /// The caller's own fault (HTTP 404): worth as much as a success, except to gRPC, which credits nothing but OK.
     #[inline]
     pub(crate) fn rejected(&self, paid: Option<Paid>) {
-        if !matches!(&*self.0, Kinds::Throttle { .. }) {
+        if self.0.success.load(Relaxed) & KIND != THROTTLE {
             self.success(paid);
         }
     }
@@ -194,28 +274,29 @@ impl Budget {
     /// The retry that was paid for was not made.
     pub(crate) fn refund(&self, paid: Option<Paid>) {
         let Some(Paid(paid)) = paid else { return };
-        match &*self.0 {
-            Kinds::Unlimited | Kinds::Throttle { .. } => {}
-            Kinds::Adaptive(adaptive) => {
-                adaptive.settled(|ledger| ledger.tokens = ledger.tokens.saturating_add(paid))
+        match self.rule() {
+            Rule::Unlimited | Rule::Throttle { .. } => {}
+            Rule::Adaptive { .. } => {
+                self.0.adaptive.settled(|ledger| ledger.tokens = ledger.tokens.saturating_add(paid))
             }
-            Kinds::Bucket { tokens, .. } => tokens.add(paid),
+            Rule::Bucket { .. } => self.0.tokens.add(paid),
         }
     }
 
     /// An attempt failed in a way that is retried, or the server asked not to be tried again.
     pub(crate) fn failure(&self) {
-        if let Kinds::Throttle { tokens, .. } = &*self.0 {
-            tokens.take_up_to(TOKEN);
+        if let Rule::Throttle { .. } = self.rule() {
+            self.0.tokens.take_up_to(TOKEN);
         }
     }
 
     /// Pays for a retry, if that is possible; `rehearse` only says what it would cost.
     pub(crate) fn pay(&self, kind: Kind, rehearse: bool) -> Option<Paid> {
-        match &*self.0 {
-            Kinds::Unlimited => Some(Paid::NOTHING),
-            Kinds::Adaptive(adaptive) => adaptive.pay(rehearse),
-            Kinds::Bucket { tokens, costs } => {
+        let tokens = &self.0.tokens;
+        match self.rule() {
+            Rule::Unlimited => Some(Paid::NOTHING),
+            Rule::Adaptive { .. } => self.0.adaptive.pay(rehearse),
+            Rule::Bucket { costs, .. } => {
                 let cost = match kind {
                     Kind::Throttled => costs.throttled,
                     Kind::Timeout => costs.timeout,
@@ -224,7 +305,7 @@ impl Budget {
                 let paid = if rehearse { tokens.get() >= cost } else { tokens.take(cost) };
                 paid.then_some(Paid(cost))
             }
-            Kinds::Throttle { tokens, .. } => (tokens.get() > tokens.capacity / 2).then_some(Paid::NOTHING),
+            Rule::Throttle { capacity, .. } => (tokens.get() > capacity / 2).then_some(Paid::NOTHING),
         }
     }
 }
@@ -233,27 +314,22 @@ impl Budget {
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = |millionths: u64| millionths as f64 / TOKEN as f64;
-        match &*self.0 {
-            Kinds::Unlimited => f.write_str("unlimited"),
-            Kinds::Adaptive(Adaptive { share, at_least, .. }) => {
-                write!(f, "{} % of successes, at least {} in hand", whole(*share) * 100.0, whole(*at_least))
+        match self.rule() {
+            Rule::Unlimited => f.write_str("unlimited"),
+            Rule::Adaptive { share, at_least, .. } => {
+                write!(f, "{} % of successes, at least {} in hand", whole(share) * 100.0, whole(at_least))
             }
-            Kinds::Bucket { tokens, costs } => {
+            Rule::Bucket { capacity, costs } => {
                 write!(
                     f,
                     "{} tokens, {} for a retry, {} back for a success",
-                    whole(tokens.capacity),
+                    whole(capacity),
                     whole(costs.retry),
                     whole(costs.success)
                 )
             }
-            Kinds::Throttle { tokens, ratio } => {
-                write!(
-                    f,
-                    "more than half of {} tokens, {} back for a success",
-                    whole(tokens.capacity),
-                    whole(*ratio)
-                )
+            Rule::Throttle { capacity, ratio } => {
+                write!(f, "more than half of {} tokens, {} back for a success", whole(capacity), whole(ratio))
             }
         }
     }
@@ -273,16 +349,32 @@ fn millionths(field: &'static str, share: f64) -> Result<u64, ConfigError> {
     }
 }
 
+impl Rule {
+    fn adaptive(share: u64, burst: Duration, at_least: u32) -> Self {
+        Self::Adaptive { share, burst, at_least: u64::from(at_least) * TOKEN }
+    }
+}
+
 #[derive(Debug)]
 struct Bucket {
     tokens: AtomicU64,
-    capacity: u64,
+    capacity: std::sync::atomic::AtomicU64,
 }
 
 impl Bucket {
-    fn full(capacity: u32) -> Self {
-        let capacity = u64::from(capacity) * TOKEN;
-        Self { tokens: AtomicU64::new(capacity), capacity }
+    fn full(capacity: u64) -> Self {
+        Self { tokens: AtomicU64::new(capacity), capacity: capacity.into() }
+    }
+
+    /// Holds so many from now on; what does not fit any more is lost.
+    fn resize(&self, capacity: u64) {
+        self.capacity.store(capacity, Relaxed);
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some(tokens.min(capacity)));
+    }
+
+    fn refill(&self, capacity: u64) {
+        self.capacity.store(capacity, Relaxed);
+        self.tokens.swap(capacity, Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -291,8 +383,8 @@ impl Bucket {
 
     fn add(&self, amount: u64) {
         // A full bucket, which is the usual one, is not written.
-        let added =
-            |tokens: u64| (tokens < self.capacity).then(|| self.capacity.min(tokens.saturating_add(amount)));
+        let capacity = self.capacity.load(Relaxed);
+        let added = |tokens: u64| (tokens < capacity).then(|| capacity.min(tokens.saturating_add(amount)));
         let _ = self.tokens.fetch_update(Relaxed, Relaxed, added);
     }
 

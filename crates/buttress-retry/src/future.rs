@@ -79,15 +79,16 @@ where
             core.policy.carried(&request).map_or((None, None, None, false), |carried| {
                 (carried.deadline, carried.max_retries, carried.backoff.clone(), carried.time_limit.is_some())
             });
-        let facts =
-            Facts { deadline, max_retries, repeatable: core.replay.is_repeatable(&request), own_time };
-        let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
-        let may_retry =
-            max_retries.unwrap_or(settings.config.max_retries) > 0 && settings.mode.get() == Mode::Enforce;
+        // What is kept of the request depends on it: so the call keeps it, whatever becomes of the configuration.
+        let retries = max_retries.unwrap_or_else(|| settings.max_retries());
+        let (max_retries, repeatable) = (Some(retries), core.replay.is_repeatable(&request));
+        let facts = Facts { deadline, max_retries, repeatable, own_time };
+        let key = settings.gate().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
+        let may_retry = retries > 0 && settings.mode.get() == Mode::Enforce;
         let request = if may_retry { core.replay.record(request) } else { core.replay.once(request) };
         let saved = || may_retry.then(|| core.replay.keep(&request));
         let log = Log { started: settings.attempt_start(), backoff, session: None };
-        if settings.gate.is_some() {
+        if settings.gate().is_some() {
             let call = Call { core: Arc::clone(core), saved: saved(), log, facts, key };
             return Self::unless_held(call, inner, request);
         }
@@ -216,7 +217,7 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
             Some(session) if session.retries > 0 => {
                 // The attempt that was announced is not made, and so not paid for either.
                 session.retries -= 1;
-                self.core.settings.config.budget.refund(session.paid.take());
+                self.core.settings.budget.refund(session.paid.take());
                 let verdict = Verdict::failure(Kind::Refused);
                 self.core.settings.exhausted(log, verdict, self.facts, Stop::Refused, refused)
             }

@@ -131,9 +131,42 @@ impl<P, R> RetryLayer<P, R> {
         self
     }
 
-    /// The budget.
+    /// The budget: always the same one, whatever its rule becomes.
     pub fn budget(&self) -> &Budget {
-        &self.settings.config.budget
+        &self.settings.budget
+    }
+
+    /// The configuration in force. Its mode is the one to start in; [`mode`](RetryLayer::mode) says the present one.
+    pub fn config(&self) -> Config {
+        Config::clone(&self.settings.config())
+    }
+
+    /// Puts another configuration in force, for all services of this layer and all their clones, without losing the state.
+    ///
+    /// * A call keeps the number of retries that it began with. All else it takes when its first attempt fails, or when the rate
+    ///   gate first holds it back, and keeps to its end.
+    /// * The layer keeps its budget, which then [obeys the new one's rule](Budget::become_like): tokens stay in hand as far
+    ///   as the new size goes. Layers that share the budget share its rule.
+    /// * The rate gate goes on holding what it holds, unless it is switched off, which lets go of everything.
+    /// * The mode stays as it is: [`set_mode`](RetryLayer::set_mode) switches it.
+    ///
+    /// ```
+    /// use buttress_retry::{Config, RetryLayer};
+    ///
+    /// # fn main() -> Result<(), buttress_core::ConfigError> {
+    /// let retry = RetryLayer::new("datadog", Config::user_facing())?;
+    /// retry.set_config(retry.config().max_retries(1))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the configuration breaks a rule; the old one then stays.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        config.check()?;
+        self.settings.set_config(config);
+        Ok(())
     }
 
     /// The mode that calls obey.
@@ -148,7 +181,7 @@ impl<P, R> RetryLayer<P, R> {
 
     /// Lets go of all that the rate gate holds back.
     pub fn open_rate_gate(&self) {
-        if let Some(gate) = &self.settings.gate {
+        if let Some(gate) = self.settings.gate() {
             gate.open();
         }
     }
@@ -183,7 +216,7 @@ impl<P, R> RetryLayer<P, R> {
     {
         let facts = Facts { deadline: None, max_retries: None, repeatable: true, own_time: false };
         let settings = &*self.settings;
-        let key = settings.gate.as_ref().map_or(0, |gate| gate.hash(None));
+        let key = settings.gate().map_or(0, |gate| gate.hash(None));
         let mut log = Log { started: Some(Instant::now()), ..Log::default() };
         loop {
             while let Some(delay) = settings.held(&mut log, key, facts)? {

@@ -1,5 +1,6 @@
 //! The decision: what to do after each attempt of one call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::clock::after;
@@ -12,6 +13,8 @@ use crate::config::{Config, HintRule};
 /// What one call has been through; made when its first attempt fails.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// The one that it keeps to its end.
+    pub(crate) config: Arc<Config>,
     delays: Delays,
     throttled: Option<Delays>,
     pub(crate) started: Instant,
@@ -50,11 +53,12 @@ pub(crate) enum Next<C> {
 
 impl Session {
     /// A request's own delays take the place of both of the configuration's.
-    pub(crate) fn new(config: &Config, own: Option<&Backoff>, started: Instant) -> Self {
+    pub(crate) fn new(config: Arc<Config>, own: Option<&Backoff>, started: Instant) -> Self {
         let throttled = config.throttled_backoff.as_ref().filter(|_| own.is_none());
         Self {
             delays: own.unwrap_or(&config.backoff).delays(),
             throttled: throttled.map(Backoff::delays),
+            config,
             started,
             deadline: None,
             retries: 0,

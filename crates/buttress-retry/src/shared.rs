@@ -1,7 +1,8 @@
 //! What the layer and the function form have in common.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use buttress_core::clock::after;
@@ -11,6 +12,7 @@ use buttress_core::{
 };
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::config::{Config, HintRule};
 use crate::gate::Gate;
 use crate::session::{Facts, Next, Session};
@@ -19,10 +21,14 @@ use crate::session::{Facts, Next, Session};
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) name: Arc<str>,
-    pub(crate) config: Config,
+    config: RwLock<Arc<Config>>,
+    /// What every call has to know of the configuration, beside it: the budget is always the same one.
+    pub(crate) budget: Budget,
+    max_retries: AtomicU32,
+    gated: AtomicBool,
+    gate: OnceLock<Gate>,
     pub(crate) mode: ModeCell,
     pub(crate) observer: Observer,
-    pub(crate) gate: Option<Gate>,
     pub(crate) above: OnceLock<Above>,
 }
 
@@ -76,8 +82,43 @@ pub(crate) enum Judgement<C> {
 
 impl Settings {
     pub(crate) fn new(name: Arc<str>, config: Config) -> Self {
-        let (mode, gate) = (ModeCell::new(config.mode), config.rate_gate.then(Gate::new));
-        Self { name, config, mode, observer: Observer::default(), gate, above: OnceLock::new() }
+        Self {
+            name,
+            budget: config.budget.clone(),
+            max_retries: config.max_retries.into(),
+            gated: config.rate_gate.into(),
+            gate: OnceLock::new(),
+            mode: ModeCell::new(config.mode),
+            observer: Observer::default(),
+            above: OnceLock::new(),
+            config: RwLock::new(Arc::new(config)),
+        }
+    }
+
+    /// What is in force now: for what happens seldom.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts this one in force.
+    pub(crate) fn set_config(&self, config: Config) {
+        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        self.budget.become_like(&config.budget);
+        self.max_retries.store(config.max_retries, Relaxed);
+        self.gated.store(config.rate_gate, Relaxed);
+        *current = Arc::new(Config { budget: self.budget.clone(), ..config });
+    }
+
+    /// How often a call that begins now may be retried.
+    #[inline]
+    pub(crate) fn max_retries(&self) -> u32 {
+        self.max_retries.load(Relaxed)
+    }
+
+    /// The rate gate, if there is to be one.
+    #[inline]
+    pub(crate) fn gate(&self) -> Option<&Gate> {
+        self.gated.load(Relaxed).then(|| self.gate.get_or_init(Gate::new))
     }
 
     /// When an attempt that begins now begins, if anybody is to be told how long it takes.
@@ -95,8 +136,8 @@ impl Settings {
         let paid = || log.session.as_ref().and_then(|session| session.paid);
         match verdict {
             Verdict::Ignored => {}
-            Verdict::Rejected => self.config.budget.rejected(paid()),
-            _ => self.config.budget.success(paid()),
+            Verdict::Rejected => self.budget.rejected(paid()),
+            _ => self.budget.success(paid()),
         }
         self.report_attempt(log, log.attempts(), verdict, Severity::Information);
     }
@@ -129,7 +170,9 @@ impl Settings {
         copy: impl FnOnce() -> Option<C>,
     ) -> Judgement<C> {
         let attempts = log.attempts();
-        let next = self.session(log).next(&self.config, verdict, facts, observe, copy);
+        let session = self.session(log);
+        let config = Arc::clone(&session.config);
+        let next = session.next(&config, verdict, facts, observe, copy);
         let severity = match next {
             Next::Retry { .. } => Severity::Warning,
             // Not a failure that a retry handles.
@@ -149,7 +192,7 @@ impl Settings {
             (Next::Stop(stop), _) => Event::GaveUp { attempts, stop: *stop },
             (Next::Retry { .. }, _) => unreachable!("only failures are retried"),
         });
-        self.observer.emit(&self.name, || Event::Budget { tokens: self.config.budget.tokens() });
+        self.observer.emit(&self.name, || Event::Budget { tokens: self.budget.tokens() });
         match next {
             _ if observe => Judgement::Final,
             Next::Retry { copy, delay, .. } => {
@@ -166,7 +209,7 @@ impl Settings {
         let Log { started, backoff, session } = log;
         session.get_or_insert_with(|| {
             let started = started.unwrap_or_else(Instant::now);
-            let mut session = Session::new(&self.config, backoff.as_deref(), started);
+            let mut session = Session::new(self.config(), backoff.as_deref(), started);
             let limit = self.above.get().and_then(|above| (above.0)());
             session.deadline = limit.map(|limit| after(started, limit));
             Box::new(session)
@@ -185,9 +228,9 @@ impl Settings {
     #[inline]
     pub(crate) fn hold(&self, key: u64, verdict: Verdict) {
         if let (Some(gate), Verdict::Failure { kind: Kind::Throttled, hint: Hint::RetryAfter(time), .. }) =
-            (&self.gate, verdict)
+            (self.gate(), verdict)
         {
-            let time = match self.config.hints {
+            let time = match self.config().hints {
                 HintRule::Ignore => return,
                 HintRule::Clamp { extra } => time.min(extra),
                 HintRule::Floor { .. } | HintRule::Exact { .. } => time,
@@ -202,7 +245,7 @@ impl Settings {
     /// held calls come at the same moment. A call that may not wait so long is refused.
     #[inline]
     pub(crate) fn held(&self, log: &mut Log, key: u64, facts: Facts) -> Result<Option<Duration>, BoxError> {
-        match &self.gate {
+        match self.gate() {
             None => Ok(None),
             Some(gate) => self.held_by(gate, log, key, facts),
         }
@@ -223,7 +266,9 @@ impl Settings {
             }
             return Ok(None);
         }
-        match self.session(log).wait(&self.config, facts, time) {
+        let session = self.session(log);
+        let config = Arc::clone(&session.config);
+        match session.wait(&config, facts, time) {
             Ok(delay) => {
                 self.observer.emit(&self.name, || Event::Held { delay, enforced: true });
                 Ok(Some(delay))

@@ -373,7 +373,7 @@ fn an_eager_circuit_that_is_opened_beside_another_transition_keeps_its_timer() {
         let other = circuit.spawn(|circuit| circuit.handle().close());
         circuit.handle().open_for(Duration::from_secs(1));
         other.join().unwrap();
-        let waker = &circuit.holder.aside.as_ref().unwrap().waker;
+        let waker = &circuit.holder.aside.get().unwrap().waker;
         let armed = waker.lock().unwrap().task.is_some();
         assert_eq!(armed, circuit.settled().0 == Open);
     });

@@ -2,8 +2,8 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use buttress_core::Clock;
-use buttress_core::sync::Mutex;
 use buttress_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use buttress_core::sync::{Mutex, MutexGuard};
 
 use super::{Paid, TOKEN};
 
@@ -12,16 +12,16 @@ use super::{Paid, TOKEN};
 #[derive(Debug)]
 pub(super) struct Adaptive {
     successes: AtomicU64,
-    /// Millionths of a token per success.
-    pub(super) share: u64,
-    burst: Duration,
-    pub(super) at_least: u64,
     clock: Clock,
     ledger: Mutex<Ledger>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// Millionths of a token per success.
+    share: u64,
+    burst: Duration,
+    at_least: u64,
     pub(super) tokens: u64,
     /// Successes that have been credited.
     credited: u64,
@@ -40,12 +40,21 @@ const TRICKLE_NANOS: u64 = 60_000_000_000;
 const MEMORY_SECS: f64 = 10.0;
 
 impl Adaptive {
-    pub(super) fn new(share: u64, burst: Duration, at_least: u32) -> Self {
-        let at_least = u64::from(at_least) * TOKEN;
-        let ledger =
-            Ledger { tokens: at_least, credited: 0, rate: 0.0, rated: 0, rated_at: 0, trickled_at: 0 };
-        let clock = Clock::start();
-        Self { successes: AtomicU64::new(0), share, burst, at_least, clock, ledger: Mutex::new(ledger) }
+    /// As a new one.
+    pub(super) fn begin(&self, share: u64, burst: Duration, at_least: u64) {
+        let (credited, now) = (self.successes.load(Relaxed), self.clock.now());
+        let begun = Ledger { share, burst, at_least, tokens: at_least, ..Ledger::default() };
+        *self.lock() = Ledger { credited, rated: credited, rated_at: now, trickled_at: now, ..begun };
+    }
+
+    /// Goes on by another rule. What has succeeded so far is credited by the old one.
+    pub(super) fn change(&self, share: u64, burst: Duration, at_least: u64) {
+        self.settled(|ledger| (ledger.share, ledger.burst, ledger.at_least) = (share, burst, at_least));
+        self.settled(|_| ());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
@@ -70,14 +79,14 @@ impl Adaptive {
     }
 
     /// Turns time into tokens, whole ones, as long as there are fewer than there should be at least.
-    fn trickle(&self, ledger: &mut Ledger, now: u64) {
+    fn trickle(ledger: &mut Ledger, now: u64) {
         let periods = now.saturating_sub(ledger.trickled_at) / TRICKLE_NANOS;
-        if ledger.tokens < self.at_least {
-            ledger.tokens = ledger.tokens.saturating_add(periods.saturating_mul(TOKEN)).min(self.at_least);
+        if ledger.tokens < ledger.at_least {
+            ledger.tokens = ledger.tokens.saturating_add(periods.saturating_mul(TOKEN)).min(ledger.at_least);
             ledger.trickled_at += periods * TRICKLE_NANOS;
         }
         // Time for which there were enough buys nothing.
-        if ledger.tokens >= self.at_least {
+        if ledger.tokens >= ledger.at_least {
             ledger.trickled_at = now;
         }
     }
@@ -85,7 +94,7 @@ impl Adaptive {
     /// Credits what has succeeded, and cuts the rest to the burst.
     #[cold]
     pub(super) fn settled<T>(&self, f: impl FnOnce(&mut Ledger) -> T) -> T {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.lock();
         let successes = self.successes.load(Relaxed);
         let now = self.clock.now();
         let elapsed = now.saturating_sub(ledger.rated_at) as f64 / 1e9;
@@ -96,11 +105,19 @@ impl Adaptive {
             ledger.rate = ledger.rate * keep + recent * (1.0 - keep);
             (ledger.rated, ledger.rated_at) = (successes, now);
         }
-        let credit = successes.wrapping_sub(ledger.credited).saturating_mul(self.share);
+        let credit = successes.wrapping_sub(ledger.credited).saturating_mul(ledger.share);
         ledger.credited = successes;
-        let burst = (ledger.rate * self.burst.as_secs_f64() * TOKEN as f64) as u64;
-        ledger.tokens = ledger.tokens.saturating_add(credit).min(burst.max(self.at_least));
-        self.trickle(&mut ledger, now);
+        let burst = (ledger.rate * ledger.burst.as_secs_f64() * TOKEN as f64) as u64;
+        ledger.tokens = ledger.tokens.saturating_add(credit).min(burst.max(ledger.at_least));
+        Self::trickle(&mut ledger, now);
         f(&mut ledger)
+    }
+}
+
+/// Earns nothing and holds nothing, until it [begins](Adaptive::begin).
+impl Default for Adaptive {
+    fn default() -> Self {
+        let (successes, ledger) = (AtomicU64::new(0), Mutex::new(Ledger::default()));
+        Self { successes, clock: Clock::start(), ledger }
     }
 }

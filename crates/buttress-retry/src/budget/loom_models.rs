@@ -84,3 +84,22 @@ fn failures_beside_successes_neither_overdraw_nor_overfill_a_throttle() {
         assert!([0.0, 1.0].contains(&budget.tokens()), "{}", budget.tokens());
     });
 }
+
+#[test]
+fn a_budget_that_shrinks_beside_those_who_pay_and_earn_holds_no_more_than_they_brought() {
+    model(|| {
+        let budget = Budget::ratio(0.5, 3).unwrap();
+        let smaller = Budget::ratio(0.5, 1).unwrap();
+        let shrunk = {
+            let budget = budget.clone();
+            thread::spawn(move || budget.become_like(&smaller))
+        };
+        let (earned, paid) = beside(&budget, earn, pay);
+        shrunk.join().unwrap();
+        assert_eq!((earned, paid), (2, true));
+        // One half each, that were on their way when the size changed.
+        assert!((0.0..=2.0).contains(&budget.tokens()), "{}", budget.tokens());
+        earn(&budget);
+        assert!(budget.tokens() <= 2.0 && budget.to_string().starts_with("1 tokens"));
+    });
+}
