@@ -1,7 +1,7 @@
 //! Errors between the SDK and the stack.
 
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use buttress::core::{Judged, Kind};
+use buttress::core::{Effect, Judged, Kind};
 use buttress::http::transport_verdict;
 use buttress::{BoxError, Exhausted, Stop, Verdict};
 
@@ -19,7 +19,7 @@ pub(crate) fn judged(error: ConnectorError) -> BoxError {
 }
 
 fn was_perhaps_sent(error: &ConnectorError) -> bool {
-    transport_verdict(error) != Verdict::failure(Kind::Transient).not_sent()
+    !matches!(transport_verdict(error), Verdict::Failure { effect: Effect::NotSent, .. })
 }
 
 /// What the SDK is told of an error of the stack.

@@ -112,7 +112,7 @@ impl Rule {
         Self::new(Fault::ResponseLatency(latency.into()))
     }
 
-    /// [`Fault::Error`] of this kind, with an unknown effect (none for [`Kind::Refused`]).
+    /// [`Fault::Error`] of this kind, with an unknown effect (none for [`Kind::Refused`] and [`Kind::Unprocessed`]).
     pub fn error(kind: Kind) -> Self {
         Self::new(Fault::Error(Verdict::failure(kind)))
     }

@@ -29,7 +29,7 @@ use rule::WrittenRule;
 /// |---|---|
 /// | `pass`, `hang`, `panic`, `lose_answer`, `withhold_answer` | none |
 /// | `latency`, `response_latency` | `latency`; optional: `jitter` |
-/// | `error` | `kind`: `transient`, `throttled`, `timeout` or `permanent`; optional: `effect`: `unknown` or `not_sent` |
+/// | `error` | `kind`: `transient`, `throttled`, `conflict`, `unprocessed`, `timeout` or `permanent`; optional: `effect`: `unknown` or `not_sent` |
 /// | `io_error` | `kind`: `connection_refused`, `connection_reset`, `connection_aborted`, `broken_pipe`, `timed_out` or `unexpected_eof` |
 /// | `status` | `status`; optional: `headers`, `body` |
 /// | `grpc` | `code`; optional: `message`, `headers` |

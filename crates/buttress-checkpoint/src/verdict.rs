@@ -43,6 +43,8 @@ pub(crate) enum Stored {
 pub(crate) enum StoredKind {
     Transient,
     Throttled,
+    Conflict,
+    Unprocessed,
     Timeout,
     Refused,
     Permanent,
@@ -68,6 +70,8 @@ impl From<Verdict> for Stored {
             kind: match kind {
                 Kind::Transient => StoredKind::Transient,
                 Kind::Throttled => StoredKind::Throttled,
+                Kind::Conflict => StoredKind::Conflict,
+                Kind::Unprocessed => StoredKind::Unprocessed,
                 Kind::Timeout => StoredKind::Timeout,
                 Kind::Refused => StoredKind::Refused,
                 Kind::Permanent => StoredKind::Permanent,
@@ -94,6 +98,8 @@ impl From<Stored> for Verdict {
             kind: match kind {
                 StoredKind::Transient => Kind::Transient,
                 StoredKind::Throttled => Kind::Throttled,
+                StoredKind::Conflict => Kind::Conflict,
+                StoredKind::Unprocessed => Kind::Unprocessed,
                 StoredKind::Timeout => Kind::Timeout,
                 StoredKind::Refused => Kind::Refused,
                 StoredKind::Permanent => Kind::Permanent,

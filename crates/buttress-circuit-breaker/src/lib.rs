@@ -21,8 +21,11 @@
 //! probes. [`Config::recovery`] says what the probes decide. Each probe holds a lease, so that none can block the
 //! circuit for ever.
 //!
-//! Rejected requests (the caller's fault, such as HTTP 404) count as successes. What layers below refused
-//! ([`Kind::Refused`](buttress_core::Kind::Refused)) says nothing about the dependency and does not count.
+//! Rejected requests (the caller's fault, such as HTTP 404) count as successes, and so do conflicts
+//! ([`Kind::Conflict`](buttress_core::Kind::Conflict)): they were answered. What layers below refused
+//! ([`Kind::Refused`](buttress_core::Kind::Refused)), or a protocol gave back
+//! ([`Kind::Unprocessed`](buttress_core::Kind::Unprocessed)), says nothing about the dependency and does not count: a server that
+//! closes its connections in good order, to be replaced, opens no circuit.
 //!
 //! # Cancellation and panics
 //!

@@ -195,10 +195,12 @@ impl Open {
     fn settle(&self, verdict: Verdict) {
         let (result, outcome) = match verdict {
             Verdict::Success | Verdict::Rejected => (CallResult::Success, Outcome::Good),
-            // A layer below refused: the dependency was not asked, so nothing is known about its health.
-            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused, .. } => {
+            // A layer below refused, or the protocol gave the request back: the dependency was not asked, so nothing is known
+            // about its health.
+            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused | Kind::Unprocessed, .. } => {
                 (CallResult::Ignored, Outcome::Ignored)
             }
+            Verdict::Failure { kind: Kind::Conflict, .. } => (CallResult::Success, Outcome::Good),
             Verdict::Failure { kind: Kind::Throttled, .. }
                 if !self.holder.settings.config().count_throttling =>
             {

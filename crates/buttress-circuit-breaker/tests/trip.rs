@@ -207,6 +207,25 @@ async fn a_request_that_a_layer_below_refused_says_nothing_about_the_dependency(
     assert_eq!(rig.state(), Closed);
 }
 
+/// A redeploy gives back what it meets; a conflict is one resource's, and its server well.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_back_unprocessed_counts_neither_way_and_a_conflict_is_an_answer() {
+    let rig = Rig::new(consecutive(3).success_threshold(1).open_for(secs(1)));
+    rig.calls(&[425; 10]).await;
+    rig.calls(&[500, 500, 425]).await;
+    assert_eq!((rig.state(), rig.handle.metrics().consecutive_failures), (Closed, 2));
+    rig.calls(&[409]).await;
+    assert_eq!((rig.state(), rig.handle.metrics().consecutive_failures), (Closed, 0));
+    rig.calls(&[409; 10]).await;
+    rig.calls(&[500; 3]).await;
+    assert_eq!(rig.state(), Open);
+    advance(secs(1)).await;
+    rig.calls(&[425, 425]).await;
+    assert_eq!(rig.state(), HalfOpen, "no probe is used up, and none has succeeded");
+    rig.calls(&[409]).await;
+    assert_eq!(rig.state(), Closed);
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_stays_open_for_as_long_as_the_server_asked_up_to_the_cap() {
     for (asked, open) in [(10, 60), (120, 120), (86_400, 300)] {

@@ -16,7 +16,8 @@ pub struct Exhausted {
     pub name: Arc<str>,
     /// Why there was no further attempt.
     pub stop: Stop,
-    /// How many attempts were made, the first one and those that a layer below refused included.
+    /// How many attempts were made, the first one and those that a layer below refused included. What a protocol gave back
+    /// unprocessed and was sent again at once counts as one.
     pub attempts: u32,
     /// The time from the first attempt to giving up.
     pub elapsed: Duration,

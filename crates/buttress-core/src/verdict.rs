@@ -31,6 +31,14 @@ pub enum Kind {
     Transient,
     /// The caller sends too much: HTTP 429.
     Throttled,
+    /// What the request is about is busy, and will not be at a known time: HTTP 409 with `Retry-After`. An answer of a healthy
+    /// dependency, which may be retried then; it says nothing of other requests.
+    Conflict,
+    /// The protocol gave the request back: an HTTP/2 stream that was refused, or lies beyond the last one that a connection serves
+    /// which is being closed (RFC 9113 § 8.7); a request of which nothing had been written when its connection closed. It says
+    /// nothing of the dependency's health, and the first time in a call it is sent again at once, at no cost (gRPC A6: a
+    /// transparent retry).
+    Unprocessed,
     /// No answer in time.
     Timeout,
     /// A layer on this side refused before anything was sent.
@@ -61,10 +69,10 @@ pub enum Hint {
 
 impl Verdict {
     /// A failure of this kind: effect [`Unknown`](Effect::Unknown) ([`NotSent`](Effect::NotSent) for
-    /// [`Refused`](Kind::Refused)), without a hint.
+    /// [`Refused`](Kind::Refused) and [`Unprocessed`](Kind::Unprocessed)), without a hint.
     pub const fn failure(kind: Kind) -> Self {
         let effect = match kind {
-            Kind::Refused => Effect::NotSent,
+            Kind::Refused | Kind::Unprocessed => Effect::NotSent,
             _ => Effect::Unknown,
         };
         Self::Failure { kind, effect, hint: Hint::None }
@@ -108,6 +116,8 @@ impl Kind {
         match self {
             Self::Transient => "transient",
             Self::Throttled => "throttled",
+            Self::Conflict => "conflict",
+            Self::Unprocessed => "unprocessed",
             Self::Timeout => "timeout",
             Self::Refused => "refused",
             Self::Permanent => "permanent",
@@ -120,14 +130,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_has_no_effect_and_every_other_failure_may_have_one() {
-        for kind in [Kind::Transient, Kind::Throttled, Kind::Timeout, Kind::Permanent] {
+    fn what_was_refused_or_not_processed_has_no_effect_and_every_other_failure_may_have_one() {
+        for kind in [Kind::Transient, Kind::Throttled, Kind::Conflict, Kind::Timeout, Kind::Permanent] {
             assert_eq!(
                 Verdict::failure(kind),
                 Verdict::Failure { kind, effect: Effect::Unknown, hint: Hint::None }
             );
         }
-        assert_eq!(Verdict::failure(Kind::Refused), Verdict::failure(Kind::Refused).not_sent());
+        for kind in [Kind::Refused, Kind::Unprocessed] {
+            assert_eq!(Verdict::failure(kind), Verdict::failure(kind).not_sent());
+        }
     }
 
     #[test]

@@ -167,6 +167,8 @@ impl Cause {
         match self {
             Self::Failed(Kind::Transient) => "failed",
             Self::Failed(Kind::Throttled) => "was throttled",
+            Self::Failed(Kind::Conflict) => "was busy with what was asked for",
+            Self::Failed(Kind::Unprocessed) => "gave the request back",
             Self::Failed(Kind::Timeout) => "timed out",
             Self::Failed(Kind::Refused) => "was refused by a layer below",
             Self::Failed(Kind::Permanent) => "failed for good",

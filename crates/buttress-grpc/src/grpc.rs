@@ -40,7 +40,8 @@ const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 /// | an HTTP status other than 200 without `grpc-status`, from a proxy | by the code that gRPC maps it to: 400 `INTERNAL`, 401 `UNAUTHENTICATED`, 403 `PERMISSION_DENIED`, 404 `UNIMPLEMENTED`, 502 to 504 `UNAVAILABLE`, others `UNKNOWN` |
 /// | HTTP 429 | throttled and not sent, as for HTTP: retried whatever the method and its list of codes |
 /// | a response that ends without a status | transient; `INTERNAL` for a list of codes |
-/// | connect errors, REFUSED_STREAM, GOAWAY beyond the last stream | transient, not sent: retried whatever the method |
+/// | connect errors | transient, not sent: retried whatever the method |
+/// | REFUSED_STREAM, GOAWAY in good order beyond the last stream | [unprocessed](buttress_http::transport_verdict), nothing for a breaker: retried whatever the method, the first time transparently (A6) |
 /// | other transport errors | transient |
 ///
 /// `grpc-retry-pushback-ms` (gRPC A6) becomes the failure's hint, from headers and trailers alike: that many milliseconds, or,

@@ -187,6 +187,7 @@ fn code(own: Code, verdict: Verdict) -> Code {
             Code::DeadlineExceeded
         }
         (Code::Unknown, Verdict::Failure { kind: Kind::Transient, .. })
+        | (Code::Unknown | Code::Cancelled, Verdict::Failure { kind: Kind::Unprocessed, .. })
         | (Code::Cancelled, Verdict::Failure { kind: Kind::Transient, effect: Effect::NotSent, .. }) => {
             Code::Unavailable
         }

@@ -81,10 +81,12 @@ impl Permit {
     fn settle_otherwise(&mut self, lane: &Lane, verdict: Verdict) {
         match verdict {
             // One that throttles is there, and a new client would be throttled too.
-            Verdict::Success | Verdict::Rejected | Verdict::Failure { kind: Kind::Throttled, .. } => {
-                lane.succeeded();
+            Verdict::Success
+            | Verdict::Rejected
+            | Verdict::Failure { kind: Kind::Throttled | Kind::Conflict, .. } => lane.succeeded(),
+            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused | Kind::Unprocessed, .. } => {
+                lane.ignored();
             }
-            Verdict::Ignored | Verdict::Failure { kind: Kind::Refused, .. } => lane.ignored(),
             Verdict::Failure { .. } => lane.failed(),
         }
         self.end(lane);

@@ -33,7 +33,7 @@ pub struct Signals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcomes {
-    /// They succeeded, or were rejected as the caller's fault, or throttled: the dependency was there and answered.
+    /// They succeeded, or were rejected as the caller's fault, or throttled, or met a conflict: the dependency was there and answered.
     pub succeeded: u64,
     /// They failed.
     pub failed: u64,

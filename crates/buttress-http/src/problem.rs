@@ -59,7 +59,9 @@ impl Problem {
         let passed = refused.is_some_and(|refused| refused.reason() == Reason::DeadlinePassed);
         let status = match own_verdict(error) {
             _ if passed => StatusCode::GATEWAY_TIMEOUT,
-            Some(Verdict::Failure { kind: Kind::Refused, .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Some(Verdict::Failure { kind: Kind::Refused | Kind::Unprocessed, .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Some(Verdict::Failure { kind: Kind::Timeout, .. }) => StatusCode::GATEWAY_TIMEOUT,
             Some(Verdict::Failure { .. }) if retry_after.is_some() => StatusCode::SERVICE_UNAVAILABLE,
             _ if find::<NoTimer>(error).is_some() => StatusCode::INTERNAL_SERVER_ERROR,

@@ -20,11 +20,13 @@ pub(crate) const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 /// | 1xx, 2xx, 3xx | success |
 /// | 408, time-outs | timeout |
 /// | 429 | throttled, and taken for not processed: a server that limits rates refuses before it works |
-/// | 425 | transient, not sent: the server did not process it, since it came before a handshake was over (RFC 8470) |
+/// | 409 with `Retry-After` | a conflict that will be over then, such as a request with the same idempotency key that is under way |
+/// | 425 | unprocessed: it came before a handshake was over (RFC 8470) |
 /// | other 4xx | rejected |
 /// | 501, 505 | permanent |
 /// | other 5xx | transient |
-/// | connect errors, HTTP/2 REFUSED_STREAM, GOAWAY beyond the last stream | transient, not sent |
+/// | connect errors | transient, not sent |
+/// | HTTP/2 REFUSED_STREAM, GOAWAY in good order beyond the last stream | [unprocessed](crate::transport_verdict) |
 /// | other transport errors | transient |
 ///
 /// Failures carry the server's [hint](crate::hint). It is cheap to clone.
@@ -162,15 +164,15 @@ impl Http {
         }
         match self.aws_error(headers) {
             // A request with the same token is being processed.
-            Some("TransactionInProgressException") => return Verdict::failure(Kind::Throttled),
+            Some("TransactionInProgressException") => return Verdict::failure(Kind::Conflict),
             Some("RequestTimeout" | "RequestTimeoutException") => return Verdict::failure(Kind::Timeout),
             _ => {}
         }
         match status.as_u16() {
             408 => Verdict::failure(Kind::Timeout),
             // A conflict that is over at a known time: a request with the same idempotency key is being processed.
-            409 if headers.contains_key(http::header::RETRY_AFTER) => Verdict::failure(Kind::Throttled),
-            425 => Verdict::failure(Kind::Transient).not_sent(),
+            409 if headers.contains_key(http::header::RETRY_AFTER) => Verdict::failure(Kind::Conflict),
+            425 => Verdict::failure(Kind::Unprocessed),
             501 | 505 => Verdict::failure(Kind::Permanent),
             400..=499 => Verdict::Rejected,
             500.. => Verdict::failure(Kind::Transient),
@@ -262,7 +264,7 @@ mod tests {
             (&[400, 401, 403, 404, 409, 422][..], Verdict::Rejected),
             (&[408][..], Verdict::failure(Kind::Timeout)),
             (&[429][..], Verdict::failure(Kind::Throttled).not_sent()),
-            (&[425][..], Verdict::failure(Kind::Transient).not_sent()),
+            (&[425][..], Verdict::failure(Kind::Unprocessed)),
             (&[500, 502, 503, 504, 507, 529][..], Verdict::failure(Kind::Transient)),
             (&[501, 505][..], Verdict::failure(Kind::Permanent)),
         ] {
@@ -283,7 +285,7 @@ mod tests {
     /// draft-ietf-httpapi-idempotency-key-header § 2.6: the same request is under way.
     #[test]
     fn a_conflict_that_says_when_it_is_over_is_tried_again_then() {
-        let expected = Verdict::failure(Kind::Throttled).with_hint(Hint::RetryAfter(Duration::from_secs(1)));
+        let expected = Verdict::failure(Kind::Conflict).with_hint(Hint::RetryAfter(Duration::from_secs(1)));
         assert_eq!(verdict(&Http::new(), 409, &[("retry-after", "1")]), expected);
         assert_eq!(verdict(&Http::new(), 409, &[]), Verdict::Rejected);
     }
@@ -330,6 +332,6 @@ mod tests {
         let aws = Http::new().vendor(Vendor::Aws);
         assert_eq!(verdict(&aws, 400, &error("RequestTimeout")), Verdict::failure(Kind::Timeout));
         let in_progress = verdict(&aws, 400, &error("TransactionInProgressException"));
-        assert_eq!(in_progress, Verdict::failure(Kind::Throttled), "it may yet be applied");
+        assert_eq!(in_progress, Verdict::failure(Kind::Conflict), "it may yet be applied");
     }
 }

@@ -41,6 +41,7 @@ async fn server<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + 
 }
 
 const NOT_SENT: Verdict = Verdict::failure(Kind::Transient).not_sent();
+const UNPROCESSED: Verdict = Verdict::failure(Kind::Unprocessed);
 const UNKNOWN: Verdict = Verdict::failure(Kind::Transient);
 
 #[tokio::test]
@@ -52,14 +53,40 @@ async fn a_connection_that_cannot_be_made_sent_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_its_connection_gives_back_was_not_sent() {
+async fn a_request_that_its_connection_gives_back_was_not_processed() {
     let (io, server) = tokio::io::duplex(1024);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
     let response = sender.send_request(Request::post("/").body(Full::<Bytes>::from("{}")).unwrap());
     // The connection ends before it has taken the request.
     drop((connection, server));
     let error = response.await.unwrap_err();
-    assert_eq!(Classify::<Response<()>>::classify(&Http::new(), Err(&error)), NOT_SENT);
+    assert_eq!(Classify::<Response<()>>::classify(&Http::new(), Err(&error)), UNPROCESSED);
+}
+
+/// As a load balancer without a backend does: it accepts, and hangs up. Whether hyper had begun to write is chance.
+#[tokio::test]
+async fn a_new_connection_that_closes_at_once_is_as_bad_as_one_that_cannot_be_made() {
+    for http2 in [false, true] {
+        let address = server(|stream| async move { drop(stream) }).await;
+        for _ in 0..20 {
+            let verdict = verdict(&client(http2), &address).await;
+            assert!(matches!(verdict, NOT_SENT | UNKNOWN), "HTTP/2: {http2}, {verdict:?}");
+        }
+    }
+}
+
+/// It looks as if it were there still, and is not when the next request comes.
+#[tokio::test]
+async fn an_old_connection_that_has_closed_costs_nothing() {
+    let address = server(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    })
+    .await;
+    let client = client(false);
+    for _ in 0..20 {
+        assert!(matches!(verdict(&client, &address).await, Verdict::Success | UNKNOWN));
+    }
 }
 
 #[tokio::test]
@@ -72,8 +99,9 @@ async fn a_connection_that_breaks_after_the_request_may_have_had_an_effect() {
 }
 
 #[tokio::test]
-async fn a_refused_http2_stream_had_no_effect_and_another_reset_may_have_had() {
-    for (reason, expected) in [(h2::Reason::REFUSED_STREAM, NOT_SENT), (h2::Reason::INTERNAL_ERROR, UNKNOWN)]
+async fn a_refused_http2_stream_was_not_processed_and_one_that_is_reset_otherwise_may_have_been() {
+    for (reason, expected) in
+        [(h2::Reason::REFUSED_STREAM, UNPROCESSED), (h2::Reason::INTERNAL_ERROR, UNKNOWN)]
     {
         let address = server(move |stream| async move {
             let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -92,8 +120,8 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &[0; 4], payload].concat()
 }
 
-/// Reads a request by hand and answers it with a GOAWAY that names this last stream.
-async fn go_away(mut stream: TcpStream, last_stream: u32) {
+/// Reads a request by hand and answers it with a GOAWAY that names this last stream, for this reason.
+async fn go_away(mut stream: TcpStream, last_stream: u32, reason: h2::Reason) {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     let mut seen = Vec::new();
@@ -106,7 +134,7 @@ async fn go_away(mut stream: TcpStream, last_stream: u32) {
         seen.extend_from_slice(&bytes[..read]);
     }
     stream.write_all(&frame(SETTINGS, 1, &[])).await.unwrap();
-    let payload = [last_stream.to_be_bytes(), [0; 4]].concat();
+    let payload = [last_stream.to_be_bytes(), u32::from(reason).to_be_bytes()].concat();
     stream.write_all(&frame(GOAWAY, 0, &payload)).await.unwrap();
     if last_stream == 0 {
         // The connection stays open: it is the GOAWAY that counts, not the end of the connection.
@@ -115,11 +143,16 @@ async fn go_away(mut stream: TcpStream, last_stream: u32) {
 }
 
 #[tokio::test]
-async fn a_stream_beyond_the_last_one_of_a_goaway_had_no_effect_and_one_before_it_may_have_had() {
-    let beyond = server(|stream| go_away(stream, 0)).await;
-    assert_eq!(verdict(&client(true), &beyond).await, NOT_SENT);
-    let before = server(|stream| go_away(stream, 1)).await;
-    assert_eq!(verdict(&client(true), &before).await, UNKNOWN);
+async fn a_stream_beyond_the_last_one_of_a_goaway_was_not_processed_and_one_before_it_may_have_been() {
+    for (last_stream, reason, expected) in [
+        (0, h2::Reason::NO_ERROR, UNPROCESSED),
+        (1, h2::Reason::NO_ERROR, UNKNOWN),
+        // Nothing was done, and yet the server is not well.
+        (0, h2::Reason::INTERNAL_ERROR, NOT_SENT),
+    ] {
+        let address = server(move |stream| go_away(stream, last_stream, reason)).await;
+        assert_eq!(verdict(&client(true), &address).await, expected, "{last_stream} {reason:?}");
+    }
 }
 
 #[tokio::test]

@@ -93,6 +93,7 @@ impl Rule {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Costs {
     retry: u64,
+    /// Also for a conflict, which AWS counts among them.
     throttled: u64,
     timeout: u64,
     /// For a call that succeeded at once, and for each success where `refund` is off.
@@ -298,7 +299,7 @@ impl Budget {
             Rule::Adaptive { .. } => self.0.adaptive.pay(rehearse),
             Rule::Bucket { costs, .. } => {
                 let cost = match kind {
-                    Kind::Throttled => costs.throttled,
+                    Kind::Throttled | Kind::Conflict => costs.throttled,
                     Kind::Timeout => costs.timeout,
                     _ => costs.retry,
                 };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use buttress_core::clock::{after, before_poll, first_wait};
 use buttress_core::{
-    Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, Replay, Stop, Timer, Verdict,
+    Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, NoTimer, Replay, Stop, Timer, Verdict,
 };
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -140,6 +140,11 @@ fn held_first(
     }
 }
 
+/// No time needs no timer.
+fn timer(delay: Duration) -> Result<Timer, NoTimer> {
+    if delay.is_zero() { Ok(Timer::default()) } else { Timer::at(after(Instant::now(), delay)) }
+}
+
 /// The state that follows an attempt, or the end.
 type After<S, P, R, Req> = Result<
     State<<S as Service<<R as Replay<Req>>::Request>>::Future, PauseOf<S, P, R, Req>>,
@@ -194,7 +199,7 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         R: Replay<Req, Saved = Saved>,
         P: Carry<R::Request> + Discard<S::Response>,
     {
-        let timer = match Timer::at(after(Instant::now(), delay)) {
+        let timer = match timer(delay) {
             Ok(timer) => timer,
             Err(no_timer) => return Err(Err(no_timer.into())),
         };

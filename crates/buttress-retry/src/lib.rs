@@ -16,7 +16,8 @@
 //! | verdict | retried? |
 //! |---|---|
 //! | success, rejected (HTTP 404), ignored | no |
-//! | failure: transient, throttled, timeout | yes |
+//! | failure: transient, throttled, conflict, timeout | yes |
+//! | failure: unprocessed (the protocol gave it back) | yes; the first time in a call at once, without being counted or paid for |
 //! | failure: refused (by a layer below, such as an open circuit) | only with [`Config::retry_refused`] |
 //! | failure: permanent, or the server said not to | no |
 //!
@@ -27,6 +28,10 @@
 //! an idempotency key). No retry starts that could not start before the request's deadline,
 //! none beyond [`Config::max_retries`] and [`Config::max_total_wait`], none that the [`Budget`] does not pay for. A wait
 //! that the server asks for is treated as [`HintRule`] says.
+//!
+//! What is [unprocessed](buttress_core::Kind::Unprocessed) has had no effect, and is sent again by every retry that makes any: gRPC
+//! A6 calls it a transparent retry. Once, since a server may give everything back; from the second time on it is a failure
+//! like others.
 //!
 //! When retries end, the caller gets the last real answer: a response as it came (with the number of attempts carried on
 //! it), an error inside [`Exhausted`], which says why, how many attempts, how long, when to try again, and whether that

@@ -21,6 +21,8 @@ pub(crate) struct Session {
     /// Of the layer above, if that is known.
     pub(crate) deadline: Option<Instant>,
     pub(crate) retries: u32,
+    /// What a protocol gave back was sent again at once, which is done once.
+    resent: bool,
     /// Whether any attempt may have been applied.
     effect: Effect,
     pub(crate) paid: Option<Paid>,
@@ -62,6 +64,7 @@ impl Session {
             started,
             deadline: None,
             retries: 0,
+            resent: false,
             effect: Effect::NotSent,
             paid: None,
             retry_at: None,
@@ -94,8 +97,9 @@ impl Session {
         match self.decide(config, verdict, facts, rehearse) {
             Err(stop) => Next::Stop(stop),
             Ok((kind, delay, hint)) => {
-                // What a layer of ours refused has cost the dependency nothing.
-                let paid = if kind == Kind::Refused {
+                let resend = self.is_resend(kind);
+                // What a layer of ours refused, or a protocol gave back, has cost the dependency nothing.
+                let paid = if kind == Kind::Refused || resend {
                     Some(Paid::NOTHING)
                 } else {
                     config.budget.pay(kind, rehearse)
@@ -107,8 +111,12 @@ impl Session {
                     }
                     return Next::Stop(Stop::NotReplayable);
                 };
-                self.paid = Some(paid);
-                self.retries += u32::from(!rehearse);
+                if resend {
+                    self.resent = !rehearse;
+                } else {
+                    self.paid = Some(paid);
+                    self.retries += u32::from(!rehearse);
+                }
                 Next::Retry { copy, delay, hint }
             }
         }
@@ -130,13 +138,14 @@ impl Session {
             Hint::RetryAfter(time) => Some(after(now, time)),
             Hint::None | Hint::DoNotRetry => None,
         };
+        let resend = self.is_resend(kind);
         let retryable = match kind {
-            Kind::Transient | Kind::Throttled | Kind::Timeout => true,
+            Kind::Transient | Kind::Throttled | Kind::Conflict | Kind::Unprocessed | Kind::Timeout => true,
             Kind::Refused => config.retry_refused,
             Kind::Permanent => false,
         };
-        // What a layer of ours refused says nothing of the dependency.
-        if (hint == Hint::DoNotRetry || retryable) && kind != Kind::Refused && !rehearse {
+        // What a layer of ours refused, or a protocol gave back, says nothing of the dependency.
+        if (hint == Hint::DoNotRetry || retryable) && kind != Kind::Refused && !resend && !rehearse {
             config.budget.failure();
         }
         if hint == Hint::DoNotRetry {
@@ -149,15 +158,22 @@ impl Session {
         if !retryable {
             return Err(if kind == Kind::Refused { Stop::Refused } else { Stop::NotRetryable });
         }
-        if self.retries >= facts.max_retries.unwrap_or(config.max_retries) {
+        if !resend && self.retries >= facts.max_retries.unwrap_or(config.max_retries) {
             return Err(Stop::MaxRetries);
         }
         if !facts.repeatable && self.effect == Effect::Unknown {
             return Err(Stop::NotIdempotent);
         }
-        let (delay, hint) = self.delay(config, kind, hint, facts, now)?;
+        let (delay, hint) =
+            if resend { (Duration::ZERO, None) } else { self.delay(config, kind, hint, facts, now)? };
         self.in_time(config, facts, now, delay)?;
         Ok((kind, delay, hint))
+    }
+
+    /// Whether the attempt is made anew, at once, as if it had not been: what a protocol gives back for the first time in a
+    /// call. A server that gives everything back would have it sent for ever.
+    fn is_resend(&self, kind: Kind) -> bool {
+        kind == Kind::Unprocessed && !self.resent
     }
 
     /// Whether an attempt that starts after this delay starts early enough.
@@ -206,7 +222,8 @@ impl Session {
         // Both schedules go on with every retry: it is the number of the retry that counts.
         let usual = self.delays.next().unwrap_or_default();
         let throttled = self.throttled.as_mut().and_then(Iterator::next);
-        let computed = throttled.filter(|_| kind == Kind::Throttled).unwrap_or(usual);
+        let is_busy = matches!(kind, Kind::Throttled | Kind::Conflict);
+        let computed = throttled.filter(|_| is_busy).unwrap_or(usual);
         let Hint::RetryAfter(asked) = hint else { return Ok((computed, None)) };
         match config.hints {
             HintRule::Ignore => Ok((computed, None)),

@@ -40,7 +40,7 @@ impl Order {
     }
 }
 
-/// 429 comes with this hint.
+/// 429 and 409 come with this hint.
 #[derive(Clone)]
 struct Orders(Duration);
 
@@ -48,6 +48,7 @@ impl Classify<u32> for Orders {
     fn classify(&self, outcome: Result<&u32, ErrorRef<'_>>) -> Verdict {
         match outcome {
             Ok(429) => Verdict::failure(Kind::Throttled).with_hint(Hint::RetryAfter(self.0)),
+            Ok(409) => Verdict::failure(Kind::Conflict).with_hint(Hint::RetryAfter(self.0)),
             Ok(500) => Verdict::failure(Kind::Transient),
             Ok(_) => Verdict::Success,
             Err(error) => error_verdict(error),
@@ -150,6 +151,17 @@ async fn it_holds_one_key_and_no_other() {
     rig.throttle().await;
     rig.call(Order { host: "other", ..order(&[]) }).await.unwrap();
     assert_eq!(rig.sent(), [ms(0), ms(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_waited_for_by_its_own_call_alone() {
+    let rig = Rig::new(ms(10_000), every(1, ms(100)));
+    let conflict = tokio::spawn(rig.service.clone().oneshot(order(&[409])));
+    settle().await;
+    rig.call(order(&[])).await.unwrap();
+    assert_eq!(rig.sent(), [ms(0), ms(0)]);
+    assert_eq!(conflict.await.unwrap().unwrap(), 200);
+    assert!(rig.sent()[2] >= ms(10_000), "{:?}", rig.sent());
 }
 
 #[tokio::test(start_paused = true)]

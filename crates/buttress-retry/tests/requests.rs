@@ -45,6 +45,7 @@ impl Classify<Receipt> for Orders {
             Ok(receipt) if receipt.code == 429 => {
                 Verdict::failure(Kind::Throttled).with_hint(Hint::RetryAfter(ms(10_000)))
             }
+            Ok(receipt) if receipt.code == 425 => Verdict::failure(Kind::Unprocessed),
             Ok(receipt) if receipt.code >= 500 => Verdict::failure(Kind::Transient),
             Ok(_) => Verdict::Success,
             Err(error) => error_verdict(error),
@@ -289,4 +290,46 @@ async fn an_attempt_whose_service_cannot_become_ready_sent_nothing_and_took_no_t
     let events = events.lock().unwrap();
     let second = events.iter().find(|event| matches!(event, Event::Attempt { number: 2, .. })).unwrap();
     assert!(matches!(second, Event::Attempt { elapsed: Duration::ZERO, .. }), "{second:?}");
+}
+
+/// gRPC A6
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_is_sent_again_at_once_as_the_same_attempt() {
+    let (observer, events) = recorder();
+    let policy = Orders::default();
+    let script = [425, 200].map(|code| Receipt { code, carried: None });
+    let answers = Arc::new(Mutex::new(script.into_iter().rev().collect::<Vec<_>>()));
+    let numbers = Seen::default();
+    let seen = Arc::clone(&numbers);
+    let inner = tower::service_fn(move |order: Order| {
+        seen.lock().unwrap().push(order.carried.unwrap_or_default().attempt);
+        std::future::ready(Ok::<_, BoxError>(answers.lock().unwrap().pop().unwrap()))
+    });
+    let layer = layer(every(1, ms(1000)).budget(Budget::ratio(0.0, 1).unwrap()));
+    let layer = layer.policy(policy.clone()).replay(policy.clone()).observe(observer);
+    let started = Instant::now();
+    let receipt = layer.layer(inner).oneshot(Order::default()).await.unwrap();
+    assert_eq!((receipt.code, started.elapsed(), layer.budget().tokens()), (200, ms(0), 1.0));
+    assert_eq!(*policy.discarded.lock().unwrap(), [425], "and the answer that gave it back is disposed of");
+    assert!(receipt.carried.is_none(), "one attempt");
+    assert_eq!(*numbers.lock().unwrap(), [0, 1]);
+    let events = events.lock().unwrap();
+    let attempts: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Attempt { number, verdict, .. } => Some((*number, *verdict)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(attempts, [(1, Verdict::failure(Kind::Unprocessed)), (1, Verdict::Success)]);
+    let backoff = Event::Backoff { retry: 1, delay: ms(0), kind: Kind::Unprocessed, hint: None };
+    assert!(events.contains(&backoff), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_no_retry_gets_none_not_even_of_what_was_given_back() {
+    let policy = Orders::default();
+    let (service, seen) = orders(&policy, every(0, ms(1)), &[425, 200]);
+    assert_eq!(service.oneshot(Order::default()).await.unwrap().code, 425);
+    assert_eq!(seen.lock().unwrap().len(), 1);
 }

@@ -213,6 +213,8 @@ pub(crate) fn failure(kind: Kind) -> &'static str {
     match kind {
         Kind::Transient => "server error or lost connection",
         Kind::Throttled => "throttled",
+        Kind::Conflict => "busy with the same",
+        Kind::Unprocessed => "given back unprocessed",
         Kind::Timeout => "no answer in time",
         Kind::Refused => "refused on this side",
         Kind::Permanent => "permanent",

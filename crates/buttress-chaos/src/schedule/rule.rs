@@ -101,9 +101,11 @@ const FAULTS: [(&str, &[&str]); 13] = [
     ("slow_body", &["bytes", "pause"]),
 ];
 
-const KINDS: [(&str, Kind); 4] = [
+const KINDS: [(&str, Kind); 6] = [
     ("transient", Kind::Transient),
     ("throttled", Kind::Throttled),
+    ("conflict", Kind::Conflict),
+    ("unprocessed", Kind::Unprocessed),
     ("timeout", Kind::Timeout),
     ("permanent", Kind::Permanent),
 ];

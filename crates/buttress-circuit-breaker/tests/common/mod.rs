@@ -19,9 +19,11 @@ pub(crate) struct Rig {
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
 }
 
-/// Codes as HTTP has them: below 500 a success, 429 throttled, 499 neutral.
+/// Codes as HTTP has them: below 500 a success, 409 a conflict, 425 not processed, 429 throttled, 499 neutral.
 fn judge(outcome: Judged<'_>) -> Verdict {
     match outcome {
+        Ok(409) => Verdict::failure(Kind::Conflict),
+        Ok(425) => Verdict::failure(Kind::Unprocessed),
         Ok(429) => Verdict::failure(Kind::Throttled),
         Ok(499) => Verdict::Ignored,
         Ok(code) if *code < 500 => Verdict::Success,

@@ -37,7 +37,7 @@ pub enum Event {
     },
     /// A retry's attempt ended.
     Attempt {
-        /// 1 for the first.
+        /// 1 for the first. What a protocol gave back unprocessed is sent again, once, under the same number.
         number: u32,
         /// What it meant.
         verdict: Verdict,
@@ -46,9 +46,9 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
-    /// A retry waits before its next attempt.
+    /// A retry waits before its next attempt, or sends again at once what a protocol gave back unprocessed.
     Backoff {
-        /// 1 for the first retry.
+        /// 1 for the first retry. What is sent again at once is none, and has the number of the one to come.
         retry: u32,
         /// How long.
         delay: Duration,

@@ -231,3 +231,54 @@ async fn what_a_layer_of_ours_refused_costs_nothing() {
     }
     assert_eq!(config.budget.tokens(), 4.0);
 }
+
+/// gRPC A6, transparent retries; RFC 9113 § 8.7.
+#[tokio::test(start_paused = true)]
+async fn what_a_protocol_gives_back_is_sent_again_once_at_once_and_for_nothing() {
+    let unprocessed = Verdict::failure(Kind::Unprocessed);
+    for budget in [Budget::ratio(0.0, 1).unwrap(), Budget::grpc_throttle(4, 0.1).unwrap()] {
+        let config = config().max_retries(1).budget(budget);
+        let tokens = config.budget.tokens();
+        let mut session = Session::new(&config, None, Instant::now());
+        let facts = Facts { repeatable: false, ..FACTS };
+        assert_eq!(delay(next(&mut session, &config, unprocessed, facts)), secs(0));
+        assert_eq!((session.retries, session.paid, config.budget.tokens()), (0, None, tokens));
+        // From then on it is a failure like others, except that it has had no effect.
+        assert_eq!(delay(next(&mut session, &config, unprocessed, facts)), secs(1));
+        assert_eq!((session.retries, config.budget.tokens()), (1, tokens - 1.0));
+        assert_eq!(next(&mut session, &config, unprocessed, facts), Next::Stop(Stop::MaxRetries));
+        assert!(session.safe_to_retry(facts));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_is_sent_again_also_when_all_retries_are_used_up_but_not_after_the_deadline() {
+    let (transient, unprocessed) = (Verdict::failure(Kind::Transient), Verdict::failure(Kind::Unprocessed));
+    let (config, now) = (config().max_retries(1).budget(Budget::ratio(0.0, 1).unwrap()), Instant::now());
+    let mut session = Session::new(&config, None, now);
+    next(&mut session, &config, transient, FACTS);
+    let paid = session.paid;
+    assert_eq!(delay(next(&mut session, &config, unprocessed, FACTS)), secs(0));
+    assert_eq!((session.retries, session.paid), (1, paid), "it stands for the attempt that was paid for");
+    let late = Facts { deadline: Some(now), ..FACTS };
+    let stopped = next(&mut Session::new(&config, None, now), &config, unprocessed, late);
+    assert_eq!(stopped, Next::Stop(Stop::Deadline));
+    let mut rehearsed = Session::new(&config, None, now);
+    for _ in 0..2 {
+        let next = rehearsed.next(&config, unprocessed, FACTS, true, || Some(()));
+        assert_eq!(delay(next), secs(0), "it is not sent, and so not sent again either");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_retried_after_its_hint_and_waits_and_pays_as_throttling_does() {
+    let slow = Backoff::exponential(secs(10), 2.0, secs(1000)).unwrap().jitter(Jitter::None);
+    let config = config().throttled_backoff(slow).budget(Budget::aws_2_1());
+    let conflict = Verdict::failure(Kind::Conflict);
+    let mut session = Session::new(&config, None, Instant::now());
+    assert_eq!(delay(next(&mut session, &config, conflict, FACTS)), secs(10));
+    assert_eq!(config.budget.tokens(), 495.0);
+    let hinted = conflict.with_hint(Hint::RetryAfter(secs(40)));
+    let delay = delay(next(&mut session, &config, hinted, FACTS));
+    assert!((secs(40)..=secs(60)).contains(&delay), "{delay:?}");
+}

@@ -16,23 +16,25 @@ async fn is_suspected<S: Clone>(view: &View<S>) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn outcomes_are_counted_by_what_they_mean() {
-    let works = Works::new([at_once([ok(0), ok(1), ok(2), ok(3), err("down"), hang()])]);
+    let works = Works::new([at_once([ok(0), ok(1), ok(2), ok(3), ok(4), ok(5), err("down"), hang()])]);
     let (mut generations, service) = works.generations(SwapSettings::default());
     generations.first().await.unwrap();
     let service = service.policy(classify_fn(|outcome: Result<&u64, _>| match outcome {
         Ok(0) => Verdict::Success,
         Ok(1) => Verdict::Rejected,
         Ok(2) => Verdict::failure(Kind::Throttled),
+        Ok(3) => Verdict::failure(Kind::Conflict),
+        Ok(4) => Verdict::failure(Kind::Unprocessed),
         Ok(_) => Verdict::Ignored,
         Err(_) => Verdict::failure(Kind::Transient),
     }));
-    for _ in 0..5 {
+    for _ in 0..7 {
         let _ = service.clone().oneshot(0).await;
     }
     let signals = generations.view().signals().unwrap();
     assert_eq!(
         signals.outcomes(),
-        Outcomes { succeeded: 3, failed: 1, ignored: 1, abandoned: 0, in_flight: 0 }
+        Outcomes { succeeded: 4, failed: 1, ignored: 2, abandoned: 0, in_flight: 0 }
     );
     let abandoned = timeout(MS(10), service.clone().oneshot(0)).await;
     assert!(abandoned.is_err());
