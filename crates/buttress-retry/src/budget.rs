@@ -112,6 +112,25 @@ impl Paid {
     pub(crate) const NOTHING: Self = Self(0);
 }
 
+/// What was paid for an attempt that is still to be made: it goes back if this is dropped before.
+#[derive(Debug, Default)]
+pub(crate) struct Prepaid(Option<(Budget, Paid)>);
+
+impl Prepaid {
+    /// The attempt is made.
+    pub(crate) fn spend(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Prepaid {
+    fn drop(&mut self) {
+        if let Some((budget, paid)) = self.0.take() {
+            budget.refund(Some(paid));
+        }
+    }
+}
+
 impl Budget {
     /// The default: 10 % of successes, with a burst worth half a second of this process's own traffic and at least one
     /// retry, so that a fleet amplifies alike whatever its size. A process that has just begun, or makes few calls, has
@@ -270,6 +289,11 @@ impl Budget {
         if self.0.success.load(Relaxed) & KIND != THROTTLE {
             self.success(paid);
         }
+    }
+
+    /// Keeps what was paid until the attempt is made.
+    pub(crate) fn prepaid(&self, paid: Option<Paid>) -> Prepaid {
+        Prepaid(paid.filter(|paid| *paid != Paid::NOTHING).map(|paid| (self.clone(), paid)))
     }
 
     /// The retry that was paid for was not made.

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use buttress_core::clock::{after, before_poll, first_wait};
 use buttress_core::{
-    Backoff, BoxError, Carry, Classify, Discard, KeyOf, Kind, Mode, NoTimer, Replay, Stop, Timer, Verdict,
+    Backoff, BoxError, Carry, Classify, Discard, KeyOf, Mode, NoTimer, Replay, Timer, Verdict,
 };
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use crate::budget::Prepaid;
 use crate::pause::Pause;
 use crate::session::Facts;
 use crate::shared::{Core, Judgement, Log, Settings};
@@ -114,7 +115,9 @@ where
         let state = match held {
             Ok((timer, log)) => {
                 call.log = log;
-                State::Pause { pause: Box::pin(Pause::new(timer, None, service, request)) }
+                State::Pause {
+                    pause: Box::pin(Pause::new(timer, None, service, request, Prepaid::default())),
+                }
             }
             Err(error) => {
                 call.log = Log::default();
@@ -199,6 +202,7 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         R: Replay<Req, Saved = Saved>,
         P: Carry<R::Request> + Discard<S::Response>,
     {
+        let prepaid = self.core.settings.prepaid(&self.log);
         let timer = match timer(delay) {
             Ok(timer) => timer,
             Err(no_timer) => return Err(Err(no_timer.into())),
@@ -211,23 +215,7 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         });
         let discard = outcome.ok().map(|response| self.core.policy.discard(response));
         let service = self.core.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request)) })
-    }
-
-    /// The error of a call whose next attempt the rate gate refuses.
-    #[cold]
-    fn refused(&mut self, refused: BoxError) -> BoxError {
-        let mut log = mem::take(&mut self.log);
-        match &mut log.session {
-            Some(session) if session.retries > 0 => {
-                // The attempt that was announced is not made, and so not paid for either.
-                session.retries -= 1;
-                self.core.settings.budget.refund(session.paid.take());
-                let verdict = Verdict::failure(Kind::Refused);
-                self.core.settings.exhausted(log, verdict, self.facts, Stop::Refused, refused)
-            }
-            _ => refused,
-        }
+        Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request, prepaid)) })
     }
 
     /// Notes on a response how many attempts it took, if it was more than one.
@@ -298,7 +286,13 @@ where
                             pause.as_mut().wait_for(Timer::at(after(Instant::now(), delay))?);
                             continue;
                         }
-                        Err(refused) => return Poll::Ready(Err(this.call.refused(refused))),
+                        Err(refused) => {
+                            let log = mem::take(&mut this.call.log);
+                            let error = core.settings.refused(log, this.call.facts, refused);
+                            // What was paid goes back now, and not only with this future.
+                            this.state.set(State::Failed { error: None });
+                            return Poll::Ready(Err(error));
+                        }
                     }
                     let called = ready!(pause.as_mut().poll_call(cx));
                     this.call.log.started = core.settings.attempt_start();

@@ -9,7 +9,7 @@ use buttress_core::{
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Prepaid};
 use crate::config::Config;
 use crate::retry_if::RetryIf;
 use crate::service::Retry;
@@ -218,10 +218,16 @@ impl<P, R> RetryLayer<P, R> {
         let settings = &*self.settings;
         let key = settings.gate().map_or(0, |gate| gate.hash(None));
         let mut log = Log { started: Some(Instant::now()), ..Log::default() };
+        let mut prepaid = Prepaid::default();
         loop {
-            while let Some(delay) = settings.held(&mut log, key, facts)? {
-                Timer::at(after(Instant::now(), delay))?.await;
+            loop {
+                match settings.held(&mut log, key, facts) {
+                    Ok(None) => break,
+                    Ok(Some(delay)) => Timer::at(after(Instant::now(), delay))?.await,
+                    Err(refused) => return Err(settings.refused(log, facts, refused)),
+                }
             }
+            prepaid.spend();
             if log.session.is_some() {
                 log.started = settings.attempt_start();
             }
@@ -235,7 +241,10 @@ impl<P, R> RetryLayer<P, R> {
                 }
                 Judgement::Retry((), delay) => {
                     drop(outcome);
-                    Timer::at(after(Instant::now(), delay))?.await;
+                    prepaid = settings.prepaid(&log);
+                    if !delay.is_zero() {
+                        Timer::at(after(Instant::now(), delay))?.await;
+                    }
                 }
             }
         }

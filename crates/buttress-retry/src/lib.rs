@@ -39,7 +39,8 @@
 //!
 //! # Cancellation and panics
 //!
-//! Dropping the future ends the attempt that is under way, or the wait before the next. A panic is not retried; it passes
+//! Dropping the future ends the attempt that is under way, or the wait before the next, for which the budget then gets back what
+//! was paid. A panic is not retried; it passes
 //! on. Readiness is that of the service inside; each further attempt drives a fresh clone of it ready.
 //!
 //! # Examples

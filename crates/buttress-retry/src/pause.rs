@@ -6,6 +6,8 @@ use buttress_core::{BoxError, Timer};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use crate::budget::Prepaid;
+
 pin_project! {
     /// Before an attempt that is not made at once: the delay, while the last response is disposed of; then readiness; then
     /// the call.
@@ -17,12 +19,13 @@ pin_project! {
         discard: Option<D>,
         service: S,
         request: Option<Req>,
+        prepaid: Prepaid,
     }
 }
 
 impl<S, Req, D> Pause<S, Req, D> {
-    pub(crate) fn new(timer: Timer, discard: Option<D>, service: S, request: Req) -> Self {
-        Self { timer, discard, service, request: Some(request) }
+    pub(crate) fn new(timer: Timer, discard: Option<D>, service: S, request: Req, prepaid: Prepaid) -> Self {
+        Self { timer, discard, service, request: Some(request), prepaid }
     }
 
     /// Waits for this one instead.
@@ -50,7 +53,10 @@ where
 
     pub(crate) fn poll_call(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Future, BoxError>> {
         let this = self.project();
-        ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
+        let ready = ready!(this.service.poll_ready(cx));
+        // One whose service cannot become ready has been made, too.
+        this.prepaid.spend();
+        ready.map_err(Into::into)?;
         let request = this.request.take().expect("a future is not polled again after it was ready");
         Poll::Ready(Ok(this.service.call(request)))
     }

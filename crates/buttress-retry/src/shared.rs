@@ -12,7 +12,7 @@ use buttress_core::{
 };
 use tokio::time::Instant;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Prepaid};
 use crate::config::{Config, HintRule};
 use crate::gate::Gate;
 use crate::session::{Facts, Next, Session};
@@ -196,7 +196,7 @@ impl Settings {
         match next {
             _ if observe => Judgement::Final,
             Next::Retry { copy, delay, .. } => {
-                if let Some(hook) = &self.config.on_retry {
+                if let Some(hook) = &config.on_retry {
                     hook.tell(attempts, verdict, delay);
                 }
                 Judgement::Retry(copy, delay)
@@ -278,6 +278,25 @@ impl Settings {
                 let refused = Refused::new("retry", Arc::clone(&self.name), Reason::RateLimited);
                 Err(Box::new(refused.until(after(Instant::now(), time))))
             }
+        }
+    }
+
+    /// What was paid for the attempt that the call waits for.
+    pub(crate) fn prepaid(&self, log: &Log) -> Prepaid {
+        self.budget.prepaid(log.session.as_ref().and_then(|session| session.paid))
+    }
+
+    /// The error of a call whose next attempt the rate gate refuses.
+    #[cold]
+    pub(crate) fn refused(&self, mut log: Log, facts: Facts, refused: BoxError) -> BoxError {
+        match &mut log.session {
+            Some(session) if session.retries > 0 => {
+                // The attempt that was announced is not made.
+                session.retries -= 1;
+                let verdict = Verdict::failure(Kind::Refused);
+                self.exhausted(log, verdict, facts, Stop::Refused, refused)
+            }
+            _ => refused,
         }
     }
 

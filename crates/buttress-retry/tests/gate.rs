@@ -286,6 +286,20 @@ async fn the_function_form_obeys_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_of_the_function_form_that_the_gate_refuses_says_the_same() {
+    let config = every(3, ms(100)).budget(Budget::ratio(0.0, 3).unwrap());
+    let retry = RetryLayer::new("orders", config).unwrap().policy(Orders(ms(3_600_000)));
+    let other = retry.clone();
+    let other = tokio::spawn(async move { other.run(|| async { Ok::<_, BoxError>(500) }).await });
+    settle().await;
+    retry.run(|| async { Ok::<_, BoxError>(429) }).await.unwrap();
+    let error = other.await.unwrap().unwrap_err();
+    assert_eq!(find::<Exhausted>(&*error).unwrap().attempts, 1);
+    assert!(find::<Refused>(&*error).is_some());
+    assert_eq!(retry.budget().tokens(), 3.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_held_or_refused_gives_back_what_readiness_had_reserved() {
     for deadline in [ms(1000), ms(60_000)] {
         let codes = |order: Order| {

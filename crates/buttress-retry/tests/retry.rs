@@ -236,6 +236,32 @@ async fn an_empty_budget_ends_retries_for_everybody_and_successes_fill_it() {
     assert_eq!(budget.tokens(), 0.5, "two successes paid for one retry, which succeeded");
 }
 
+/// what was paid for and never sent has cost the dependency nothing.
+#[tokio::test(start_paused = true)]
+async fn a_retry_whose_caller_goes_away_before_it_is_made_is_not_paid_for() {
+    let layer = layer(every(3, ms(1000)).budget(Budget::ratio(0.0, 5).unwrap()));
+    let service = layer.layer(Scripted::<u32>::new([err("down"), err("down"), err("down"), hang()]));
+    let run = || {
+        let layer = layer.clone();
+        tokio::spawn(async move { layer.run(|| async { Err::<u32, _>("down") }).await })
+    };
+    let waiting =
+        [tokio::spawn(service.clone().oneshot(())), tokio::spawn(service.clone().oneshot(())), run()];
+    tokio::time::sleep(ms(500)).await;
+    assert_eq!(layer.budget().tokens(), 2.0);
+    for call in waiting {
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+    }
+    assert_eq!(layer.budget().tokens(), 5.0);
+
+    let under_way = tokio::spawn(service.oneshot(()));
+    tokio::time::sleep(ms(1500)).await;
+    under_way.abort();
+    assert!(under_way.await.unwrap_err().is_cancelled());
+    assert_eq!(layer.budget().tokens(), 4.0, "the second attempt was made");
+}
+
 #[tokio::test(start_paused = true)]
 async fn observing_tells_what_it_would_do_and_changes_nothing() {
     let (observer, events) = recorder();

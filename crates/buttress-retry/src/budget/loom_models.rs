@@ -47,6 +47,23 @@ fn what_is_earned_beside_a_payment_is_in_the_bucket_once() {
 }
 
 #[test]
+fn what_two_give_back_beside_a_payment_is_in_the_bucket_or_was_paid_with() {
+    let adaptive = || Budget::adaptive(0.0, Duration::from_millis(500), 2).unwrap();
+    for budget in [|| Budget::ratio(0.0, 2).unwrap(), adaptive as fn() -> Budget] {
+        model(move || {
+            let budget = budget();
+            assert!(pay(&budget) && pay(&budget));
+            let give_back = |budget: &Budget| {
+                drop(budget.prepaid(Some(Paid(TOKEN))));
+                true
+            };
+            let (_, paid) = beside(&budget, give_back, pay);
+            assert_eq!(budget.tokens() + f64::from(u8::from(paid)), 2.0);
+        });
+    }
+}
+
+#[test]
 fn what_several_earn_at_once_is_no_more_than_fits() {
     model(|| {
         let budget = Budget::ratio(0.4, 2).unwrap();

@@ -239,7 +239,7 @@ async fn what_a_protocol_gives_back_is_sent_again_once_at_once_and_for_nothing()
     for budget in [Budget::ratio(0.0, 1).unwrap(), Budget::grpc_throttle(4, 0.1).unwrap()] {
         let config = config().max_retries(1).budget(budget);
         let tokens = config.budget.tokens();
-        let mut session = Session::new(&config, None, Instant::now());
+        let mut session = Session::new(config.clone().into(), None, Instant::now());
         let facts = Facts { repeatable: false, ..FACTS };
         assert_eq!(delay(next(&mut session, &config, unprocessed, facts)), secs(0));
         assert_eq!((session.retries, session.paid, config.budget.tokens()), (0, None, tokens));
@@ -255,15 +255,15 @@ async fn what_a_protocol_gives_back_is_sent_again_once_at_once_and_for_nothing()
 async fn what_is_given_back_is_sent_again_also_when_all_retries_are_used_up_but_not_after_the_deadline() {
     let (transient, unprocessed) = (Verdict::failure(Kind::Transient), Verdict::failure(Kind::Unprocessed));
     let (config, now) = (config().max_retries(1).budget(Budget::ratio(0.0, 1).unwrap()), Instant::now());
-    let mut session = Session::new(&config, None, now);
+    let mut session = Session::new(config.clone().into(), None, now);
     next(&mut session, &config, transient, FACTS);
     let paid = session.paid;
     assert_eq!(delay(next(&mut session, &config, unprocessed, FACTS)), secs(0));
     assert_eq!((session.retries, session.paid), (1, paid), "it stands for the attempt that was paid for");
     let late = Facts { deadline: Some(now), ..FACTS };
-    let stopped = next(&mut Session::new(&config, None, now), &config, unprocessed, late);
+    let stopped = next(&mut Session::new(config.clone().into(), None, now), &config, unprocessed, late);
     assert_eq!(stopped, Next::Stop(Stop::Deadline));
-    let mut rehearsed = Session::new(&config, None, now);
+    let mut rehearsed = Session::new(config.clone().into(), None, now);
     for _ in 0..2 {
         let next = rehearsed.next(&config, unprocessed, FACTS, true, || Some(()));
         assert_eq!(delay(next), secs(0), "it is not sent, and so not sent again either");
@@ -275,7 +275,7 @@ async fn a_conflict_is_retried_after_its_hint_and_waits_and_pays_as_throttling_d
     let slow = Backoff::exponential(secs(10), 2.0, secs(1000)).unwrap().jitter(Jitter::None);
     let config = config().throttled_backoff(slow).budget(Budget::aws_2_1());
     let conflict = Verdict::failure(Kind::Conflict);
-    let mut session = Session::new(&config, None, Instant::now());
+    let mut session = Session::new(config.clone().into(), None, Instant::now());
     assert_eq!(delay(next(&mut session, &config, conflict, FACTS)), secs(10));
     assert_eq!(config.budget.tokens(), 495.0);
     let hinted = conflict.with_hint(Hint::RetryAfter(secs(40)));
