@@ -47,7 +47,7 @@ pub enum HintRule {
     /// or the backoff's own delay if that is longer. Asked for more than the cap, the call fails at once and says when
     /// to come back. The rule for HTTP.
     Floor {
-        /// The longest hint that is obeyed.
+        /// The longest hint that is obeyed. Asked for more, a rate gate refuses others for so long, and then lets them ask again.
         cap: Duration,
     },
     /// Between the computed delay and so much more (AWS 2.1: 5 s). A rate gate holds others back for so much at most.
@@ -59,7 +59,7 @@ pub enum HintRule {
     /// cap, the call fails at once and says when to come back. What a layer of ours asks for, such as an open circuit, gets
     /// jitter all the same.
     Exact {
-        /// The longest hint that is obeyed.
+        /// The longest hint that is obeyed, and the longest time for which a rate gate refuses others.
         cap: Duration,
     },
 }
@@ -181,8 +181,8 @@ impl Config {
     }
 
     /// Whether one throttled answer with a hint holds back all attempts of the same key (the policy's
-    /// [`KeyOf`](buttress_core::KeyOf): the host, for HTTP), those of other clones included, until the hint has passed. A
-    /// call that may not wait so long is refused. Default `false`: it is for APIs that limit all of a key's requests
+    /// [`KeyOf`](buttress_core::KeyOf): the host, for HTTP), those of other clones included, until the hint has passed, or for
+    /// as long as the [`HintRule`] obeys one. A call that may not wait so long is refused. Default `false`: it is for APIs that limit all of a key's requests
     /// together.
     #[must_use]
     pub fn rate_gate(self, gate: bool) -> Self {

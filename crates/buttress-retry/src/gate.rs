@@ -19,18 +19,39 @@ pub(crate) struct Gate {
     /// When the last hold ends; zero if there never was one.
     last: AtomicU64,
     /// By the hash of the key.
-    until: Mutex<HashMap<u64, u64>>,
+    held: Mutex<HashMap<u64, Hold>>,
     hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Hold {
+    until: u64,
+    refuses: bool,
+}
+
+/// What is to become of a request that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Waits(Duration),
+    /// The server wants a pause that nobody waits for, until it is asked again after this time.
+    Refused(Duration),
+}
+
+impl Held {
+    pub(crate) fn time(self) -> Duration {
+        let (Self::Waits(time) | Self::Refused(time)) = self;
+        time
+    }
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
         let clock = Clock::start();
-        Self { clock, last: AtomicU64::new(0), until: Mutex::default(), hasher: RandomState::new() }
+        Self { clock, last: AtomicU64::new(0), held: Mutex::default(), hasher: RandomState::new() }
     }
 
-    /// How long a request of this key has to wait.
-    pub(crate) fn held(&self, key: u64) -> Option<Duration> {
+    /// Whether a request of this key is held, and for how long.
+    pub(crate) fn held(&self, key: u64) -> Option<Held> {
         let last = self.last.load(Relaxed);
         if last == 0 {
             return None;
@@ -39,8 +60,9 @@ impl Gate {
         if now >= last {
             return None;
         }
-        let until = *self.lock().get(&key)?;
-        (until > now).then(|| Duration::from_nanos(until - now))
+        let Hold { until, refuses } = *self.lock().get(&key)?;
+        let time = Duration::from_nanos(until.checked_sub(now).filter(|left| *left > 0)?);
+        Some(if refuses { Held::Refused(time) } else { Held::Waits(time) })
     }
 
     /// Lets everybody go.
@@ -49,20 +71,22 @@ impl Gate {
         self.last.store(0, Relaxed);
     }
 
-    /// Holds this key for so long from now, or longer if it is held already.
-    pub(crate) fn hold(&self, key: u64, time: Duration) {
+    /// Holds this key from now, unless it is held for longer already.
+    pub(crate) fn hold(&self, key: u64, hold: Held) {
         let now = self.clock.now();
-        let end = now.saturating_add(nanos(time));
+        let end = now.saturating_add(nanos(hold.time()));
         let mut held = self.lock();
         if held.len() >= MAX_KEYS && !held.contains_key(&key) {
-            held.retain(|_, until| *until > now);
+            held.retain(|_, hold| hold.until > now);
             if held.len() >= MAX_KEYS {
-                let first = held.iter().min_by_key(|(_, until)| **until).map(|(key, _)| *key);
+                let first = held.iter().min_by_key(|(_, hold)| hold.until).map(|(key, _)| *key);
                 first.and_then(|key| held.remove(&key));
             }
         }
-        let until = held.entry(key).or_default();
-        *until = end.max(*until);
+        let present = held.entry(key).or_default();
+        if end >= present.until {
+            *present = Hold { until: end, refuses: matches!(hold, Held::Refused(_)) };
+        }
         self.last.fetch_max(end, Relaxed);
     }
 
@@ -70,8 +94,8 @@ impl Gate {
         self.hasher.hash_one(key)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Hold>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,9 +107,10 @@ mod tests {
     async fn a_key_is_held_until_its_time_and_the_longest_hold_counts() {
         let gate = Gate::new();
         assert_eq!(gate.held(1), None);
-        gate.hold(1, Duration::from_secs(3));
-        gate.hold(1, Duration::from_secs(1));
-        assert_eq!((gate.held(1), gate.held(2)), (Some(Duration::from_secs(3)), None));
+        gate.hold(1, Held::Waits(Duration::from_secs(2)));
+        gate.hold(1, Held::Refused(Duration::from_secs(3)));
+        gate.hold(1, Held::Waits(Duration::from_secs(1)));
+        assert_eq!((gate.held(1), gate.held(2)), (Some(Held::Refused(Duration::from_secs(3))), None));
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(gate.held(1), None);
     }
@@ -93,7 +118,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn its_memory_is_bounded() {
         let gate = Gate::new();
-        (0..10_000).for_each(|key| gate.hold(key, Duration::from_secs(key + 1)));
+        (0..10_000).for_each(|key| gate.hold(key, Held::Waits(Duration::from_secs(key + 1))));
         assert_eq!(gate.lock().len(), MAX_KEYS);
         assert!(gate.held(9999).is_some() && gate.held(0).is_none());
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::budget::{Budget, Prepaid};
 use crate::config::{Config, HintRule};
-use crate::gate::Gate;
+use crate::gate::{Gate, Held};
 use crate::session::{Facts, Next, Session};
 
 /// What all services of one layer share.
@@ -230,13 +230,14 @@ impl Settings {
         if let (Some(gate), Verdict::Failure { kind: Kind::Throttled, hint: Hint::RetryAfter(time), .. }) =
             (self.gate(), verdict)
         {
-            let time = match self.config().hints {
+            let held = match self.config().hints {
                 HintRule::Ignore => return,
-                HintRule::Clamp { extra } => time.min(extra),
-                HintRule::Floor { .. } | HintRule::Exact { .. } => time,
+                HintRule::Clamp { extra } => Held::Waits(time.min(extra)),
+                HintRule::Floor { cap } | HintRule::Exact { cap } if time > cap => Held::Refused(cap),
+                HintRule::Floor { .. } | HintRule::Exact { .. } => Held::Waits(time),
             };
             if self.mode.get() != Mode::Off {
-                gate.hold(key, time);
+                gate.hold(key, held);
             }
         }
     }
@@ -259,21 +260,28 @@ impl Settings {
         key: u64,
         facts: Facts,
     ) -> Result<Option<Duration>, BoxError> {
-        let Some(time) = gate.held(key) else { return Ok(None) };
+        let Some(held) = gate.held(key) else { return Ok(None) };
+        let time = held.time();
         if self.mode.get() != Mode::Enforce {
             if self.mode.get() == Mode::Observe {
                 self.observer.emit(&self.name, || Event::Held { delay: time, enforced: false });
             }
             return Ok(None);
         }
-        let session = self.session(log);
-        let config = Arc::clone(&session.config);
-        match session.wait(&config, facts, time) {
-            Ok(delay) => {
+        let delay = match held {
+            Held::Waits(time) => {
+                let session = self.session(log);
+                let config = Arc::clone(&session.config);
+                session.wait(&config, facts, time).ok()
+            }
+            Held::Refused(_) => None,
+        };
+        match delay {
+            Some(delay) => {
                 self.observer.emit(&self.name, || Event::Held { delay, enforced: true });
                 Ok(Some(delay))
             }
-            Err(_) => {
+            None => {
                 self.observer.emit(&self.name, || Event::Refused(Reason::RateLimited));
                 let refused = Refused::new("retry", Arc::clone(&self.name), Reason::RateLimited);
                 Err(Box::new(refused.until(after(Instant::now(), time))))

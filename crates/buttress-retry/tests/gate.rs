@@ -224,13 +224,26 @@ async fn time_in_the_gate_counts_for_the_whole_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_longer_than_the_cap_refuses_and_does_not_hold_for_hours() {
-    let rig = Rig::new(ms(3_600_000), every(5, ms(100)));
-    rig.throttle().await;
-    let before = Instant::now();
-    let error = rig.call(order(&[])).await.unwrap_err();
-    assert_eq!(find::<Refused>(&*error).unwrap().reason(), Reason::RateLimited);
-    assert_eq!(before.elapsed(), ms(0));
+async fn a_pause_longer_than_the_cap_refuses_at_once_and_for_no_longer_than_the_cap() {
+    let cap = ms(300_000);
+    for hints in [HintRule::Floor { cap }, HintRule::Exact { cap }] {
+        let rig = Rig::new(ms(86_400_000), every(5, ms(100)).hints(hints));
+        rig.throttle().await;
+        for left in [cap, ms(1)] {
+            let before = Instant::now();
+            let error = rig.call(order(&[])).await.unwrap_err();
+            let refused = find::<Refused>(&*error).unwrap();
+            assert_eq!((refused.reason(), refused.retry_after()), (Reason::RateLimited, Some(left)));
+            assert_eq!(before.elapsed(), ms(0), "it is not waited for, {hints:?}");
+            tokio::time::advance(cap - ms(1)).await;
+        }
+        rig.call(order(&[])).await.unwrap();
+        // What is within the cap is waited for.
+        let rig = Rig::new(cap, every(5, ms(100)).hints(hints));
+        rig.throttle().await;
+        rig.call(order(&[])).await.unwrap();
+        assert!(rig.sent()[1] >= cap, "{:?}", rig.sent());
+    }
 }
 
 #[tokio::test(start_paused = true)]
