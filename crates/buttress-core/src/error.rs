@@ -234,6 +234,16 @@ impl ConfigError {
     pub fn field(&self) -> &'static str {
         self.field
     }
+
+    /// The bad value, as it is shown.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// The rule that it breaks: "must be …".
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
 }
 
 impl fmt::Display for ConfigError {

@@ -228,7 +228,12 @@ impl Config {
         self.backoff.longest(1).max(throttled)
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// As the layer is checked when it is built.
+    ///
+    /// # Errors
+    ///
+    /// If it breaks a rule: the field, its value and the rule.
+    pub fn check(&self) -> Result<(), ConfigError> {
         match self.max_total_wait {
             Some(limit) if limit.is_zero() => Err(ConfigError::new(
                 "max_total_wait",
