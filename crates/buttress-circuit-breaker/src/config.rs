@@ -137,6 +137,12 @@ impl Config {
         self
     }
 
+    /// However many failures come in a row, they open nothing; the other rules stay.
+    #[must_use]
+    pub fn without_consecutive_failures(self) -> Self {
+        Self { consecutive_failures: None, ..self }
+    }
+
     /// Refuses for this long after opening, as the preset says by default.
     #[must_use]
     pub fn open_for(self, time: Duration) -> Self {
@@ -241,7 +247,12 @@ impl Config {
         (self.failure_rate.as_ref(), self.slow_calls.as_ref().map(|(_, rule)| rule))
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// As the layer is checked when it is built.
+    ///
+    /// # Errors
+    ///
+    /// If it breaks a rule: the field, its value and the rule.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let Self { consecutive_failures, failure_rate, slow_calls, open, probes, recovery, .. } = self;
         if let Some(n) = *consecutive_failures {
             at_least_one("consecutive_failures", n)?;
@@ -389,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_configuration_without_a_rule_never_opens_and_is_allowed_for_manual_control() {
-        let config = Config { consecutive_failures: None, ..Config::standard() };
+        let config = Config::standard().without_consecutive_failures();
         config.check().unwrap();
     }
 }

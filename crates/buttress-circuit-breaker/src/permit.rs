@@ -201,14 +201,17 @@ impl Open {
                 (CallResult::Ignored, Outcome::Ignored)
             }
             Verdict::Failure { kind: Kind::Conflict, .. } => (CallResult::Success, Outcome::Good),
-            Verdict::Failure { kind: Kind::Throttled, .. }
-                if !self.holder.settings.config().count_throttling =>
-            {
+            Verdict::Failure { kind: Kind::Throttled, .. } if !self.counts_throttling() => {
                 (CallResult::Success, Outcome::Good)
             }
             Verdict::Failure { .. } => (CallResult::Failure, Outcome::Failed),
         };
         self.end(result, outcome, verdict.hint());
+    }
+
+    #[cold]
+    fn counts_throttling(&self) -> bool {
+        self.holder.settings.config().count_throttling
     }
 
     #[inline]

@@ -153,16 +153,8 @@ impl Breaker {
         let gate = CLOSED | (config.mode as u64) << MODE_SHIFT;
         let (until, aside, machine) = (AtomicU64::new(0), OnceLock::new(), Mutex::new(Machine::new()));
         let breaker = Self { settings, gate: gate.into(), until, aside, machine };
-        breaker.make_room(&config);
-        breaker.change(&mut LazyNow::new(&breaker.settings.clock), Machine::configured);
+        breaker.change(&mut LazyNow::new(&breaker.settings.clock), |_, _, _, _| ((), None));
         breaker
-    }
-
-    /// Has what this configuration needs.
-    fn make_room(&self, config: &Config) {
-        if config.eager || config.rates() != (None, None) {
-            self.aside.get_or_init(Box::default);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -198,6 +190,11 @@ impl Breaker {
     ) -> (R, Option<Change>, u64) {
         let mut machine = self.lock();
         let config = self.settings.config();
+        if config.eager || config.failure_rate.is_some() || config.slow_calls.is_some() {
+            self.aside.get_or_init(Box::default);
+        }
+        // The configuration may have changed since.
+        machine.adapt(&config, self.tallies());
         let (result, change) = f(&mut machine, &config, self.tallies(), now);
         let bit = |set, bit| if set { bit } else { 0 };
         let clean = bit(machine.is_clean(&config, self.tallies(), now), CLEAN);

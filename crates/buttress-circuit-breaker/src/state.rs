@@ -113,13 +113,8 @@ impl Machine {
         Self { state: State::CLOSED, cold: None }
     }
 
-    /// Obeys another configuration from now on. A window of another kind or size begins anew.
-    pub(crate) fn configure(
-        &mut self,
-        config: &Config,
-        tallies: Tallies<'_>,
-        now: &mut LazyNow<'_>,
-    ) -> Option<Change> {
+    /// Has the windows that this configuration wants; one of another kind or size begins anew.
+    pub(crate) fn adapt(&mut self, config: &Config, tallies: Tallies<'_>) {
         let (failures, slow) = config.rates();
         if let Some(tally) = tallies.failures.filter(|tally| !tally.is_for(failures)) {
             tally.begin(failures);
@@ -129,21 +124,20 @@ impl Machine {
             tally.begin(slow);
             self.cold().slow = slow.map(Window::new);
         }
+    }
+
+    /// Obeys another configuration, to which it has been [adapted](Machine::adapt).
+    pub(crate) fn configure(
+        &mut self,
+        config: &Config,
+        tallies: Tallies<'_>,
+        now: &mut LazyNow<'_>,
+    ) -> Option<Change> {
         if !matches!(self.state, State::HalfOpen { .. }) {
             return None;
         }
         // What is known of the probes may be enough now, and then no further one would ever say so.
         self.tick(config, tallies, false, now.get()).or_else(|| self.decide(config, tallies, None))
-    }
-
-    /// As [`configure`](Machine::configure), for who only wants to have it done.
-    pub(crate) fn configured(
-        &mut self,
-        config: &Config,
-        tallies: Tallies<'_>,
-        now: &mut LazyNow<'_>,
-    ) -> ((), Option<Change>) {
-        ((), self.configure(config, tallies, now))
     }
 
     /// Whether it wants to hear of every call.

@@ -284,11 +284,11 @@ impl Holder {
     /// Obeys the configuration that is in force now: what is kept of the state, and what begins anew, is said at
     /// [`CircuitBreakerHandle::set_config`](crate::CircuitBreakerHandle::set_config).
     pub(crate) fn configure(&self) {
-        let config = self.settings.config();
-        self.make_room(&config);
-        let (_, gate) = self.apply(&mut LazyNow::new(&self.settings.clock), Machine::configured);
+        let mut now = LazyNow::new(&self.settings.clock);
+        let (_, gate) = self
+            .apply(&mut now, |machine, config, tallies, now| ((), machine.configure(config, tallies, now)));
         if let Some(aside) = self.aside.get() {
-            let eager = config.eager && self.state().0 == CircuitState::Open;
+            let eager = self.settings.config().eager && self.state().0 == CircuitState::Open;
             aside.wake_with(gate, if eager { self.wake() } else { None });
         }
     }
