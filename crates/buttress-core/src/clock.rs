@@ -1,10 +1,14 @@
 //! The one clock: `tokio::time`, so that a paused runtime drives every layer.
 
+mod since;
+
 use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+
+pub use since::Since;
 
 /// Counts nanoseconds from the moment it was made.
 ///
