@@ -67,7 +67,7 @@ impl<L> StackHttpClient<L> {
     }
 }
 
-impl<C> StackHttpClient<HttpLayer<C>> {
+impl<B, A, C> StackHttpClient<HttpLayer<B, A, C>> {
     /// What the stack does, and what looks wrong about it: above all that the SDK retries too (`B008`).
     ///
     /// How often the SDK retries is known from the last client that was built, or operation that was called, with this HTTP

@@ -1,8 +1,9 @@
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_circuit_breaker::CircuitBreakerLayer;
-use buttress_core::ConfigError;
+use buttress_circuit_breaker::{CircuitBreakerLayer, KeyedCircuitBreakerLayer};
+use buttress_core::{ConfigError, Observe};
 use buttress_degrade::{Degrade, DegradeLayer};
 use buttress_http::Http;
 use tower_layer::Layer;
@@ -10,7 +11,10 @@ use tower_layer::Layer;
 use crate::explain::Explanation;
 use crate::stack::{HttpBuilder, HttpLayer, HttpService};
 
-impl HttpBuilder {
+type OneCircuit<A, C, W> = HttpLayer<CircuitBreakerLayer<Http, W>, A, C>;
+type PerHost<A, C, W> = HttpLayer<KeyedCircuitBreakerLayer<Http, W>, A, C>;
+
+impl<A, C, W> HttpBuilder<A, C, W> {
     /// The stack, and above it what answers when it has failed: the outermost layer of all.
     ///
     /// The layer judges as the stack does, and reports to its observers beside its own. Its patience, unless it has been given one,
@@ -49,35 +53,77 @@ impl HttpBuilder {
     /// # Errors
     ///
     /// As [`build`](HttpBuilder::build).
-    pub fn build_degrading<C>(self, degrade: DegradeLayer<C>) -> Result<HttpDegradeLayer<C>, ConfigError>
+    pub fn build_degrading<Ch>(
+        self,
+        degrade: DegradeLayer<Ch>,
+    ) -> Result<HttpDegradeLayer<Ch, OneCircuit<A, C, W>>, ConfigError>
     where
-        C: fmt::Display,
+        Ch: fmt::Display,
+        W: Clone,
     {
-        let (http, observer, foreign) = (self.http(), self.observer(), self.is_foreign());
+        let above = Above::of(&self, degrade);
         let stack = self.build()?;
-        let patience = stack.total().limit().saturating_add(Duration::from_secs(1));
-        let degrade = if foreign { degrade.foreign() } else { degrade };
-        let mut degrade = degrade.policy(http).default_patience(patience)?;
-        if let Some(observer) = observer {
+        above.build(stack.total().limit(), stack.explain().clone(), stack)
+    }
+
+    /// As [`build_degrading`](HttpBuilder::build_degrading), with one circuit for each host.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](HttpBuilder::build).
+    pub fn build_degrading_per_host<Ch>(
+        self,
+        degrade: DegradeLayer<Ch>,
+    ) -> Result<HttpDegradeLayer<Ch, PerHost<A, C, W>>, ConfigError>
+    where
+        Ch: fmt::Display,
+        W: Clone,
+    {
+        let above = Above::of(&self, degrade);
+        let stack = self.build_per_host()?;
+        above.build(stack.total().limit(), stack.explain().clone(), stack)
+    }
+}
+
+/// What goes above a stack, as far as it is known before that is built.
+struct Above<Ch> {
+    degrade: DegradeLayer<Ch, Http>,
+    observer: Option<Arc<dyn Observe>>,
+}
+
+impl<Ch: fmt::Display> Above<Ch> {
+    fn of<A, C, W>(builder: &HttpBuilder<A, C, W>, degrade: DegradeLayer<Ch>) -> Self {
+        let degrade = if builder.is_foreign() { degrade.foreign() } else { degrade };
+        Self { degrade: degrade.policy(builder.http()), observer: builder.observer() }
+    }
+
+    fn build<T>(
+        self,
+        total: Duration,
+        explanation: Explanation,
+        stack: T,
+    ) -> Result<HttpDegradeLayer<Ch, T>, ConfigError> {
+        let mut degrade = self.degrade.default_patience(total.saturating_add(Duration::from_secs(1)))?;
+        if let Some(observer) = self.observer {
             degrade = degrade.observe(observer);
         }
-        let explanation = stack.explain().clone().within(Some(("degrade", degrade.to_string())), None);
+        let explanation = explanation.within(Some(("degrade", degrade.to_string())), None);
         Ok(HttpDegradeLayer { degrade, stack, explanation })
     }
 }
 
 /// A stack for one HTTP dependency beneath a chain of fallbacks; made by [`HttpBuilder::build_degrading`].
 #[derive(Clone, Debug)]
-pub struct HttpDegradeLayer<C> {
+pub struct HttpDegradeLayer<C, T = HttpLayer> {
     degrade: DegradeLayer<C, Http>,
-    stack: HttpLayer<CircuitBreakerLayer<Http>>,
+    stack: T,
     explanation: Explanation,
 }
 
 /// What [`HttpDegradeLayer`] makes of a client `S`.
 pub type HttpDegradeService<S, C> = Degrade<HttpService<S>, C, Http>;
 
-impl<C> HttpDegradeLayer<C> {
+impl<C, T> HttpDegradeLayer<C, T> {
     /// What the layers do, one line each, and what looks wrong about them.
     pub fn explain(&self) -> &Explanation {
         &self.explanation
@@ -89,13 +135,17 @@ impl<C> HttpDegradeLayer<C> {
     }
 
     /// The stack beneath: its handles.
-    pub fn stack(&self) -> &HttpLayer {
+    pub fn stack(&self) -> &T {
         &self.stack
     }
 }
 
-impl<S: Clone, C: Clone + 'static> Layer<S> for HttpDegradeLayer<C> {
-    type Service = HttpDegradeService<S, C>;
+impl<S, C, T> Layer<S> for HttpDegradeLayer<C, T>
+where
+    C: Clone + 'static,
+    T: Layer<S>,
+{
+    type Service = Degrade<T::Service, C, Http>;
 
     fn layer(&self, client: S) -> Self::Service {
         self.degrade.layer(self.stack.layer(client))

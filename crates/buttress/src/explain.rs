@@ -72,6 +72,19 @@ impl Explanation {
         self
     }
 
+    /// With the caller's own layers, by their names, around each call and each attempt.
+    pub(crate) fn with_slots(mut self, calls: &[&str], attempts: &[&str]) -> Self {
+        let at = |layers: &[(&str, String)], name| layers.iter().position(|layer| layer.0 == name);
+        for (slot, names, before) in
+            [("per call", calls, "deadline (total)"), ("per attempt", attempts, "circuit breaker")]
+        {
+            if let (false, Some(at)) = (names.is_empty(), at(&self.layers, before)) {
+                self.layers.insert(at, (slot, names.join(", then ")));
+            }
+        }
+        self
+    }
+
     /// With layers above those that every stack has, and below them.
     #[cfg(any(feature = "degrade", feature = "grpc"))]
     pub(crate) fn within(

@@ -1,20 +1,23 @@
 mod layer;
 mod preset;
+mod slots;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_circuit_breaker::{CircuitBreakerLayer, KeyedCircuitBreakerLayer};
-use buttress_core::{ConfigError, Mode, Observe, Verdict};
+use buttress_core::{ConfigError, Mode, Now, Observe, Verdict};
 use buttress_deadline::DeadlineLayer;
 use buttress_http::{Http, HttpReplay, Vendor};
 use buttress_retry::RetryLayer;
 use http::{HeaderMap, StatusCode};
+use tower_layer::Identity;
 
 use crate::explain::Explanation;
 pub use layer::{HttpLayer, HttpService, HttpServicePerHost};
 pub(crate) use preset::Preset;
+use slots::Slots;
 
 /// Builds a stack for one HTTP dependency, always in the order that works: total deadline, retry, circuit breaker,
 /// attempt deadline, client. Starts with [`http`](crate::http()).
@@ -39,8 +42,11 @@ pub(crate) use preset::Preset;
 /// ```
 ///
 /// What is set explicitly counts, whichever comes first; of several presets the last one counts.
+///
+/// `A` and `C` are layers of one's own, [for each attempt](HttpBuilder::per_attempt) and [for each call](HttpBuilder::per_call),
+/// `W` says [when a call is over](HttpBuilder::watch_bodies) for the circuit.
 #[derive(Clone)]
-pub struct HttpBuilder {
+pub struct HttpBuilder<A = Identity, C = Identity, W = Now> {
     name: Arc<str>,
     http: Http,
     vendor: Vendor,
@@ -53,9 +59,10 @@ pub struct HttpBuilder {
     observers: Vec<Arc<dyn Observe>>,
     silent: bool,
     travels: bool,
+    slots: Slots<A, C, W>,
 }
 
-impl fmt::Debug for HttpBuilder {
+impl<A, C, W> fmt::Debug for HttpBuilder<A, C, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, vendor, preset, total, attempt, retry, breaker, .. } = self;
         let mut debug = f.debug_struct("HttpBuilder");
@@ -70,17 +77,6 @@ impl fmt::Debug for HttpBuilder {
 }
 
 impl HttpBuilder {
-    #[cfg(feature = "degrade")]
-    pub(crate) fn http(&self) -> Http {
-        self.http.clone()
-    }
-
-    /// Whether the service is somebody else's.
-    #[cfg(feature = "degrade")]
-    pub(crate) fn is_foreign(&self) -> bool {
-        self.vendor != Vendor::Generic
-    }
-
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
@@ -95,7 +91,21 @@ impl HttpBuilder {
             observers: Vec::new(),
             silent: false,
             travels: false,
+            slots: Slots::default(),
         }
+    }
+}
+
+impl<A, C, W> HttpBuilder<A, C, W> {
+    #[cfg(feature = "degrade")]
+    pub(crate) fn http(&self) -> Http {
+        self.http.clone()
+    }
+
+    /// Whether the service is somebody else's.
+    #[cfg(feature = "degrade")]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.vendor != Vendor::Generic
     }
 
     /// Somebody is waiting: 10 s in all, 2.5 s an attempt,
@@ -258,9 +268,13 @@ impl HttpBuilder {
     /// # Errors
     ///
     /// If a configuration breaks a rule: the field, its value and the rule.
-    pub fn build(self) -> Result<HttpLayer, ConfigError> {
+    pub fn build(self) -> Result<HttpLayer<CircuitBreakerLayer<Http, W>, A, C>, ConfigError>
+    where
+        W: Clone,
+    {
         let config = self.breaker_config();
         let breaker = CircuitBreakerLayer::new(Arc::clone(&self.name), config)?.policy(self.http.clone());
+        let breaker = breaker.watch(self.slots.watch.clone());
         let observer = self.observer();
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
@@ -272,9 +286,13 @@ impl HttpBuilder {
     /// # Errors
     ///
     /// As [`build`](HttpBuilder::build).
-    pub fn build_per_host(self) -> Result<HttpLayer<KeyedCircuitBreakerLayer<Http>>, ConfigError> {
+    pub fn build_per_host(self) -> Result<HttpLayer<KeyedCircuitBreakerLayer<Http, W>, A, C>, ConfigError>
+    where
+        W: Clone,
+    {
         let (name, config) = (Arc::clone(&self.name), self.breaker_config());
         let breaker = KeyedCircuitBreakerLayer::new(name, config, self.http.clone())?;
+        let breaker = breaker.watch(self.slots.watch.clone());
         let observer = self.observer();
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
@@ -289,7 +307,11 @@ impl HttpBuilder {
         observer(&self.name, self.observers.clone(), self.silent)
     }
 
-    fn finish<C>(self, observer: Option<Arc<dyn Observe>>, breaker: C) -> Result<HttpLayer<C>, ConfigError> {
+    fn finish<B>(
+        self,
+        observer: Option<Arc<dyn Observe>>,
+        breaker: B,
+    ) -> Result<HttpLayer<B, A, C>, ConfigError> {
         check_name(&self.name)?;
         let breaker_config = self.breaker_config();
         let retry = self.retry.unwrap_or_else(|| match (self.preset.retry(), self.total) {
@@ -300,7 +322,8 @@ impl HttpBuilder {
         let (total, attempt) = self.preset.limits();
         let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
         let explanation =
-            Explanation::of(&self.name, (total, self.travels), attempt, &retry, &breaker_config);
+            Explanation::of(&self.name, (total, self.travels), attempt, &retry, &breaker_config)
+                .with_slots(&self.slots.calls, &self.slots.attempts);
         let (name, http) = (|| Arc::clone(&self.name), || self.http.clone());
         let attempt = DeadlineLayer::attempt(name(), attempt.min(total))?;
         let total = DeadlineLayer::total(name(), total)?;
@@ -309,7 +332,9 @@ impl HttpBuilder {
         let retry = retry.deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()));
         let retry = retry.policy(http()).replay(self.replay.unwrap_or_else(|| self.preset.replay()));
         let total = if self.travels { total.carry(http()) } else { total.obey(http()) };
-        let mut layer = HttpLayer { total, retry, breaker, attempt: attempt.obey(self.http), explanation };
+        let attempt = attempt.obey(self.http);
+        let (per_attempt, per_call) = (self.slots.per_attempt, self.slots.per_call);
+        let mut layer = HttpLayer { per_call, total, retry, per_attempt, breaker, attempt, explanation };
         if let Some(observer) = observer {
             layer.total = layer.total.observe(Arc::clone(&observer));
             layer.retry = layer.retry.observe(Arc::clone(&observer));

@@ -5,7 +5,7 @@ use buttress_core::Mode;
 use buttress_deadline::{Deadline, DeadlineLayer};
 use buttress_http::{Http, HttpReplay};
 use buttress_retry::{Retry, RetryLayer};
-use tower_layer::Layer;
+use tower_layer::{Identity, Layer};
 
 use crate::explain::Explanation;
 
@@ -13,11 +13,16 @@ use crate::explain::Explanation;
 ///
 /// All services made by it, and all their clones, share its circuit and its retry budget. Errors are
 /// [`BoxError`](buttress_core::BoxError)s; [`find`](crate::find) finds what is in them.
+///
+/// `B` is the circuit breaker; `A` and `C` are layers of one's own, for [each attempt](crate::HttpBuilder::per_attempt) and
+/// [each call](crate::HttpBuilder::per_call).
 #[derive(Clone, Debug)]
-pub struct HttpLayer<C = CircuitBreakerLayer<Http>> {
+pub struct HttpLayer<B = CircuitBreakerLayer<Http>, A = Identity, C = Identity> {
+    pub(super) per_call: C,
     pub(super) total: DeadlineLayer<Http>,
     pub(super) retry: RetryLayer<Http, HttpReplay>,
-    pub(super) breaker: C,
+    pub(super) per_attempt: A,
+    pub(super) breaker: B,
     pub(super) attempt: DeadlineLayer<Http>,
     pub(super) explanation: Explanation,
 }
@@ -32,7 +37,7 @@ pub type HttpService<S> = Deadline<Retry<CircuitBreaker<Deadline<S, Http>, Http>
 pub type HttpServicePerHost<S> =
     Deadline<Retry<KeyedCircuitBreaker<Deadline<S, Http>, Http>, Http, HttpReplay>, Http>;
 
-impl<C> HttpLayer<C> {
+impl<B, A, C> HttpLayer<B, A, C> {
     /// What the stack does, one line a layer, and what looks wrong about it.
     pub fn explain(&self) -> &Explanation {
         &self.explanation
@@ -54,12 +59,12 @@ impl<C> HttpLayer<C> {
     }
 
     /// The circuit breaker; its `handle()` reads and controls the circuit.
-    pub fn circuit_breaker(&self) -> &C {
+    pub fn circuit_breaker(&self) -> &B {
         &self.breaker
     }
 }
 
-impl HttpLayer {
+impl<A, C, W> HttpLayer<CircuitBreakerLayer<Http, W>, A, C> {
     /// Switches the mode of all four layers.
     pub fn set_mode(&self, mode: Mode) {
         self.breaker.handle().set_mode(mode);
@@ -67,7 +72,7 @@ impl HttpLayer {
     }
 }
 
-impl HttpLayer<KeyedCircuitBreakerLayer<Http>> {
+impl<A, C, W> HttpLayer<KeyedCircuitBreakerLayer<Http, W>, A, C> {
     /// Switches the mode of all four layers, for all hosts, those to come included.
     pub fn set_mode(&self, mode: Mode) {
         self.breaker.set_mode(mode);
@@ -75,7 +80,7 @@ impl HttpLayer<KeyedCircuitBreakerLayer<Http>> {
     }
 }
 
-impl<C> HttpLayer<C> {
+impl<B, A, C> HttpLayer<B, A, C> {
     fn set_other_modes(&self, mode: Mode) {
         self.total.set_mode(mode);
         self.retry.set_mode(mode);
@@ -83,14 +88,17 @@ impl<C> HttpLayer<C> {
     }
 }
 
-impl<S, C> Layer<S> for HttpLayer<C>
+impl<S, B, A, C> Layer<S> for HttpLayer<B, A, C>
 where
-    C: Layer<Deadline<S, Http>>,
-    C::Service: Clone,
+    B: Layer<Deadline<S, Http>>,
+    A: Layer<B::Service>,
+    A::Service: Clone,
+    C: Layer<Deadline<Retry<A::Service, Http, HttpReplay>, Http>>,
 {
-    type Service = Deadline<Retry<C::Service, Http, HttpReplay>, Http>;
+    type Service = C::Service;
 
     fn layer(&self, client: S) -> Self::Service {
-        self.total.layer(self.retry.layer(self.breaker.layer(self.attempt.layer(client))))
+        let attempt = self.per_attempt.layer(self.breaker.layer(self.attempt.layer(client)));
+        self.per_call.layer(self.total.layer(self.retry.layer(attempt)))
     }
 }
