@@ -273,13 +273,14 @@ impl Budget {
     /// A call succeeded; `paid` is what its last retry cost, if it needed one.
     #[inline]
     pub(crate) fn success(&self, paid: Option<Paid>) {
-        let Shared { success, tokens, adaptive, .. } = &*self.0;
-        let success = success.load(Relaxed);
+        let success = self.0.success.load(Relaxed);
         match success & KIND {
+            ADAPTIVE => self.0.adaptive.success(),
             UNLIMITED => {}
-            ADAPTIVE => adaptive.success(),
-            REFUNDING => tokens.add(paid.map_or(success >> 3, |Paid(paid)| paid)),
-            _ => tokens.add(success >> 3),
+            kind => self.0.tokens.add(match paid {
+                Some(Paid(paid)) if kind == REFUNDING => paid,
+                _ => success >> 3,
+            }),
         }
     }
 

@@ -118,7 +118,12 @@ impl Settings {
     /// The rate gate, if there is to be one.
     #[inline]
     pub(crate) fn gate(&self) -> Option<&Gate> {
-        self.gated.load(Relaxed).then(|| self.gate.get_or_init(Gate::new))
+        if self.gated.load(Relaxed) { Some(self.some_gate()) } else { None }
+    }
+
+    #[cold]
+    fn some_gate(&self) -> &Gate {
+        self.gate.get_or_init(Gate::new)
     }
 
     /// When an attempt that begins now begins, if anybody is to be told how long it takes.
