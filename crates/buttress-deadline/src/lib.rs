@@ -11,8 +11,8 @@
 //!
 //! Waiting for readiness does not count. With a [`Carry`](buttress_core::Carry), the time starts at `call`; the earlier
 //! of the layer's own deadline and the one that travels with the request counts, and travels on. A request whose deadline
-//! has passed is refused ([`Refused`](buttress_core::Refused)) without a call; what the service inside had reserved for it
-//! stays reserved for the instance's next call. With `()`, which is the default, nothing
+//! has passed is refused ([`Refused`](buttress_core::Refused)) without a call; a clone then takes the
+//! place of the service inside, so that what that had reserved, such as a permit, is free at once. With `()`, which is the default, nothing
 //! is carried and the time starts when the call first has to wait, so that one which is answered at once reads no clock.
 //! [Between the two](DeadlineLayer::obey), what a request brings is obeyed and passed on, and nothing is added to one that
 //! brings nothing.

@@ -1,3 +1,4 @@
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -10,6 +11,9 @@ use crate::future::{Limit, ResponseFuture};
 use crate::layer::Settings;
 
 /// Bounds the time of a call; made by [`DeadlineLayer`](crate::DeadlineLayer).
+///
+/// A request whose deadline has passed is refused; what the service inside had reserved for it, such as a permit, is free again
+/// at once, since a clone takes its place.
 #[derive(Clone, Debug)]
 pub struct Deadline<S, K = ()> {
     settings: Arc<Settings>,
@@ -47,6 +51,17 @@ impl<S, K> Deadline<S, K> {
         self.carried_limit(request)
     }
 
+    #[cold]
+    fn refuse<F>(&mut self, refused: BoxError) -> ResponseFuture<F>
+    where
+        S: Clone,
+    {
+        // A fresh clone, so that nothing stays reserved for a call that was not made.
+        let fresh = self.inner.clone();
+        drop(mem::replace(&mut self.inner, fresh));
+        ResponseFuture::refused(refused)
+    }
+
     fn carried_limit<Req>(&self, request: &mut Req) -> Result<Limit, BoxError>
     where
         K: Carry<Req>,
@@ -82,7 +97,7 @@ impl<S, K> Deadline<S, K> {
 
 impl<S, K, Req> Service<Req> for Deadline<S, K>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
     K: Carry<Req>,
 {
@@ -100,7 +115,7 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let limit = match self.limit(&mut request) {
             Ok(limit) => limit,
-            Err(refused) => return ResponseFuture::refused(refused),
+            Err(refused) => return self.refuse(refused),
         };
         ResponseFuture::new(self.inner.call(request), limit)
     }

@@ -8,6 +8,7 @@ use buttress_deadline::DeadlineLayer;
 use buttress_testkit::clock::advance;
 use buttress_testkit::{Scripted, contract, err, hang, ok, recorder};
 use tokio::time::Instant;
+use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt};
 
 const fn ms(millis: u64) -> Duration {
@@ -147,6 +148,23 @@ async fn a_deadline_that_has_passed_refuses_without_a_call() {
     let error = service.oneshot(request).await.unwrap_err();
     assert_eq!(find::<Refused>(&*error).unwrap().reason(), Reason::DeadlinePassed);
     assert!(seen.lock().unwrap().is_empty());
+}
+
+/// The service that was refused lives on, idle, with what it had reserved.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_gives_back_what_readiness_had_reserved() {
+    let answer = tower::service_fn(|_: Job| std::future::ready(Ok::<_, BoxError>(())));
+    let inner = ConcurrencyLimitLayer::new(1).layer(answer);
+    let mut service = DeadlineLayer::total("test", ms(1000)).unwrap().carry(InRequest).layer(inner);
+    let mut other = service.clone();
+    for _ in 0..3 {
+        let late = job(|carried| carried.deadline = Some(Instant::now()));
+        let call = service.ready().await.unwrap().call(late);
+        let ready = tokio::time::timeout(ms(100), other.ready()).await;
+        assert!(ready.is_ok(), "still reserved");
+        other.call(Job::default()).await.unwrap();
+        assert!(find::<Refused>(&*call.await.unwrap_err()).is_some());
+    }
 }
 
 #[tokio::test(start_paused = true)]
