@@ -158,7 +158,9 @@ impl Session {
         if !retryable {
             return Err(if kind == Kind::Refused { Stop::Refused } else { Stop::NotRetryable });
         }
-        if !resend && self.retries >= facts.max_retries.unwrap_or(config.max_retries) {
+        let max_retries = facts.max_retries.unwrap_or(config.max_retries);
+        // Where there are none, no copy of the request is kept either.
+        if self.retries >= max_retries && (!resend || max_retries == 0) {
             return Err(Stop::MaxRetries);
         }
         if !facts.repeatable && self.effect == Effect::Unknown {

@@ -263,6 +263,13 @@ async fn what_is_given_back_is_sent_again_also_when_all_retries_are_used_up_but_
     let late = Facts { deadline: Some(now), ..FACTS };
     let stopped = next(&mut Session::new(config.clone().into(), None, now), &config, unprocessed, late);
     assert_eq!(stopped, Next::Stop(Stop::Deadline));
+    let none = Facts { max_retries: Some(0), ..FACTS };
+    let mut session = Session::new(config.clone().into(), None, now);
+    assert_eq!(
+        next(&mut session, &config, unprocessed, none),
+        Next::Stop(Stop::MaxRetries),
+        "there is no copy"
+    );
     let mut rehearsed = Session::new(config.clone().into(), None, now);
     for _ in 0..2 {
         let next = rehearsed.next(&config, unprocessed, FACTS, true, || Some(()));
