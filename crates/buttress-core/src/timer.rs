@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -62,7 +63,9 @@ impl Timer {
     ///
     /// # Errors
     ///
-    /// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer.
+    /// [`NoTimer`] if there is no tokio runtime here, or if it was built without its timer. Of the latter there is no way to know
+    /// but a panic of tokio's, which is caught: the process's panic hook hears of it, once for each such runtime, and a program that
+    /// is built with `panic = "abort"` ends there. Build its runtimes with `enable_time`.
     pub fn at(deadline: Instant) -> Result<Self, NoTimer> {
         let runtime = Handle::try_current().map_err(|_| NoTimer::new())?.id();
         // What is dropped here may own what a waker owns, timers included: never while the pool is borrowed.
@@ -73,7 +76,7 @@ impl Timer {
             return Ok(Self(Some(kept)));
         }
         let keep_for = (!is_paused()).then_some(runtime);
-        Ok(Self(Some(Box::pin(Kept { sleep: sleep_until(deadline)?, deadline, keep_for }))))
+        Ok(Self(Some(Box::pin(Kept { sleep: sleep_until(runtime, deadline)?, deadline, keep_for }))))
     }
 
     /// Whether it was made for a moment; the default one was not.
@@ -236,10 +239,27 @@ fn is_paused() -> bool {
     !(before..=after).contains(&runtime)
 }
 
+/// Runtimes that were found to have no timer, the latest last. Made when the first one is.
+static WITHOUT: OnceLock<Mutex<Vec<Id>>> = OnceLock::new();
+
+/// So many of them are remembered.
+const REMEMBERED: usize = 64;
+
 /// A sleep, or an error where tokio's own would panic: the runtime may have been built without its timer, and there is no
-/// way to ask but to try. Unwinding costs nothing where it does not happen.
-fn sleep_until(deadline: Instant) -> Result<Sleep, NoTimer> {
-    std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| NoTimer::new())
+/// way to ask but to try, once. Unwinding costs nothing where it does not happen.
+fn sleep_until(runtime: Id, deadline: Instant) -> Result<Sleep, NoTimer> {
+    let lock = |known: &'static Mutex<Vec<Id>>| known.lock().unwrap_or_else(PoisonError::into_inner);
+    if WITHOUT.get().is_some_and(|known| lock(known).contains(&runtime)) {
+        return Err(NoTimer::new());
+    }
+    std::panic::catch_unwind(|| tokio::time::sleep_until(deadline)).map_err(|_| {
+        let mut known = lock(WITHOUT.get_or_init(Mutex::default));
+        if known.len() >= REMEMBERED {
+            known.remove(0);
+        }
+        known.push(runtime);
+        NoTimer::new()
+    })
 }
 
 #[cfg(test)]
