@@ -17,7 +17,8 @@ use crate::pager::Pager;
 ///
 /// Beyond the limit a trigger is held back: it is an error that says until when, the supervisor tries again, and it gets
 /// through when there is room, if it is still needed by then. The human is told once that pages are held back, and that
-/// none is any more. A trigger that is repeated counts once; updates and resolves are never held back.
+/// none is any more. A trigger that is repeated before it is resolved counts once, however long that takes; updates and resolves of
+/// what the human was called for are never held back.
 ///
 /// Clones share the budget. The default is 10 pages in an hour.
 ///
@@ -47,6 +48,8 @@ struct Shared<P> {
 #[derive(Default)]
 struct Pages {
     out: VecDeque<(Instant, Arc<str>)>,
+    /// For which the human was called, or may have been, and which are not resolved: the oldest first, a bounded number.
+    open: VecDeque<Arc<str>>,
     /// When each was asked for last.
     held: HashMap<Arc<str>, Instant>,
     /// What the human is told meanwhile.
@@ -106,12 +109,14 @@ impl<P> PageBudget<P> {
         let (now, mut pages) = (Instant::now(), self.lock());
         pages.forget(now, self.within);
         let key: Arc<str> = incident.key().into();
-        if pages.out.iter().any(|(_, out)| *out == key) {
+        if pages.open.contains(&key) || pages.out.iter().any(|(_, out)| *out == key) {
+            pages.open(key);
             return Ok(());
         }
         if pages.out.len() < self.limit {
             pages.held.remove(&key);
-            pages.out.push_back((now, key));
+            pages.out.push_back((now, Arc::clone(&key)));
+            pages.open(key);
             return Ok(());
         }
         pages.held.insert(key, now);
@@ -127,7 +132,20 @@ impl<P> PageBudget<P> {
     }
 }
 
+/// Of more incidents than this that are never resolved, the oldest is forgotten.
+const MOST_OPEN: usize = 1024;
+
 impl Pages {
+    fn open(&mut self, key: Arc<str>) {
+        if self.open.contains(&key) {
+            return;
+        }
+        if self.open.len() >= MOST_OPEN {
+            self.open.pop_front();
+        }
+        self.open.push_back(key);
+    }
+
     fn forget(&mut self, now: Instant, within: Duration) {
         while self.out.front().is_some_and(|(at, _)| after(*at, within) <= now) {
             self.out.pop_front();
@@ -218,6 +236,7 @@ impl<P: Pager> Pager for PageBudget<P> {
         Box::pin(async move {
             if self.lock().held.remove(incident.key()).is_none() {
                 self.shared.pager.resolve(incident).await?;
+                self.lock().open.retain(|open| **open != *incident.key());
             }
             self.tell().await
         })

@@ -88,6 +88,38 @@ async fn beyond_the_budget_pages_are_held_back_and_the_human_is_told_once() {
     assert_eq!(budget.held(), 0);
 }
 
+/// Its incident lasts longer than the time that the budget is for.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_open_is_not_held_back_when_it_is_asked_for_again_and_is_resolved() {
+    let pager = Recorder::default();
+    let budget = two_an_hour(pager.clone());
+    let a = incident("a");
+    budget.trigger(&a).await.unwrap();
+    advance(Duration::from_secs(3600)).await;
+    for key in ["b", "c"] {
+        budget.trigger(&incident(key)).await.unwrap();
+    }
+    pager.told();
+    budget.trigger(&a).await.unwrap();
+    budget.update(&a).await.unwrap();
+    *pager.down.lock().unwrap() = true;
+    budget.resolve(&a).await.unwrap_err();
+    *pager.down.lock().unwrap() = false;
+    budget.trigger(&a).await.unwrap();
+    budget.resolve(&a).await.unwrap();
+    assert_eq!(
+        (pager.told(), budget.held()),
+        (["trigger a", "update a", "trigger a", "resolve a"].map(String::from).into(), 0)
+    );
+    // The next one is another page, for which there is no room.
+    budget.trigger(&a).await.unwrap_err();
+    budget.resolve(&a).await.unwrap();
+    assert_eq!(
+        pager.told(),
+        ["trigger notice: 2 pages in 3600 s are used up; held back: 1", "resolve notice"]
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_notice_is_resolved_with_the_last_incident_that_was_held_back() {
     let pager = Recorder::default();
