@@ -1,17 +1,23 @@
+mod layer;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_circuit_breaker::CircuitBreakerLayer;
+use buttress_circuit_breaker::{CircuitBreakerLayer, KeyedCircuitBreakerLayer};
 use buttress_core::{ConfigError, Mode, Observe, Verdict};
 use buttress_deadline::DeadlineLayer;
 use buttress_grpc::{AttemptLayer, ByMethod, CallLayer, Code, Grpc, GrpcWatch, ServiceConfig};
 use buttress_http::HttpReplay;
 use buttress_retry::{Budget, HintRule, RetryLayer};
-use tower_layer::Layer;
+use tower_layer::{Identity, Stack};
 
 use crate::explain::Explanation;
-use crate::stack::{Preset, check_name, observer};
+use crate::stack::{Preset, check_name, observer, short_name};
+
+pub use layer::GrpcLayer;
+#[cfg(feature = "tonic")]
+pub use layer::GrpcService;
 
 /// Builds a stack for one gRPC dependency, always in the order that works: what is known of the method, total deadline, retry,
 /// circuit breaker, attempt deadline, what each attempt needs, transport. Starts with [`grpc`](crate::grpc()).
@@ -32,8 +38,10 @@ use crate::stack::{Preset, check_name, observer};
 ///
 /// What is set explicitly counts, whichever comes first; only a [`service_config`](GrpcBuilder::service_config) takes the place
 /// of what was said of methods before it.
+///
+/// `A` are layers of one's own, [for each attempt](GrpcBuilder::per_attempt).
 #[derive(Clone)]
-pub struct GrpcBuilder {
+pub struct GrpcBuilder<A = Identity> {
     name: Arc<str>,
     grpc: Grpc,
     replay: HttpReplay,
@@ -46,9 +54,12 @@ pub struct GrpcBuilder {
     breaker: Option<buttress_circuit_breaker::Config>,
     observers: Vec<Arc<dyn Observe>>,
     silent: bool,
+    per_attempt: A,
+    /// Their names, from the outside in.
+    own: Vec<&'static str>,
 }
 
-impl fmt::Debug for GrpcBuilder {
+impl<A> fmt::Debug for GrpcBuilder<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, methods, total, attempt, retry, breaker, .. } = self;
         let mut debug = f.debug_struct("GrpcBuilder");
@@ -75,9 +86,13 @@ impl GrpcBuilder {
             breaker: None,
             observers: Vec::new(),
             silent: false,
+            per_attempt: Identity::new(),
+            own: Vec::new(),
         }
     }
+}
 
+impl<A> GrpcBuilder<A> {
     /// Somebody is waiting: 10 s in all, 2.5 s an attempt,
     /// [`retry::Config::user_facing`](buttress_retry::Config::user_facing) with pushback obeyed exactly. The default.
     #[must_use]
@@ -175,6 +190,56 @@ impl GrpcBuilder {
         self.circuit_breaker(change(config))
     }
 
+    /// Puts this layer around each attempt: below the retry, above the circuit breaker, outermost first; see
+    /// [`HttpBuilder::per_attempt`](crate::HttpBuilder::per_attempt). What belongs around whole calls is put around the stack.
+    ///
+    /// ```
+    /// use buttress::http::ReplayBody;
+    /// use http::{HeaderValue, Request};
+    /// use tower::limit::ConcurrencyLimitLayer;
+    /// use tower::util::MapRequestLayer;
+    /// # type Body = http_body_util::Full<bytes::Bytes>;
+    ///
+    /// /// A token of this minute. In a client of tonic's, `Body` is `tonic::body::Body`.
+    /// fn token(mut request: Request<ReplayBody<Body>>) -> Request<ReplayBody<Body>> {
+    ///     request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer of this minute"));
+    ///     request
+    /// }
+    ///
+    /// # fn main() -> Result<(), buttress::ConfigError> {
+    /// let layer = buttress::grpc("greeter")
+    ///     .per_attempt(ConcurrencyLimitLayer::new(64))
+    ///     .per_attempt(MapRequestLayer::new(token))
+    ///     .build()?;
+    /// // `layer.over(channel)` is a `GrpcStack`, boxed; `layer.service(channel)` is the same with a type of its own.
+    /// # let _ = layer;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn per_attempt<T>(self, layer: T) -> GrpcBuilder<Stack<T, A>> {
+        let Self { name, grpc, replay, preset, methods, attempts, total, attempt, retry, breaker, .. } = self;
+        let Self { observers, silent, per_attempt, mut own, .. } = self;
+        own.push(short_name::<T>());
+        let per_attempt = Stack::new(layer, per_attempt);
+        GrpcBuilder {
+            name,
+            grpc,
+            replay,
+            preset,
+            methods,
+            attempts,
+            total,
+            attempt,
+            retry,
+            breaker,
+            observers,
+            silent,
+            per_attempt,
+            own,
+        }
+    }
+
     /// How requests are kept for a retry: at most 64 KiB of each, [`without_keys`](HttpReplay::without_keys), unless set
     /// otherwise.
     #[must_use]
@@ -220,19 +285,51 @@ impl GrpcBuilder {
         self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
     }
 
-    /// The stack.
+    /// The stack, with one circuit.
     ///
     /// # Errors
     ///
     /// If a configuration breaks a rule: the field, its value and the rule.
-    pub fn build(self) -> Result<GrpcLayer, ConfigError> {
+    pub fn build(self) -> Result<GrpcLayer<CircuitBreakerLayer<Grpc, GrpcWatch>, A>, ConfigError> {
+        let breaker = CircuitBreakerLayer::new(Arc::clone(&self.name), self.breaker_config())?;
+        let breaker = breaker.policy(self.grpc.clone()).watch(GrpcWatch::new(self.grpc.clone()));
+        let observer = observer(&self.name, self.observers.clone(), self.silent);
+        let breaker =
+            observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
+        self.finish(observer, breaker)
+    }
+
+    /// The stack, with one circuit for each host, for a transport that goes to many: a host is the authority of a request's URI,
+    /// which clients that tonic generates have by `with_origin`. Requests without one share a circuit.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](GrpcBuilder::build).
+    pub fn build_per_host(
+        self,
+    ) -> Result<GrpcLayer<KeyedCircuitBreakerLayer<Grpc, GrpcWatch>, A>, ConfigError> {
+        let (name, config) = (Arc::clone(&self.name), self.breaker_config());
+        let breaker = KeyedCircuitBreakerLayer::new(name, config, self.grpc.clone())?;
+        let breaker = breaker.watch(GrpcWatch::new(self.grpc.clone()));
+        let observer = observer(&self.name, self.observers.clone(), self.silent);
+        let breaker =
+            observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
+        self.finish(observer, breaker)
+    }
+
+    fn finish<B>(
+        self,
+        observer: Option<Arc<dyn Observe>>,
+        breaker: B,
+    ) -> Result<GrpcLayer<B, A>, ConfigError> {
         check_name(&self.name)?;
-        let (retry, breaker) = (self.retry_config(), self.breaker_config());
+        let (retry, breaker_config) = (self.retry_config(), self.breaker_config());
         let (total, attempt) = self.preset.limits();
         let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
         // Who is told of it is told by what lies below; otherwise it costs a call several allocations to carry it.
         let travels = self.attempts.sends_deadline();
-        let explanation = Explanation::of(&self.name, (total, travels), attempt, &retry, &breaker)
+        let explanation = Explanation::of(&self.name, (total, travels), attempt, &retry, &breaker_config)
+            .with_slots(&[], &self.own)
             .within(Some(("call", self.methods.to_string())), Some(("attempt", self.attempts.to_string())));
         let name = || Arc::clone(&self.name);
         let deadline =
@@ -247,129 +344,17 @@ impl GrpcBuilder {
                 .deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()))
                 .policy(ByMethod::new(self.grpc.clone()))
                 .replay(self.replay),
-            breaker: CircuitBreakerLayer::new(name(), breaker)?
-                .policy(self.grpc.clone())
-                .watch(GrpcWatch::new(self.grpc.clone())),
+            per_attempt: self.per_attempt,
+            breaker,
             attempt: deadline(DeadlineLayer::attempt(name(), within)?, self.grpc),
             headers: self.attempts.within(within),
             explanation,
         };
-        if let Some(observer) = observer(&self.name, self.observers, self.silent) {
+        if let Some(observer) = observer {
             layer.total = layer.total.observe(Arc::clone(&observer));
             layer.retry = layer.retry.observe(Arc::clone(&observer));
-            layer.breaker = layer.breaker.observe(Arc::clone(&observer));
             layer.attempt = layer.attempt.observe(observer);
         }
         Ok(layer)
     }
 }
-
-/// The stack for one gRPC dependency; made by [`GrpcBuilder`].
-///
-/// All services made by it, and all their clones, share its circuit and its retry budget. With the feature `tonic`,
-/// `over` puts it on a transport of tonic's, and its errors are `tonic::Status`.
-#[derive(Clone, Debug)]
-pub struct GrpcLayer {
-    call: CallLayer,
-    total: DeadlineLayer<Grpc>,
-    retry: RetryLayer<ByMethod, HttpReplay>,
-    breaker: CircuitBreakerLayer<Grpc, GrpcWatch>,
-    attempt: DeadlineLayer<Grpc>,
-    headers: AttemptLayer,
-    explanation: Explanation,
-}
-
-impl GrpcLayer {
-    /// What the stack does, one line a layer, and what looks wrong about it.
-    pub fn explain(&self) -> &Explanation {
-        &self.explanation
-    }
-
-    /// The retry: its budget and its mode.
-    pub fn retry(&self) -> &RetryLayer<ByMethod, HttpReplay> {
-        &self.retry
-    }
-
-    /// The total deadline.
-    pub fn total(&self) -> &DeadlineLayer<Grpc> {
-        &self.total
-    }
-
-    /// The attempt deadline.
-    pub fn attempt(&self) -> &DeadlineLayer<Grpc> {
-        &self.attempt
-    }
-
-    /// The circuit breaker; its `handle()` reads and controls the circuit.
-    pub fn circuit_breaker(&self) -> &CircuitBreakerLayer<Grpc, GrpcWatch> {
-        &self.breaker
-    }
-
-    /// Switches the mode of deadlines, retry and circuit breaker. A `grpc-timeout` that a call or its method brings is the
-    /// caller's own and stays: its server is told of it, and the response's body ends with it, in every mode.
-    pub fn set_mode(&self, mode: Mode) {
-        self.breaker.handle().set_mode(mode);
-        self.total.set_mode(mode);
-        self.retry.set_mode(mode);
-        self.attempt.set_mode(mode);
-    }
-}
-
-type Below<S> = buttress_circuit_breaker::CircuitBreaker<
-    buttress_deadline::Deadline<buttress_grpc::Attempt<S>, Grpc>,
-    Grpc,
-    GrpcWatch,
->;
-type Above<S> = buttress_grpc::Call<
-    buttress_deadline::Deadline<buttress_retry::Retry<Below<S>, ByMethod, HttpReplay>, Grpc>,
->;
-
-/// Over any gRPC transport, which is called with `http::Request<ReplayBody<B>>`. Errors are
-/// [`BoxError`](buttress_core::BoxError)s.
-impl<S: Clone> Layer<S> for GrpcLayer {
-    type Service = Above<S>;
-
-    fn layer(&self, transport: S) -> Self::Service {
-        let below = self.breaker.layer(self.attempt.layer(self.headers.layer(transport)));
-        self.call.layer(self.total.layer(self.retry.layer(below)))
-    }
-}
-
-#[cfg(feature = "tonic")]
-mod over_tonic {
-    use super::{Above, GrpcLayer};
-    use buttress_core::BoxError;
-    use buttress_grpc::{GrpcStack, StatusLayer, StatusService, TonicBody, TonicBodyLayer};
-    use bytes::Bytes;
-    use http::{Request, Response};
-    use tonic::body::Body;
-    use tower_layer::Layer;
-    use tower_service::Service;
-
-    /// What [`GrpcLayer::service`] makes of a transport `S`: the type to name, unboxed. `GreeterClient<GrpcService<Channel>>`
-    /// is a client.
-    pub type GrpcService<S> = StatusService<Above<TonicBody<S>>>;
-
-    impl GrpcLayer {
-        /// The stack over a transport of tonic's, such as a `Channel`, for a client that tonic generates:
-        /// `GreeterClient<GrpcStack>`.
-        pub fn over<S, B>(&self, transport: S) -> GrpcStack
-        where
-            S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-            S::Error: Into<BoxError>,
-            S::Future: Send + 'static,
-            B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
-            B::Error: Into<BoxError>,
-        {
-            GrpcStack::new(self.service(transport))
-        }
-
-        /// As [`over`](GrpcLayer::over), unboxed.
-        pub fn service<S: Clone>(&self, transport: S) -> GrpcService<S> {
-            StatusLayer.layer(self.layer(TonicBodyLayer.layer(transport)))
-        }
-    }
-}
-
-#[cfg(feature = "tonic")]
-pub use over_tonic::GrpcService;

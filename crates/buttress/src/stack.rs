@@ -18,6 +18,8 @@ use crate::explain::Explanation;
 pub use layer::{HttpLayer, HttpService, HttpServicePerHost};
 pub(crate) use preset::Preset;
 use slots::Slots;
+#[cfg(feature = "grpc")]
+pub(crate) use slots::short_name;
 
 /// Builds a stack for one HTTP dependency, always in the order that works: total deadline, retry, circuit breaker,
 /// attempt deadline, client. Starts with [`http`](crate::http()).

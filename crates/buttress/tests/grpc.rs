@@ -9,7 +9,7 @@ use std::time::Duration;
 use buttress::circuit_breaker::{CircuitState, Config};
 use buttress::grpc::ServiceConfig;
 use buttress::http::ReplayBody;
-use buttress::{BoxError, GrpcBuilder, Mode, Refused, ResponseExt, find};
+use buttress::{BoxError, GrpcBuilder, Mode, Refused, RequestExt, ResponseExt, find};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -145,4 +145,63 @@ fn what_is_wrong_is_an_error_when_it_is_built() {
     assert_eq!(buttress::grpc("").build().unwrap_err().field(), "name");
     assert_eq!(buttress::grpc("x").total(Duration::ZERO).build().unwrap_err().field(), "limit");
     assert_eq!(buttress::grpc("x").attempt(Duration::ZERO).build().unwrap_err().field(), "limit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_per_attempt_is_asked_for_each_of_them_and_stands_above_the_circuit() {
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let given = Arc::clone(&tokens);
+    let token = tower::util::MapRequestLayer::new(move |mut request: Ask| {
+        let mut given = given.lock().unwrap();
+        let token = format!("Bearer {}", given.len());
+        request.headers_mut().insert("authorization", token.parse().unwrap());
+        given
+            .push(request.extensions().get::<buttress::core::Carried>().map_or(0, |carried| carried.attempt));
+        request
+    });
+    let builder = buttress::grpc("greeter").background().repeatable("helloworld.Greeter/SayHello");
+    let limit = tower::limit::ConcurrencyLimitLayer::new(1);
+    let layer = builder.per_attempt(limit).per_attempt(token).build().unwrap();
+    let transport = tower::service_fn(|request: Ask| {
+        let code = if request.headers()["authorization"] == "Bearer 2" { 0 } else { 14 };
+        ready(Ok::<_, Infallible>(
+            Response::builder().header("grpc-status", code).body(Full::<Bytes>::default()).unwrap(),
+        ))
+    });
+    let ask = || Request::post(format!("http://greeter{HELLO}")).body(Full::<Bytes>::from("ask")).unwrap();
+    let service = layer.layer(transport);
+    let response = service.clone().oneshot(ask()).await.unwrap();
+    assert_eq!((&response.headers()["grpc-status"], response.attempts()), (&"0".parse().unwrap(), 3));
+    layer.circuit_breaker().handle().isolate();
+    service.oneshot(ask().with_max_retries(0)).await.unwrap_err();
+    assert_eq!(*tokens.lock().unwrap(), [0, 2, 3, 0], "a refusal of the circuit was an attempt, too");
+    let layers = layer.explain().layers();
+    assert_eq!(layers[3], ("per attempt", "ConcurrencyLimitLayer, then MapRequestLayer".into()));
+    assert_eq!(layers[4].0, "circuit breaker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_ill_opens_no_circuit_but_its_own() {
+    let layer = buttress::grpc("shards").build_per_host().unwrap();
+    let service = layer.layer(tower::service_fn(|request: Ask| {
+        let code = if request.uri().host() == Some("shard-1") { 14 } else { 0 };
+        ready(Ok::<_, Infallible>(
+            Response::builder().header("grpc-status", code).body(Full::<Bytes>::default()).unwrap(),
+        ))
+    }));
+    let ask = |host: &str| {
+        let request =
+            Request::post(format!("http://{host}{HELLO}")).body(Full::<Bytes>::from("ask")).unwrap();
+        service.clone().oneshot(request)
+    };
+    for _ in 0..5 {
+        ask("shard-1").await.unwrap();
+        ask("shard-2").await.unwrap();
+    }
+    let state = |host| layer.circuit_breaker().get(host).unwrap().state();
+    assert_eq!((state("shard-1"), state("shard-2")), (CircuitState::Open, CircuitState::Closed));
+    assert!(find::<Refused>(&*ask("shard-1").await.unwrap_err()).is_some());
+    ask("shard-2").await.unwrap();
+    layer.set_mode(Mode::Off);
+    ask("shard-1").await.unwrap();
 }

@@ -175,7 +175,7 @@ async fn a_deadline_for_bodies_stands_around_the_call_and_a_watched_circuit_hear
     }));
     for _ in 0..5 {
         let response = client.clone().oneshot(get()).await.unwrap();
-        let error: BoxError = response.into_body().collect().await.unwrap_err().into();
+        let error: BoxError = response.into_body().collect().await.unwrap_err();
         assert!(find::<Elapsed>(&*error).is_some(), "{error}");
     }
     assert_eq!(layer.circuit_breaker().get("api").unwrap().state(), CircuitState::Open);

@@ -2,7 +2,11 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use buttress::grpc::{GrpcStack, attempts};
+use buttress::http::ReplayBody;
 use buttress::{Exhausted, find};
 use bytes::Bytes;
 use grpc_tests::echo::Ask;
@@ -12,7 +16,10 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tonic::body::Body;
 use tonic::transport::Endpoint;
+use tower::limit::ConcurrencyLimitLayer;
+use tower::util::MapRequestLayer;
 
 /// What is done with a stream.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +90,35 @@ async fn a_refused_stream_is_sent_again_whatever_the_method() {
         streams += 1;
     }
     assert_eq!(streams, 3);
+}
+
+/// A layer of one's own in the stack, over a channel, boxed and unboxed.
+#[tokio::test]
+async fn each_attempt_gets_a_token_of_its_own() {
+    let counted = Arc::new(AtomicUsize::new(0));
+    let mut given = 0;
+    let count = Arc::clone(&counted);
+    let token = MapRequestLayer::new(move |mut request: Request<ReplayBody<Body>>| {
+        let token = format!("Bearer {}", count.fetch_add(1, Relaxed));
+        request.headers_mut().insert("authorization", token.parse().unwrap());
+        request
+    });
+    let stack = buttress::grpc("echo").repeatable("echo.v1.Echo").retry(common::quick());
+    let stack = stack.per_attempt(ConcurrencyLimitLayer::new(1)).per_attempt(token).build_per_host().unwrap();
+    for boxed in [true, false] {
+        let (url, _seen) = server(vec![Do::Reset(Reason::REFUSED_STREAM)]).await;
+        let channel = Endpoint::from_shared(url.clone()).unwrap().connect_lazy();
+        let origin = url.parse().unwrap();
+        let response = match boxed {
+            true => EchoClient::with_origin(stack.over(channel), origin).unary(Ask::default()).await,
+            false => EchoClient::with_origin(stack.service(channel), origin).unary(Ask::default()).await,
+        };
+        assert_eq!(attempts(&response.unwrap()), 2);
+        given += 2;
+        assert_eq!(counted.load(Relaxed), given);
+        let host = url.strip_prefix("http://").unwrap();
+        assert!(stack.circuit_breaker().get(host).is_some(), "the circuit of {host}");
+    }
 }
 
 #[tokio::test]
