@@ -1,8 +1,9 @@
 //! Ports of loopback that the kernel cuts off.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use services::Port;
 
 use crate::namespace::{is_inside, program};
 
@@ -53,19 +54,15 @@ fn run(name: &str, arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("`{name}` failed: {}", errors.trim())) }
 }
 
-/// A port that nothing listens on, outside of the range from which the system takes those of clients: a server that is
-/// started again finds it free.
+/// A port that nothing listens on, and that is this program's from now on: a server that is started again finds it free.
 ///
 /// # Panics
 ///
 /// If there is none.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 20_000;
-    // Several programs may look for one at once.
-    let own = (std::process::id() % u32::from(COUNT)) as u16;
-    let tries = std::iter::repeat_with(|| NEXT.fetch_add(1, Relaxed)).take(usize::from(COUNT));
-    let mut ports = tries.map(|number| FIRST + (own + number) % COUNT);
-    ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).expect("loopback has ports")
+    static RESERVED: Mutex<Vec<Port>> = Mutex::new(Vec::new());
+    let port = Port::reserve();
+    let number = port.number();
+    RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(port);
+    number
 }

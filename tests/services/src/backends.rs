@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::time::Duration;
 
 use buttress_store::{ClaimStore, JournalStore, Memory, Sqlite};
 use tokio::runtime::{Builder, Runtime};
@@ -52,7 +53,8 @@ impl Backend for InSqlite {
 
     async fn open(&self) -> Opened<Sqlite> {
         let folder = tempfile::tempdir().expect("there is a place for temporary files");
-        let store = Sqlite::open(folder.path().join("store.db")).await.expect("it opens");
+        let store = Sqlite::at(folder.path().join("store.db")).busy_timeout(PATIENCE);
+        let store = store.open().await.expect("it opens");
         Opened { store, _server: Box::new(folder) }
     }
 }
@@ -83,6 +85,9 @@ impl Backend for InRedis {
     }
 }
 
+/// A machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl crate::Postgres {
     /// The store in this server.
     ///
@@ -91,7 +96,8 @@ impl crate::Postgres {
     /// If it does not answer.
     pub async fn store(&self) -> buttress_store::Postgres {
         let config = self.config().parse().expect("a configuration");
-        buttress_store::Postgres::open(config).await.expect("it opens")
+        let store = buttress_store::Postgres::at(config).timeout(PATIENCE);
+        store.open(tokio_postgres::NoTls).await.expect("it opens")
     }
 }
 
@@ -102,7 +108,8 @@ impl crate::Redis {
     ///
     /// If it does not answer.
     pub async fn store(&self) -> buttress_store::Redis {
-        buttress_store::Redis::at(self.url()).expect("a URL").open().await.expect("it opens")
+        let store = buttress_store::Redis::at(self.url()).expect("a URL").timeout(PATIENCE);
+        store.open().await.expect("it opens")
     }
 }
 

@@ -18,6 +18,7 @@ pub use effects::{Effects, Request, apply, serve_effects, signal};
 pub use postgres::Postgres;
 pub use program::Program;
 pub use redis::Redis;
+pub use server::Port;
 
 /// Which of the programs are missing, each with the Debian package that has it.
 pub fn missing() -> Vec<(&'static str, &'static str)> {

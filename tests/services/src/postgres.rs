@@ -4,14 +4,14 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::server::{Server, free_port, on_path, run, wait_until, words};
+use crate::server::{Port, Server, on_path, run, wait_until, words};
 
 /// A PostgreSQL of one's own.
 #[derive(Debug)]
 pub struct Postgres {
     server: Option<Server>,
     folder: TempDir,
-    port: u16,
+    port: Port,
     settings: Vec<String>,
 }
 
@@ -51,14 +51,14 @@ impl Postgres {
         run(&words(&[&"cp", &"-a", &template, &data]));
         open_to_all(folder.path());
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut postgres = Self { server: None, folder, port: free_port(), settings };
+        let mut postgres = Self { server: None, folder, port: Port::reserve(), settings };
         postgres.restart();
         postgres
     }
 
     /// How `tokio-postgres` and `psql` connect to it.
     pub fn config(&self) -> String {
-        self.config_by(self.port)
+        self.config_by(self.port())
     }
 
     /// How one connects to it by way of another port, such as that of a proxy.
@@ -68,12 +68,12 @@ impl Postgres {
 
     /// How the command line names it.
     pub fn url(&self) -> String {
-        format!("postgres://buttress@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://buttress@127.0.0.1:{}/postgres", self.port())
     }
 
     /// Its port on loopback.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Ends the server in the middle of what it does: it recovers when it is started again.
@@ -104,7 +104,7 @@ impl Postgres {
     ///
     /// If it does not start.
     pub fn restart(&mut self) {
-        let (binary, port) = (program("postgres"), self.port.to_string());
+        let (binary, port) = (program("postgres"), self.port().to_string());
         let defaults = [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::server::{Server, free_port, on_path, wait_until, words};
+use crate::server::{Port, Server, on_path, wait_until, words};
 
 /// A Redis or Valkey of one's own, which keeps each write before it answers.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Redis {
     server: Option<Server>,
     arguments: Vec<String>,
     folder: TempDir,
-    port: u16,
+    port: Port,
 }
 
 pub(crate) fn binary() -> Option<PathBuf> {
@@ -41,19 +41,19 @@ impl Redis {
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("there is a place for temporary files");
         let arguments = settings.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]);
-        let mut redis = Self { server: None, arguments: arguments.collect(), folder, port: free_port() };
+        let mut redis = Self { server: None, arguments: arguments.collect(), folder, port: Port::reserve() };
         redis.restart();
         redis
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
+        format!("redis://127.0.0.1:{}/", self.port())
     }
 
     /// Its port on loopback.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Ends the server at once, as `kill -9` does.
@@ -70,7 +70,7 @@ impl Redis {
     /// If it does not start.
     pub fn restart(&mut self) {
         let binary = binary().expect("redis-server is not installed: `cargo xtask test` says how");
-        let port = self.port.to_string();
+        let port = self.port().to_string();
         let mut command = words(&[
             &binary,
             &"--port",
@@ -97,7 +97,7 @@ impl Redis {
 
     fn answers(&self) -> bool {
         let ping = || -> std::io::Result<[u8; 5]> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port()))?;
             stream.write_all(b"PING\r\n")?;
             let mut answer = [0; 5];
             stream.read_exact(&mut answer)?;

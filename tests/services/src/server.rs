@@ -1,5 +1,7 @@
-use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,15 +13,16 @@ pub(crate) struct Server {
     keeper: Child,
 }
 
-/// Passes signals on, and at the end of its input ends the server, and removes the folder unless it was told to keep it: whoever
-/// started it may be gone, or go while it does so. What the server had started may write there for a moment longer. An interrupt at
-/// the terminal, which reaches it as well, is such an end and not its own.
+/// Passes signals on, and says so when each is sent; at the end of its input ends the server, and removes the folder unless it was told to keep it: whoever
+/// started it may be gone, or go while it does so: nor is it the end if nobody hears what it says. What the server had started may
+/// write there for a moment longer. An interrupt at the terminal, which reaches it as well, is such an end and not its own.
 const KEEPER: &str = r#"
 trap : INT TERM
 folder=$1; shift
-"$@" & server=$!
+"$@" > "$folder/log" 2>&1 & server=$!
+trap '' PIPE
 while read -r line; do
-  case $line in keep) keep=yes ;; *) kill "-$line" "$server" 2>/dev/null ;; esac
+  case $line in keep) keep=yes ;; *) kill "-$line" "$server" 2>/dev/null; echo sent 2>/dev/null ;; esac
 done
 kill -KILL "$server" 2>/dev/null
 wait "$server" 2>/dev/null
@@ -33,31 +36,30 @@ done
 impl Server {
     /// A server whose files are in this folder, with its log.
     pub(crate) fn start(command: &[String], folder: &Path) -> Self {
-        let output = std::fs::File::create(folder.join("log")).expect("the folder is there");
-        let errors = output.try_clone().expect("a file has two handles");
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .arg(folder)
             .args(command)
             .stdin(Stdio::piped())
-            .stdout(output)
-            .stderr(errors)
+            .stdout(Stdio::piped())
             .spawn()
             .expect("there is a shell");
         Self { keeper }
     }
 
-    /// Sends a signal to the server.
+    /// Sends a signal to the server, and returns when it is sent: what comes after it meets a server that has got it.
     pub(crate) fn signal(&mut self, name: &str) {
-        if let Some(stdin) = &mut self.keeper.stdin {
+        if let (Some(stdin), Some(said)) = (&mut self.keeper.stdin, &mut self.keeper.stdout) {
             // A server that is gone needs no signal.
-            let _ = writeln!(stdin, "{name}");
+            let _ = writeln!(stdin, "{name}").and_then(|()| said.read_exact(&mut [0; "sent\n".len()]));
         }
     }
 
     /// Ends the server at once, and returns when it is gone. Its files stay.
     pub(crate) fn end(mut self) {
-        self.signal("keep");
+        if let Some(stdin) = &mut self.keeper.stdin {
+            let _ = writeln!(stdin, "keep");
+        }
     }
 }
 
@@ -81,9 +83,37 @@ pub(crate) fn wait_until(what: &str, folder: &Path, mut is_so: impl FnMut() -> b
     panic!("waited for {what} in vain; its log says:\n{log}");
 }
 
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-    listener.local_addr().expect("it is bound").port()
+/// A port of loopback that no other program has for as long as this value lives, whether or not its server runs: it is outside of
+/// the range from which the system takes those of clients, and it is the same as a port of UDP that this holds.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    _reserved: UdpSocket,
+}
+
+impl Port {
+    /// One that nothing listens on.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn reserve() -> Self {
+        const FIRST: u16 = 10_000;
+        const COUNT: u16 = 20_000;
+        let random = (RandomState::new().build_hasher().finish() % u64::from(COUNT)) as u16;
+        let mut numbers = (0..COUNT).map(|number| FIRST + (random + number) % COUNT);
+        let reserve = |number| {
+            let reserved = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+            Some(Self { number, _reserved: reserved })
+        };
+        numbers.find_map(reserve).expect("loopback has ports")
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
 }
 
 /// A program on the search path.
