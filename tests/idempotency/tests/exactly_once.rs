@@ -81,9 +81,15 @@ fn guard(bank: &Bank, config: Config) -> Idempotency<Postgres> {
     Idempotency::new("test", bank.store.clone(), config).unwrap()
 }
 
+/// A lease that is over soon.
 fn short() -> Config {
     let lease = Duration::from_secs(1);
-    Config::new().lease(lease).ceiling(lease).in_flight(InFlight::Wait(Duration::from_secs(60)))
+    heir().lease(lease).ceiling(lease)
+}
+
+/// Whoever takes over waits until it can.
+fn heir() -> Config {
+    Config::new().store_timeout(Duration::from_secs(60)).in_flight(InFlight::Wait(Duration::from_secs(600)))
 }
 
 type Tried = Result<Ran<u64>, RunError<io::Error>>;
@@ -104,7 +110,7 @@ async fn a_response_that_was_completed_with_its_transaction_is_replayed_as_it_wa
     let bank = Bank::open().await;
     let keys = HttpKeys::http_default();
     let (teller, recorder) = (bank.teller(), keys.clone());
-    let service = guard(&bank, Config::new()).layer(keys).layer(service_fn(move |request: Request<_>| {
+    let service = guard(&bank, heir()).layer(keys).layer(service_fn(move |request: Request<_>| {
         let (teller, keys) = (teller.clone(), recorder.clone());
         let claim = request.extensions().get::<Claim>().unwrap().clone();
         async move {
@@ -133,11 +139,12 @@ async fn a_response_that_was_completed_with_its_transaction_is_replayed_as_it_wa
 #[tokio::test]
 async fn an_effect_whose_transaction_was_fenced_gives_way_to_the_winner() {
     let bank = Bank::open().await;
-    let taken = Arc::new(Notify::new());
-    let (teller, waits) = (bank.teller(), Arc::clone(&taken));
+    let (begun, taken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (teller, begins, waits) = (bank.teller(), Arc::clone(&begun), Arc::clone(&taken));
     let zombie = guard(&bank, short());
     let first = tokio::spawn(async move {
         run(&zombie, async move |claim| {
+            begins.notify_one();
             waits.notified().await;
             let fenced = teller.pay(&claim, &record_of(&1), true).await.unwrap_err();
             assert!(matches!(fenced.downcast_ref(), Some(Error::Lost { .. })), "{fenced}");
@@ -145,9 +152,9 @@ async fn an_effect_whose_transaction_was_fenced_gives_way_to_the_winner() {
         })
         .await
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    begun.notified().await;
     let teller = bank.teller();
-    let other = guard(&bank, short());
+    let other = guard(&bank, heir());
     let second = run(&other, async move |claim| {
         teller.pay(&claim, &record_of(&2), true).await.unwrap();
         Ok(2)
@@ -164,7 +171,7 @@ async fn the_answer_of_a_transaction_that_was_fenced_is_not_recorded_though_nobo
     let bank = Bank::open().await;
     let teller = bank.teller();
     let store = bank.store.clone();
-    let idempotency = guard(&bank, Config::new());
+    let idempotency = guard(&bank, heir());
     let lost = run(&idempotency, async move |claim| {
         use buttress_store::ClaimStore;
         let _ = store.release(claim.stored()).await.unwrap();
@@ -208,7 +215,7 @@ async fn the_answer_of_a_transaction_that_was_rolled_back_is_not_recorded() {
 #[tokio::test]
 async fn without_a_claim_there_is_nothing_to_complete() {
     let bank = Bank::open().await;
-    let idempotency = guard(&bank, Config::new());
+    let idempotency = guard(&bank, heir());
     idempotency.set_mode(buttress_core::Mode::Observe);
     for number in 1..=2 {
         let teller = bank.teller();

@@ -13,12 +13,12 @@ use tower::{ServiceBuilder, ServiceExt};
 use crate::faulty::Faulty;
 
 fn waiting() -> Config {
-    Config::new().in_flight(InFlight::Wait(Duration::from_secs(60)))
+    config().in_flight(InFlight::Wait(Duration::from_secs(60)))
 }
 
 /// IA-2
 pub async fn a_duplicate_of_a_call_under_way_is_refused<St: ClaimStore>(store: St) {
-    let (rig, other) = (Rig::shut(&store, Config::new()), Rig::open(&store));
+    let (rig, other) = (Rig::shut(&store, config()), Rig::open(&store));
     let first = rig.spawn(post("k1", "100"));
     rig.handler.called(1).await;
     for refused in [rig.post("k1", "100").await, other.post("k1", "100").await] {
@@ -54,7 +54,7 @@ pub async fn a_hundred_duplicates_wait_for_one_run_and_ask_the_store_once<St: Cl
 
 /// IA-3: at this process, and at another.
 pub async fn a_wait_ends_in_time<St: ClaimStore>(store: St) {
-    let config = Config::new().in_flight(InFlight::Wait(Duration::from_secs(1)));
+    let config = config().in_flight(InFlight::Wait(Duration::from_secs(1)));
     let (rig, other) = (Rig::shut(&store, config.clone()), Rig::shut(&store, config));
     let _first = rig.spawn(post("k1", "100"));
     rig.handler.called(1).await;

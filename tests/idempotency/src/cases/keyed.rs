@@ -72,7 +72,7 @@ fn is(error: &BoxError, expected: fn(&Error) -> bool) -> bool {
 
 /// IA-1, IA-5, IA-34: requests of any type.
 pub async fn a_request_of_any_type_is_carried_out_once<St: ClaimStore>(store: St) {
-    let (bank, layer) = (Bank::default(), at(&store, Config::new()).layer(keyed()));
+    let (bank, layer) = (Bank::default(), at(&store, config()).layer(keyed()));
     assert_eq!(bank.pay(&layer, transfer("t-1", 100)).await.unwrap(), 100);
     assert_eq!(bank.pay(&layer, transfer("t-1", 100)).await.unwrap(), 100);
     assert_eq!(bank.calls(), 1);
@@ -97,7 +97,7 @@ const LONG: &str = match std::str::from_utf8(&[b'k'; MAX_KEY + 1]) {
 
 /// With `required`, whatever the type.
 pub async fn a_request_without_a_key_passes_unless_one_is_required<St: ClaimStore>(store: St) {
-    let (bank, idempotency) = (Bank::default(), at(&store, Config::new()));
+    let (bank, idempotency) = (Bank::default(), at(&store, config()));
     let keyless = || Transfer { amount: 100, ..Transfer::default() };
     for _ in 0..2 {
         assert_eq!(bank.pay(&idempotency.layer(keyed()), keyless()).await.unwrap(), 100);
@@ -115,7 +115,7 @@ pub async fn a_request_without_a_key_passes_unless_one_is_required<St: ClaimStor
 
 /// What `Claim` tells whoever carries it out.
 pub async fn the_handler_is_shown_its_claim<St: ClaimStore>(store: St) {
-    let (bank, config) = (Bank::default(), Config::new().hold_unknown(Duration::ZERO));
+    let (bank, config) = (Bank::default(), config().hold_unknown(Duration::ZERO));
     let layer = at(&store, config).layer(keyed());
     bank.fail("the connection was lost");
     bank.pay(&layer, transfer("t-1", 100)).await.unwrap_err();
@@ -132,7 +132,7 @@ pub async fn the_handler_is_shown_its_claim<St: ClaimStore>(store: St) {
 
 /// IA-30: what errors say.
 pub async fn an_error_frees_the_key_only_where_nothing_was_sent<St: ClaimStore>(store: St) {
-    let (bank, idempotency) = (Bank::default(), at(&store, Config::new()));
+    let (bank, idempotency) = (Bank::default(), at(&store, config()));
     let layer = idempotency.layer(keyed());
     bank.fail(Refused::new("circuit breaker", "bank".into(), Reason::CircuitOpen));
     bank.pay(&layer, transfer("t-1", 100)).await.unwrap_err();
@@ -152,7 +152,7 @@ pub async fn an_error_frees_the_key_only_where_nothing_was_sent<St: ClaimStore>(
 
 /// IA-30: a closure decides.
 pub async fn a_closure_judges_answers_and_errors<St: ClaimStore>(store: St) {
-    let (bank, idempotency) = (Bank::default(), at(&store, Config::new()));
+    let (bank, idempotency) = (Bank::default(), at(&store, config()));
     let layer = idempotency.layer(keyed().judge(|answer| match answer {
         Ok(0) => Outcome::NotExecuted,
         Ok(_) => Outcome::Definitive,
@@ -178,7 +178,7 @@ pub async fn a_closure_judges_answers_and_errors<St: ClaimStore>(store: St) {
 
 /// IA-9: a function looks what has happened.
 pub async fn an_unknown_transfer_is_looked_up<St: ClaimStore>(store: St) {
-    let config = Config::new().hold_unknown(Duration::ZERO);
+    let config = config().hold_unknown(Duration::ZERO);
     for (id, found) in [
         ("done", Some(Reconciled::Done(99))),
         ("not done", Some(Reconciled::NotDone)),

@@ -2,12 +2,13 @@ use super::*;
 
 use buttress_idempotency::{Error, Hash, Idempotency, Ran, RunError};
 use buttress_store::ScopedKey;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// IA-9: whoever comes after a crash is refused while the lease runs, and takes over when it is over; `processes.rs` kills real
 /// ones.
 pub async fn what_a_crashed_owner_left_is_taken_over_after_its_lease<St: ClaimStore>(store: St) {
-    let crashed = Rig::shut(&store, Config::new().lease(SHORT).ceiling(SHORT));
+    let crashed = Rig::shut(&store, config().lease(SHORT).ceiling(SHORT));
+    let began = Instant::now();
     let mut call = Box::pin(crashed.start(post("k1", "100")));
     tokio::select! {
         biased;
@@ -16,10 +17,9 @@ pub async fn what_a_crashed_owner_left_is_taken_over_after_its_lease<St: ClaimSt
     }
     // It is neither dropped nor polled any more: so far, that is what a crash looks like to the store.
     std::mem::forget(call);
-    let other = Rig::new(&store, short(), HttpKeys::default(), Handler::open());
-    let began = Instant::now();
+    let other = Rig::new(&store, heir(), HttpKeys::default(), Handler::open());
     assert_eq!(other.post("k1", "100").await.seen(), (201, false));
-    assert!(began.elapsed() >= SHORT / 2, "it waited for the lease: {:?}", began.elapsed());
+    assert!(began.elapsed() >= SHORT, "it waited for the lease: {:?}", began.elapsed());
     let claims = other.handler.claims();
     assert_eq!((claims[0].epoch(), claims[0].unfinished()), (2, 1), "the epoch grows");
 }
@@ -28,7 +28,7 @@ pub async fn what_a_crashed_owner_left_is_taken_over_after_its_lease<St: ClaimSt
 pub async fn a_zombie_is_fenced_and_its_caller_gets_the_answer_of_the_new_owner<St: ClaimStore>(store: St) {
     let handler = Handler::shut().counting_from(10);
     let zombie = Rig::new(&store, short(), HttpKeys::default(), handler);
-    let other = Rig::new(&store, short(), HttpKeys::default(), Handler::open());
+    let other = Rig::new(&store, heir(), HttpKeys::default(), Handler::open());
     let first = zombie.spawn(post("k1", "100"));
     zombie.handler.called(11).await;
     assert_eq!(other.post("k1", "100").await.body, "answer 1");
@@ -42,9 +42,9 @@ pub async fn a_zombie_is_fenced_and_its_caller_gets_the_answer_of_the_new_owner<
 
 /// IA-10: the new owner is still at it, so that there is no answer yet.
 pub async fn a_zombie_whose_heir_is_still_at_it_says_so<St: ClaimStore>(store: St) {
-    let refusing = Config::new().lease(SHORT).ceiling(SHORT);
+    let refusing = config().lease(SHORT).ceiling(SHORT);
     let zombie = Rig::shut(&store, refusing);
-    let waiting = Config::new().in_flight(InFlight::Wait(Duration::from_secs(60)));
+    let waiting = config().in_flight(InFlight::Wait(Duration::from_secs(60)));
     let other = Rig::shut(&store, waiting);
     let first = zombie.spawn(post("k1", "100"));
     zombie.handler.called(1).await;
@@ -74,7 +74,7 @@ pub async fn a_zombie_that_fails_leaves_the_new_owners_record_alone<St: ClaimSto
         let key = format!("k{status}");
         let zombie = Rig::shut(&store, short().hold_unknown(Duration::ZERO));
         zombie.handler.answer([status]);
-        let other = Rig::new(&store, short(), HttpKeys::default(), Handler::open());
+        let other = Rig::new(&store, heir(), HttpKeys::default(), Handler::open());
         let first = zombie.spawn(post(&key, "100"));
         zombie.handler.called(1).await;
         assert_eq!(other.post(&key, "100").await.seen(), (201, false));
@@ -88,7 +88,7 @@ pub async fn a_zombie_that_fails_leaves_the_new_owners_record_alone<St: ClaimSto
 pub async fn a_zombie_that_fails_frees_nothing_of_the_new_owners<St: ClaimStore>(store: St) {
     let zombie = Rig::shut(&store, short());
     zombie.handler.answer([429]);
-    let waiting = Config::new().in_flight(InFlight::Wait(Duration::from_secs(60)));
+    let waiting = config().in_flight(InFlight::Wait(Duration::from_secs(60)));
     let (other, third) = (Rig::shut(&store, waiting), Rig::open(&store));
     let first = zombie.spawn(post("k1", "100"));
     zombie.handler.called(1).await;
@@ -103,28 +103,28 @@ pub async fn a_zombie_that_fails_frees_nothing_of_the_new_owners<St: ClaimStore>
 
 /// IA-13
 pub async fn a_slow_call_keeps_its_key_up_to_the_ceiling<St: ClaimStore>(store: St) {
-    const LEASE: Duration = Duration::from_secs(2);
-    let ceiling = LEASE * 6;
-    let config = Config::new().lease(LEASE).ceiling(ceiling);
+    const LEASE: Duration = Duration::from_secs(5);
+    let ceiling = LEASE * 5 / 2;
+    let config = config().lease(LEASE).ceiling(ceiling);
     let (one, other) =
         (Rig::shut(&store, config.clone()), Rig::new(&store, config, HttpKeys::default(), Handler::open()));
     let began = Instant::now();
     let _first = one.spawn(post("k1", "100"));
     one.handler.called(1).await;
-    while began.elapsed() < LEASE * 5 {
+    while began.elapsed() < LEASE * 2 {
         assert_eq!(other.post("k1", "100").await.status, 409, "after {:?}", began.elapsed());
-        sleep(LEASE / 5).await;
+        sleep(LEASE / 10).await;
     }
-    assert_eq!(other.post_until_free("k1", "100").await.seen(), (201, false));
+    let free = timeout(HOUR, other.post_until_free("k1", "100")).await;
+    assert_eq!(free.expect("its lease is renewed for ever").seen(), (201, false));
     assert!(began.elapsed() >= ceiling, "{:?}", began.elapsed());
-    assert!(began.elapsed() < ceiling + LEASE * 10, "{:?}", began.elapsed());
     assert_eq!(other.handler.claims()[0].epoch(), 2);
 }
 
 /// IA-15: a lease of which nothing is left is over now, and not missing.
 pub async fn a_lease_of_nothing_is_over_at_once<St: ClaimStore>(store: St) {
-    Idempotency::new("test", store.clone(), Config::new().lease(Duration::ZERO)).unwrap_err();
-    let config = Config::new().hold_unknown(Duration::ZERO);
+    Idempotency::new("test", store.clone(), config().lease(Duration::ZERO)).unwrap_err();
+    let config = config().hold_unknown(Duration::ZERO);
     let idempotency = Idempotency::new("test", store, config).unwrap();
     let key = || ScopedKey::try_new("", "k1").unwrap();
     let fingerprint = Hash::new().fingerprint();
@@ -148,7 +148,7 @@ pub async fn a_claim_without_a_lease_is_never_an_orphan<St: ClaimStore>(
     strip: impl AsyncFn(),
     outdate: impl AsyncFn(),
 ) {
-    let owner = Rig::shut(&store, Config::new());
+    let owner = Rig::shut(&store, config());
     owner.abandon(post("k1", "100")).await;
     // Long before it renews the lease.
     strip().await;
@@ -168,7 +168,7 @@ pub async fn a_claim_without_a_lease_is_never_an_orphan<St: ClaimStore>(
 /// IA-19
 pub async fn the_time_to_live_begins_with_the_completion<St: ClaimStore>(store: St) {
     const TTL: Duration = Duration::from_secs(3);
-    let rig = Rig::shut(&store, Config::new().ttl(TTL));
+    let rig = Rig::shut(&store, config().ttl(TTL));
     let first = rig.spawn(post("k1", "100"));
     rig.handler.called(1).await;
     sleep(TTL + SHORT).await;
@@ -176,7 +176,9 @@ pub async fn the_time_to_live_begins_with_the_completion<St: ClaimStore>(store: 
     let completed = Instant::now();
     rig.handler.release();
     first.await.unwrap();
-    assert_eq!(rig.post("k1", "100").await.seen(), (201, true));
+    let second = rig.post("k1", "100").await;
+    // Unless the machine was too busy to ask in time.
+    assert!(second.seen() == (201, true) || completed.elapsed() >= TTL, "{second:?}");
     while rig.post("k1", "100").await.is_replayed() {
         sleep(Duration::from_millis(100)).await;
     }
@@ -189,7 +191,7 @@ pub async fn what_is_over_is_swept_in_bounded_batches_and_what_is_alive_is_repla
     store: St,
 ) {
     let brief =
-        Rig::new(&store, Config::new().ttl(Duration::from_millis(1)), HttpKeys::default(), Handler::open());
+        Rig::new(&store, config().ttl(Duration::from_millis(1)), HttpKeys::default(), Handler::open());
     let lasting = Rig::open(&store);
     for number in 0..50 {
         brief.post(&format!("brief {number}"), "100").await;
@@ -216,7 +218,7 @@ pub async fn what_is_over_is_swept_in_bounded_batches_and_what_is_alive_is_repla
 
 /// An answer that was meant for another type is not given as one of this.
 pub async fn an_answer_that_cannot_be_read_is_an_error_and_not_a_rerun<St: ClaimStore>(store: St) {
-    let idempotency = Idempotency::new("test", store, Config::new()).unwrap();
+    let idempotency = Idempotency::new("test", store, config()).unwrap();
     let key = || ScopedKey::try_new("", "k1").unwrap();
     let fingerprint = Hash::new().fingerprint();
     idempotency.run(key(), fingerprint, async |_| Ok::<u64, std::io::Error>(7)).await.unwrap();

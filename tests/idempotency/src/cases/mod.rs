@@ -26,7 +26,20 @@ use crate::rig::{Got, Handler, Rig, post, until};
 /// A lease that is waited for.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// For ever, on any clock.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The defaults, on a machine whose store may be slow.
+fn config() -> Config {
+    Config::new().store_timeout(Duration::from_secs(60))
+}
+
 /// Nobody renews it, and whoever comes waits until it is over.
 fn short() -> Config {
-    Config::new().lease(SHORT).ceiling(SHORT).in_flight(InFlight::Wait(Duration::from_secs(60)))
+    heir().lease(SHORT).ceiling(SHORT)
+}
+
+/// Whoever takes over waits until it can, and keeps what it has got.
+fn heir() -> Config {
+    config().in_flight(InFlight::Wait(HOUR))
 }

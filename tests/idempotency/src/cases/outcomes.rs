@@ -52,7 +52,7 @@ pub async fn each_preset_stores_what_its_table_says<St: ClaimStore>(store: St) {
     for (name, preset, table) in presets {
         for (status, expected) in table {
             let key = format!("{name} {status}");
-            let rig = Rig::new(&store, Config::new(), preset.clone(), Handler::answering([*status]));
+            let rig = Rig::new(&store, config(), preset.clone(), Handler::answering([*status]));
             assert_eq!(rig.post(&key, "100").await.seen(), (*status, false));
             let second = rig.post(&key, "100").await;
             assert_eq!((rig.handler.calls(), second.is_replayed()), *expected, "{key}: {second:?}");
@@ -76,7 +76,7 @@ pub async fn an_unknown_answer_is_made_again_once_the_lease_is_over<St: ClaimSto
 pub async fn a_closure_decides_where_the_preset_is_wrong<St: ClaimStore>(store: St) {
     let keys = HttpKeys::default()
         .judge(|status, _| (status == StatusCode::CONFLICT).then_some(Outcome::Definitive));
-    let rig = Rig::new(&store, Config::new(), keys, Handler::answering([409]));
+    let rig = Rig::new(&store, config(), keys, Handler::answering([409]));
     rig.post("k1", "100").await;
     assert_eq!(rig.post("k1", "100").await.seen(), (409, true));
 }
@@ -89,7 +89,7 @@ pub async fn a_stream_that_is_not_to_be_recorded_passes<St: ClaimStore>(store: S
             .is_some_and(|kind| kind == "text/event-stream")
             .then_some(Outcome::NotExecuted)
     });
-    let rig = Rig::new(&store, Config::new(), keys, Handler::open());
+    let rig = Rig::new(&store, config(), keys, Handler::open());
     let senders: Arc<Mutex<Vec<_>>> = Arc::default();
     let open = Arc::clone(&senders);
     let service = rig.layer.layer(service_fn(move |_: Request<_>| {
@@ -116,7 +116,7 @@ pub async fn a_stream_that_is_not_to_be_recorded_passes<St: ClaimStore>(store: S
 /// IA-29
 pub async fn a_panic_is_never_stored<St: ClaimStore>(store: St) {
     for (on_panic, key) in [(OnPanic::Lapse, "lapse"), (OnPanic::Release, "release")] {
-        let config = Config::new().on_panic(on_panic);
+        let config = config().on_panic(on_panic);
         let rig = Rig::new(&store, config, HttpKeys::default(), Handler::open());
         rig.handler.panics(true);
         assert!(tokio::spawn(rig.start(post(key, "100"))).await.unwrap_err().is_panic());
@@ -140,12 +140,12 @@ fn unknown_at_first<St: ClaimStore>(store: &St, config: Config, keys: HttpKeys) 
 
 /// IA-9: what a crash, a time-out or a lost connection leaves.
 pub async fn an_unknown_effect_is_repeated_or_rejected<St: ClaimStore>(store: St) {
-    let rerun = unknown_at_first(&store, Config::new(), HttpKeys::default());
+    let rerun = unknown_at_first(&store, config(), HttpKeys::default());
     rerun.post("rerun", "100").await;
     assert_eq!(rerun.post("rerun", "100").await.seen(), (201, false));
     assert_eq!(rerun.handler.claims()[1].unfinished(), 1);
 
-    let config = Config::new().on_unknown(OnUnknown::Reject);
+    let config = config().on_unknown(OnUnknown::Reject);
     let reject = unknown_at_first(&store, config, HttpKeys::default());
     reject.post("reject", "100").await;
     for _ in 0..2 {
@@ -161,7 +161,7 @@ pub async fn an_unknown_effect_is_looked_up<St: ClaimStore>(store: St) {
             assert_eq!(claim.unfinished(), 1);
             found()
         });
-        unknown_at_first(&store, Config::new(), keys)
+        unknown_at_first(&store, config(), keys)
     };
     let done = looking(|| Ok(Reconciled::Done(Response::new(Bytes::from_static(b"it was done")))));
     done.post("done", "100").await;

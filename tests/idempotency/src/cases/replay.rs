@@ -49,14 +49,14 @@ pub async fn a_key_is_good_for_one_request<St: ClaimStore>(store: St) {
     assert_eq!((rig.handler.calls(), rig.post("k1", "100").await.seen()), (1, (201, true)));
     for status in [StatusCode::BAD_REQUEST, StatusCode::CONFLICT] {
         let keys = HttpKeys::stripe_v1().mismatch(status);
-        let chosen = Rig::new(&store, Config::new(), keys, Handler::open());
+        let chosen = Rig::new(&store, config(), keys, Handler::open());
         assert_eq!(chosen.post("k1", "101").await.seen(), (status.as_u16(), false));
     }
 }
 
 /// IA-5: also while the first is under way, in this process and in another.
 pub async fn a_call_under_way_has_its_key_for_itself<St: ClaimStore>(store: St) {
-    let waiting = Config::new().in_flight(InFlight::Wait(Duration::from_secs(60)));
+    let waiting = config().in_flight(InFlight::Wait(Duration::from_secs(60)));
     let (rig, other) = (Rig::shut(&store, waiting.clone()), Rig::shut(&store, waiting));
     let first = rig.spawn(post("k1", "100"));
     rig.handler.called(1).await;
@@ -70,7 +70,7 @@ pub async fn a_call_under_way_has_its_key_for_itself<St: ClaimStore>(store: St) 
 /// IA-7
 pub async fn json_in_another_order_and_other_headers_are_the_same_request<St: ClaimStore>(store: St) {
     let keys = HttpKeys::default().canonical_json();
-    let rig = Rig::new(&store, Config::new(), keys, Handler::open());
+    let rig = Rig::new(&store, config(), keys, Handler::open());
     rig.post("k1", r#"{"amount":100,"to":"alice"}"#).await;
     let mut retry = post("k1", r#"{ "to": "alice", "amount": 100 }"#);
     retry.headers_mut().insert("traceparent", HeaderValue::from_static("00-1-2-01"));
@@ -103,7 +103,7 @@ pub async fn what_is_no_key_is_refused_and_a_missing_one_where_it_is_required<St
     let keyless = || Request::post("/charges").body(Full::from("100")).unwrap();
     assert_eq!(rig.send(keyless()).await.seen(), (201, false));
     assert_eq!(rig.send(keyless()).await.seen(), (201, false));
-    let required = Rig::new(&store, Config::new(), HttpKeys::default().required(), Handler::open());
+    let required = Rig::new(&store, config(), HttpKeys::default().required(), Handler::open());
     let refused = required.send(keyless()).await;
     assert_eq!((refused.status, required.handler.calls()), (StatusCode::BAD_REQUEST, 0));
     let get = Request::get("/charges").body(Full::default()).unwrap();
@@ -137,7 +137,7 @@ pub async fn tenants_do_not_see_each_others_keys<St: ClaimStore>(store: St) {
     struct Tenant(&'static str);
     let keys = HttpKeys::default()
         .scope(|parts| parts.extensions.get::<Tenant>().map_or("", |tenant| tenant.0).into());
-    let rig = Rig::new(&store, Config::new(), keys, Handler::open());
+    let rig = Rig::new(&store, config(), keys, Handler::open());
     let of = |tenant, body| {
         let mut request = post("k1", body);
         request.extensions_mut().insert(Tenant(tenant));
@@ -153,7 +153,7 @@ pub async fn tenants_do_not_see_each_others_keys<St: ClaimStore>(store: St) {
 
 /// IA-34: what guards charges and what guards refunds may share a store, and a client may use one key for both.
 pub async fn two_that_share_a_store_do_not_share_keys<St: ClaimStore>(store: St) {
-    let of = |name: &str| Idempotency::new(name, store.clone(), Config::new()).unwrap();
+    let of = |name: &str| Idempotency::new(name, store.clone(), config()).unwrap();
     let (charges, refunds) = (of("charges"), of("refunds"));
     let key = |scope: &str| ScopedKey::try_new(scope, "order-42").unwrap();
     let fingerprint = Hash::new().part("100 EUR").fingerprint();
@@ -184,7 +184,7 @@ pub async fn a_stripped_path_can_be_compared_as_it_came<St: ClaimStore>(store: S
         let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |uri| &uri.0);
         hash.part(parts.method.as_str()).part(uri.to_string()).part(body)
     });
-    let idempotency = Idempotency::new("charges", store, Config::new()).unwrap();
+    let idempotency = Idempotency::new("charges", store, config()).unwrap();
     let charges = || {
         let charge = axum::routing::post(async || (StatusCode::CREATED, "charged"));
         axum::Router::new().route("/charges", charge).layer(idempotency.layer(keys.clone()))
@@ -233,7 +233,7 @@ pub async fn a_request_that_breaks_off_is_never_taken_for_a_whole_one<St: ClaimS
 pub async fn switched_off_a_function_runs_each_time<St: ClaimStore>(store: St) {
     let store = Faulty::new(store);
     Switch::set(&store.switch.claims_fail, true);
-    let idempotency = Idempotency::new("charges", store.clone(), Config::new()).unwrap();
+    let idempotency = Idempotency::new("charges", store.clone(), config()).unwrap();
     let key = || ScopedKey::try_new("", "k1").unwrap();
     let fingerprint = Hash::new().fingerprint();
     let effect = async |claim: Claim| Ok::<_, io::Error>((claim.epoch(), claim.derive("bank")));
@@ -258,7 +258,7 @@ pub async fn a_request_over_the_cap_is_refused_or_passes_with_and_without_a_leng
         request
     };
     let keys = HttpKeys::default().max_request_body(3);
-    let rig = Rig::new(&store, Config::new(), keys.clone(), Handler::open());
+    let rig = Rig::new(&store, config(), keys.clone(), Handler::open());
     for large in [post("k1", "four"), declared("k1")] {
         let refused = rig.send(large).await;
         assert_eq!((refused.status, rig.handler.calls()), (StatusCode::PAYLOAD_TOO_LARGE, 0));
@@ -268,7 +268,7 @@ pub async fn a_request_over_the_cap_is_refused_or_passes_with_and_without_a_leng
     let keyless = Request::post("/charges").body(Full::from("four")).unwrap();
     assert_eq!(rig.send(keyless).await.status, 201, "what is not guarded passes");
 
-    let rig = Rig::new(&store, Config::new(), keys.pass_larger(), Handler::open());
+    let rig = Rig::new(&store, config(), keys.pass_larger(), Handler::open());
     for (number, large) in [post("k2", "four"), declared("k2"), post("k2", "four")].into_iter().enumerate() {
         let passed = rig.send(large).await;
         assert_eq!((passed.seen(), rig.handler.calls()), ((201, false), number + 1));
@@ -282,7 +282,7 @@ pub async fn a_request_over_the_cap_is_refused_or_passes_with_and_without_a_leng
 /// IA-24: a request that passes is sent on as a whole.
 pub async fn nothing_of_a_request_that_passes_is_lost<St: ClaimStore>(store: St) {
     let keys = HttpKeys::default().max_request_body(3).pass_larger();
-    let rig = Rig::new(&store, Config::new(), keys, Handler::open());
+    let rig = Rig::new(&store, config(), keys, Handler::open());
     let echo = rig.layer.layer(service_fn(async |request: Request<_>| {
         let got = Got::of(Response::new(request.into_body())).await;
         Ok::<_, Infallible>(Response::new(Full::new(got.body)))
@@ -294,7 +294,7 @@ pub async fn nothing_of_a_request_that_passes_is_lost<St: ClaimStore>(store: St)
 /// IA-24: the response.
 pub async fn an_answer_over_the_cap_is_delivered_and_never_made_again<St: ClaimStore>(store: St) {
     let keys = HttpKeys::default().max_response_body(3);
-    let rig = Rig::new(&store, Config::new(), keys, Handler::open());
+    let rig = Rig::new(&store, config(), keys, Handler::open());
     let first = rig.post("k1", "100").await;
     assert_eq!((first.status, &first.body[..]), (StatusCode::CREATED, &b"answer 1"[..]));
     for _ in 0..2 {
