@@ -108,7 +108,8 @@ async fn every_verb_is_one_round_trip_once_its_statement_is_prepared() {
     let server = services::Postgres::start();
     let proxy = Proxy::start(server.port()).await;
     let config = server.config_by(proxy.port()).parse().unwrap();
-    let store = Postgres::at(config).connections(1).open(tokio_postgres::NoTls).await.unwrap();
+    let one = Postgres::at(config).connections(1).timeout(HOUR);
+    let store = one.open(tokio_postgres::NoTls).await.unwrap();
     trips(&store, &proxy, "prepare").await;
     for (verb, trips) in trips(&store, &proxy, "prepared").await {
         assert_eq!(trips, 1, "{verb}");

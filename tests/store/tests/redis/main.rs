@@ -92,7 +92,8 @@ async fn what_is_of_no_use_any_more_is_gone_from_the_server() {
 async fn every_verb_is_one_round_trip_the_first_one_included() {
     let server = services::Redis::start();
     let proxy = Proxy::start(server.port()).await;
-    let store = Redis::at(format!("redis://127.0.0.1:{}/", proxy.port())).unwrap().open().await.unwrap();
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let store = Redis::at(url).unwrap().timeout(HOUR).open().await.unwrap();
     for name in ["first", "second"] {
         for (verb, trips) in trips(&store, &proxy, name).await {
             assert_eq!(trips, 1, "{verb}");
