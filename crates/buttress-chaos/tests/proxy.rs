@@ -118,15 +118,15 @@ async fn latency_with_jitter_keeps_the_order_and_does_not_narrow_the_line() {
     let (_proxy, handle) = proxied().await;
     handle.add(Toxic::latency(Latency::fixed(millis(200)).jitter(millis(100)))).unwrap();
     let mut stream = connect(&handle).await;
-    let sent: Vec<u8> = (0..800_000_u32).map(|n| (n / 3) as u8).collect();
+    let sent: Vec<u8> = (0..8_000_000_u32).map(|n| (n / 3) as u8).collect();
     let start = Instant::now();
     let (mut from, mut to) = stream.split();
     let mut received = vec![0; sent.len()];
     let (written, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut received));
     written.and(read.map(|_| ())).unwrap();
     assert!(received == sent);
-    // One chunk for each latency would take ten seconds.
-    assert!((millis(100)..millis(5000)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    // One chunk for each latency would take minutes.
+    assert!((millis(100)..millis(60_000)).contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -136,16 +136,16 @@ async fn bandwidth_is_kept_and_is_smooth() {
     let mut stream = connect(&handle).await;
     let start = Instant::now();
     let (mut from, mut to) = stream.split();
-    let (_, arrivals) = tokio::join!(async { to.write_all(&[7; 50_000]).await.unwrap() }, async {
-        let (mut arrivals, mut left, mut buffer) = (Vec::new(), 50_000, [0; 64 << 10]);
+    let (_, arrivals) = tokio::join!(async { to.write_all(&[7; 200_000]).await.unwrap() }, async {
+        let (mut arrivals, mut left, mut buffer) = (Vec::new(), 200_000, [0; 64 << 10]);
         while left > 0 {
             let read = timeout(SOON, from.read(&mut buffer)).await.unwrap().unwrap();
             left -= read;
-            arrivals.push((start.elapsed(), 50_000 - left));
+            arrivals.push((start.elapsed(), 200_000 - left));
         }
         arrivals
     });
-    assert!(start.elapsed() >= millis(499), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= millis(1999), "{:?}", start.elapsed());
     // At no time more than the line can have carried.
     for (time, bytes) in &arrivals {
         assert!(*bytes as f64 <= time.as_secs_f64() * 100_000.0 + 1.0, "{bytes} bytes after {time:?}");

@@ -246,7 +246,7 @@ async fn what_waits_to_be_written_is_bounded_and_memory_keeps_all() {
     store.set(Mode::Fails(Fault::Unavailable));
     let process = Process::new(&store, Scripted::new([ok(1)]));
     for key in 0..1100 {
-        process.ask(&key.to_string()).await;
+        process.layer.layer(process.service.clone()).oneshot(key.to_string()).await.unwrap();
     }
     assert_eq!(process.memory.len(), 1100);
     let overflowed = |told: &String| told.contains("too many answers wait");

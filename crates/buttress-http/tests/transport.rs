@@ -217,7 +217,7 @@ async fn draining_a_thrown_away_response_lets_its_connection_serve_again() {
             assert!(http.classify(Ok(&response)).is_failure());
             http.discard(response).await;
             // The pool takes the connection back on a task of its own.
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         let counted = counted.load(Relaxed);
         assert!(connections.contains(&counted), "{counted} connections for 15 responses of {size} bytes");

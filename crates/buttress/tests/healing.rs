@@ -127,7 +127,7 @@ mod processes {
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use rustix::process::{Pid, Signal, kill_process};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::process::Command;
     use tokio::time::{Instant, sleep, timeout};
     use tower::ServiceExt;
@@ -156,6 +156,7 @@ mod processes {
     impl Backend {
         async fn start() -> Self {
             let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+            let address = format!("127.0.0.1:{free}");
             let process = ChildProcess::new("backend", move || {
                 let mut command = Command::new(std::env::current_exe().unwrap());
                 command
@@ -164,9 +165,15 @@ mod processes {
                 command.stdout(std::process::Stdio::null());
                 command
             });
+            let process = process.ready_when(move || {
+                let address = address.clone();
+                async move { TcpStream::connect(address).await.is_ok() }
+            });
             process.start().await.unwrap();
             let url = format!("http://127.0.0.1:{free}/");
+            // A machine that is busy is slow, and not ill.
             let check = Monitor::new(HttpCheck::get(&url).unwrap()).every(Duration::from_secs(1));
+            let check = check.timeout(Duration::from_secs(4));
             let supervisor =
                 Supervisor::new("backend", |_: Build| async { Ok::<_, std::io::Error>(hyper()) });
             let supervisor = supervisor
@@ -175,15 +182,15 @@ mod processes {
                 .rung(Rung::new(process.clone()).as_restart());
             let (client, handle) = supervisor.spawn().unwrap();
             let backend = Self { process, url, client, handle };
-            backend.until_it_answers(Duration::from_secs(30)).await;
+            backend.until_it_answers().await;
             backend
         }
 
         /// And waits until it is felt.
         async fn signal(&self, signal: Signal) {
-            let pid = self.process.pid().unwrap();
+            let (pid, starts) = (self.process.pid().unwrap(), self.process.starts());
             kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
-            while self.ask().await {
+            while self.ask().await && self.process.starts() == starts {
                 sleep(Duration::from_millis(1)).await;
             }
         }
@@ -195,11 +202,11 @@ mod processes {
         }
 
         /// With a call each 10 ms, as traffic; how long it took.
-        async fn until_it_answers(&self, at_most: Duration) -> Duration {
+        async fn until_it_answers(&self) -> Duration {
             let start = Instant::now();
             while !self.ask().await {
                 assert!(
-                    start.elapsed() < at_most,
+                    start.elapsed() < Duration::from_secs(300),
                     "{:?}",
                     self.handle.incident().map(|incident| incident.to_string())
                 );
@@ -222,11 +229,11 @@ mod processes {
     async fn a_process_that_was_killed_is_started_again_and_answers() {
         let backend = Backend::start().await;
         backend.signal(Signal::KILL).await;
-        let took = backend.until_it_answers(Duration::from_secs(30)).await;
+        let took = backend.until_it_answers().await;
         println!("answers after {took:?}");
         assert_eq!(backend.process.starts(), 2);
         let evidence = backend.evidence();
-        let known = ["backend: it has ended: signal: 9 (SIGKILL)", "GET /: "];
+        let known = ["backend: it has ended: signal: 9 (SIGKILL)", "backend: it is being started", "GET /: "];
         assert!(
             evidence.iter().all(|evidence| known.iter().any(|known| evidence.starts_with(known))),
             "{evidence:?}"
@@ -239,12 +246,12 @@ mod processes {
     async fn a_process_that_was_stopped_is_found_by_its_silence_and_started_again() {
         let backend = Backend::start().await;
         backend.signal(Signal::STOP).await;
-        let took = backend.until_it_answers(Duration::from_secs(60)).await;
+        let took = backend.until_it_answers().await;
         println!("answers after {took:?}");
         assert_eq!(backend.process.starts(), 2);
         let evidence = backend.evidence();
         assert!(evidence.iter().any(|evidence| evidence.starts_with("GET /: ")), "{evidence:?}");
-        assert!(backend.handle.shutdown(Duration::from_secs(5)).await);
+        assert!(backend.handle.shutdown(Duration::from_secs(60)).await);
     }
 }
 

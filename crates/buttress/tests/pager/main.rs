@@ -16,7 +16,7 @@ use http_body_util::Full;
 use loopback::{Do, Server, status};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
 use tower::service_fn;
 
@@ -92,54 +92,66 @@ async fn an_event_that_is_refused_is_not_sent_again_and_the_error_says_why_witho
     assert_eq!(server.calls(), 1);
 }
 
-#[tokio::test]
-async fn a_pause_that_the_server_asks_for_is_kept_by_all_incidents() {
-    let server = Server::start_then([status(429).header("retry-after", "1")], status(202)).await;
-    let pager = pagerduty(&server);
-    let (start, incident) = (Instant::now(), incident());
-    let (first, second) = tokio::join!(pager.trigger(&incident), async {
-        while server.calls() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        // The answer is on its way.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        pager
-            .clone()
-            .resolve(&Incident::new("other", "other", Health::Healthy))
-            .await
-            .map(|()| start.elapsed())
+/// A client that is told to come back after so many seconds, and then is heard, and the times of its calls.
+fn throttled(seconds: &'static str) -> (impl ScriptedClient, Arc<Mutex<Vec<Instant>>>) {
+    let calls: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let at = Arc::clone(&calls);
+    let client = service_fn(move |_: Request<_>| {
+        let mut at = at.lock().unwrap();
+        at.push(Instant::now());
+        let answer = Response::builder();
+        let answer = if at.len() == 1 {
+            answer.status(429).header("retry-after", seconds)
+        } else {
+            answer.status(202)
+        };
+        std::future::ready(answer.body(Full::<Bytes>::default()).map_err(BoxError::from))
     });
-    first.unwrap();
-    let elapsed = second.unwrap();
-    assert!(elapsed >= Duration::from_secs(1), "{elapsed:?}");
-    assert_eq!(server.calls(), 3);
+    (client, calls)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_the_server_asks_for_is_kept_by_all_incidents() {
+    let (client, calls) = throttled("1");
+    let pager = PagerDuty::over(client, KEY).unwrap();
+    let (start, incident, other) =
+        (Instant::now(), incident(), Incident::new("other", "other", Health::Healthy));
+    let (first, second) = tokio::join!(pager.trigger(&incident), async {
+        // The answer has come.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        pager.clone().resolve(&other).await
+    });
+    first.and(second).unwrap();
+    let calls = calls.lock().unwrap().clone();
+    assert_eq!(calls.len(), 3);
+    assert!(calls[1..].iter().all(|call| *call - start >= Duration::from_secs(1)), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_a_long_pause_lasts_nothing_is_sent() {
-    let server = Server::start_then([status(429).header("retry-after", "60")], status(202)).await;
-    let pager = pagerduty(&server);
+    let (client, calls) = throttled("60");
+    let pager = PagerDuty::over(client, KEY).unwrap();
     let start = Instant::now();
     let error = pager.trigger(&incident()).await.unwrap_err();
     assert!(all(&error).contains("HTTP 429"), "{}", all(&error));
     let error = pager.trigger(&incident()).await.unwrap_err();
     let refused = find::<Refused>(&*error).unwrap_or_else(|| panic!("{}", all(&error)));
     assert_eq!(refused.reason(), Reason::RateLimited);
-    assert!(start.elapsed() < Duration::from_secs(5) && server.calls() == 1);
+    assert_eq!((start.elapsed(), calls.lock().unwrap().len()), (Duration::ZERO, 1));
 }
 
 #[tokio::test]
 async fn when_the_pager_is_back_the_page_arrives_once() {
-    // A port that nobody listens on for now.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // A port that nobody listens on for now, and that nobody else can have.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let pager = PagerDuty::new(KEY).unwrap().url(&format!("http://{address}/")).unwrap();
     for _ in 0..2 {
         let error = pager.trigger(&incident()).await.unwrap_err();
         assert!(all(&error).contains("Connection refused"), "{}", all(&error));
     }
-    let server = Server::on(TcpListener::bind(address).await.unwrap(), [], status(202));
+    let server = Server::on(socket.listen(16).unwrap(), [], status(202));
     pager.trigger(&incident()).await.unwrap();
     assert_eq!(events(&server).len(), 1);
 }
