@@ -2,11 +2,12 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, Id};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 use crate::clock::{NoTimer, after};
@@ -35,6 +36,9 @@ pin_project! {
         deadline: Instant,
         // The runtime whose timer it is, if it is to be kept for that.
         keep_for: Option<Id>,
+        // The one that `sleep` is to wake, if it is `set`.
+        waker: Option<Waker>,
+        set: bool,
     }
 }
 
@@ -76,7 +80,8 @@ impl Timer {
             return Ok(Self(Some(kept)));
         }
         let keep_for = (!is_paused()).then_some(runtime);
-        Ok(Self(Some(Box::pin(Kept { sleep: sleep_until(runtime, deadline)?, deadline, keep_for }))))
+        let sleep = sleep_until(runtime, deadline)?;
+        Ok(Self(Some(Box::pin(Kept { sleep, deadline, keep_for, waker: None, set: false }))))
     }
 
     /// Whether it was made for a moment; the default one was not.
@@ -127,13 +132,25 @@ fn give_back(kept: BoxedKept) {
 impl Kept {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        ready!(this.sleep.as_mut().poll(cx));
-        // What it was registered for is over, but not what it is for.
-        while this.sleep.deadline() < *this.deadline {
-            this.sleep.as_mut().reset(*this.deadline);
-            ready!(this.sleep.as_mut().poll(cx));
+        let is_known = this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        // A call is polled several times before it is answered; as long as it has not fired, the timer knows whom to wake.
+        if is_known && *this.set && !this.sleep.is_elapsed() {
+            return Poll::Pending;
         }
-        Poll::Ready(())
+        *this.set = false;
+        // Where the task's budget is spent, a timer that takes from it would not even be registered.
+        while Pin::new(&mut unconstrained(this.sleep.as_mut())).poll(cx).is_ready() {
+            if this.sleep.deadline() >= *this.deadline {
+                return Poll::Ready(());
+            }
+            // What it was registered for is over, but not what it is for.
+            this.sleep.as_mut().reset(*this.deadline);
+        }
+        if !is_known {
+            *this.waker = Some(cx.waker().clone());
+        }
+        *this.set = true;
+        Poll::Pending
     }
 }
 
@@ -155,7 +172,9 @@ impl Pool {
             return Some(self.free.swap_remove(index));
         }
         let mut kept = self.free.pop()?;
-        kept.as_mut().project().sleep.reset(deadline);
+        let this = kept.as_mut().project();
+        this.sleep.reset(deadline);
+        *this.set = false;
         Some(kept)
     }
 
@@ -324,6 +343,51 @@ mod tests {
         assert_eq!(left(), [soon], "if there is none, any will do");
         earlier.await;
         assert!(start.elapsed() >= LONG && Instant::now() < soon);
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_polled_last_is_woken_however_often_it_was_polled_before() {
+        let woken = [0; 2].map(|_| std::sync::Arc::<Woken>::default());
+        let wakers = woken.clone().map(Waker::from);
+        let times = || woken.each_ref().map(|woken| woken.0.load(std::sync::atomic::Ordering::SeqCst));
+        let second = Duration::from_secs(1);
+        for (index, order) in [&[0, 0][..], &[0, 1], &[0, 1, 1], &[1, 0, 1, 0]].into_iter().enumerate() {
+            let before = times();
+            let mut timer = Timer::at(Instant::now() + second).unwrap();
+            for who in order {
+                assert!(timer.poll(&mut Context::from_waker(&wakers[*who])).is_pending());
+            }
+            tokio::time::advance(second).await;
+            let mut after = before;
+            after[order[order.len() - 1]] += 1;
+            assert_eq!(times(), after, "{index}");
+            assert!(timer.poll(&mut Context::from_waker(&wakers[0])).is_ready());
+        }
+    }
+
+    /// A task whose budget is spent is polled again at once, and may then be polled with the same waker.
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_polled_without_a_budget_is_set_all_the_same() {
+        let start = Instant::now();
+        let mut timer = Timer::at(start + LONG).unwrap();
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        (0..1000).for_each(|_| sender.send(()).unwrap());
+        std::future::poll_fn(|cx| {
+            while receiver.poll_recv(cx).is_ready() {}
+            timer.poll(cx)
+        })
+        .await;
+        assert_eq!(start.elapsed(), LONG);
     }
 
     /// As where a task's waker owns the task, and that a future with a timer.
