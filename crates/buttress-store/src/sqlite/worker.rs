@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::mpsc::error::{SendError, TryRecvError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::SqliteStatistics;
 use super::clock::StoreClock;
@@ -17,6 +19,13 @@ use crate::failure::Failure;
 
 /// Commands that share one commit: so many, and so many bytes, at most.
 const GROUP: (usize, usize) = (256, 4 << 20);
+
+/// For so long a thread looks for the next command before it goes to sleep, where there is a second processor: a workflow needs less
+/// from one step to the next, and to be woken takes as long.
+const LOOK: Duration = Duration::from_micros(30);
+
+/// It looks if the command before came as soon as this, for which it may have had to be woken.
+const SOON: Duration = Duration::from_micros(100);
 
 pub(super) enum Message {
     Job(Box<dyn Job>),
@@ -140,9 +149,13 @@ pub(super) async fn spawn(
 
 fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
     let mut jobs: VecDeque<Box<dyn Job>> = VecDeque::new();
-    let mut over = false;
+    let (mut over, mut looks) = (false, false);
+    let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
     while !over {
-        let mut next = if jobs.is_empty() { queue.blocking_recv().ok_or(()) } else { Err(()) };
+        let mut next = Err(());
+        if jobs.is_empty() {
+            (next, looks) = receive(queue, looks && !alone);
+        }
         over = jobs.is_empty() && next.is_err();
         let mut bytes = 0;
         loop {
@@ -167,6 +180,19 @@ fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &imp
             serve.serve(connection, &mut jobs);
         }
     }
+}
+
+/// The next message, or an error if nobody can send one; and whether it is worth it to look for the one after it.
+fn receive(queue: &mut mpsc::Receiver<Message>, looks: bool) -> (Result<Message, ()>, bool) {
+    let start = Instant::now();
+    while looks && start.elapsed() < LOOK {
+        if let Ok(message) = queue.try_recv() {
+            return (Ok(message), true);
+        }
+        std::hint::spin_loop();
+    }
+    let message = queue.blocking_recv().ok_or(());
+    (message, !looks && start.elapsed() < SOON)
 }
 
 #[derive(Default)]
@@ -197,8 +223,9 @@ impl Serve for Writes {
         }
         // Read once the lock is held: nobody writes with a later time before this commit.
         let (now, before) = (self.clock.now(), connection.total_changes());
+        let alone = jobs.len() == 1;
         while let Some(mut job) = jobs.pop_front() {
-            let result = attempt(connection, &mut *job, now);
+            let result = attempt(connection, &mut *job, alone, now);
             // Some errors end the transaction of all.
             let broken = connection.is_autocommit();
             if broken {
@@ -244,21 +271,31 @@ fn begin(connection: &Connection) -> Result<(), Failure> {
     schema::expect_known(connection).inspect_err(|_| drop(execute(connection, "ROLLBACK")))
 }
 
-fn attempt(connection: &Connection, job: &mut dyn Job, now: i64) -> Result<(), Failure> {
-    execute(connection, "SAVEPOINT command")?;
+/// Of a command that fails nothing is left; if it is `alone`, the transaction is its own.
+fn attempt(connection: &Connection, job: &mut dyn Job, alone: bool, now: i64) -> Result<(), Failure> {
+    if !alone {
+        execute(connection, "SAVEPOINT command")?;
+    }
     let result = job.run(connection, now);
     if connection.is_autocommit() {
         return result;
     }
     if result.is_err()
-        && let Err(failure) = execute(connection, "ROLLBACK TO command")
+        && let Err(failure) = undo(connection, alone)
     {
         // What it has begun must not be committed with what others did.
         let _ = execute(connection, "ROLLBACK");
         return Err(failure);
     }
-    execute(connection, "RELEASE command")?;
+    if !alone {
+        execute(connection, "RELEASE command")?;
+    }
     result
+}
+
+/// The transaction of a command that was alone is over then.
+fn undo(connection: &Connection, alone: bool) -> Result<(), Failure> {
+    execute(connection, if alone { "ROLLBACK" } else { "ROLLBACK TO command" })
 }
 
 fn commit(connection: &Connection) -> Result<(), Failure> {
@@ -307,5 +344,25 @@ mod tests {
         assert!(worked.try_recv().unwrap().is_ok());
         let sum: i64 = connection.query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(sum, 2);
+    }
+
+    #[test]
+    fn of_a_command_that_fails_by_itself_nothing_is_left_and_the_next_one_works() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (x)").unwrap();
+        let writes =
+            Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::new(Statistics::default()) };
+        let answers = [true, false].map(|fails| {
+            let (job, mut answer) = Pending::job("test", 0, move |connection: &Connection, _| {
+                connection.execute("INSERT INTO t VALUES (1)", [])?;
+                if fails { Err(Failure::new(Fault::Unavailable, "it fails")) } else { Ok(()) }
+            });
+            writes.serve(&connection, &mut VecDeque::from([job]));
+            answer.try_recv().unwrap().map_err(|error| error.fault())
+        });
+        assert_eq!(answers, [Err(Fault::Unavailable), Ok(())]);
+        let count: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 1);
+        assert_eq!(writes.statistics.read(), SqliteStatistics { commands: 2, commits: 1 });
     }
 }
