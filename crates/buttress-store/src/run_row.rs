@@ -185,14 +185,17 @@ impl RunRow {
         }
     }
 
+    /// It has so many entries now, of which the last ones were added then.
+    pub(crate) fn went_on(&mut self, entries: u64, at: i64) {
+        (self.entries, self.recoveries, self.changed) = (entries, 0, at);
+    }
+
     /// What becomes of the run once its entries are added.
     pub(crate) fn appended(&mut self, entries: &[NewEntry], next: &Next, now: i64) {
-        self.entries += entries.len() as u64;
-        if !entries.is_empty() || *next != Next::Go {
-            self.changed = now;
-        }
         if !entries.is_empty() {
-            self.recoveries = 0;
+            self.went_on(self.entries + entries.len() as u64, now);
+        } else if *next != Next::Go {
+            self.changed = now;
         }
         match next {
             Next::Go => {}

@@ -49,12 +49,24 @@ fn read_owner(row: &Row<'_>, index: usize) -> Result<Owner, Failure> {
     Owner::from_u128(number).ok_or_else(|| Failure::damaged("the owner"))
 }
 
+/// The sequence number of what comes last among a run's entries, and counts them: the highest that there is.
+macro_rules! tail {
+    () => {
+        "9223372036854775807"
+    };
+}
+pub(super) use tail;
+
 /// The columns that a run is read from; a macro, so that statements stay literals, which the cache finds again.
 macro_rules! select_runs {
     ($rest:literal) => {
         concat!(
-            "SELECT number, id, name, version, fingerprint, parent, status, reason, cancel, epoch, owner, worker, ",
-            "lease_until, due, recoveries, entries, created, changed, sum FROM runs ",
+            "SELECT number, id, runs.name, version, fingerprint, parent, status, reason, cancel, epoch, owner, ",
+            "worker, lease_until, due, recoveries, entries, created, changed, runs.sum, ",
+            "tail.at, tail.occurrence, tail.sum FROM runs ",
+            "LEFT JOIN entries AS tail ON tail.run = number AND tail.seq = ",
+            $crate::sqlite::row::tail!(),
+            " ",
             $rest
         )
     };
@@ -72,6 +84,24 @@ pub(super) fn run_sum(row: &RunRow) -> i64 {
     sum.int(row.created).int(row.changed).get()
 }
 
+/// Of how many entries a run has, and when the last one was added.
+pub(super) fn tail_sum(id: &RunId, entries: u64, at: i64) -> i64 {
+    Sum::default().bytes(id.as_str().as_bytes()).int(entries as i64).int(at).get()
+}
+
+/// What was added since the row itself was written.
+fn follow(run: &mut RunRow, row: &Row<'_>) -> Result<(), Failure> {
+    let Some(at) = row.get::<_, Option<i64>>(19)? else { return Ok(()) };
+    let entries = row.get::<_, i64>(20)? as u64;
+    if tail_sum(&run.id, entries, at) != row.get(21)? {
+        return Err(Failure::damaged("the number of the run's entries"));
+    }
+    if entries > run.entries {
+        run.went_on(entries, at);
+    }
+    Ok(())
+}
+
 /// A run, and its number.
 pub(super) fn run(row: &Row<'_>) -> Result<(i64, RunRow), Failure> {
     let damaged = |what: &str| Failure::damaged(what);
@@ -80,7 +110,7 @@ pub(super) fn run(row: &Row<'_>) -> Result<(i64, RunRow), Failure> {
     let status: usize = row.get::<_, u8>(6)?.into();
     let kind = *StatusKind::ALL.get(status).ok_or_else(|| damaged("the run's status"))?;
     let parent: Option<String> = row.get(5)?;
-    let run = RunRow {
+    let mut run = RunRow {
         id: id(text(1)?)?,
         name: text(2)?.into(),
         version: row.get(3)?,
@@ -102,6 +132,7 @@ pub(super) fn run(row: &Row<'_>) -> Result<(i64, RunRow), Failure> {
     if run_sum(&run) != row.get(18)? {
         return Err(damaged("the run"));
     }
+    follow(&mut run, row)?;
     Ok((row.get(0)?, run))
 }
 

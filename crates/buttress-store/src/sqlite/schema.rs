@@ -1,18 +1,26 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Fault;
 use crate::failure::Failure;
 
 /// Of the tables below; a file with a higher one is not touched.
-const VERSION: i64 = 1;
+///
+/// 2: appends to a run that goes on count its entries among those, and leave its row alone. A file of version 1 is one in which
+/// no append has done so yet, and nothing in it has to be changed but the number.
+const VERSION: i64 = 2;
 
 /// "Btrs", so that the file is known for what it is.
 const APPLICATION: i64 = 0x4274_7273;
 
 /// `state`: 0 claimed, 1 released, 2 to 4 done. `status`: as `StatusKind`; from 4 on it is over.
+///
+/// The entry of a run with the highest number that there is, if there is one, is none: it says in `occurrence` how many there
+/// were, and in `at` when, after the last append to the run as it went on. Where that is more than `entries` of the run's row says,
+/// `recoveries` and `changed` of the row are old, too.
 const TABLES: &str = "
 CREATE TABLE claims (
     key BLOB NOT NULL PRIMARY KEY,
@@ -166,6 +174,8 @@ fn connect(path: &Path, busy_timeout: Duration, create: OpenFlags) -> Result<Con
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy_timeout)?;
+    // Else each value that is bound to a statement with a range, or a join, has it compiled anew.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -198,10 +208,13 @@ fn migrate(connection: &mut Connection) -> Result<(), Failure> {
     // Another process may do the same at this moment.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     expect_ours(&transaction)?;
-    if pragma(&transaction, "user_version")? == 0 {
+    let version = pragma(&transaction, "user_version")?;
+    if version == 0 {
         transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
+    }
+    if version < VERSION {
+        transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.execute_batch(ANSWERS)?;
     transaction.commit().map_err(Failure::of_commit)

@@ -166,6 +166,10 @@ async fn a_damaged_journal_is_read_whole_or_not_at_all() {
         "UPDATE entries SET seq = 7 WHERE seq = 2",
         "DELETE FROM entries WHERE seq = 1",
         "DELETE FROM entries WHERE seq = 2",
+        "DELETE FROM entries WHERE seq = 9223372036854775807",
+        "UPDATE entries SET occurrence = 2 WHERE seq = 9223372036854775807",
+        "UPDATE entries SET at = at - 1 WHERE seq = 9223372036854775807",
+        "UPDATE entries SET sum = sum + 1 WHERE seq = 9223372036854775807",
         "UPDATE inputs SET input = x'00'",
         "DELETE FROM inputs",
         "UPDATE runs SET entries = 2",
@@ -345,10 +349,10 @@ async fn a_newer_releases_file_and_one_of_something_else_are_refused_and_left_as
     assert_eq!(
         error.to_string(),
         "`sqlite` failed to open: it was written by a newer release \
-         (its schema has version 7, this release knows 1); upgrade this process"
+         (its schema has version 7, this release knows 2); upgrade this process"
     );
 
-    connection.execute_batch("PRAGMA user_version = 1").unwrap();
+    connection.execute_batch("PRAGMA user_version = 2").unwrap();
     let store = open(directory.path()).await;
     let claim = owned(&store, "a").await;
     connection.execute_batch("PRAGMA user_version = 7").unwrap();
@@ -357,7 +361,7 @@ async fn a_newer_releases_file_and_one_of_something_else_are_refused_and_left_as
         store.wait(claim.key(), request("a").fingerprint(), Duration::ZERO).await.unwrap_err(),
     ];
     assert!(errors.iter().all(|error| error.fault() == Fault::Version), "{errors:?}");
-    connection.execute_batch("PRAGMA user_version = 1").unwrap();
+    connection.execute_batch("PRAGMA user_version = 2").unwrap();
     assert_eq!(store.complete(&claim, &value("answer"), HOUR).await.unwrap(), Written::Applied);
 
     let directory = TempDir::new().unwrap();

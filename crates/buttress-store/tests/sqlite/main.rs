@@ -2,6 +2,7 @@
 
 mod damage;
 mod processes;
+mod upgrade;
 mod writer;
 
 use std::path::Path;
