@@ -51,6 +51,7 @@ pub(crate) struct Polled {
 #[derive(Default)]
 struct Flag {
     woken: AtomicBool,
+    /// `None` while the code is polled, and polled again if it is woken meanwhile: the task itself need not be.
     parent: Mutex<Option<Waker>>,
 }
 
@@ -68,6 +69,16 @@ impl Wake for Flag {
     }
 }
 
+impl Flag {
+    /// Whom to wake from now on, in place of whoever was before.
+    fn wakes(&self, parent: Option<Waker>) {
+        let mut kept = self.parent.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *kept, parent);
+        drop(kept);
+        drop(before);
+    }
+}
+
 /// So often the code is polled in one go, before other tasks have their turn.
 const TURNS: u32 = 128;
 
@@ -79,8 +90,21 @@ impl Polled {
         Self { core: Arc::clone(core), body, flag, waker, suspend_after }
     }
 
+    /// When it gives something, the code is to be polled again, or never.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, in_flight: bool, stuck: bool) -> Poll<Woken> {
-        *self.flag.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.flag.wakes(None);
+        let polled = self.poll_turns(in_flight, stuck);
+        if polled.is_pending() {
+            self.flag.wakes(Some(cx.waker().clone()));
+            // Nobody was told of that before.
+            if self.flag.woken.load(Ordering::SeqCst) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        polled
+    }
+
+    fn poll_turns(&mut self, in_flight: bool, stuck: bool) -> Poll<Woken> {
         let mut probed = false;
         for _ in 0..TURNS {
             self.flag.woken.store(false, Ordering::SeqCst);
@@ -111,7 +135,7 @@ impl Polled {
                 Quiet::Stuck | Quiet::Busy | Quiet::Sleeping(_) => return Poll::Pending,
             }
         }
-        cx.waker().wake_by_ref();
+        self.flag.woken.store(true, Ordering::SeqCst);
         Poll::Pending
     }
 
@@ -159,5 +183,94 @@ impl Drop for Polled {
         // What the code's values do when they are dropped, they do inside of the run.
         let body = std::mem::replace(&mut self.body, Box::pin(std::future::pending()));
         let _ = catch_unwind(AssertUnwindSafe(|| self.core.scope(move || drop(body))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::SystemTime;
+
+    use buttress_store::RunId;
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+    use crate::cx::Cx;
+    use crate::error::Failure;
+    use crate::replay::Replay;
+
+    /// How often a task was told to poll.
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn polled<F>(code: impl FnOnce(Cx) -> F) -> (Arc<Core>, Polled)
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let (id, replay) = (RunId::try_new("run").unwrap(), Replay::new(&[]).unwrap());
+        let clock = (SystemTime::UNIX_EPOCH, Instant::now());
+        let core = Core::new(id, "flow".into(), String::new(), 1000, Arc::default(), replay, clock);
+        let core = Arc::new(core);
+        let body = Box::pin(code(Cx::new(Arc::clone(&core))));
+        let polled = Polled::new(&core, body, Duration::MAX);
+        (core, polled)
+    }
+
+    fn done() -> Outcome {
+        Ok(Ok(to_raw_value(&()).unwrap()))
+    }
+
+    /// A task that wakes itself is queued once more, and where the runtime has another thread, that one is woken for it.
+    #[tokio::test]
+    async fn steps_that_follow_each_other_do_not_wake_their_own_task() {
+        let (core, mut code) = polled(async |cx| {
+            for number in 0..3 {
+                cx.step("step", async || Ok::<_, Failure>(number)).await.unwrap();
+            }
+            done()
+        });
+        let task = Arc::<Task>::default();
+        let waker = Waker::from(Arc::clone(&task));
+        let mut cx = Context::from_waker(&waker);
+        for _ in 0..3 {
+            assert!(matches!(code.poll(&mut cx, false, false), Poll::Ready(Woken::Outgoing)));
+            assert_eq!(core.dispatch().len(), 1);
+            assert!(code.poll(&mut cx, true, false).is_pending());
+            core.applied(SystemTime::UNIX_EPOCH);
+        }
+        assert!(matches!(code.poll(&mut cx, false, false), Poll::Ready(Woken::Ended(Ended::Finished(_)))));
+        assert_eq!(task.0.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn code_that_yields_has_its_task_polled_again_once_and_one_that_is_woken_later_too() {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let (_core, mut code) = polled(async |_| {
+            let mut yielded = false;
+            std::future::poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            receive.await.unwrap();
+            done()
+        });
+        let task = Arc::<Task>::default();
+        let waker = Waker::from(Arc::clone(&task));
+        let mut cx = Context::from_waker(&waker);
+        assert!(code.poll(&mut cx, false, false).is_pending());
+        assert_eq!(task.0.load(Ordering::SeqCst), 1, "it yields");
+        assert!(code.poll(&mut cx, false, false).is_pending());
+        let before = task.0.load(Ordering::SeqCst);
+        send.send(()).unwrap();
+        assert_eq!(task.0.load(Ordering::SeqCst), before + 1, "it is woken from elsewhere");
+        assert!(matches!(code.poll(&mut cx, false, false), Poll::Ready(Woken::Ended(Ended::Finished(_)))));
     }
 }
