@@ -299,7 +299,7 @@ fn insert(connection: &Connection, run: &RunRow) -> Result<i64, Failure> {
     Ok(connection.last_insert_rowid())
 }
 
-/// Writes what can change of a run.
+/// Writes what can change of a run. Of one that is over nothing is counted any more.
 fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
     let sql = "UPDATE runs SET status = ?2, reason = ?3, cancel = ?4, epoch = ?5, owner = ?6, worker = ?7, \
                lease_until = ?8, due = ?9, recoveries = ?10, entries = ?11, changed = ?12, sum = ?13 \
@@ -319,6 +319,10 @@ fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Fail
         run.changed,
         row::run_sum(run),
     ])?;
+    if run.kind.is_over() {
+        let sql = concat!("DELETE FROM entries WHERE run = ?1 AND seq = ", tail!());
+        connection.prepare_cached(sql)?.execute([number])?;
+    }
     Ok(())
 }
 

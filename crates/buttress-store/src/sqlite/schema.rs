@@ -20,7 +20,7 @@ const APPLICATION: i64 = 0x4274_7273;
 ///
 /// The entry of a run with the highest number that there is, if there is one, is none: it says in `occurrence` how many there
 /// were, and in `at` when, after the last append to the run as it went on. Where that is more than `entries` of the run's row says,
-/// `recoveries` and `changed` of the row are old, too.
+/// `recoveries` and `changed` of the row are old, too. Runs that are over have none.
 const TABLES: &str = "
 CREATE TABLE claims (
     key BLOB NOT NULL PRIMARY KEY,

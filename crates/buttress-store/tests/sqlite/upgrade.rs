@@ -188,10 +188,22 @@ async fn what_an_append_changed_is_seen_by_all_though_the_runs_row_is_as_it_was(
     assert_eq!((row(), seen().await), ("4 0 60".to_owned(), (4, 0, 60)));
     let peeked = store.peek(&id("run")).await.unwrap().unwrap();
     assert_eq!((peeked.info.status.kind(), peeked.last.unwrap().seq), (StatusKind::Done, 3));
-    micros.fetch_add(1, Ordering::Relaxed);
-    assert_eq!(store.prune(Duration::ZERO, 1).await.unwrap(), 1);
     let rows = |table| -> i64 {
         connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
-    assert_eq!(["runs", "inputs", "entries"].map(rows), [0; 3], "nothing is left of it");
+    assert_eq!(
+        ["runs", "inputs", "entries"].map(rows),
+        [1, 1, 4],
+        "of what is over nothing is counted beside"
+    );
+    assert!(matches!(store.create(&run("abandoned"), None).await.unwrap(), Created::Queued));
+    let hold = store.acquire(&wanted).await.unwrap().pop().unwrap().hold;
+    let appended = store.append(&hold, 0, &[entry(0)], &Next::Go).await.unwrap();
+    assert!(matches!(appended, Appended::Applied { .. }), "{appended:?}");
+    assert_eq!(rows("entries"), 4 + 2);
+    store.control(&id("abandoned"), Command::Abandon).await.unwrap();
+    assert_eq!(rows("entries"), 4 + 1);
+    micros.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(store.prune(Duration::ZERO, 2).await.unwrap(), 2);
+    assert_eq!(["runs", "inputs", "entries"].map(rows), [0; 3], "nothing is left of them");
 }
