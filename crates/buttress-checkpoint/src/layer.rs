@@ -184,11 +184,13 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    /// Where a call is refused, a fresh clone takes the place of the instance that was made ready for it.
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         match Cx::here() {
             Some(cx) => self.step(&cx, request),
             None if self.layer.required && StepKey::current().is_none() => {
+                self.inner = self.inner.clone();
                 CheckpointFuture::step(Box::pin(async { Err(OutsideWorkflow.into()) }))
             }
             None => CheckpointFuture::outside(self.inner.call(request), self.layer.policy.clone()),

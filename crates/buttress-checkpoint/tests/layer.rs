@@ -11,7 +11,8 @@ use buttress_checkpoint::{
 use buttress_core::find;
 use buttress_idempotency::{IdempotencyKeyLayer, stamp_fn};
 use buttress_store::{JournalStore, Memory, RunId};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::limit::ConcurrencyLimitLayer;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// With a key, perhaps.
 type Request = Option<String>;
@@ -66,6 +67,18 @@ async fn outside_of_a_workflow_a_call_passes_through_or_is_refused() {
     let required = ServiceBuilder::new().layer(CheckpointLayer::named("echo").required()).service(echo());
     let error = required.oneshot("a".into()).await.unwrap_err();
     assert!(find::<OutsideWorkflow>(&*error).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_gives_back_what_readiness_had_reserved() {
+    let echo =
+        ConcurrencyLimitLayer::new(1).layer(service_fn(async |text: String| Ok::<_, Infallible>(text)));
+    let mut required = CheckpointLayer::named("echo").required().layer(echo);
+    let mut other = required.clone();
+    let refused = required.ready().await.unwrap().call("a".into());
+    let ready = tokio::time::timeout(Duration::from_millis(100), other.ready()).await;
+    assert!(ready.is_ok(), "still reserved");
+    refused.await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]

@@ -156,7 +156,7 @@ impl<S: fmt::Debug, St> fmt::Debug for IdempotencyKey<S, St> {
 
 impl<S, St, Req> Service<Req> for IdempotencyKey<S, St>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
     St: Stamp<Req>,
 {
@@ -169,6 +169,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    /// Where a call is refused, a fresh clone takes the place of the instance that was made ready for it.
     fn call(&mut self, mut request: Req) -> Self::Future {
         let Keys { stamp, make, max_age } = &self.keys;
         let own = stamp.stamped(&request);
@@ -176,12 +177,14 @@ where
         let has_key = own.is_some();
         drop(own);
         if let Some((max, age)) = age {
+            self.inner = self.inner.clone();
             return KeyFuture::refused(Judged::transparent(Verdict::Rejected, KeyTooOld { age, max }));
         }
         // A stamp looks after a key that has come to a place that it was not made for.
         if (has_key || stamp.wants_key(&request))
             && let Err(why) = stamp.stamp(&mut request, &**make)
         {
+            self.inner = self.inner.clone();
             return KeyFuture::refused(Error::KeyInvalid(why).into_boxed());
         }
         KeyFuture { state: State::Calling { inner: self.inner.call(request) } }

@@ -121,11 +121,11 @@ impl<S: Clone, P: Clone, St> Idempotent<S, P, St> {
         if self.idempotency.engine.mode.get() == Mode::Off || !protocol.is_guarded(&request) {
             return Err(ResponseFuture::passing(self.inner.call(protocol.pass(request)), protocol));
         }
+        let unready = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, unready);
         let Ok(runtime) = Handle::try_current() else {
             return Err(ResponseFuture::refused(Error::NoRuntime, protocol));
         };
-        let unready = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, unready);
         Ok((Call { inner, protocol, idempotency: self.idempotency.clone() }, request, runtime))
     }
 }

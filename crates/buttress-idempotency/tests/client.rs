@@ -11,6 +11,7 @@ use buttress_retry::{Budget, Config, RetryLayer};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 /// Fails so often, and then answers; remembers the keys.
@@ -151,6 +152,20 @@ async fn a_key_that_was_kept_before_sending_is_sent_again_after_a_restart() {
     let layer = IdempotencyKeyLayer::new(HeaderKey::new()).made_by(|| String::from("run-7/charge/1"));
     layer.layer(server.clone()).oneshot(post()).await.unwrap();
     assert_eq!(server.keys()[2].as_deref(), Some("run-7/charge/1"));
+}
+
+/// The service that was refused lives on, idle, with what it had reserved.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_key_is_refused_gives_back_what_readiness_had_reserved() {
+    let inner = ConcurrencyLimitLayer::new(1).layer(Server::default());
+    let layer = IdempotencyKeyLayer::new(HeaderKey::new()).made_by(|| String::from("no key\n"));
+    let mut service = layer.layer(inner);
+    let mut other = service.clone();
+    let refused = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap().call(post());
+    let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut other);
+    let ready = tokio::time::timeout(Duration::from_millis(100), ready).await;
+    assert!(ready.is_ok(), "still reserved");
+    refused.await.unwrap_err();
 }
 
 /// IB-9
