@@ -206,6 +206,9 @@ mod pages {
     #[doc = include_str!("../../../docs/retry.md")]
     struct Retry;
 
+    #[doc = include_str!("../../../docs/migrating.md")]
+    struct Migrating;
+
     #[doc = include_str!("../../../docs/rollout.md")]
     struct Rollout;
 
