@@ -148,6 +148,7 @@ impl<P, R> RetryLayer<P, R> {
     /// * The layer keeps its budget, which then [obeys the new one's rule](Budget::become_like): tokens stay in hand as far
     ///   as the new size goes. Layers that share the budget share its rule.
     /// * The rate gate goes on holding what it holds, unless it is switched off, which lets go of everything.
+    /// * Who hears of retries ([`Config::on_retry`]) goes on hearing of them, unless the new configuration names another.
     /// * The mode stays as it is: [`set_mode`](RetryLayer::set_mode) switches it.
     ///
     /// ```

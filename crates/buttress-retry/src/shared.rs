@@ -106,7 +106,8 @@ impl Settings {
         self.budget.become_like(&config.budget);
         self.max_retries.store(config.max_retries, Relaxed);
         self.gated.store(config.rate_gate, Relaxed);
-        *current = Arc::new(Config { budget: self.budget.clone(), ..config });
+        let on_retry = config.on_retry.clone().or_else(|| current.on_retry.clone());
+        *current = Arc::new(Config { budget: self.budget.clone(), on_retry, ..config });
     }
 
     /// How often a call that begins now may be retried.
