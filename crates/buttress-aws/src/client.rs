@@ -74,7 +74,7 @@ impl<B, A, C> StackHttpClient<HttpLayer<B, A, C>> {
     /// client. Before that the SDK's default is assumed: three attempts.
     pub fn explain(&self) -> Explanation {
         let attempts = self.shared.sdk_attempts.load(Ordering::Relaxed);
-        self.shared.layer.explain().clone().beneath("AWS's SDK", attempts)
+        self.shared.layer.explain().beneath("AWS's SDK", attempts)
     }
 }
 

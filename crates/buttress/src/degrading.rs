@@ -9,6 +9,7 @@ use buttress_http::Http;
 use tower_layer::Layer;
 
 use crate::explain::Explanation;
+use crate::live::StackHandle;
 use crate::stack::{HttpBuilder, HttpLayer, HttpService};
 
 type OneCircuit<A, C, W> = HttpLayer<CircuitBreakerLayer<Http, W>, A, C>;
@@ -63,7 +64,7 @@ impl<A, C, W> HttpBuilder<A, C, W> {
     {
         let above = Above::of(&self, degrade);
         let stack = self.build()?;
-        above.build(stack.total().limit(), stack.explain().clone(), stack)
+        above.build(stack.handle(), stack)
     }
 
     /// As [`build_degrading`](HttpBuilder::build_degrading), with one circuit for each host.
@@ -81,7 +82,7 @@ impl<A, C, W> HttpBuilder<A, C, W> {
     {
         let above = Above::of(&self, degrade);
         let stack = self.build_per_host()?;
-        above.build(stack.total().limit(), stack.explain().clone(), stack)
+        above.build(stack.handle(), stack)
     }
 }
 
@@ -97,36 +98,39 @@ impl<Ch: fmt::Display> Above<Ch> {
         Self { degrade: degrade.policy(builder.http()), observer: builder.observer() }
     }
 
-    fn build<T>(
-        self,
-        total: Duration,
-        explanation: Explanation,
-        stack: T,
-    ) -> Result<HttpDegradeLayer<Ch, T>, ConfigError> {
-        let mut degrade = self.degrade.default_patience(total.saturating_add(Duration::from_secs(1)))?;
+    fn build<T>(self, handle: StackHandle, stack: T) -> Result<HttpDegradeLayer<Ch, T>, ConfigError> {
+        let patience = handle.total().limit().saturating_add(Duration::from_secs(1));
+        let mut degrade = self.degrade.default_patience(patience)?;
         if let Some(observer) = self.observer {
             degrade = degrade.observe(observer);
         }
-        let explanation = explanation.within(Some(("degrade", degrade.to_string())), None);
-        Ok(HttpDegradeLayer { degrade, stack, explanation })
+        Ok(HttpDegradeLayer { says: degrade.to_string().into(), degrade, stack, handle })
     }
 }
 
 /// A stack for one HTTP dependency beneath a chain of fallbacks; made by [`HttpBuilder::build_degrading`].
+///
+/// The patience of the chain stays as it was built: of a total that is raised later, no more than that counts.
 #[derive(Clone, Debug)]
 pub struct HttpDegradeLayer<C, T = HttpLayer> {
     degrade: DegradeLayer<C, Http>,
     stack: T,
-    explanation: Explanation,
+    says: Arc<str>,
+    handle: StackHandle,
 }
 
 /// What [`HttpDegradeLayer`] makes of a client `S`.
 pub type HttpDegradeService<S, C> = Degrade<HttpService<S>, C, Http>;
 
 impl<C, T> HttpDegradeLayer<C, T> {
-    /// What the layers do, one line each, and what looks wrong about them.
-    pub fn explain(&self) -> &Explanation {
-        &self.explanation
+    /// What the layers do now, one line each, and what looks wrong about them.
+    pub fn explain(&self) -> Explanation {
+        self.handle.explain().within(Some(("degrade", self.says.to_string())), None)
+    }
+
+    /// Lists and controls the layers of the stack beneath.
+    pub fn handle(&self) -> StackHandle {
+        self.handle.clone()
     }
 
     /// As [`DegradeLayer::shutdown`].

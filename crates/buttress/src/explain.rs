@@ -54,7 +54,7 @@ impl Explanation {
     /// ```
     /// # fn main() -> Result<(), buttress::ConfigError> {
     /// let stack = buttress::http("sqs").aws().build()?;
-    /// let explanation = stack.explain().clone().beneath("AWS's SDK", 3);
+    /// let explanation = stack.explain().beneath("AWS's SDK", 3);
     /// assert_eq!(explanation.warnings()[0].code, "B008");
     /// # Ok(())
     /// # }

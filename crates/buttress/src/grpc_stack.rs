@@ -12,7 +12,7 @@ use buttress_http::HttpReplay;
 use buttress_retry::{Budget, HintRule, RetryLayer};
 use tower_layer::{Identity, Stack};
 
-use crate::explain::Explanation;
+use crate::live::{Circuits, Layers, Plan, StackHandle, Written};
 use crate::stack::{Preset, check_name, observer, short_name};
 
 pub use layer::GrpcLayer;
@@ -54,6 +54,8 @@ pub struct GrpcBuilder<A = Identity> {
     breaker: Option<buttress_circuit_breaker::Config>,
     observers: Vec<Arc<dyn Observe>>,
     silent: bool,
+    mode: Option<Mode>,
+    written: Option<Arc<Written>>,
     per_attempt: A,
     /// Their names, from the outside in.
     own: Vec<&'static str>,
@@ -86,6 +88,8 @@ impl GrpcBuilder {
             breaker: None,
             observers: Vec::new(),
             silent: false,
+            mode: None,
+            written: None,
             per_attempt: Identity::new(),
             own: Vec::new(),
         }
@@ -154,6 +158,12 @@ impl<A> GrpcBuilder<A> {
         Self { attempt: Some(limit), ..self }
     }
 
+    /// The mode that deadlines, retry and circuit breaker start in. Default [`Mode::Enforce`].
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode: Some(mode), ..self }
+    }
+
     /// What each attempt needs: how long to look for a status in trailers, whether servers are told of the stack's deadline.
     #[must_use]
     pub fn attempts(self, attempts: AttemptLayer) -> Self {
@@ -219,7 +229,7 @@ impl<A> GrpcBuilder<A> {
     #[must_use]
     pub fn per_attempt<T>(self, layer: T) -> GrpcBuilder<Stack<T, A>> {
         let Self { name, grpc, replay, preset, methods, attempts, total, attempt, retry, breaker, .. } = self;
-        let Self { observers, silent, per_attempt, mut own, .. } = self;
+        let Self { observers, silent, mode, written, per_attempt, mut own, .. } = self;
         own.push(short_name::<T>());
         let per_attempt = Stack::new(layer, per_attempt);
         GrpcBuilder {
@@ -235,6 +245,8 @@ impl<A> GrpcBuilder<A> {
             breaker,
             observers,
             silent,
+            mode,
+            written,
             per_attempt,
             own,
         }
@@ -260,7 +272,7 @@ impl<A> GrpcBuilder<A> {
         Self { silent: true, ..self }
     }
 
-    fn retry_config(&self) -> buttress_retry::Config {
+    pub(crate) fn retry_config(&self) -> buttress_retry::Config {
         if let Some(config) = &self.retry {
             return config.clone();
         }
@@ -281,8 +293,38 @@ impl<A> GrpcBuilder<A> {
         }
     }
 
-    fn breaker_config(&self) -> buttress_circuit_breaker::Config {
+    pub(crate) fn breaker_config(&self) -> buttress_circuit_breaker::Config {
         self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
+    }
+
+    /// This is what a file says of it.
+    #[cfg(feature = "config")]
+    pub(crate) fn written(self, written: Arc<Written>) -> Self {
+        Self { written: Some(written), ..self }
+    }
+
+    /// Puts what this builder says of deadlines, retry and circuit breaker, and of their mode if it says one, in force in a
+    /// stack that is running, without losing its state: all of it or, with an error, nothing. What belongs to how a stack is
+    /// built is left as it is; the look for a status in trailers stays bounded by the attempt's time that it was built with.
+    ///
+    /// # Errors
+    ///
+    /// If a configuration breaks a rule; everything then stays as it was.
+    pub fn apply_to(&self, stack: &StackHandle) -> Result<(), ConfigError> {
+        stack.apply(&self.plan())
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        let (total, attempt) = self.preset.limits();
+        Plan {
+            total: self.total.unwrap_or(total),
+            attempt: self.attempt.unwrap_or(attempt),
+            travels: self.attempts.sends_deadline(),
+            retry: self.retry_config(),
+            breaker: self.breaker_config(),
+            mode: self.mode,
+            written: self.written.clone(),
+        }
     }
 
     /// The stack, with one circuit.
@@ -296,7 +338,8 @@ impl<A> GrpcBuilder<A> {
         let observer = observer(&self.name, self.observers.clone(), self.silent);
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
-        self.finish(observer, breaker)
+        let circuits = Circuits::One(breaker.handle());
+        self.finish(observer, breaker, circuits)
     }
 
     /// The stack, with one circuit for each host, for a transport that goes to many: a host is the authority of a request's URI,
@@ -314,41 +357,44 @@ impl<A> GrpcBuilder<A> {
         let observer = observer(&self.name, self.observers.clone(), self.silent);
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
-        self.finish(observer, breaker)
+        let circuits = Circuits::PerHost(breaker.handle());
+        self.finish(observer, breaker, circuits)
     }
 
     fn finish<B>(
         self,
         observer: Option<Arc<dyn Observe>>,
         breaker: B,
+        circuits: Circuits,
     ) -> Result<GrpcLayer<B, A>, ConfigError> {
         check_name(&self.name)?;
-        let (retry, breaker_config) = (self.retry_config(), self.breaker_config());
-        let (total, attempt) = self.preset.limits();
-        let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
-        // Who is told of it is told by what lies below; otherwise it costs a call several allocations to carry it.
-        let travels = self.attempts.sends_deadline();
-        let explanation = Explanation::of(&self.name, (total, travels), attempt, &retry, &breaker_config)
-            .with_slots(&[], &self.own)
-            .within(Some(("call", self.methods.to_string())), Some(("attempt", self.attempts.to_string())));
+        let plan = self.plan();
         let name = || Arc::clone(&self.name);
+        // Who is told of it is told by what lies below; otherwise it costs a call several allocations to carry it.
+        let travels = plan.travels;
         let deadline =
             |layer: DeadlineLayer, grpc| if travels { layer.carry(grpc) } else { layer.obey(grpc) };
-        let within = attempt.min(total);
-        let total = DeadlineLayer::total(name(), total)?;
+        let within = plan.attempt.min(plan.total);
+        let total = DeadlineLayer::total(name(), plan.total)?;
         let above = total.clone();
+        let retry = RetryLayer::new(name(), plan.retry.clone())?
+            .deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()));
+        let attempt = DeadlineLayer::attempt(name(), within)?;
+        let layers = Layers::new(&total, &retry, circuits, &attempt);
+        let (methods, headers, own) = (self.methods.to_string(), self.attempts.to_string(), self.own);
+        let handle = StackHandle::new(("grpc", name()), layers, &plan, move |layers| {
+            let layers = layers.with_slots(&[], &own);
+            layers.within(Some(("call", methods.clone())), Some(("attempt", headers.clone())))
+        });
         let mut layer = GrpcLayer {
             call: CallLayer::new(self.methods),
             total: deadline(total, self.grpc.clone()),
-            retry: RetryLayer::new(name(), retry)?
-                .deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()))
-                .policy(ByMethod::new(self.grpc.clone()))
-                .replay(self.replay),
+            retry: retry.policy(ByMethod::new(self.grpc.clone())).replay(self.replay),
             per_attempt: self.per_attempt,
             breaker,
-            attempt: deadline(DeadlineLayer::attempt(name(), within)?, self.grpc),
+            attempt: deadline(attempt, self.grpc),
             headers: self.attempts.within(within),
-            explanation,
+            handle,
         };
         if let Some(observer) = observer {
             layer.total = layer.total.observe(Arc::clone(&observer));

@@ -136,6 +136,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "degrade")]
 mod degrading;
 mod explain;
@@ -143,9 +145,11 @@ mod explain;
 mod grpc_stack;
 #[cfg(feature = "heal")]
 mod http_check;
+mod live;
 #[cfg(feature = "pager")]
 pub mod pager;
 mod stack;
+mod stacks;
 
 use std::sync::Arc;
 
@@ -181,7 +185,10 @@ pub use grpc_stack::GrpcService;
 pub use grpc_stack::{GrpcBuilder, GrpcLayer};
 #[cfg(feature = "heal")]
 pub use http_check::HttpCheck;
+pub use live::{Circuits, StackHandle};
 pub use stack::{HttpBuilder, HttpLayer, HttpService, HttpServicePerHost};
+
+pub use stacks::Stacks;
 
 /// Starts a stack for the HTTP dependency of this name, which errors, events and metrics will show.
 pub fn http(name: impl Into<Arc<str>>) -> HttpBuilder {

@@ -1,4 +1,5 @@
 mod layer;
+mod plan;
 mod preset;
 mod slots;
 
@@ -14,7 +15,7 @@ use buttress_retry::RetryLayer;
 use http::{HeaderMap, StatusCode};
 use tower_layer::Identity;
 
-use crate::explain::Explanation;
+use crate::live::{Circuits, Layers, StackHandle, Written};
 pub use layer::{HttpLayer, HttpService, HttpServicePerHost};
 pub(crate) use preset::Preset;
 use slots::Slots;
@@ -61,6 +62,8 @@ pub struct HttpBuilder<A = Identity, C = Identity, W = Now> {
     observers: Vec<Arc<dyn Observe>>,
     silent: bool,
     travels: bool,
+    mode: Option<Mode>,
+    written: Option<Arc<Written>>,
     slots: Slots<A, C, W>,
 }
 
@@ -93,6 +96,8 @@ impl HttpBuilder {
             observers: Vec::new(),
             silent: false,
             travels: false,
+            mode: None,
+            written: None,
             slots: Slots::default(),
         }
     }
@@ -197,6 +202,12 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         Self { attempt: Some(limit), ..self }
     }
 
+    /// The mode that all four layers start in. Default [`Mode::Enforce`].
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode: Some(mode), ..self }
+    }
+
     /// How failed attempts are retried.
     #[must_use]
     pub fn retry(self, config: buttress_retry::Config) -> Self {
@@ -280,7 +291,8 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         let observer = self.observer();
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
-        self.finish(observer, breaker)
+        let circuits = Circuits::One(breaker.handle());
+        self.finish(observer, breaker, circuits)
     }
 
     /// The stack, with one circuit for each host, for a client that talks to many.
@@ -298,10 +310,11 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         let observer = self.observer();
         let breaker =
             observer.iter().fold(breaker, |breaker, observer| breaker.observe(Arc::clone(observer)));
-        self.finish(observer, breaker)
+        let circuits = Circuits::PerHost(breaker.handle());
+        self.finish(observer, breaker, circuits)
     }
 
-    fn breaker_config(&self) -> buttress_circuit_breaker::Config {
+    pub(crate) fn breaker_config(&self) -> buttress_circuit_breaker::Config {
         self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
     }
 
@@ -313,19 +326,11 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         self,
         observer: Option<Arc<dyn Observe>>,
         breaker: B,
+        circuits: Circuits,
     ) -> Result<HttpLayer<B, A, C>, ConfigError> {
         check_name(&self.name)?;
-        let breaker_config = self.breaker_config();
-        let retry = self.retry.unwrap_or_else(|| match (self.preset.retry(), self.total) {
-            // Whoever says how long all of it may take is not told otherwise by the preset.
-            (retry, Some(_)) => retry.max_total_wait(None),
-            (retry, None) => retry,
-        });
-        let (total, attempt) = self.preset.limits();
-        let (total, attempt) = (self.total.unwrap_or(total), self.attempt.unwrap_or(attempt));
-        let explanation =
-            Explanation::of(&self.name, (total, self.travels), attempt, &retry, &breaker_config)
-                .with_slots(&self.slots.calls, &self.slots.attempts);
+        let plan = self.plan();
+        let (total, attempt, retry) = (plan.total, plan.attempt, plan.retry.clone());
         let (name, http) = (|| Arc::clone(&self.name), || self.http.clone());
         let attempt = DeadlineLayer::attempt(name(), attempt.min(total))?;
         let total = DeadlineLayer::total(name(), total)?;
@@ -336,7 +341,12 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         let total = if self.travels { total.carry(http()) } else { total.obey(http()) };
         let attempt = attempt.obey(self.http);
         let (per_attempt, per_call) = (self.slots.per_attempt, self.slots.per_call);
-        let mut layer = HttpLayer { per_call, total, retry, per_attempt, breaker, attempt, explanation };
+        let layers = Layers::new(&total, &retry, circuits, &attempt);
+        let (calls, attempts) = (self.slots.calls, self.slots.attempts);
+        let handle = StackHandle::new(("http", self.name), layers, &plan, move |layers| {
+            layers.with_slots(&calls, &attempts)
+        });
+        let mut layer = HttpLayer { per_call, total, retry, per_attempt, breaker, attempt, handle };
         if let Some(observer) = observer {
             layer.total = layer.total.observe(Arc::clone(&observer));
             layer.retry = layer.retry.observe(Arc::clone(&observer));

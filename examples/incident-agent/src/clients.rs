@@ -219,8 +219,9 @@ mod tests {
                 let stack = stack(vendor, pace, Some(7), vec![observe_fn(|_, _| ())]).unwrap();
                 // In the demonstration one call may open its circuit: that is what one wants to see.
                 let shown = |code| pace == Pace::Demonstration && code == "B007";
-                let mut warnings = stack.explain().warnings().iter();
-                assert!(warnings.all(|warning| shown(warning.code)), "{}", stack.explain());
+                let explanation = stack.explain();
+                let mut warnings = explanation.warnings().iter();
+                assert!(warnings.all(|warning| shown(warning.code)), "{explanation}");
             }
         }
     }

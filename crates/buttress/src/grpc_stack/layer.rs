@@ -1,6 +1,6 @@
 #[cfg(feature = "tonic")]
 use buttress_circuit_breaker::CircuitBreaker;
-use buttress_circuit_breaker::{CircuitBreakerLayer, KeyedCircuitBreakerLayer};
+use buttress_circuit_breaker::CircuitBreakerLayer;
 use buttress_core::Mode;
 use buttress_deadline::{Deadline, DeadlineLayer};
 use buttress_grpc::{Attempt, AttemptLayer, ByMethod, Call, CallLayer, Grpc, GrpcWatch};
@@ -9,6 +9,7 @@ use buttress_retry::{Retry, RetryLayer};
 use tower_layer::{Identity, Layer};
 
 use crate::explain::Explanation;
+use crate::live::StackHandle;
 
 /// The stack for one gRPC dependency; made by [`GrpcBuilder`](crate::GrpcBuilder).
 ///
@@ -25,13 +26,18 @@ pub struct GrpcLayer<B = CircuitBreakerLayer<Grpc, GrpcWatch>, A = Identity> {
     pub(super) breaker: B,
     pub(super) attempt: DeadlineLayer<Grpc>,
     pub(super) headers: AttemptLayer,
-    pub(super) explanation: Explanation,
+    pub(super) handle: StackHandle,
 }
 
 impl<B, A> GrpcLayer<B, A> {
-    /// What the stack does, one line a layer, and what looks wrong about it.
-    pub fn explain(&self) -> &Explanation {
-        &self.explanation
+    /// What the stack does now, one line a layer, and what looks wrong about it.
+    pub fn explain(&self) -> Explanation {
+        self.handle.explain()
+    }
+
+    /// Lists and controls the layers of the stack.
+    pub fn handle(&self) -> StackHandle {
+        self.handle.clone()
     }
 
     /// The retry: its budget and its mode.
@@ -54,27 +60,11 @@ impl<B, A> GrpcLayer<B, A> {
         &self.breaker
     }
 
-    fn set_other_modes(&self, mode: Mode) {
-        self.total.set_mode(mode);
-        self.retry.set_mode(mode);
-        self.attempt.set_mode(mode);
-    }
-}
-
-impl<A> GrpcLayer<CircuitBreakerLayer<Grpc, GrpcWatch>, A> {
-    /// Switches the mode of deadlines, retry and circuit breaker. A `grpc-timeout` that a call or its method brings is the
-    /// caller's own and stays: its server is told of it, and the response's body ends with it, in every mode.
+    /// Switches the mode of deadlines, retry and circuit breaker, with one circuit for each host of all hosts, those to come
+    /// included. A `grpc-timeout` that a call or its method brings is the caller's own and stays: its server is told of it, and
+    /// the response's body ends with it, in every mode.
     pub fn set_mode(&self, mode: Mode) {
-        self.breaker.handle().set_mode(mode);
-        self.set_other_modes(mode);
-    }
-}
-
-impl<A> GrpcLayer<KeyedCircuitBreakerLayer<Grpc, GrpcWatch>, A> {
-    /// As with one circuit, for all hosts, those to come included.
-    pub fn set_mode(&self, mode: Mode) {
-        self.breaker.set_mode(mode);
-        self.set_other_modes(mode);
+        self.handle.set_mode(mode);
     }
 }
 

@@ -1,6 +1,4 @@
-use buttress_circuit_breaker::{
-    CircuitBreaker, CircuitBreakerLayer, KeyedCircuitBreaker, KeyedCircuitBreakerLayer,
-};
+use buttress_circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, KeyedCircuitBreaker};
 use buttress_core::Mode;
 use buttress_deadline::{Deadline, DeadlineLayer};
 use buttress_http::{Http, HttpReplay};
@@ -8,6 +6,7 @@ use buttress_retry::{Retry, RetryLayer};
 use tower_layer::{Identity, Layer};
 
 use crate::explain::Explanation;
+use crate::live::StackHandle;
 
 /// The stack for one HTTP dependency; made by [`HttpBuilder`](crate::HttpBuilder).
 ///
@@ -24,7 +23,7 @@ pub struct HttpLayer<B = CircuitBreakerLayer<Http>, A = Identity, C = Identity> 
     pub(super) per_attempt: A,
     pub(super) breaker: B,
     pub(super) attempt: DeadlineLayer<Http>,
-    pub(super) explanation: Explanation,
+    pub(super) handle: StackHandle,
 }
 
 /// What [`HttpLayer`] makes of a client `S`: the type to name in a struct.
@@ -38,9 +37,14 @@ pub type HttpServicePerHost<S> =
     Deadline<Retry<KeyedCircuitBreaker<Deadline<S, Http>, Http>, Http, HttpReplay>, Http>;
 
 impl<B, A, C> HttpLayer<B, A, C> {
-    /// What the stack does, one line a layer, and what looks wrong about it.
-    pub fn explain(&self) -> &Explanation {
-        &self.explanation
+    /// What the stack does now, one line a layer, and what looks wrong about it.
+    pub fn explain(&self) -> Explanation {
+        self.handle.explain()
+    }
+
+    /// Lists and controls the layers of the stack.
+    pub fn handle(&self) -> StackHandle {
+        self.handle.clone()
     }
 
     /// The retry: its budget and its mode.
@@ -64,27 +68,10 @@ impl<B, A, C> HttpLayer<B, A, C> {
     }
 }
 
-impl<A, C, W> HttpLayer<CircuitBreakerLayer<Http, W>, A, C> {
-    /// Switches the mode of all four layers.
-    pub fn set_mode(&self, mode: Mode) {
-        self.breaker.handle().set_mode(mode);
-        self.set_other_modes(mode);
-    }
-}
-
-impl<A, C, W> HttpLayer<KeyedCircuitBreakerLayer<Http, W>, A, C> {
-    /// Switches the mode of all four layers, for all hosts, those to come included.
-    pub fn set_mode(&self, mode: Mode) {
-        self.breaker.set_mode(mode);
-        self.set_other_modes(mode);
-    }
-}
-
 impl<B, A, C> HttpLayer<B, A, C> {
-    fn set_other_modes(&self, mode: Mode) {
-        self.total.set_mode(mode);
-        self.retry.set_mode(mode);
-        self.attempt.set_mode(mode);
+    /// Switches the mode of all four layers; with one circuit for each host, of all hosts, those to come included.
+    pub fn set_mode(&self, mode: Mode) {
+        self.handle.set_mode(mode);
     }
 }
 

@@ -138,7 +138,7 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         change: impl FnOnce(Slots<A, C, W>) -> Slots<A2, C2, W2>,
     ) -> HttpBuilder<A2, C2, W2> {
         let Self { name, http, vendor, replay, preset, total, attempt, retry, breaker, .. } = self;
-        let Self { observers, silent, travels, slots, .. } = self;
+        let Self { observers, silent, travels, mode, written, slots, .. } = self;
         let slots = change(slots);
         HttpBuilder {
             name,
@@ -153,6 +153,8 @@ impl<A, C, W> HttpBuilder<A, C, W> {
             observers,
             silent,
             travels,
+            mode,
+            written,
             slots,
         }
     }
