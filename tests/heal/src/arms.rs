@@ -12,6 +12,7 @@ use tower::ServiceExt;
 
 use crate::Client;
 use crate::fault::Fault;
+use crate::goals::Bounds;
 use crate::journal::{Journal, Mark};
 use crate::world::World;
 
@@ -89,10 +90,10 @@ impl Drop for Running {
 /// # Panics
 ///
 /// If it cannot be built.
-pub async fn start(arm: Arm, fault: Fault, world: &Arc<dyn World>) -> Running {
+pub async fn start(arm: Arm, fault: Fault, world: &Arc<dyn World>, bounds: Bounds) -> Running {
     let journal = Journal::default();
     if arm == Arm::Healed {
-        let (client, healing) = healed::start(fault, world, &journal);
+        let (client, healing) = healed::start(fault, world, &journal, bounds.slack());
         let current = Arc::new(RwLock::new(client));
         return Running { current, journal, looking_after: None, healing: Some(healing) };
     }

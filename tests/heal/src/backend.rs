@@ -43,11 +43,11 @@ pub async fn serve(port: u16, words: String) -> io::Result<()> {
 ///
 /// # Panics
 ///
-/// If it does not listen within ten seconds.
+/// If it does not listen within a minute.
 pub async fn start(program: &Path, port: u16, number: usize) -> Program {
     let words = [COMMAND.to_owned(), port.to_string(), number.to_string()];
     let backend = Program::start([program.to_string_lossy().into_owned()].into_iter().chain(words));
-    for _ in 0..2000 {
+    for _ in 0..12_000 {
         if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return backend;
         }

@@ -33,6 +33,11 @@ impl Journal {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), mark));
     }
 
+    /// Whether such a thing has happened.
+    pub fn has(&self, is_such: impl Fn(&Mark) -> bool) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(_, mark)| is_such(mark))
+    }
+
     /// All of it so far.
     pub fn read(&self) -> Vec<(Instant, Mark)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -40,7 +40,8 @@ fn descendants(of: u32) -> Vec<u32> {
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..1200 {
+    // Clients are given two minutes to be well before a fault.
+    for _ in 0..4800 {
         if is_so() {
             return;
         }

@@ -25,14 +25,20 @@ impl Healing {
     }
 }
 
-/// A check that takes longer has failed.
+/// A check that takes longer has failed, on a machine that does nothing else.
 const ANSWER_WITHIN: Duration = Duration::from_millis(300);
 /// So many failures in a row and a human is called, whatever there is still to be tried against what has no cure.
 const NO_CURE: u32 = 5;
 /// Sooner than the default of a minute, so that an end is seen.
 const STABLE_FOR: Duration = Duration::from_secs(2);
 
-pub(super) fn start(fault: Fault, world: &Arc<dyn World>, journal: &Journal) -> (Client, Healing) {
+/// On a machine that does other things there is `slack`, by which all limits are longer.
+pub(super) fn start(
+    fault: Fault,
+    world: &Arc<dyn World>,
+    journal: &Journal,
+    slack: u32,
+) -> (Client, Healing) {
     let made_in = Arc::clone(world);
     let factory = move |build: Build| {
         let world = Arc::clone(&made_in);
@@ -48,9 +54,10 @@ pub(super) fn start(fault: Fault, world: &Arc<dyn World>, journal: &Journal) -> 
         supervisor = supervisor.page_after_failures(NO_CURE);
     }
     for symptom in symptoms(fault) {
-        supervisor = supervisor.check(Asks { symptom, journal: journal.clone() });
+        supervisor =
+            supervisor.check(Asks { symptom, journal: journal.clone(), within: ANSWER_WITHIN * slack });
     }
-    for rung in ladder(fault, world) {
+    for rung in ladder(fault, world, slack) {
         supervisor = supervisor.rung(rung);
     }
     let (client, handle) = supervisor.spawn().expect("the settings are good");
@@ -71,10 +78,10 @@ fn disk() -> Symptom {
 }
 
 /// What it may do then. Times are those of loopback: an attempt takes a second at most, and is given another half to show.
-fn ladder(fault: Fault, world: &Arc<dyn World>) -> Vec<Rung> {
+fn ladder(fault: Fault, world: &Arc<dyn World>, slack: u32) -> Vec<Rung> {
     let limited = |rung: Rung, attempts| {
         let (second, half) = (Duration::from_secs(1), Duration::from_millis(500));
-        rung.timeout(second).verify(half).cooldown(second).max_attempts(attempts)
+        rung.timeout(second * slack).verify(half * slack).cooldown(second).max_attempts(attempts)
     };
     let cure = |name: &str, symptom: Symptom| {
         let world = Arc::clone(world);
@@ -87,7 +94,8 @@ fn ladder(fault: Fault, world: &Arc<dyn World>) -> Vec<Rung> {
     match fault {
         _ if fault.needs_postgres() => vec![
             limited(cure("end leaked sessions", Symptom::Pool), 3),
-            limited(cure("reload credentials", Symptom::Credentials), 1).verify(Duration::from_millis(300)),
+            limited(cure("reload credentials", Symptom::Credentials), 1)
+                .verify(Duration::from_millis(300) * slack),
             limited(Rung::reset_pool(), 8),
         ],
         Fault::FullDisk => vec![limited(cure("clear the cache", disk()), 3)],
@@ -101,6 +109,7 @@ fn ladder(fault: Fault, world: &Arc<dyn World>) -> Vec<Rung> {
 struct Asks {
     symptom: Symptom,
     journal: Journal,
+    within: Duration,
 }
 
 impl Check<Client> for Asks {
@@ -115,7 +124,7 @@ impl Check<Client> for Asks {
     fn settings(&self) -> CheckSettings {
         // Asked twice a second, and again after a quarter of a second once in doubt; believed after three failures in a row,
         // as by default, or after one answer.
-        let (every, timeout) = (Duration::from_millis(500), ANSWER_WITHIN);
+        let (every, timeout) = (Duration::from_millis(500), self.within);
         CheckSettings { every, timeout, rise: 1, ..CheckSettings::default() }
     }
 
@@ -170,7 +179,7 @@ impl Failing<'_> {
 
 impl Drop for Failing<'_> {
     fn drop(&mut self) {
-        if self.0.is_some_and(|(_, start)| start.elapsed() >= ANSWER_WITHIN) {
+        if self.0.is_some_and(|(asks, start)| start.elapsed() >= asks.within) {
             self.failed();
         }
     }

@@ -43,7 +43,6 @@ struct Options {
     json: Option<PathBuf>,
     svg: Option<PathBuf>,
     measure: bool,
-    bounds: Bounds,
 }
 
 fn main() -> ExitCode {
@@ -79,8 +78,9 @@ fn options(arguments: &[String]) -> Result<Options, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut faults, mut arms) = (Vec::new(), Vec::new());
     let calm = Duration::from_secs(600);
-    let mut plan = Plan { injections: 30, calm, lanes: 15, seed: 1, arms: Vec::new() };
-    let (mut json, mut svg, mut measure, mut bounds) = (None, None, true, Bounds::Exact);
+    let bounds = Bounds::Exact;
+    let mut plan = Plan { injections: 30, calm, lanes: 15, seed: 1, arms: Vec::new(), bounds };
+    let (mut json, mut svg, mut measure) = (None, None, true);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("fault") => {
@@ -100,13 +100,13 @@ fn options(arguments: &[String]) -> Result<Options, lexopt::Error> {
             Long("json") => json = Some(parser.value()?.into()),
             Long("svg") => svg = Some(parser.value()?.into()),
             Long("report") => measure = false,
-            Long("short") => bounds = Bounds::Generous,
+            Long("short") => plan.bounds = Bounds::Generous,
             Value(_) | Long(_) | Short(_) => return Err(argument.unexpected()),
         }
     }
     faults = if faults.is_empty() { Fault::ALL.to_vec() } else { faults };
     plan.arms = if arms.is_empty() { Arm::ALL.to_vec() } else { arms };
-    Ok(Options { faults, plan, json, svg, measure, bounds })
+    Ok(Options { faults, plan, json, svg, measure })
 }
 
 /// Everything: injects each fault where it can be, and reports.
@@ -127,7 +127,7 @@ fn all(options: &Options, arguments: &[String]) -> Done {
     }
     let report = Report::read(&json)?;
     let _ = std::fs::remove_file(own);
-    let goals = goals::of(&report, options.bounds);
+    let goals = goals::of(&report, options.plan.bounds);
     println!("\nMedian / 95th percentile / maximum.\n\n{report}");
     println!("| goal | | measured | |\n|---|---|---:|---|");
     goals.iter().for_each(|goal| println!("{goal}"));
