@@ -14,7 +14,7 @@ use buttress::core::Carried;
 use buttress::deadline::DeadlineLayer;
 use buttress::{Elapsed, Exhausted, Mode, Refused, find};
 use buttress_aws::{ConnectorService, StackHttpClient};
-use common::{bare, beneath, client, error, off, on, retrying, sent, sqs};
+use common::{bare, beneath, client, error, off, on, retrying, sent, sqs, until};
 use loopback::{Do, Server, status};
 use tower::layer::layer_fn;
 
@@ -111,7 +111,7 @@ async fn what_a_stack_without_retries_sees_fail_the_sdk_retries() {
 #[tokio::test]
 async fn a_time_out_of_the_stack_is_one_to_the_sdk() {
     let server = Server::start_then([Do::Hang], sent()).await;
-    let deadline = DeadlineLayer::attempt("sqs", Duration::from_millis(200)).unwrap();
+    let deadline = DeadlineLayer::attempt("sqs", common::ATTEMPT).unwrap();
     let timed = StackHttpClient::new(bare(), deadline);
     send(&sqs(&server, timed, on(2))).await.unwrap();
     assert_eq!(server.calls(), 2);
@@ -119,7 +119,7 @@ async fn a_time_out_of_the_stack_is_one_to_the_sdk() {
     let server = Server::start_then([], Do::Hang).await;
     let error = send(&sqs(&server, client(beneath()), off())).await.unwrap_err();
     assert!(matches!(&error, SdkError::DispatchFailure(failure) if failure.is_timeout()), "{error:?}");
-    assert_eq!(find::<Elapsed>(&error).unwrap().limit(), Duration::from_millis(400));
+    assert_eq!(find::<Elapsed>(&error).unwrap().limit(), common::ATTEMPT);
 }
 
 #[tokio::test]
@@ -199,16 +199,13 @@ async fn what_travels_with_a_request_reaches_the_stack() {
 #[tokio::test]
 async fn a_dropped_operation_drops_the_exchange() {
     let server = Server::start_then([Do::Hang], sent()).await;
-    let http_client = client(beneath().attempt(Duration::from_secs(10)));
+    let http_client = client(beneath().attempt(Duration::from_secs(300)));
     let sqs = sqs(&server, http_client.clone(), on(3));
-    assert!(tokio::time::timeout(Duration::from_millis(150), send(&sqs)).await.is_err());
-    for _ in 0..200 {
-        if server.abandoned() == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    tokio::select! {
+        sent = send(&sqs) => panic!("the server hangs: {sent:?}"),
+        () = until(|| server.calls() == 1) => {}
     }
-    assert_eq!(server.abandoned(), 1);
+    until(|| server.abandoned() == 1).await;
     send(&sqs).await.unwrap();
     assert_eq!(http_client.layer().circuit_breaker().handle().metrics().consecutive_failures, 0);
 }

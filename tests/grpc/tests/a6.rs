@@ -83,7 +83,7 @@ async fn the_list_of_codes_decides() {
 async fn a_lost_connection_is_retried_only_if_unavailable_is_listed() {
     for (codes, retried) in [(UNAVAILABLE, true), (r#""ABORTED""#, false)] {
         let mut server = Server::start([Do::Hang]).await;
-        let layer = a6(&policy(5, codes).replace("0.005s", "0.3s").replace("0.01s", "0.3s"), "");
+        let layer = a6(&policy(5, codes).replace("0.005s", "1.5s").replace("0.01s", "1.5s"), "");
         let mut client = client(&layer, &server);
         let call = tokio::spawn(async move { ask(&mut client).await });
         while server.calls() == 0 {
@@ -236,14 +236,14 @@ async fn the_server_is_told_of_the_time_that_is_left() {
 
 #[tokio::test]
 async fn a_methods_timeout_and_the_callers_end_the_whole_call() {
-    let timed = format!(r#""timeout": "0.3s", {}"#, policy(3, UNAVAILABLE));
+    let timed = format!(r#""timeout": "2s", {}"#, policy(3, UNAVAILABLE));
     let server = Server::start_then([], Do::Hang).await;
     let status = ask(&mut client(&a6(&timed, ""), &server)).await.unwrap_err();
     assert_eq!((is_late(&status), server.calls()), (true, 1), "{status:?}");
-    assert!(parse_timeout(&server.seen()[0].headers["grpc-timeout"]).unwrap() <= millis(300));
+    assert!(parse_timeout(&server.seen()[0].headers["grpc-timeout"]).unwrap() <= millis(2000));
 
     let mut request = Request::new(Ask { text: "hello".into() });
-    request.set_timeout(millis(200));
+    request.set_timeout(millis(2000));
     let status = client(&a6(&policy(3, UNAVAILABLE), ""), &server).unary(request).await.unwrap_err();
     assert_eq!((is_late(&status), server.calls()), (true, 2), "{status:?}");
 

@@ -15,6 +15,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
+/// How long the circuit stays open.
+const OPEN: Duration = Duration::from_secs(2);
+
 /// The call site: the same whatever the client stands on.
 async fn check<T>(client: &mut HealthClient<T>) -> Result<ServingStatus, Status>
 where
@@ -44,23 +47,25 @@ async fn an_outage_is_refused_at_once_and_over_when_it_is_over() {
     let mut plain = HealthClient::new(server.channel());
     assert_eq!(check(&mut plain).await.unwrap(), ServingStatus::Serving);
 
-    let layer = stack(Duration::from_millis(600));
+    let layer = stack(OPEN);
     let mut client: HealthClient<GrpcStack> = HealthClient::new(layer.over(server.channel()));
     let handle = layer.circuit_breaker().handle();
     assert_eq!(check(&mut client).await.unwrap(), ServingStatus::Serving);
 
     server.kill();
+    let mut opened = Instant::now();
     while handle.state() == CircuitState::Closed {
+        opened = Instant::now();
         assert_eq!(check(&mut client).await.unwrap_err().code(), Code::Unavailable);
     }
     let calls = server.calls();
-    let started = Instant::now();
     let refused = check(&mut client).await.unwrap_err();
-    if started.elapsed() < Duration::from_millis(100) {
+    // Unless the machine was so busy that it was time to try again.
+    if opened.elapsed() < OPEN {
         assert_eq!((refused.code(), server.calls()), (Code::Unavailable, calls), "not sent");
         assert_eq!(find::<Refused>(&refused).unwrap().reason(), Reason::CircuitOpen);
         let wait = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
-        assert!(wait <= Duration::from_millis(600), "{wait:?}");
+        assert!(wait <= OPEN, "{wait:?}");
     }
 
     server.revive().await;

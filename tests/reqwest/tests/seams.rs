@@ -281,7 +281,7 @@ async fn a_request_that_has_lost_its_extensions_is_not_sent_and_says_so() {
 #[tokio::test]
 async fn a_deadline_travels_from_one_stack_to_the_next() {
     let server = Server::start_then([], Do::Hang).await;
-    let outer = stack().total(Duration::from_millis(200)).attempt(Duration::from_secs(60)).deadline_travels();
+    let outer = stack().total(Duration::from_secs(2)).attempt(Duration::from_secs(60)).deadline_travels();
     let inner = stack().total(Duration::from_secs(60)).attempt(Duration::from_secs(60));
     let client = ClientBuilder::new(reqwest::Client::new())
         .with(StackMiddleware::new(outer.build().unwrap()))

@@ -11,6 +11,9 @@ use buttress::{HttpBuilder, HttpLayer};
 use buttress_aws::StackHttpClient;
 use loopback::{Do, Server, status};
 
+/// How long an attempt may take: long enough for one that is answered, on a machine that is busy.
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
+
 /// What the SDK would have without a stack.
 pub(crate) fn bare() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().build_http()
@@ -18,14 +21,14 @@ pub(crate) fn bare() -> SharedHttpClient {
 
 /// Beneath an SDK that retries.
 pub(crate) fn beneath() -> HttpBuilder {
-    buttress::http("aws").aws_sdk().attempt(Duration::from_millis(400))
+    buttress::http("aws").aws_sdk().attempt(ATTEMPT)
 }
 
 /// In place of the SDK's retries: up to two, without a wait to speak of.
 pub(crate) fn retrying() -> HttpBuilder {
     let backoff = Backoff::constant(Duration::from_millis(20));
     let retry = Config::aws_standard().backoff(backoff.clone()).throttled_backoff(backoff);
-    buttress::http("aws").aws().attempt(Duration::from_millis(400)).retry(retry.budget(Budget::unlimited()))
+    buttress::http("aws").aws().attempt(ATTEMPT).retry(retry.budget(Budget::unlimited()))
 }
 
 pub(crate) fn client(builder: HttpBuilder) -> StackHttpClient<HttpLayer> {
@@ -77,4 +80,15 @@ pub(crate) fn sent() -> Do {
 pub(crate) fn error(code: &str) -> Do {
     let body = format!(r#"{{"__type":"com.amazonaws.sqs#{code}","message":"no"}}"#);
     status(400).header("content-type", "application/x-amz-json-1.0").body(body)
+}
+
+/// Waits until the server has noticed.
+pub(crate) async fn until(noticed: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if noticed() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it was not noticed within a minute");
 }

@@ -15,7 +15,7 @@ pub(crate) fn fast() -> Config {
 }
 
 pub(crate) fn stack() -> HttpBuilder {
-    buttress::http("api").total(Duration::from_secs(20)).attempt(Duration::from_millis(400)).retry(fast())
+    buttress::http("api").total(Duration::from_secs(120)).attempt(Duration::from_secs(3)).retry(fast())
 }
 
 pub(crate) fn client(builder: &HttpBuilder) -> (ClientWithMiddleware, HttpLayer) {
@@ -25,11 +25,11 @@ pub(crate) fn client(builder: &HttpBuilder) -> (ClientWithMiddleware, HttpLayer)
 
 /// Waits until the server has noticed.
 pub(crate) async fn until(noticed: impl Fn() -> bool) {
-    for _ in 0..200 {
+    for _ in 0..6000 {
         if noticed() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("it was not noticed within two seconds");
+    panic!("it was not noticed within a minute");
 }
