@@ -117,12 +117,12 @@ impl Crowd {
     ///
     /// # Panics
     ///
-    /// If something was lost, invented or done twice, or it takes more than two minutes.
+    /// If something was lost, invented or done twice, or it takes more than ten minutes.
     pub async fn over(&self) -> (usize, usize) {
         let mut effects = 0;
         for (id, steps) in &self.runs {
             let handle = self.flow.handle(RunId::try_new(id.as_str()).expect("it is short"));
-            let result = timeout(Duration::from_secs(120), handle.result()).await;
+            let result = timeout(Duration::from_secs(600), handle.result()).await;
             assert_eq!(result.expect("it ends").expect("it ends well"), *steps, "{id}");
             let run = self.store.load(handle.id()).await.expect("the store works").expect("it is there");
             assert_eq!(run.info.status.kind(), StatusKind::Done);

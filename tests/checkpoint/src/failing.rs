@@ -1,7 +1,7 @@
 //! A store that fails when it is told to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_store::{
@@ -9,19 +9,26 @@ use buttress_store::{
     Query, Renewed, Run, RunId, RunInfo, StoreError, Wanted,
 };
 
-/// Fails every so manieth call; 1 is all of them, 0 none.
+/// Fails every so manieth call; 1 is all of them, 0 none. Knows who held what, so that no lease need be waited for.
 #[derive(Clone, Debug)]
 pub struct Failing<S> {
     inner: S,
     every: Arc<AtomicU32>,
     calls: Arc<AtomicU32>,
     acquires: Arc<AtomicU32>,
+    holds: Arc<Mutex<Vec<Hold>>>,
 }
 
 impl<S> Failing<S> {
     /// A store that works, until it is told otherwise.
     pub fn new(inner: S) -> Self {
-        Self { inner, every: Arc::default(), calls: Arc::default(), acquires: Arc::default() }
+        Self {
+            inner,
+            every: Arc::default(),
+            calls: Arc::default(),
+            acquires: Arc::default(),
+            holds: Arc::default(),
+        }
     }
 
     /// From now on each call of which the number is a multiple of this fails, half of them after they were carried out.
@@ -34,11 +41,30 @@ impl<S> Failing<S> {
         self.acquires.load(Ordering::SeqCst)
     }
 
+    fn held(&self, holds: impl IntoIterator<Item = Hold>) {
+        self.holds.lock().expect("nobody panics with it").extend(holds);
+    }
+
     /// `Some(true)` to fail before it is carried out, `Some(false)` to fail after.
     fn fails(&self) -> Option<bool> {
         let every = self.every.load(Ordering::SeqCst);
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         (every > 0 && call.is_multiple_of(every)).then(|| every == 1 || (call / every).is_multiple_of(2))
+    }
+}
+
+impl<S: JournalStore> Failing<S> {
+    /// Ends the leases of all who got runs by this store, as if their time were over: they have crashed.
+    ///
+    /// # Panics
+    ///
+    /// If the store fails.
+    pub async fn lapse(&self) {
+        let holds = std::mem::take(&mut *self.holds.lock().expect("nobody panics with it"));
+        for hold in holds {
+            // Whoever is not the holder any more changes nothing.
+            let _ = self.inner.renew(&hold, Duration::ZERO).await.expect("the store works");
+        }
     }
 }
 
@@ -58,12 +84,18 @@ macro_rules! failing {
 
 impl<S: JournalStore> JournalStore for Failing<S> {
     async fn create(&self, run: &NewRun, lease: Option<Duration>) -> Result<Created, StoreError> {
-        failing!(self, "create", self.inner.create(run, lease))
+        let created = failing!(self, "create", self.inner.create(run, lease));
+        if let Ok(Created::Held(hold)) = &created {
+            self.held([hold.clone()]);
+        }
+        created
     }
 
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
         self.acquires.fetch_add(1, Ordering::SeqCst);
-        failing!(self, "acquire", self.inner.acquire(wanted))
+        let acquired = failing!(self, "acquire", self.inner.acquire(wanted));
+        self.held(acquired.iter().flatten().map(|run| run.hold.clone()));
+        acquired
     }
 
     async fn append(

@@ -121,6 +121,15 @@ async fn sqlite_finds_open_runs_without_a_look_at_those_that_are_over() {
     assert_eq!(connection.query_row(rows, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
 }
 
+/// Whether the plans of who connects now are told of.
+async fn explains(server: &services::Postgres) -> bool {
+    let (client, connection) =
+        tokio_postgres::connect(&server.config(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let row = client.query_one("SHOW session_preload_libraries", &[]).await.unwrap();
+    row.get::<_, &str>(0) == "auto_explain"
+}
+
 #[tokio::test]
 async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
     let server = services::Postgres::start();
@@ -156,7 +165,10 @@ async fn postgres_finds_open_runs_by_the_index_of_what_is_due() {
     }
     client.batch_execute("VACUUM ANALYZE buttress_runs").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    sleep(Duration::from_millis(200)).await;
+    // The first process has to notice.
+    while !explains(&server).await {
+        sleep(Duration::from_millis(20)).await;
+    }
     let store = AnyStore::create(&server.url()).await.unwrap();
     acquire(&store).await;
     let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);

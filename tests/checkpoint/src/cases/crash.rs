@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::{Worker, long, short};
+use crate::failing::Failing;
+use crate::{Worker, long};
 use buttress_checkpoint::{Cx, Semantics, StepError, Workflow, Workflows};
 use buttress_core::Backoff;
 use rand::rngs::StdRng;
@@ -21,18 +22,20 @@ where
     F: Fn(Cx, bool) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<O, Failure>> + Send + 'static,
 {
-    let begin = |config, first: bool| {
-        let (workflows, code) = (Workflows::with(store.clone(), config), code.clone());
-        let flow: Workflow<S, (), O, Failure> =
+    let store = Failing::new(store.clone());
+    let begin = |first: bool| {
+        let (workflows, code) = (Workflows::with(store.clone(), long()), code.clone());
+        let flow: Workflow<Failing<S>, (), O, Failure> =
             workflows.register("w", 1, move |cx, ()| code(cx, first)).unwrap();
         (workflows, flow)
     };
-    let (workflows, flow) = begin(short(), true);
+    let (workflows, flow) = begin(true);
     flow.start("run", ()).await.unwrap();
     let worker = Worker::start(&workflows);
     effects.until(at, 1).await;
     worker.crash().await;
-    let (workflows, flow) = begin(long(), false);
+    store.lapse().await;
+    let (workflows, flow) = begin(false);
     let worker = Worker::start(&workflows);
     let result = flow.handle(id("run")).result().await;
     worker.stop().await;
@@ -114,9 +117,9 @@ pub async fn joined_steps_keep_their_identities<S: JournalStore>(store: S) {
 
 /// Eight pairs of steps side by side, which end in an order that the seed says, and a crash somewhere among them.
 async fn joined<S: JournalStore>(store: S, seed: u64) {
-    let effects = Effects::default();
-    let workflows = |config| {
-        let (workflows, body) = (Workflows::with(store.clone(), config), effects.clone());
+    let (store, effects) = (Failing::new(store), Effects::default());
+    let workflows = || {
+        let (workflows, body) = (Workflows::with(store.clone(), long()), effects.clone());
         let code = move |cx: Cx, seed: u64| {
             let effects = body.clone();
             async move {
@@ -144,12 +147,13 @@ async fn joined<S: JournalStore>(store: S, seed: u64) {
         (workflows, flow)
     };
     let run = format!("run {seed}");
-    let (first, flow) = workflows(short());
+    let (first, flow) = workflows();
     flow.start(run.clone(), seed).await.unwrap();
     let worker = Worker::start(&first);
     until_entries(&store, &run, 1 + seed % 12).await;
     worker.crash().await;
-    let (second, flow) = workflows(long());
+    store.lapse().await;
+    let (second, flow) = workflows();
     let worker = Worker::start(&second);
     assert_eq!(flow.handle(id(&run)).result().await.unwrap(), (0..8).collect::<Vec<_>>(), "seed {seed}");
     worker.stop().await;
@@ -270,7 +274,7 @@ pub async fn a_race_has_the_same_winner<S: JournalStore>(store: S) {
         let effects = body.clone();
         async move {
             // Which of these is quicker changes with the worker; what was recorded does not.
-            let (slow, quick) = (Duration::from_millis(200), Duration::from_millis(1));
+            let (slow, quick) = (Duration::from_secs(600), Duration::from_millis(1));
             let (one, other) = if first { (slow, quick) } else { (quick, slow) };
             let wait = |time| Box::pin(sleep(time)) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
             let (winner, ()) = cx.race("answer", vec![wait(one), wait(other)]).await?;

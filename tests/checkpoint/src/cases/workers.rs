@@ -60,7 +60,7 @@ impl Drop for Dropped {
 pub async fn a_body_is_dropped_before_its_lease_ends_and_records_nothing<S: JournalStore>(store: S) {
     let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
     let failing = Failing::new(store.clone());
-    let (lease, margin) = (Duration::from_secs(5), Duration::from_secs(1));
+    let (lease, margin) = (Duration::from_secs(10), Duration::from_secs(2));
     let workflows = Workflows::with(failing.clone(), quick(lease));
     let (body, opened) = (effects.clone(), gate.clone());
     let code = move |cx: Cx, ()| {
@@ -136,7 +136,7 @@ pub async fn a_run_whose_leases_the_store_did_not_renew_is_not_parked<S: Journal
     let handle = flow.start("run", ()).await.unwrap();
     let worker = Worker::start(&workflows);
     for outage in 1..=OUTAGES {
-        let runs = tokio::time::timeout(Duration::from_secs(30), effects.until("a", outage)).await;
+        let runs = tokio::time::timeout(Duration::from_secs(300), effects.until("a", outage)).await;
         runs.unwrap_or_else(|_| panic!("it is not run again after {} outages", outage - 1));
         failing.fail_every(1);
         effects.until("run is dropped", outage).await;
