@@ -27,7 +27,7 @@ where
     Ok(format!("HTTP {status} {:?} after {attempts} attempts", String::from_utf8_lossy(&body)))
 }
 
-const OPEN: Duration = Duration::from_millis(300);
+const OPEN: Duration = Duration::from_secs(2);
 
 /// Times as an example has them; leave them out, and the stack has figures for production.
 fn stack() -> Result<HttpLayer, BoxError> {

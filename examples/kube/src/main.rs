@@ -18,7 +18,7 @@ use loopback::{Do, Server, status};
 use serde_json::{Value, json};
 use tower::ServiceBuilder;
 
-const OPEN: Duration = Duration::from_millis(300);
+const OPEN: Duration = Duration::from_secs(2);
 
 /// Five lines to a client with a stack; a real one also has the cluster's TLS and token.
 fn client(url: &str) -> Result<kube::Client, BoxError> {

@@ -18,9 +18,13 @@ const DOWN: [(&str, &str); 3] = [
     ("3_c.down.sql", "DELETE FROM ledger WHERE id = 'c'"),
 ];
 
-/// Takes half a second, or several on a busy machine.
+/// Takes longer than other processes need to start: a second or two, or many on a busy machine.
 const SLOW: &str = "INSERT INTO ledger SELECT 'slow ' || max(n) FROM \
-                    (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1500000) SELECT n FROM c)";
+                    (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000) SELECT n FROM c)";
+
+/// Takes minutes.
+const ENDLESS: &str = "INSERT INTO ledger SELECT 'slow ' || max(n) FROM \
+                       (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000000) SELECT n FROM c)";
 
 fn ledger(place: &Place) -> Vec<String> {
     sqlite::column(&place.file("app.db"), "SELECT id FROM ledger ORDER BY rowid")
@@ -155,18 +159,19 @@ fn of_two_at_once_one_works_and_the_other_waits_or_leaves() {
     assert_eq!(second.exit, Some(0), "{second:?}");
     let first = Ran::from(first.wait_with_output().unwrap());
     assert_eq!(first.exit, Some(0), "{first:?}");
-    assert_eq!(ledger(&place), ["a", "slow 1500000"]);
+    assert_eq!(ledger(&place), ["a", "slow 4000000"]);
 }
 
 #[test]
 fn a_statement_has_so_much_time_and_no_more() {
-    let place = Place::new(&[A, ("2_b.sql", SLOW)]);
-    let report = place.report(1, &["up", "--statement-timeout", "150ms"]);
+    let place = Place::new(&[A, ("2_b.sql", ENDLESS)]);
+    place.expect(0, &["up", "--to", "1"]);
+    let report = place.report(1, &["up", "--statement-timeout", "300ms"]);
     assert!(report["error"].as_str().unwrap().contains("raise --statement-timeout"), "{report}");
-    assert!(report["elapsed_ms"].as_u64() < Some(1000), "{report}");
     assert_eq!(report["retries"], json!(0), "it would take as long again");
-    place.write("2_b.sql", &format!("-- statement-timeout: 1min\n{SLOW}"));
-    place.expect(0, &["up", "--statement-timeout", "150ms"]);
+    assert_eq!(ledger(&place), ["a"], "nothing of it is left");
+    place.write("2_b.sql", &format!("-- statement-timeout: 30min\n{SLOW}"));
+    place.expect(0, &["up", "--statement-timeout", "300ms"]);
 }
 
 #[test]
@@ -179,7 +184,7 @@ fn one_that_is_told_to_end_gives_its_run_back() {
     assert!(told.success());
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!(ran.exit, Some(130), "{ran:?}");
-    assert_eq!(ledger(&place), ["a", "slow 1500000"], "what was under way has ended");
+    assert_eq!(ledger(&place), ["a", "slow 4000000"], "what was under way has ended");
     let report = place.report(0, &["up", "--no-wait"]);
     assert_eq!((ids(&report, "changes").len(), &report["runs"]), (3, &json!(["run-1"])));
 }
@@ -236,10 +241,14 @@ fn a_history_that_cannot_be_read_is_shown_from_its_last_good_copy_and_nothing_is
 fn monitoring_that_is_absent_or_never_answers_stops_nothing() {
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", deaf.local_addr().unwrap());
-    let place = Place::new(&[A, B, C]);
-    let report = place.report(0, &["up", "--notify", &url, "--statsd", "127.0.0.1:9"]);
-    assert_eq!(ledger(&place), ["a", "b", "c"]);
-    assert!(report["elapsed_ms"].as_u64() < Some(4000), "{report}");
+    // If it waited for each notice, it would take eight seconds; on a machine that is busy it takes as long now and then.
+    let is_quick = |_| {
+        let place = Place::new(&[A, B, C]);
+        let report = place.report(0, &["up", "--notify", &url, "--statsd", "127.0.0.1:9"]);
+        assert_eq!(ledger(&place), ["a", "b", "c"]);
+        report["elapsed_ms"].as_u64() < Some(4000)
+    };
+    assert!((0..10).any(is_quick), "it waits for who never answers");
     let place = Place::new(&[A]);
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let report = place.report(0, &["up", "--notify", &format!("http://{refusing}/")]);
@@ -300,7 +309,7 @@ fn one_that_is_killed_while_another_waits_is_followed_by_it() {
     let second = Ran::from(second.wait_with_output().unwrap());
     assert_eq!(second.exit, Some(0), "{second:?}");
     second.says("run-1 goes on: whoever had begun it has gone");
-    assert_eq!(ledger(&place), ["a", "slow 1500000"]);
+    assert_eq!(ledger(&place), ["a", "slow 4000000"]);
 }
 
 #[test]

@@ -136,15 +136,16 @@ fn whoever_was_cut_off_still_has_the_lock_of_the_migrations_and_is_named() {
 #[test]
 fn a_commit_whose_answer_is_lost_is_found_by_the_next_attempt() {
     let server = Server::start();
-    let sleeps = ("2_b.sql", "INSERT INTO ledger VALUES ('b'); SELECT pg_sleep(0.7)");
+    let sleeps = ("2_b.sql", "INSERT INTO ledger VALUES ('b'); SELECT pg_sleep(3)");
     let (place, database) = place(&server, "lost_answer", &[A, sleeps]);
     place.expect(0, &["up", "--to", "1"]);
     let admin = database.admin();
     let child = place.start(&["up", "--report", "json", "--lease", "1min"]);
-    let asleep = "SELECT pid::text FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.7)%' AND pid <> pg_backend_pid()";
+    let asleep =
+        "SELECT pid::text FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3)%' AND pid <> pg_backend_pid()";
     until("it is under way", || !column(&admin, asleep).is_empty());
     // Answers are late, so that the connection can be cut after the commit and before its answer.
-    database.proxy().add(Toxic::latency(Duration::from_millis(400))).unwrap();
+    database.proxy().add(Toxic::latency(Duration::from_secs(3))).unwrap();
     until("it is committed", || column(&admin, "SELECT id FROM ledger").len() == 2);
     database.cut();
     let ran = Ran::from(child.wait_with_output().unwrap());

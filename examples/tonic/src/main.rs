@@ -30,7 +30,7 @@ where
     Ok(format!("{:?} after {attempts} attempts", answer.into_inner().text))
 }
 
-const OPEN: Duration = Duration::from_millis(500);
+const OPEN: Duration = Duration::from_secs(2);
 
 /// Times as an example has them; leave them out, and the stack has figures for production.
 fn stack() -> Result<GrpcLayer, BoxError> {

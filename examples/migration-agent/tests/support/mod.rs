@@ -122,13 +122,13 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Waits until this is so, for half a minute at most.
+/// Waits until this is so, for some minutes at most.
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..6000 {
+    for _ in 0..30_000 {
         if is_so() {
             return;
         }
         pause(Duration::from_millis(5));
     }
-    panic!("half a minute has passed, and not: {what}");
+    panic!("minutes have passed, and not: {what}");
 }
