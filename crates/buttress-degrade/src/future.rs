@@ -33,7 +33,7 @@ pub trait Rungs: 'static {
     type AtOnce;
 
     #[doc(hidden)]
-    fn given(answer: &mut Self::AtOnce) -> Self::Answer;
+    fn given(answer: Self::AtOnce) -> Self::Answer;
 }
 
 impl<Req: 'static, A: 'static, L: Last<Req, A>> Rungs for Chain<Req, A, L> {
@@ -42,8 +42,8 @@ impl<Req: 'static, A: 'static, L: Last<Req, A>> Rungs for Chain<Req, A, L> {
     type Error = L::Error;
     type AtOnce = Infallible;
 
-    fn given(answer: &mut Infallible) -> A {
-        match *answer {}
+    fn given(answer: Infallible) -> A {
+        match answer {}
     }
 }
 
@@ -59,6 +59,7 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
+    #[project_replace = StateWas]
     enum State<F, C: Rungs, P: 'static> {
         Calling { #[pin] inner: F, call: Call<C, P> },
         Done { answer: C::AtOnce },
@@ -67,7 +68,10 @@ pin_project! {
 }
 
 /// Where there is neither a call under way nor an answer.
-enum Rare<F, C: Rungs, P: 'static> {
+///
+/// What leads here is out of the way, and gives no more than a pointer: what is given in memory cannot be kept in registers where it is not
+/// rare either.
+pub(crate) enum Rare<F, C: Rungs, P: 'static> {
     Waiting { made: BoxFuture<Result<F, BoxError>>, call: Call<C, P> },
     Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
 }
@@ -134,28 +138,39 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
         Self { state: State::Calling { inner, call } }
     }
 
-    /// The same where it may still have to become ready.
-    pub(crate) fn starting(primary: Primary<F>, mut call: Call<C, P>) -> Self
+    #[inline]
+    pub(crate) fn rare(rare: Box<Rare<F, C, P>>) -> Self {
+        Self { state: State::Rare { rare: Seldom(Some(rare)) } }
+    }
+
+    pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
+        Self::rare(Rare::falling(future))
+    }
+
+    pub(crate) fn done(answer: C::AtOnce) -> Self {
+        Self { state: State::Done { answer } }
+    }
+}
+
+impl<F, C: Rungs, P> Rare<F, C, P> {
+    /// A call of a service that has yet to become ready, or cannot.
+    pub(crate) fn starting(primary: Primary<F>, mut call: Call<C, P>) -> Box<Self>
     where
         C: Fall<P>,
         P: Carry<C::Request>,
     {
         match primary {
-            Primary::Calling { inner } => Self::calling(inner, call),
-            Primary::Waiting { made } => Self { state: State::rare(Rare::Waiting { made, call }) },
+            Primary::Waiting { made } => Box::new(Self::Waiting { made, call }),
             Primary::Failed { error } => {
                 let error = error.expect("nobody has asked for it");
                 Self::falling(call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)))
             }
+            Primary::Calling { .. } => unreachable!("it was not ready"),
         }
     }
 
-    pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
-        Self { state: State::rare(Rare::Falling { future }) }
-    }
-
-    pub(crate) fn done(answer: C::AtOnce) -> Self {
-        Self { state: State::Done { answer } }
+    pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Box<Self> {
+        Box::new(Self::Falling { future })
     }
 }
 
@@ -324,10 +339,13 @@ impl<F, C: Rungs, P> State<F, C, P> {
                 Poll::Pending if call.is_unbounded() => return Poll::Pending,
                 Poll::Pending => Fell::Late,
             },
-            StateProj::Done { answer } => return Poll::Ready(Ok(C::given(answer))),
-            StateProj::Rare { .. } => return self.poll_rare(cx),
+            StateProj::Done { .. } => match self.project_replace(Self::over()) {
+                StateWas::Done { answer } => return Poll::Ready(Ok(C::given(answer))),
+                _ => unreachable!("it has just been seen"),
+            },
+            StateProj::Rare { .. } => return self.poll_rare(cx).map(|ended| *ended),
         };
-        self.poll_fell(fell, cx)
+        self.poll_fell(fell, cx).map(|ended| *ended)
     }
 
     /// The call has failed, or may have taken too long.
@@ -336,7 +354,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
         mut self: Pin<&mut Self>,
         fell: Fell<C::Answer, E>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<C::Answer, C::Error>>
+    ) -> Poll<Box<Result<C::Answer, C::Error>>>
     where
         E: Into<BoxError>,
         C: Fall<P>,
@@ -362,12 +380,17 @@ impl<F, C: Rungs, P> State<F, C, P> {
         self.poll_falling(falling, cx)
     }
 
-    fn rare(rare: Rare<F, C, P>) -> Self {
-        Self::Rare { rare: Seldom(Some(Box::new(rare))) }
+    /// Not to be polled again.
+    #[inline(always)]
+    fn over() -> Self {
+        Self::Rare { rare: Seldom(None) }
     }
 
     #[cold]
-    fn poll_rare<T, E>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<C::Answer, C::Error>>
+    fn poll_rare<T, E>(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Box<Result<C::Answer, C::Error>>>
     where
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
@@ -376,16 +399,16 @@ impl<F, C: Rungs, P> State<F, C, P> {
         C::Answer: Grade,
         P: Classify<T> + Carry<C::Request>,
     {
-        let StateProj::Rare { rare } = self.as_mut().project() else { return self.poll(cx) };
+        let StateProj::Rare { rare } = self.as_mut().project() else { return self.poll(cx).map(Box::new) };
         let falling = match rare.0.as_deref_mut().expect("a future is not polled again after it was ready") {
-            Rare::Falling { future } => return future.as_mut().poll(cx),
+            Rare::Falling { future } => return future.as_mut().poll(cx).map(Box::new),
             Rare::Waiting { made, call } => match made.as_mut().poll(cx) {
                 Poll::Ready(Ok(inner)) => {
                     if let Some(Rare::Waiting { mut call, .. }) = rare.0.take().map(|rare| *rare) {
                         call.becomes_ready();
                         self.set(Self::Calling { inner, call });
                     }
-                    return self.poll(cx);
+                    return self.poll(cx).map(Box::new);
                 }
                 Poll::Ready(Err(error)) => call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)),
                 Poll::Pending => {
@@ -404,12 +427,12 @@ impl<F, C: Rungs, P> State<F, C, P> {
         mut self: Pin<&mut Self>,
         mut falling: BoxFuture<Result<C::Answer, C::Error>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<C::Answer, C::Error>> {
-        self.set(Self::Rare { rare: Seldom(None) });
+    ) -> Poll<Box<Result<C::Answer, C::Error>>> {
+        self.set(Self::over());
         let polled = falling.as_mut().poll(cx);
         if polled.is_pending() {
-            self.set(Self::rare(Rare::Falling { future: falling }));
+            self.set(Self::Rare { rare: Seldom(Some(Rare::falling(falling))) });
         }
-        polled
+        polled.map(Box::new)
     }
 }

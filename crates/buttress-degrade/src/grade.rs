@@ -68,6 +68,11 @@ impl<T> Degraded<T> {
         Self { value, served: None }
     }
 
+    #[inline]
+    pub(crate) fn graded(value: T, served: Served) -> Self {
+        Self { value, served: Some(served) }
+    }
+
     /// How good it is.
     pub fn level(&self) -> Level {
         Grade::level(self)

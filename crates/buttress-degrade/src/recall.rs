@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 
 use buttress_core::{BoxError, Level};
 
-use crate::grade::Degraded;
+use crate::grade::{Degraded, Grade};
+use crate::served::Served;
 use crate::store::Lifetime;
 
 /// What a store keeps, and how large it is.
@@ -21,6 +22,17 @@ pub trait Kept: Clone + Send + Sync + 'static {
 pub trait Restore<A>: Kept {
     /// The answer that a record holds.
     fn restore(&self, record: &Self::Record) -> A;
+
+    /// The same, with what is known of it.
+    #[inline]
+    fn restore_graded(&self, record: &Self::Record, served: Served) -> A
+    where
+        A: Grade,
+    {
+        let mut answer = self.restore(record);
+        answer.grade(served);
+        answer
+    }
 }
 
 /// The rules by which answers are kept and given again: [`ByKey`] for values, `HttpRules` for HTTP.
@@ -206,6 +218,11 @@ where
 {
     fn restore(&self, record: &T) -> Degraded<T> {
         Degraded::full(record.clone())
+    }
+
+    #[inline]
+    fn restore_graded(&self, record: &T, served: Served) -> Degraded<T> {
+        Degraded::graded(record.clone(), served)
     }
 }
 

@@ -6,6 +6,7 @@ mod caller;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use arc_swap::Guard;
 use buttress_core::clock::after;
 use buttress_core::{BoxError, Carry, Classify, Discard};
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use tower_service::Service;
 
 use crate::chain::{Chain, Last, descend};
 use crate::fallen::Fallen;
-use crate::future::{Call, Fall, ResponseFuture, Rungs};
+use crate::future::{Call, Fall, Rare, ResponseFuture, Rungs};
 use crate::grade::{Grade, IntoAnswer};
 use crate::layer::Recalling;
 use crate::primary::{Readiness, start};
@@ -30,11 +31,11 @@ impl<Req: 'static, A: 'static, L: Last<Req, A>, R: Kept> Rungs for Recalling<Cha
     type Request = Req;
     type Answer = A;
     type Error = L::Error;
-    type AtOnce = Option<A>;
+    type AtOnce = A;
 
     #[inline]
-    fn given(answer: &mut Option<A>) -> A {
-        answer.take().expect("a future is not polled again after it was ready")
+    fn given(answer: A) -> A {
+        answer
     }
 }
 
@@ -87,15 +88,15 @@ where
             let key = key.into_owned();
             return self.drill(key, &request);
         }
-        let (now, entry) = (Instant::now(), store.entry(&key));
-        if let Some(entry) = &entry {
+        let held = store.held(&key);
+        if let Some(entry) = held.as_ref().and_then(|held| held.as_ref()) {
             let accepted = store.rules.accepts(&entry.record, &request) == Accepts::Yes;
-            if let (true, Some((age, fresh))) = (accepted, entry.calm(now)) {
-                return ResponseFuture::done(Some(answer(&self.shared, entry, Served::fresh(age, fresh))));
+            if let (true, Some((age, fresh))) = (accepted, entry.calm()) {
+                return ResponseFuture::done(answer(&self.shared, entry, Served::fresh(age, fresh)));
             }
         }
-        let key = key.into_owned();
-        self.look_closer(key, request, entry, now)
+        let (key, entry) = (key.into_owned(), held.and_then(Guard::into_inner));
+        self.look_closer(key, request, entry)
     }
 }
 
@@ -124,16 +125,15 @@ where
         key: String,
         request: Req,
         entry: Option<Arc<Entry<R::Record>>>,
-        now: Instant,
     ) -> Answers<S::Future, P, Req, A, L, R> {
         let store = &self.shared.chain.store;
-        match store.look_at(entry, now, |record| store.rules.accepts(record, &request)) {
+        match store.look_at(entry, Instant::now(), |record| store.rules.accepts(record, &request)) {
             Look::Serve { entry, served, refresh } => {
                 let answer = answer(&self.shared, &entry, served);
                 if refresh && !entry.is_refreshing() {
                     self::refresh(&self.shared, &mut self.inner, &key, request, &entry);
                 }
-                ResponseFuture::done(Some(answer))
+                ResponseFuture::done(answer)
             }
             Look::Ask(old) => self.ask_for(key, request, old),
         }
@@ -170,7 +170,7 @@ where
             return ResponseFuture::falling(call.drill());
         }
         let primary = start(&mut self.inner, &mut Readiness::Unasked, request);
-        let future = ResponseFuture::starting(primary, call);
+        let future = ResponseFuture::rare(Rare::starting(primary, call));
         let Some(obsolete) = obsolete else { return future };
         let store = store.clone();
         ResponseFuture::falling(Box::pin(async move {
@@ -276,7 +276,6 @@ where
     R: Restore<A>,
     A: Grade,
 {
-    let mut answer = shared.chain.store.rules.restore(&entry.record);
     let told = &shared.told;
     if served.level.is_degraded() {
         served = because_stored(told, served);
@@ -284,8 +283,7 @@ where
     if shared.needs.reports || served.level.is_degraded() {
         told.answered(served.level, || served.source().name());
     }
-    answer.grade(served);
-    answer
+    shared.chain.store.rules.restore_graded(&entry.record, served)
 }
 
 #[cold]

@@ -13,17 +13,46 @@ use buttress_core::{Kind, Level};
 pub struct Served {
     pub(crate) level: Level,
     from: From,
-    stored: Option<Stored>,
+    stored: Stored,
     /// What an answer from the store that is fresh has nothing of: kept apart, so that answers are small.
     more: Option<Box<More>>,
 }
 
+/// A word and not a byte: by it an answer is told from none, and what is left around a byte would be moved in bits and pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 enum From {
     Primary,
     Rung,
-    LastGood(Freshness),
     Nothing,
+    Fresh,
+    Confirmed,
+    Shared,
+    WhileRevalidate,
+    IfError,
+}
+
+impl From {
+    const fn store(freshness: Freshness) -> Self {
+        match freshness {
+            Freshness::Fresh => Self::Fresh,
+            Freshness::Confirmed => Self::Confirmed,
+            Freshness::Shared => Self::Shared,
+            Freshness::WhileRevalidate => Self::WhileRevalidate,
+            Freshness::IfError => Self::IfError,
+        }
+    }
+
+    const fn freshness(self) -> Option<Freshness> {
+        match self {
+            Self::Primary | Self::Rung | Self::Nothing => None,
+            Self::Fresh => Some(Freshness::Fresh),
+            Self::Confirmed => Some(Freshness::Confirmed),
+            Self::Shared => Some(Freshness::Shared),
+            Self::WhileRevalidate => Some(Freshness::WhileRevalidate),
+            Self::IfError => Some(Freshness::IfError),
+        }
+    }
 }
 
 /// In nanoseconds.
@@ -31,6 +60,15 @@ enum From {
 struct Stored {
     age: u64,
     fresh_for: u64,
+}
+
+impl Stored {
+    /// What was not stored at all. An age of 584 years is as good as that.
+    const NOT: Self = Self { age: u64::MAX, fresh_for: 0 };
+
+    fn get(self) -> Option<Self> {
+        (self != Self::NOT).then_some(self)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,10 +233,10 @@ impl fmt::Display for Cause {
 
 impl Served {
     pub(crate) fn new(level: Level, source: Source) -> Self {
-        let mut served = Self { level, from: From::Primary, stored: None, more: None };
+        let mut served = Self { level, from: From::Primary, stored: Stored::NOT, more: None };
         served.from = match source {
             Source::Primary => From::Primary,
-            Source::LastGood { freshness } => From::LastGood(freshness),
+            Source::LastGood { freshness } => From::store(freshness),
             Source::Nothing => From::Nothing,
             Source::Rung(name) => {
                 served.more.get_or_insert_default().rung = Some(name);
@@ -210,14 +248,14 @@ impl Served {
 
     #[inline]
     pub(crate) fn aged(self, age: Duration, fresh_for: Duration) -> Self {
-        Self { stored: Some(Stored { age: nanos(age), fresh_for: nanos(fresh_for) }), ..self }
+        Self { stored: Stored { age: nanos(age), fresh_for: nanos(fresh_for) }, ..self }
     }
 
     /// A fresh answer, of which this is known in nanoseconds.
     #[inline]
     pub(crate) fn fresh(age: u64, fresh_for: u64) -> Self {
-        let stored = Some(Stored { age, fresh_for });
-        Self { level: Level::Full, from: From::LastGood(Freshness::Fresh), stored, more: None }
+        let stored = Stored { age, fresh_for };
+        Self { level: Level::Full, from: From::Fresh, stored, more: None }
     }
 
     pub(crate) fn because(mut self, shortfall: Shortfall) -> Self {
@@ -228,7 +266,7 @@ impl Served {
     /// Of something that is made of several: the age of the oldest, and all that fell short.
     pub(crate) fn of_parts(level: Level, age: Option<Duration>, shortfalls: &[Shortfall]) -> Self {
         let mut served = Self::new(level, Source::Primary);
-        served.stored = age.map(|age| Stored { age: nanos(age), fresh_for: u64::MAX });
+        served.stored = age.map_or(Stored::NOT, |age| Stored { age: nanos(age), fresh_for: u64::MAX });
         served.fall_short(shortfalls);
         served
     }
@@ -248,29 +286,26 @@ impl Served {
     pub fn source(&self) -> Source {
         match self.from {
             From::Primary => Source::Primary,
-            From::LastGood(freshness) => Source::LastGood { freshness },
             From::Nothing => Source::Nothing,
             From::Rung => {
                 Source::Rung(self.more.as_ref().and_then(|more| more.rung.clone()).unwrap_or_default())
             }
+            store => Source::LastGood { freshness: store.freshness().expect("the others are named") },
         }
     }
 
     pub(crate) fn freshness(&self) -> Option<Freshness> {
-        match self.from {
-            From::LastGood(freshness) => Some(freshness),
-            _ => None,
-        }
+        self.from.freshness()
     }
 
     /// How old it is, if it was stored: the age that it came with and the time since then.
     pub fn age(&self) -> Option<Duration> {
-        self.stored.map(|stored| Duration::from_nanos(stored.age))
+        self.stored.get().map(|stored| Duration::from_nanos(stored.age))
     }
 
     /// Up to which age it was fresh, if it was stored; at most 584 years.
     pub fn fresh_for(&self) -> Option<Duration> {
-        self.stored.map(|stored| Duration::from_nanos(stored.fresh_for))
+        self.stored.get().map(|stored| Duration::from_nanos(stored.fresh_for))
     }
 
     /// What fell short: sorted by name, each once.

@@ -4,7 +4,7 @@ use buttress_core::{BoxError, Carry, Classify, Discard, Level};
 use tower_service::Service;
 
 use crate::chain::{Chain, Last};
-use crate::future::{Call, ResponseFuture};
+use crate::future::{Call, Rare, ResponseFuture};
 use crate::grade::{Grade, IntoAnswer};
 use crate::primary::{Readiness, start};
 use crate::shared::{Holder, Needs};
@@ -89,7 +89,7 @@ where
             let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);
             return ResponseFuture::calling(self.inner.call(request), call);
         }
-        self.call_otherwise(request)
+        ResponseFuture::rare(self.call_otherwise(request))
     }
 }
 
@@ -104,11 +104,12 @@ where
 {
     /// In a drill, or where the service inside has yet to become ready.
     #[cold]
-    fn call_otherwise(&mut self, request: Req) -> ResponseFuture<S::Future, Chain<Req, A, L>, P> {
+    fn call_otherwise(&mut self, request: Req) -> Box<Rare<S::Future, Chain<Req, A, L>, P>> {
         let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);
-        if self.is_in_drill() {
-            return ResponseFuture::falling(call.drill());
+        // One that is ready was in a drill a moment ago.
+        if matches!(self.readiness, Readiness::Ready) || self.is_in_drill() {
+            return Rare::falling(call.drill());
         }
-        ResponseFuture::starting(start(&mut self.inner, &mut self.readiness, request), call)
+        Rare::starting(start(&mut self.inner, &mut self.readiness, request), call)
     }
 }

@@ -1,15 +1,16 @@
 use std::borrow::Cow;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::{ErrorsAreFailures, Level};
-use buttress_degrade::{ByKey, Chain, Degrade, DegradeLayer, Degraded, LastGood, Open, Recalling, Rung};
+use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, Kept, LastGood, Rung};
 use bytes::Bytes;
 use layered::{Execute, Service as _, Stack};
 use seatbelt::ResilienceContext;
 use seatbelt::fallback::Fallback;
 use tick::Clock;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_resilience::cache::CacheLayer;
 use tower_resilience::fallback::FallbackLayer;
 
@@ -64,11 +65,7 @@ fn chains(group: &'static str, leaf: Leaf) -> Vec<Case> {
 #[derive(Clone, Copy)]
 pub(crate) struct Query(&'static str);
 
-type Key = fn(&Query) -> Option<Cow<'_, str>>;
-type Kept = ByKey<Key, Bytes>;
 type Origin = tower::util::BoxCloneSyncService<Query, Bytes, Down>;
-pub(crate) type Store =
-    Degrade<Origin, Recalling<Chain<Query, Degraded<Bytes>, Open>, Kept>, buttress_core::Plain>;
 
 const KEYS: usize = 1024;
 
@@ -87,18 +84,24 @@ fn answer() -> Bytes {
 }
 
 /// A store that holds an answer of 1 KiB for each key, and queries for them.
-pub(crate) fn filled() -> (Store, &'static [String]) {
+pub(crate) fn filled() -> (impl Hits, &'static [String]) {
     let keys = keys(KEYS);
     let (service, _) = fill(keys, 64 * 1024 * 1024);
     (service, keys)
 }
 
-fn fill(keys: &'static [String], max_bytes: usize) -> (Store, LastGood<Kept>) {
-    let key: Key = |query| Some(Cow::Borrowed(query.0));
-    let store = LastGood::new(ByKey::new(key).weighing(Bytes::len)).ttl(Duration::from_secs(86_400));
+/// Services with a store, by whatever function it takes the keys.
+pub(crate) trait Hits: Service<Query, Future: Send, Error: Debug> + Clone + Send + 'static {}
+
+impl<S: Service<Query, Future: Send, Error: Debug> + Clone + Send + 'static> Hits for S {}
+
+fn fill(keys: &'static [String], max_bytes: usize) -> (impl Hits, LastGood<impl Kept>) {
+    let rules = ByKey::new(|query: &Query| Some(Cow::Borrowed(query.0))).weighing(Bytes::len);
+    let store = LastGood::new(rules).ttl(Duration::from_secs(86_400));
     let store = store.max_bytes(max_bytes);
     let origin = Origin::new(service_fn(async |_: Query| Ok(answer())));
-    let layer = DegradeLayer::new("bench", Chain::new()).unwrap().last_good(store.clone()).unwrap();
+    let chain = Chain::<Query, Degraded<Bytes>>::new();
+    let layer = DegradeLayer::new("bench", chain).unwrap().last_good(store.clone()).unwrap();
     let service = layer.leaked().layer(origin);
     run(async {
         for key in keys {

@@ -262,7 +262,7 @@ where
     /// An answer that is in the store because it was asked for just now.
     fn kept(&self, entry: &Entry<R::Record>, freshness: Freshness, level: Level) -> A {
         let served = Served::new(level, Source::LastGood { freshness });
-        let served = served.aged(entry.age(Instant::now()), entry.lifetime.fresh);
+        let served = served.aged(entry.told_age(), entry.lifetime.fresh);
         answer(&self.shared, entry, served)
     }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use buttress_core::clock::nanos;
+use buttress_core::clock::{Since, nanos};
 use tokio::time::Instant;
 
 use crate::served::Freshness;
@@ -20,43 +20,57 @@ pub struct Lifetime {
     pub if_error: Duration,
 }
 
-/// An answer that is kept.
+/// An answer that is kept. What a hit reads comes first, so that it is in few cache lines.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Entry<V> {
-    pub(crate) record: V,
-    pub(crate) stored: Instant,
-    pub(crate) lifetime: Lifetime,
-    /// From this age on it is refreshed: its lifetime, or a little before that.
-    pub(crate) refresh_at: Duration,
-    /// The same from when it was stored on, or its lifetime if that is shorter, and what it takes to say how old it is by then;
-    /// in nanoseconds: most of the time that is all that has to be known.
+    pub(crate) key: Arc<str>,
+    /// For so long from when it was stored on it is neither to be refreshed nor out of date; and what it takes to say how old it is
+    /// by then; in nanoseconds: most of the time that is all that has to be known.
     calm: u64,
     age: u64,
     fresh: u64,
-    /// When the service last failed to give a newer one, in nanoseconds since it was stored, plus one.
-    failed: AtomicU64,
+    stored: Since,
+    pub(crate) record: V,
+    /// It has been served since its turn to go came last.
+    used: AtomicBool,
     /// Somebody is refreshing it.
     refreshing: AtomicBool,
+    /// When the service last failed to give a newer one, in nanoseconds since it was stored, plus one.
+    failed: AtomicU64,
+    pub(crate) lifetime: Lifetime,
+    /// From this age on it is refreshed: its lifetime, or a little before that.
+    pub(crate) refresh_at: Duration,
 }
 
 impl<V> Entry<V> {
-    pub(crate) fn new(record: V, stored: Instant, lifetime: Lifetime, refresh_at: Duration) -> Self {
-        let (failed, refreshing) = (AtomicU64::new(0), AtomicBool::new(false));
+    /// As of now.
+    pub(crate) fn new(key: Arc<str>, record: V, lifetime: Lifetime, refresh_at: Duration) -> Self {
+        let (failed, refreshing, used) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let (age, fresh) = (nanos(lifetime.age), nanos(lifetime.fresh));
         let calm = nanos(refresh_at).min(fresh).saturating_sub(age);
-        Self { record, stored, lifetime, refresh_at, calm, age, fresh, failed, refreshing }
+        let stored = Since::now();
+        Self { key, record, stored, lifetime, refresh_at, calm, age, fresh, failed, refreshing, used }
     }
 
     /// Of an answer that is fresh and not to be refreshed: how old it is, and up to when it is fresh.
-    #[inline]
-    pub(crate) fn calm(&self, now: Instant) -> Option<(u64, u64)> {
-        let since = nanos(now.saturating_duration_since(self.stored));
-        (since < self.calm).then(|| (self.age + since, self.fresh))
+    #[inline(always)]
+    pub(crate) fn calm(&self) -> Option<(u64, u64)> {
+        Some((self.age + self.stored.within(self.calm)?, self.fresh))
+    }
+
+    pub(crate) fn stored(&self) -> Instant {
+        self.stored.instant()
+    }
+
+    /// How old it is, as callers are told: by the same clock, whatever they are told it for.
+    pub(crate) fn told_age(&self) -> Duration {
+        self.calm().map_or_else(|| self.age(Instant::now()), |(age, _)| Duration::from_nanos(age))
     }
 
     /// How old it is. It counts on the runtime's clock, which does not run backwards.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        self.lifetime.age.saturating_add(now.saturating_duration_since(self.stored))
+        self.lifetime.age.saturating_add(now.saturating_duration_since(self.stored()))
     }
 
     /// Whether it may be served without asking first, and if so, why.
@@ -82,8 +96,26 @@ impl<V> Entry<V> {
     }
 
     pub(crate) fn fails(&self, now: Instant) {
-        let since = nanos(now.saturating_duration_since(self.stored)).saturating_add(1);
+        let since = nanos(now.saturating_duration_since(self.stored())).saturating_add(1);
         self.failed.store(since, Ordering::Relaxed);
+    }
+
+    /// Has been served. Not written where it is noted already: other processors may have it in their caches.
+    #[inline]
+    pub(super) fn note_use(&self) {
+        if !self.is_used() {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Its turn to go has come: whether it stays, because it has been used since the last time.
+    pub(super) fn takes_chance(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     #[inline]
@@ -99,7 +131,7 @@ impl<V> Entry<V> {
     /// Whether the service has failed within this time.
     pub(crate) fn failed_within(&self, time: Duration, now: Instant) -> bool {
         let failed = self.failed.load(Ordering::Relaxed);
-        let since = nanos(now.saturating_duration_since(self.stored)).saturating_add(1);
+        let since = nanos(now.saturating_duration_since(self.stored())).saturating_add(1);
         failed != 0 && since.saturating_sub(failed) < nanos(time)
     }
 }
@@ -125,7 +157,7 @@ mod tests {
     async fn the_windows_begin_where_freshness_ends() {
         let lifetime =
             Lifetime { fresh: secs(600), while_revalidate: secs(30), if_error: secs(1200), age: secs(0) };
-        let entry = Entry::new((), Instant::now(), lifetime, secs(600));
+        let entry = Entry::new("a".into(), (), lifetime, secs(600));
         let at = |age| (entry.serves(secs(age)), entry.serves_if_error(secs(age)));
         assert_eq!(at(599), (Some(Freshness::Fresh), true));
         assert_eq!(at(600), (Some(Freshness::WhileRevalidate), true));
@@ -141,7 +173,7 @@ mod tests {
             while_revalidate: Duration::MAX,
             if_error: Duration::MAX,
         };
-        let entry = Entry::new((), Instant::now(), forever, Duration::MAX);
+        let entry = Entry::new("a".into(), (), forever, Duration::MAX);
         tokio::time::advance(secs(60)).await;
         let now = Instant::now();
         assert_eq!((entry.age(now), entry.serves(entry.age(now))), (secs(65), Some(Freshness::Fresh)));

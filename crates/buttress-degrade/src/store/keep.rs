@@ -20,12 +20,12 @@ impl<R: Kept> LastGood<R> {
         record: R::Record,
         lifetime: Lifetime,
     ) -> Arc<Entry<R::Record>> {
-        let (entry, size) = self.entry_of(record, lifetime);
+        let (entry, size) = self.entry_of(flight, record, lifetime);
         flight.keep(|| {
-            let (key, entries) = (flight.key(), &self.shared.entries);
-            let newer = |released| entries.get(key).is_some_and(|kept| kept.stored >= released);
+            let key = flight.key();
+            let newer = |released| self.entry(key).is_some_and(|kept| kept.stored() >= released);
             if !flight.released().is_some_and(newer) {
-                entries.insert(key, Arc::clone(&entry), size);
+                self.shared.entries.insert(Arc::clone(&entry), size);
                 if let Some(behind) = &self.behind {
                     behind.put(key, &entry, flight.begun(), size);
                 }
@@ -67,27 +67,32 @@ impl<R: Kept> LastGood<R> {
         record: R::Record,
         lifetime: Lifetime,
     ) -> Option<Arc<Entry<R::Record>>> {
-        let (entry, size) = self.entry_of(record, lifetime);
+        let (entry, size) = self.entry_of(flight, record, lifetime);
         if entry.serves(lifetime.age).is_none() && !entry.serves_if_error(lifetime.age) {
             return None;
         }
         let mut adopted = None;
         flight.keep(|| {
-            self.shared.entries.insert(flight.key(), Arc::clone(&entry), size);
+            self.shared.entries.insert(Arc::clone(&entry), size);
             adopted = Some(entry);
         });
         adopted
     }
 
     /// As of now, and how many bytes it takes.
-    fn entry_of(&self, record: R::Record, lifetime: Lifetime) -> (Arc<Entry<R::Record>>, usize) {
+    fn entry_of(
+        &self,
+        flight: &Flight<R::Record>,
+        record: R::Record,
+        lifetime: Lifetime,
+    ) -> (Arc<Entry<R::Record>>, usize) {
         let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
         let fresh = nanos(lifetime.fresh);
         let early = fresh / 100 * u64::from(self.config.jitter);
         let refresh_at = if early == 0 { fresh } else { Rng::from_system().between(fresh - early, fresh) };
         let refresh_at =
             if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
-        (Arc::new(Entry::new(record, Instant::now(), lifetime, refresh_at)), size)
+        (Arc::new(Entry::new(Arc::clone(flight.key()), record, lifetime, refresh_at)), size)
     }
 
     pub(super) fn write_behind(&self, behind: &Arc<Behind<R::Record>>) {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use buttress_core::Level;
 use tokio::time::Instant;
 
-use super::{Entry, LastGood};
+use super::{Entry, Held, LastGood};
 use crate::recall::{Accepts, Kept};
 use crate::served::{Freshness, Served, Source};
 
@@ -61,14 +62,19 @@ impl<R: Kept> LastGood<R> {
 
     /// What is kept under this key, however old.
     #[inline]
-    pub(crate) fn entry(&self, key: &str) -> Option<Arc<Entry<R::Record>>> {
+    pub(crate) fn held(&self, key: &str) -> Option<Held<R::Record>> {
         self.shared.entries.get(key)
+    }
+
+    /// The same, to keep.
+    pub(crate) fn entry(&self, key: &str) -> Option<Arc<Entry<R::Record>>> {
+        Guard::into_inner(self.held(key)?)
     }
 
     /// What may be served of this entry now that the service has failed, unless it has been forgotten meanwhile.
     pub(crate) fn after_failure(&self, key: &str, entry: &Arc<Entry<R::Record>>) -> Option<Served> {
-        let age = entry.age(Instant::now());
-        let still_kept = self.shared.entries.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
+        let age = entry.told_age();
+        let still_kept = self.entry(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
         let freshness = Freshness::IfError;
         (still_kept && entry.serves_if_error(age)).then(|| {
             Served::new(self.config.level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh)

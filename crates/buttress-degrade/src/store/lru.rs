@@ -1,9 +1,14 @@
 //! What is kept, by key: bounded in bytes. What has not been used for long goes first.
 
+use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::Guard;
 use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::Entry;
+use super::front::{Front, Held};
 
 /// What one entry takes beside its key and its value: its place here, and what the allocator rounds up.
 pub(crate) const OVERHEAD: usize = 192;
@@ -11,7 +16,7 @@ pub(crate) const OVERHEAD: usize = 192;
 /// A map in several shards, each with a lock, a bound and an order of its own.
 ///
 /// The order is that of arrival, with a second chance: the oldest goes, unless it has been used since its turn came last, and then
-/// counts as new. So a hit marks its entry and moves nothing.
+/// counts as new. So a hit marks its entry and moves nothing; most find it in the shard's [`Front`] and do not lock.
 ///
 /// A key is hashed once, by foldhash with seeds of its own: whoever chooses keys does not learn which ones collide, and a SipHash would
 /// take as long as all of the rest. The bound is hard: room is made before anything is
@@ -25,9 +30,16 @@ pub(crate) struct Lru<V> {
 /// In cache lines of its own (processors fetch them in pairs): what locks one does not slow down the other.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Aligned<V>(Mutex<Shard<V>>);
+struct Aligned<V> {
+    front: Front<V>,
+    locked: Locked<V>,
+}
 
+/// Apart from what is read without it.
 #[derive(Debug)]
+#[repr(align(128))]
+struct Locked<V>(Mutex<Shard<V>>);
+
 struct Shard<V> {
     table: HashTable<u32>,
     slots: Vec<Slot<V>>,
@@ -38,14 +50,11 @@ struct Shard<V> {
     max_bytes: usize,
 }
 
-#[derive(Debug)]
 struct Slot<V> {
     hash: u64,
-    key: Box<str>,
     /// `None` in a slot that is free.
-    value: Option<Arc<V>>,
+    entry: Option<Arc<Entry<V>>>,
     bytes: usize,
-    used: bool,
     newer: u32,
     older: u32,
 }
@@ -60,46 +69,49 @@ impl<V> Lru<V> {
         let shards = (max_bytes / SMALLEST_SHARD).clamp(1, 16);
         // The greatest power of two within it.
         let shards = 1 << shards.ilog2();
-        let shard = || Aligned(Mutex::new(Shard::new(max_bytes / shards)));
+        let shard = || {
+            let max_bytes = max_bytes / shards;
+            Aligned { front: Front::new(max_bytes), locked: Locked(Mutex::new(Shard::new(max_bytes))) }
+        };
         Self { shards: (0..shards).map(|_| shard()).collect(), hasher: DefaultHashBuilder::default() }
     }
 
     #[inline(always)]
-    fn shard(&self, key: &str) -> (u64, MutexGuard<'_, Shard<V>>) {
+    fn shard(&self, key: &str) -> (u64, &Aligned<V>) {
         let hash = self.hasher.hash_one(key);
-        // The table uses the top bits and the bottom ones.
-        let shard = (hash >> 32) as usize & (self.shards.len() - 1);
-        (hash, lock(&self.shards[shard]))
+        // The table and the front use the bottom bits, the table the top ones, too.
+        (hash, &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)])
     }
 
-    /// The value of this key, which has been used by that.
-    #[inline]
-    pub(crate) fn get(&self, key: &str) -> Option<Arc<V>> {
-        let (hash, mut shard) = self.shard(key);
-        let slot = shard.find(hash, key)?;
-        let slot = &mut shard.slots[slot as usize];
-        // Not written where it is so already: other processors may have it in their caches.
-        if !slot.used {
-            slot.used = true;
+    /// The entry of this key, which has been used by that.
+    #[inline(always)]
+    pub(crate) fn get(&self, key: &str) -> Option<Held<V>> {
+        let (hash, shard) = self.shard(key);
+        match shard.front.get(hash, key) {
+            Some(held) => {
+                held.as_ref()?.note_use();
+                Some(held)
+            }
+            None => shard.get(hash, key),
         }
-        slot.value.clone()
     }
 
-    /// Keeps this value, unless it alone is too large; whether it is kept. What was there before goes in either case.
-    pub(crate) fn insert(&self, key: &str, value: Arc<V>, size: usize) -> bool {
-        let bytes = size.saturating_add(key.len()).saturating_add(OVERHEAD);
+    /// Keeps this entry, unless it alone is too large; whether it is kept. What was there before goes in either case.
+    pub(crate) fn insert(&self, entry: Arc<Entry<V>>, size: usize) -> bool {
+        let bytes = size.saturating_add(entry.key.len()).saturating_add(OVERHEAD);
         let mut gone = Vec::new();
-        let (hash, mut shard) = self.shard(key);
-        if let Some(old) = shard.find(hash, key) {
-            gone.push(shard.remove(old));
+        let (hash, Aligned { front, locked }) = self.shard(&entry.key);
+        let mut shard = locked.lock();
+        if let Some(old) = shard.find(hash, &entry.key) {
+            gone.push(shard.remove(old, front));
         }
         let fits = bytes <= shard.max_bytes;
         if fits {
             while shard.bytes > shard.max_bytes - bytes {
                 let oldest = shard.oldest();
-                gone.push(shard.remove(oldest));
+                gone.push(shard.remove(oldest, front));
             }
-            shard.add(hash, key, value, bytes);
+            shard.push(Slot { hash, entry: Some(entry), bytes, newer: NONE, older: NONE }, front);
         }
         // What is dropped may run code of others: not under the lock.
         drop(shard);
@@ -109,22 +121,23 @@ impl<V> Lru<V> {
 
     /// Forgets this key; whether it was there.
     pub(crate) fn remove(&self, key: &str) -> bool {
-        let (hash, mut shard) = self.shard(key);
-        let removed = shard.find(hash, key).map(|slot| shard.remove(slot));
+        let (hash, Aligned { front, locked }) = self.shard(key);
+        let mut shard = locked.lock();
+        let removed = shard.find(hash, key).map(|slot| shard.remove(slot, front));
         drop(shard);
         removed.is_some()
     }
 
     /// Keeps only what this says is worth keeping; how many went.
-    pub(crate) fn retain(&self, worth: impl Fn(&V) -> bool) -> usize {
+    pub(crate) fn retain(&self, worth: impl Fn(&Entry<V>) -> bool) -> usize {
         let mut removed = 0;
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            let useless = |slot: &Slot<V>| slot.value.as_ref().is_some_and(|value| !worth(value));
+        for Aligned { front, locked } in &self.shards {
+            let mut shard = locked.lock();
+            let useless = |slot: &Slot<V>| slot.entry.as_ref().is_some_and(|entry| !worth(entry));
             let gone: Vec<u32> =
                 (0..).zip(&shard.slots).filter(|(_, slot)| useless(slot)).map(|(at, _)| at).collect();
-            let gone: Vec<_> = gone.into_iter().map(|slot| shard.remove(slot)).collect();
-            shard.compact();
+            let gone: Vec<_> = gone.into_iter().map(|slot| shard.remove(slot, front)).collect();
+            shard.compact(front);
             drop(shard);
             removed += gone.len();
         }
@@ -136,11 +149,11 @@ impl<V> Lru<V> {
         let mut left = self.bytes();
         while left > bytes {
             let before = left;
-            for shard in &self.shards {
-                let mut shard = lock(shard);
+            for Aligned { front, locked } in &self.shards {
+                let mut shard = locked.lock();
                 if left > bytes && shard.bytes > 0 {
                     let (all, oldest) = (shard.bytes, shard.oldest());
-                    let gone = shard.remove(oldest);
+                    let gone = shard.remove(oldest, front);
                     left = left.saturating_sub(all - shard.bytes);
                     drop(shard);
                     drop(gone);
@@ -150,20 +163,41 @@ impl<V> Lru<V> {
                 break;
             }
         }
-        self.shards.iter().for_each(|shard| lock(shard).compact());
+        self.shards.iter().for_each(|shard| shard.locked.lock().compact(&shard.front));
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).table.len()).sum()
+        self.shards.iter().map(|shard| shard.locked.lock().table.len()).sum()
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).bytes).sum()
+        self.shards.iter().map(|shard| shard.locked.lock().bytes).sum()
     }
 }
 
-fn lock<V>(shard: &Aligned<V>) -> MutexGuard<'_, Shard<V>> {
-    shard.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl<V> Aligned<V> {
+    /// In the table, and from now on in front if there is room.
+    #[cold]
+    #[inline(never)]
+    fn get(&self, hash: u64, key: &str) -> Option<Held<V>> {
+        let shard = self.locked.lock();
+        let entry = shard.slots[shard.find(hash, key)? as usize].entry.as_ref()?;
+        entry.note_use();
+        self.front.put(hash, entry);
+        Some(Guard::from_inner(Some(Arc::clone(entry))))
+    }
+}
+
+impl<V> Locked<V> {
+    fn lock(&self) -> MutexGuard<'_, Shard<V>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> fmt::Debug for Shard<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shard({} bytes)", self.bytes)
+    }
 }
 
 impl<V> Shard<V> {
@@ -173,16 +207,12 @@ impl<V> Shard<V> {
     }
 
     fn find(&self, hash: u64, key: &str) -> Option<u32> {
-        self.table.find(hash, |&slot| &*self.slots[slot as usize].key == key).copied()
-    }
-
-    fn add(&mut self, hash: u64, key: &str, value: Arc<V>, bytes: usize) {
-        let (key, value) = (key.into(), Some(value));
-        self.push(Slot { hash, key, value, bytes, used: false, newer: NONE, older: NONE });
+        let is_it = |&slot: &u32| self.slots[slot as usize].entry.as_ref().is_some_and(|e| *e.key == *key);
+        self.table.find(hash, is_it).copied()
     }
 
     /// As the newest.
-    fn push(&mut self, slot: Slot<V>) {
+    fn push(&mut self, slot: Slot<V>, front: &Front<V>) {
         let (hash, bytes) = (slot.hash, slot.bytes);
         let at = if let Some(free) = self.free.pop() {
             self.slots[free as usize] = slot;
@@ -195,23 +225,28 @@ impl<V> Shard<V> {
         self.link(at);
         let slots = &self.slots;
         self.table.insert_unique(hash, at, |&slot| slots[slot as usize].hash);
+        if front.grow(self.table.len()) {
+            slots.iter().for_each(|slot| slot.entry.iter().for_each(|entry| front.put(slot.hash, entry)));
+        } else if let Some(entry) = &slots[at as usize].entry {
+            front.put(hash, entry);
+        }
     }
 
-    fn remove(&mut self, at: u32) -> Option<Arc<V>> {
+    fn remove(&mut self, at: u32, front: &Front<V>) -> Option<Arc<Entry<V>>> {
         self.unlink(at);
         let slot = &mut self.slots[at as usize];
-        slot.key = Box::default();
         self.bytes -= slot.bytes;
-        let (hash, value) = (slot.hash, slot.value.take());
+        let (hash, entry) = (slot.hash, slot.entry.take());
+        entry.iter().for_each(|entry| front.take(hash, entry));
         if let Ok(entry) = self.table.find_entry(hash, |&slot| slot == at) {
             entry.remove();
         }
         self.free.push(at);
-        value
+        entry
     }
 
     /// Gives back what most of the places took, where most are free.
-    fn compact(&mut self) {
+    fn compact(&mut self, front: &Front<V>) {
         if self.table.len() >= self.slots.len() / 4 {
             return;
         }
@@ -219,8 +254,7 @@ impl<V> Shard<V> {
         let mut at = sparse.ends.1;
         while at != NONE {
             let slot = &mut sparse.slots[at as usize];
-            let (key, value) = (std::mem::take(&mut slot.key), slot.value.take());
-            self.push(Slot { key, value, newer: NONE, older: NONE, ..*slot });
+            self.push(Slot { entry: slot.entry.take(), newer: NONE, older: NONE, ..*slot }, front);
             at = sparse.slots[at as usize].newer;
         }
     }
@@ -229,7 +263,7 @@ impl<V> Shard<V> {
     fn oldest(&mut self) -> u32 {
         loop {
             let oldest = self.ends.1;
-            if !std::mem::take(&mut self.slots[oldest as usize].used) {
+            if !self.slots[oldest as usize].entry.as_ref().is_some_and(|entry| entry.takes_chance()) {
                 return oldest;
             }
             self.unlink(oldest);
@@ -261,16 +295,27 @@ impl<V> Shard<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+    use crate::store::Lifetime;
     use proptest::prelude::*;
 
     const EACH: usize = OVERHEAD + 1;
 
+    fn entry<V>(key: &str, value: V) -> Arc<Entry<V>> {
+        Arc::new(Entry::new(key.into(), value, Lifetime::default(), std::time::Duration::ZERO))
+    }
+
+    fn is_there<V>(lru: &Lru<V>, key: &str) -> bool {
+        let (hash, shard) = lru.shard(key);
+        shard.locked.lock().find(hash, key).is_some()
+    }
+
     fn kept(lru: &Lru<u8>) -> String {
         let mut names: Vec<String> = Vec::new();
         for name in 'a'..='f' {
-            let (hash, shard) = lru.shard(&name.to_string());
-            names.extend(shard.find(hash, &name.to_string()).map(|_| name.to_string()));
+            names.extend(is_there(lru, &name.to_string()).then(|| name.to_string()));
         }
         names.concat()
     }
@@ -279,38 +324,36 @@ mod tests {
     fn the_oldest_that_was_not_used_goes_first() {
         let lru = Lru::new(3 * EACH);
         for name in ["a", "b", "c"] {
-            assert!(lru.insert(name, Arc::new(1), 0));
+            assert!(lru.insert(entry(name, 1), 0));
         }
-        assert_eq!(lru.get("a").as_deref(), Some(&1));
-        lru.insert("d", Arc::new(4), 0);
+        assert_eq!(lru.get("a").and_then(|held| Some(held.as_ref()?.record)), Some(1));
+        lru.insert(entry("d", 4), 0);
         assert_eq!(kept(&lru), "acd");
-        lru.insert("c", Arc::new(3), EACH);
+        lru.insert(entry("c", 3), EACH);
         assert_eq!(
             (kept(&lru).as_str(), lru.bytes()),
             ("cd", 3 * EACH),
             "a larger one takes the room of two"
         );
-        assert!(!lru.insert("c", Arc::new(3), 3 * EACH), "too large");
+        assert!(!lru.insert(entry("c", 3), 3 * EACH), "too large");
         assert_eq!(kept(&lru), "d", "and the old one is out of date");
-        assert_eq!((lru.retain(|value| *value != 4), lru.len(), lru.bytes()), (1, 0, 0));
+        assert_eq!((lru.retain(|entry| entry.record != 4), lru.len(), lru.bytes()), (1, 0, 0));
     }
 
     #[test]
     fn what_is_freed_is_given_back_and_the_order_stays() {
         let lru = Lru::new(SMALLEST_SHARD);
         for n in 0..10_000 {
-            lru.insert(&n.to_string(), Arc::new(n % 1000 == 0), 0);
+            lru.insert(entry(&n.to_string(), n % 1000 == 0), 0);
         }
         let places = || {
-            let shard = lock(&lru.shards[0]);
+            let shard = lru.shards[0].locked.lock();
             shard.slots.capacity() + shard.table.capacity()
         };
         let before = places();
-        assert_eq!(lru.retain(|worth| *worth), 9990);
+        assert_eq!(lru.retain(|entry| entry.record), 9990);
         assert!(places() < before / 100, "{} of {before}", places());
-        let there = |n: u32| {
-            lru.shard(&n.to_string()).1.find(lru.hasher.hash_one(n.to_string()), &n.to_string()).is_some()
-        };
+        let there = |n: u32| is_there(&lru, &n.to_string());
         let bytes = lru.bytes();
         assert_eq!((bytes, lru.len()), (10 * OVERHEAD + 4 * 9 + 1, 10));
         for left in (0..10).rev() {
@@ -323,6 +366,59 @@ mod tests {
         assert!(lru.bytes() == 0 && places() < 20);
     }
 
+    #[test]
+    fn what_has_no_place_in_front_is_found_all_the_same_and_what_is_gone_is_not() {
+        let lru = Lru::new(SMALLEST_SHARD);
+        let keys: Vec<String> = (0..10_000).map(|n| n.to_string()).collect();
+        let value = |key: &String| lru.get(key).and_then(|held| Some(held.as_ref()?.record));
+        for (n, key) in keys.iter().enumerate() {
+            lru.insert(entry(key, n), 0);
+            assert_eq!(value(&keys[n / 2]), Some(n / 2));
+        }
+        for (n, key) in keys.iter().enumerate() {
+            assert_eq!((value(key), value(key)), (Some(n), Some(n)));
+        }
+        let in_front =
+            |key: &&String| lru.shards[0].front.get(lru.hasher.hash_one(key.as_str()), key).is_some();
+        let places = keys.iter().filter(in_front).count();
+        assert!((2000..=4096).contains(&places), "{places} of 4,096");
+        for (n, key) in keys.iter().enumerate() {
+            if n % 2 == 0 {
+                assert!(lru.remove(key));
+            } else {
+                lru.insert(entry(key, 2 * n), 0);
+            }
+            assert_eq!(value(key), (n % 2 == 1).then_some(2 * n));
+        }
+        lru.retain(|_| false);
+        assert!(!keys.iter().any(|key| value(key).is_some()) && keys.iter().filter(in_front).count() == 0);
+    }
+
+    #[test]
+    fn nobody_finds_what_was_forgotten_before_he_looked() {
+        let lru = Lru::new(SMALLEST_SHARD);
+        let forgotten = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while forgotten.load(Ordering::SeqCst) < 20_000 {
+                        let before = forgotten.load(Ordering::SeqCst);
+                        let found = lru.get("a").and_then(|held| Some(held.as_ref()?.record));
+                        assert!(
+                            found.is_none_or(|found| found > before),
+                            "{found:?}, {before} were forgotten"
+                        );
+                    }
+                });
+            }
+            for n in 1..=20_000 {
+                lru.insert(entry("a", n), 0);
+                lru.remove("a");
+                forgotten.store(n, Ordering::SeqCst);
+            }
+        });
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
@@ -330,25 +426,27 @@ mod tests {
         #[test]
         fn it_does_what_a_list_does_and_never_exceeds_its_bound(
             steps in proptest::collection::vec((0_u8..4, 0_u8..6, 0_usize..900), 1..60),
+            has_front in proptest::bool::ANY,
         ) {
-            const MAX: usize = 1500;
-            let lru = Lru::new(MAX);
+            let max = if has_front { 150_000 } else { 1500 };
+            let lru = Lru::new(max);
             let mut list: Vec<(String, usize, bool)> = Vec::new();
             for (what, key, size) in steps {
                 let key = char::from(b'a' + key).to_string();
                 let at = list.iter().position(|(name, ..)| *name == key);
+                let size = if has_front { size * 100 } else { size };
                 match what {
                     0 | 1 => {
                         at.map(|at| list.remove(at));
                         let bytes = size + OVERHEAD + 1;
-                        if bytes <= MAX {
-                            while list.iter().map(|(_, bytes, _)| bytes).sum::<usize>() + bytes > MAX {
+                        if bytes <= max {
+                            while list.iter().map(|(_, bytes, _)| bytes).sum::<usize>() + bytes > max {
                                 let (name, bytes, used) = list.remove(0);
                                 list.extend(used.then_some((name, bytes, false)));
                             }
                             list.push((key.clone(), bytes, false));
                         }
-                        lru.insert(&key, Arc::new(0), size);
+                        lru.insert(entry(&key, 0), size);
                     }
                     2 => {
                         at.iter().for_each(|at| list[*at].2 = true);
@@ -361,7 +459,7 @@ mod tests {
                 }
                 let bytes: usize = list.iter().map(|(_, bytes, _)| bytes).sum();
                 prop_assert_eq!((lru.len(), lru.bytes()), (list.len(), bytes));
-                prop_assert!(lru.bytes() <= MAX);
+                prop_assert!(lru.bytes() <= max);
                 let mut names: Vec<&str> = list.iter().map(|(name, ..)| name.as_str()).collect();
                 names.sort_unstable();
                 prop_assert_eq!(kept(&lru), names.concat());

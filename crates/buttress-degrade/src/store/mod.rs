@@ -9,6 +9,7 @@ mod behind;
 mod clock;
 mod entry;
 mod flights;
+mod front;
 mod keep;
 mod look;
 mod lru;
@@ -35,6 +36,7 @@ use behind::Behind;
 pub(crate) use entry::Entry;
 pub use entry::Lifetime;
 pub(crate) use flights::{Flight, Flights, Joined, Waits};
+pub(crate) use front::Held;
 pub(crate) use look::Look;
 use lru::Lru;
 pub(crate) use place::Place;
@@ -87,7 +89,7 @@ struct Config {
 }
 
 struct Shared<V> {
-    entries: Lru<Entry<V>>,
+    entries: Lru<V>,
     flights: Arc<Flights<V>>,
     refreshes: Arc<AtomicUsize>,
     abandoned: Arc<AtomicUsize>,

@@ -131,17 +131,17 @@ mod tests {
     use super::*;
     use crate::store::Lifetime;
 
-    fn entry(now: Instant) -> Arc<Entry<u32>> {
-        Arc::new(Entry::new(0, now, Lifetime::default(), std::time::Duration::ZERO))
+    fn entry() -> Arc<Entry<u32>> {
+        Arc::new(Entry::new("a".into(), 0, Lifetime::default(), std::time::Duration::ZERO))
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_of_each_key_waits_and_what_was_overtaken_meanwhile_stays() {
         let (mut pending, now) = (Pending::default(), Instant::now());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        assert!(pending.put(&a, entry(now), now, 10) && pending.put(&b, entry(now), now, 20));
+        assert!(pending.put(&a, entry(), now, 10) && pending.put(&b, entry(), now, 20));
         let written = pending.first(9);
-        assert!(pending.put(&a, entry(now), now, 30));
+        assert!(pending.put(&a, entry(), now, 30));
         assert_eq!((pending.len(), pending.bytes), (2, 50));
         written.iter().for_each(|(key, job)| pending.done(key, job));
         assert_eq!((pending.len(), pending.bytes), (1, 30), "of `a` there is something newer");
@@ -158,11 +158,11 @@ mod tests {
     async fn it_is_bounded_and_what_is_forgotten_beyond_that_is_all() {
         let (mut pending, now) = (Pending::default(), Instant::now());
         for index in 0..2 * MOST.0 {
-            let put = pending.put(&index.to_string().into(), entry(now), now, 1);
+            let put = pending.put(&index.to_string().into(), entry(), now, 1);
             assert_eq!(put, index < MOST.0);
         }
-        assert!(pending.put(&"7".into(), entry(now), now, 2), "what waits may be replaced");
-        assert!(!pending.put(&"7".into(), entry(now), now, MOST.1));
+        assert!(pending.put(&"7".into(), entry(), now, 2), "what waits may be replaced");
+        assert!(!pending.put(&"7".into(), entry(), now, MOST.1));
         pending.forget("8", now);
         assert_eq!((pending.len(), pending.all()), (MOST.0, None));
         pending.forget("another", now);
