@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use buttress::circuit_breaker::CircuitState;
 use buttress::degrade::{
     Chain, DegradationRegistry, DegradeLayer, Grade, HttpRules, LastGood, Level, Need, Rung,
 };
@@ -20,7 +21,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
+
+/// How long the circuit stays open.
+const OPEN: Duration = Duration::from_secs(10);
 
 type Asked = Request<Full<Bytes>>;
 type Given = Response<Answer<Incoming>>;
@@ -101,7 +106,7 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
         request
     });
     let chain = Chain::<Asked, Given>::new()
-        .rung(Rung::alternate("replica", at_replica, Http::new()).timeout(Duration::from_millis(500)))
+        .rung(Rung::alternate("replica", at_replica, Http::new()).timeout(Duration::from_secs(2)))
         .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("sorry")));
     let store =
         LastGood::new(HttpRules::private()).while_revalidate(Duration::ZERO).negative_ttl(Duration::ZERO);
@@ -109,10 +114,10 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
     let degrade = degrade.last_good(store.clone()).unwrap();
     let layer = buttress::http("search")
         .silent()
-        .attempt(Duration::from_millis(300))
-        .total(Duration::from_millis(600))
+        .attempt(Duration::from_secs(2))
+        .total(Duration::from_secs(4))
         .retry(retry::Config::user_facing().max_retries(0))
-        .map_circuit_breaker(|breaker| breaker.open_for(Duration::from_secs(2)).success_threshold(1))
+        .map_circuit_breaker(|breaker| breaker.open_for(OPEN).success_threshold(1))
         .build_degrading(degrade)
         .unwrap();
     let explained = layer.explain().to_string();
@@ -132,15 +137,22 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
     replica.mode.store(FAILING, Relaxed);
     assert_eq!(stack.get("/a").await, (Level::Moderate, "primary".into()));
     assert_eq!(stack.get("/b").await, (Level::Minimal, "sorry".into()));
+    assert_eq!(stack.get("/b").await, (Level::Minimal, "sorry".into()));
     // Both hang. From the fifth failure on the circuit is open, and nothing waits for the server any more.
     primary.mode.store(HANGING, Relaxed);
     replica.mode.store(HANGING, Relaxed);
-    for _ in 0..3 {
+    let circuit = layer.stack().circuit_breaker().handle();
+    let (mut opens, mut calls) = (Instant::now(), 0);
+    while circuit.state() != CircuitState::Open {
+        opens = Instant::now();
         assert_eq!(stack.get("/a").await, (Level::Moderate, "primary".into()));
+        calls += 1;
+        assert!(calls <= 5, "it does not open");
     }
     let calls = primary.calls.load(Relaxed);
     assert_eq!(stack.get("/b").await, (Level::Minimal, "sorry".into()));
-    assert_eq!(primary.calls.load(Relaxed), calls, "the circuit is open");
+    // Unless the machine was so busy that it was time to try again.
+    assert!(primary.calls.load(Relaxed) == calls || opens.elapsed() >= OPEN, "the circuit is open");
     assert_eq!(registry.levels().instant, Level::Minimal);
     // A hundred who ask at once, all of them are answered.
     let all: Vec<_> = (0..100)
@@ -159,14 +171,14 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), well).await.expect("it recovers by itself");
+    tokio::time::timeout(Duration::from_secs(120), well).await.expect("it recovers by itself");
     // The last bad answer counts for 2.5 s.
     let all_well = async {
         while registry.levels().instant != Level::Full {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), all_well).await.expect("nothing is degraded any more");
+    tokio::time::timeout(Duration::from_secs(120), all_well).await.expect("nothing is degraded any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,10 +219,10 @@ async fn a_failed_response_gives_its_connection_back() {
     let degrade = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
     let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let stack = Stack { service: degrade.layer(client), url };
-    for _ in 0..10 {
+    for _ in 0..4 {
         assert_eq!(stack.get("/a").await, (Level::Minimal, "sorry".into()));
-        // Until it is read.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Until it is read, also on a machine that is busy.
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!((primary.calls.load(Relaxed), primary.connections.load(Relaxed)), (10, 1));
+    assert_eq!((primary.calls.load(Relaxed), primary.connections.load(Relaxed)), (4, 1));
 }
