@@ -35,24 +35,12 @@ enum Growth {
     Constant,
     Linear,
     Exponential(f64),
-    Custom(Custom),
+    /// The first delays; the last one repeats.
+    Listed(Arc<[u64]>),
 }
 
-/// The same one as its clones, and no other.
-#[derive(Clone)]
-struct Custom(Arc<dyn Fn(u32) -> Duration + Send + Sync>);
-
-impl fmt::Debug for Custom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fn(u32) -> Duration")
-    }
-}
-
-impl PartialEq for Custom {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
+/// So many delays are asked of a closure.
+const LISTED: usize = 100;
 
 impl Backoff {
     /// The same delay each time, without jitter.
@@ -87,7 +75,8 @@ impl Backoff {
 
     /// What this closure says: it is given the number of the retry, 1 for the first. At most `cap`, without jitter.
     ///
-    /// It is asked before each retry, and for descriptions of the schedule too, so it should be quick and always say the same.
+    /// It is asked here, for one retry after the other until its answer reaches the cap, for a hundred at most, and never again:
+    /// what follows is as long as the last one.
     ///
     /// ```
     /// use std::time::Duration;
@@ -102,10 +91,15 @@ impl Backoff {
     /// let delays: Vec<_> = backoff.delays().take(4).map(|delay| delay.as_secs()).collect();
     /// assert_eq!(delays, [0, 1, 5, 5]);
     /// ```
-    pub fn from_fn(cap: Duration, delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        let base = delay(1).min(cap);
-        let growth = Growth::Custom(Custom(Arc::new(delay)));
-        Self { growth, base: nanos(base), cap: nanos(cap), jitter: Jitter::None, seeds: Seeds::default() }
+    pub fn from_fn(cap: Duration, mut delay: impl FnMut(u32) -> Duration) -> Self {
+        let cap = nanos(cap);
+        let base = nanos(delay(1)).min(cap);
+        let mut delays = vec![base];
+        while delays.len() < LISTED && delays.last() != Some(&cap) {
+            delays.push(nanos(delay(delays.len() as u32 + 1)).min(cap));
+        }
+        let growth = Growth::Listed(delays.into());
+        Self { growth, base, cap, jitter: Jitter::None, seeds: Seeds::default() }
     }
 
     fn growing(growth: Growth, base: Duration, cap: Duration) -> Result<Self, ConfigError> {
@@ -182,8 +176,8 @@ impl Backoff {
         let uncapped = match &self.growth {
             Growth::Constant => self.base,
             Growth::Linear => self.base.saturating_mul(retry.saturating_add(1)),
-            Growth::Custom(Custom(delay)) => {
-                nanos(delay(u32::try_from(retry.saturating_add(1)).unwrap_or(u32::MAX)))
+            Growth::Listed(delays) => {
+                delays[usize::try_from(retry).unwrap_or(usize::MAX).min(delays.len() - 1)]
             }
             // `as` saturates: an infinite product is the cap like any other too large one.
             Growth::Exponential(factor) => (self.base as f64 * factor.powf(retry as f64)) as u64,
@@ -198,7 +192,13 @@ impl fmt::Display for Backoff {
         let (base, cap) = (Seconds(self.base()), Seconds(self.cap()));
         match &self.growth {
             Growth::Constant => write!(f, "{base}")?,
-            Growth::Custom(_) => write!(f, "{base} and then as a closure says, up to {cap}")?,
+            Growth::Listed(delays) => {
+                delays
+                    .iter()
+                    .take(3)
+                    .try_for_each(|&delay| write!(f, "{}, ", Seconds(Duration::from_nanos(delay))))?;
+                write!(f, "and so on up to {cap}")?;
+            }
             Growth::Linear => write!(f, "{base}, {base} more each time up to {cap}")?,
             Growth::Exponential(factor) => write!(f, "{base} × {factor} up to {cap}")?,
         }
@@ -322,14 +322,22 @@ mod tests {
         let backoff = Backoff::from_fn(secs(10), |retry| secs(u64::from(retry).pow(2)));
         assert_eq!(millis(&backoff, 5), [1000, 4000, 9000, 10_000, 10_000]);
         assert_eq!((backoff.base(), backoff.longest(3)), (secs(1), secs(14)));
-        assert_eq!(backoff.to_string(), "1 s and then as a closure says, up to 10 s");
+        assert_eq!(backoff.to_string(), "1 s, 4 s, 9 s, and so on up to 10 s");
         let mut delays = backoff.delays();
         assert_eq!((delays.nth(2), delays.nth(usize::MAX)), (Some(secs(9)), Some(secs(10))));
         delays.restart();
         assert_eq!(delays.next(), Some(secs(1)));
         assert_eq!(Backoff::from_fn(secs(1), |_| Duration::MAX).delays().next(), Some(secs(1)));
         assert_eq!(backoff, backoff.clone());
-        assert_ne!(backoff, Backoff::from_fn(secs(10), |retry| secs(u64::from(retry).pow(2))));
+        let mut asked = 0;
+        let counted = Backoff::from_fn(Duration::MAX, |retry| {
+            asked += 1;
+            secs(retry.into())
+        });
+        assert_eq!((counted.delays().nth(99), counted.delays().nth(100)), (Some(secs(100)), Some(secs(100))));
+        assert_eq!(asked, 100, "not while a call waits, or a layer holds a lock");
+        let growing = Backoff::from_fn(secs(60), |retry| secs(3_u32.pow(retry).into()));
+        assert_eq!(growing.delays().nth(50), Some(secs(60)), "it is not asked for what would overflow");
         let spread = backoff.jitter(Jitter::Full);
         assert!((0..100).all(|_| spread.delays().nth(1).unwrap() <= secs(4)));
     }

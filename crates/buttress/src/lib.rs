@@ -39,7 +39,8 @@
 //! From the outside in: a deadline for the whole call, until the response's head; a retry within it, paid from a budget, obeying the server's
 //! hints; a circuit breaker, which refuses at once while the dependency is ill; a deadline for each attempt.
 //! [`HttpLayer::explain`] says so with the figures. Requests are called with [`ReplayBody`](http::ReplayBody), so that
-//! they can be sent again.
+//! they can be sent again. Layers of one's own go around [each attempt](HttpBuilder::per_attempt), for a token, a signature, a
+//! limit, or around [each call](HttpBuilder::per_call).
 //!
 //! # Errors
 //!
