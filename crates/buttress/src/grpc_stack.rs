@@ -1,4 +1,5 @@
 mod layer;
+mod plan;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use buttress_core::{ConfigError, Mode, Observe, Verdict};
 use buttress_deadline::DeadlineLayer;
 use buttress_grpc::{AttemptLayer, ByMethod, CallLayer, Code, Grpc, GrpcWatch, ServiceConfig};
 use buttress_http::HttpReplay;
-use buttress_retry::{Budget, HintRule, RetryLayer};
+use buttress_retry::{HintRule, RetryLayer};
 use tower_layer::{Identity, Stack};
 
-use crate::live::{Circuits, Layers, Plan, StackHandle, Written};
+use crate::live::{Circuits, Layers, StackHandle, Written};
 use crate::stack::{Preset, check_name, observer, short_name};
 
 pub use layer::GrpcLayer;
@@ -270,61 +271,6 @@ impl<A> GrpcBuilder<A> {
     #[must_use]
     pub fn silent(self) -> Self {
         Self { silent: true, ..self }
-    }
-
-    pub(crate) fn retry_config(&self) -> buttress_retry::Config {
-        if let Some(config) = &self.retry {
-            return config.clone();
-        }
-        let config = if self.methods.has_retries() {
-            let background = matches!(self.preset, Preset::Background);
-            buttress_retry::Config::grpc().retry_refused(background)
-        } else {
-            self.preset.retry().hints(PUSHBACK)
-        };
-        let throttle = self.methods.throttle().map(|(max_tokens, ratio)| {
-            Budget::grpc_throttle(max_tokens, ratio).expect("it was checked when it was read")
-        });
-        // Whoever says how long all of it may take is not told otherwise by the preset.
-        let config = if self.total.is_some() { config.max_total_wait(None) } else { config };
-        match throttle {
-            Some(throttle) => config.budget(throttle),
-            None => config,
-        }
-    }
-
-    pub(crate) fn breaker_config(&self) -> buttress_circuit_breaker::Config {
-        self.breaker.clone().unwrap_or_else(|| self.preset.breaker())
-    }
-
-    /// This is what a file says of it.
-    #[cfg(feature = "config")]
-    pub(crate) fn written(self, written: Arc<Written>) -> Self {
-        Self { written: Some(written), ..self }
-    }
-
-    /// Puts what this builder says of deadlines, retry and circuit breaker, and of their mode if it says one, in force in a
-    /// stack that is running, without losing its state: all of it or, with an error, nothing. What belongs to how a stack is
-    /// built is left as it is; the look for a status in trailers stays bounded by the attempt's time that it was built with.
-    ///
-    /// # Errors
-    ///
-    /// If a configuration breaks a rule; everything then stays as it was.
-    pub fn apply_to(&self, stack: &StackHandle) -> Result<(), ConfigError> {
-        stack.apply(&self.plan())
-    }
-
-    pub(crate) fn plan(&self) -> Plan {
-        let (total, attempt) = self.preset.limits();
-        Plan {
-            total: self.total.unwrap_or(total),
-            attempt: self.attempt.unwrap_or(attempt),
-            travels: self.attempts.sends_deadline(),
-            retry: self.retry_config(),
-            breaker: self.breaker_config(),
-            mode: self.mode,
-            written: self.written.clone(),
-        }
     }
 
     /// The stack, with one circuit.

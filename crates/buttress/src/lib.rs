@@ -31,7 +31,7 @@
 //!
 //! What has to be remembered beyond a call comes with features that are off by default: `idempotency` (the same key gets the
 //! same answer), `checkpoint` (workflows that resume after a crash), and for both a store: in memory, or `sqlite`,
-//! `postgres`, `redis`. A client that is checked, rebuilt and failed over by itself comes with `heal`, and who calls a human when that
+//! `postgres`, `redis`. Stacks that are described in a file, which is read again while they run, come with `config`. A client that is checked, rebuilt and failed over by itself comes with `heal`, and who calls a human when that
 //! does not help with `pager`.
 //!
 //! # What the stack does
@@ -222,6 +222,10 @@ mod pages {
 
     #[doc = include_str!("../../../docs/testing.md")]
     struct Testing;
+
+    #[cfg(feature = "config")]
+    #[doc = include_str!("../../../docs/configuration.md")]
+    struct Configuration;
 
     #[cfg(all(feature = "degrade", feature = "pager"))]
     #[doc = include_str!("../../../docs/heal.md")]

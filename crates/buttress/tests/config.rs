@@ -251,6 +251,23 @@ fn code_may_override_a_file_and_says_so_itself_while_it_runs() {
     assert_eq!((reload.changes.len(), layer.total().limit()), (1, Duration::from_secs(25)));
 }
 
+#[cfg(feature = "grpc")]
+#[test]
+fn of_grpc_the_time_of_an_attempt_belongs_to_how_a_stack_is_built() {
+    let parse = |text: &str| Config::parse(text).unwrap();
+    let layer = parse("[grpc.x]\ntotal = \"20s\"").grpc("x").unwrap().build_per_host().unwrap();
+    let stacks = Stacks::new();
+    stacks.add(layer.handle()).unwrap();
+    let error = stacks.apply(&parse("[grpc.x]\nattempt = \"1s\"\nstreams = [\"a.B/C\"]")).unwrap_err();
+    let says = "grpc.x.attempt, grpc.x.streams: belongs to how a stack is built, and is not changed in place; restart the process";
+    assert_eq!((error.to_string(), layer.total().limit()), (says.to_owned(), Duration::from_secs(20)));
+    stacks.apply(&parse("[grpc.x]\n[grpc.x.breaker]\nconsecutive_failures = 9")).unwrap();
+    assert_eq!(layer.circuit_breaker().handle().config().trips(), [Trip::ConsecutiveFailures(9)]);
+    assert_eq!(stacks.get("grpc.x").unwrap().total().limit(), Duration::from_secs(10));
+    let states = layer.handle().circuits().states();
+    assert_eq!((states.len(), layer.handle().to_string().contains("9 failures")), (0, true));
+}
+
 /// A file as text, and the same by code.
 mod generated {
     use super::*;
