@@ -71,6 +71,7 @@ mod service;
 pub use future::ResponseFuture;
 #[cfg(feature = "middleware")]
 pub use middleware::{
-    Detached, NextFuture, NextService, RequestBuilderExt, StackError, StackMiddleware, attempts,
+    Detached, InPlaceBody, InPlaceFuture, InPlaceService, NextFuture, NextService, RequestBuilderExt,
+    StackError, StackMiddleware, attempts,
 };
 pub use service::ReqwestService;

@@ -1,7 +1,7 @@
 //! A stack among reqwest's middlewares, at the point where generated clients (Datadog's, for instance) take theirs: a
 //! `ClientWithMiddleware`.
 
-mod common;
+pub(crate) mod common;
 
 use std::time::Duration;
 

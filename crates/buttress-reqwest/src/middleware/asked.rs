@@ -6,6 +6,7 @@ use reqwest::{ResponseBuilderExt, Url};
 use crate::service::{into_http, with_url};
 
 /// What a call asks for, so that a URL that stays the same is not parsed again by every attempt and for its answer.
+#[derive(Clone)]
 pub(crate) struct Asked {
     url: Url,
 }
@@ -30,25 +31,24 @@ impl Asked {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
     }
 
-    /// The request as reqwest has it.
+    /// The request as reqwest has it, of which nothing is left here that is worth moving.
     pub(crate) fn to_reqwest(
         &self,
-        mut request: http::Request<reqwest::Body>,
+        request: &mut http::Request<reqwest::Body>,
     ) -> Result<reqwest::Request, reqwest::Error> {
         if !self.is(request.uri()) {
-            return request.try_into();
+            return mem::take(request).try_into();
         }
         if request.extensions().is_empty() {
-            let (parts, body) = request.into_parts();
-            let mut request = reqwest::Request::new(parts.method, self.url.clone());
-            *request.headers_mut() = parts.headers;
-            *request.version_mut() = parts.version;
-            *request.body_mut() = Some(body);
-            return Ok(request);
+            let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
+            *asked.headers_mut() = mem::take(request.headers_mut());
+            *asked.version_mut() = request.version();
+            *asked.body_mut() = Some(mem::take(request.body_mut()));
+            return Ok(asked);
         }
         // Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
         *request.uri_mut() = Uri::from_static("http://x/");
-        let mut request = reqwest::Request::try_from(request)?;
+        let mut request = reqwest::Request::try_from(mem::take(request))?;
         *request.url_mut() = self.url.clone();
         Ok(request)
     }
@@ -60,6 +60,17 @@ impl Asked {
         }
         let mut response = http::Response::from(response);
         response.extensions_mut().insert(AsAsked);
+        response
+    }
+
+    /// What has come from below, with its URL for a layer that makes an answer of its own of it, if it is another one.
+    pub(crate) fn noted(&self, mut response: reqwest::Response) -> reqwest::Response {
+        if *response.url() != self.url {
+            let builder = http::Response::builder().url(response.url().clone());
+            if let Ok(noted) = builder.body(()) {
+                response.extensions_mut().extend(noted.into_parts().0.extensions);
+            }
+        }
         response
     }
 

@@ -1,51 +1,40 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::thread;
 
 use http::Extensions;
 use reqwest_middleware::Next;
 
-use super::asked::Asked;
-use super::courier::Reply;
-use super::error::from_middleware;
-
 /// One run of what lies beneath the stack, driven by the task that made the call.
-pub(crate) struct Attempt<'a> {
-    run: Pin<Box<dyn Future<Output = Ended> + Send + 'a>>,
-    asked: &'a Asked,
-}
+pub(crate) struct Attempt<'a>(Pin<Box<dyn Future<Output = Ended> + Send + 'a>>);
 
-type Ended = (reqwest_middleware::Result<reqwest::Response>, Extensions);
+/// The outcome, and the extensions that the attempt has left.
+pub(crate) type Ended = (reqwest_middleware::Result<reqwest::Response>, Extensions);
 
 impl<'a> Attempt<'a> {
     pub(crate) fn new(
-        request: http::Request<reqwest::Body>,
+        request: Result<reqwest::Request, reqwest::Error>,
         next: Next<'a>,
         mut extensions: Extensions,
-        asked: &'a Asked,
     ) -> Self {
-        let request = asked.to_reqwest(request);
-        let run = Box::pin(async move {
+        Self(Box::pin(async move {
             let outcome = match request {
                 Ok(request) => next.run(request, &mut extensions).await,
                 Err(error) => Err(reqwest_middleware::Error::Reqwest(error)),
             };
             (outcome, extensions)
-        });
-        Self { run, asked }
+        }))
     }
 
-    /// Ready when it is over, with the extensions that it has left unless it panicked.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Reply, Option<Extensions>)> {
-        Poll::Ready(match catch_unwind(AssertUnwindSafe(|| self.run.as_mut().poll(cx))) {
-            Ok(polled) => {
-                let (outcome, extensions) = ready!(polled);
-                let outcome = outcome.map(|response| self.asked.to_http(response));
-                (Ok(outcome.map_err(from_middleware)), Some(extensions))
-            }
-            Err(panic) => (Err(panic), None),
-        })
+    /// Ready when it is over, or has panicked.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<thread::Result<Ended>> {
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(ended)) => Poll::Ready(Ok(ended)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
     }
 }
 

@@ -20,7 +20,18 @@ pub(crate) fn stack() -> HttpBuilder {
 
 pub(crate) fn client(builder: &HttpBuilder) -> (ClientWithMiddleware, HttpLayer) {
     let layer = builder.clone().build().unwrap();
-    (ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::new(&layer)).build(), layer)
+    let client = ClientBuilder::new(reqwest::Client::new());
+    let client = if in_place() {
+        client.with(StackMiddleware::in_place(&layer))
+    } else {
+        client.with(StackMiddleware::new(&layer))
+    };
+    (client.build(), layer)
+}
+
+/// The tests of `middleware.rs` are part of those of `in_place.rs` too.
+fn in_place() -> bool {
+    module_path!().starts_with("in_place")
 }
 
 /// Waits until the server has noticed.
