@@ -32,7 +32,7 @@ impl<F, P, W> ResponseFuture<F, P, W> {
         Self { state: State::Refused { error: Some(error) } }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn calling(inner: F, permit: Permit, policy: P, watch: W) -> Self {
         Self { state: State::Calling { inner, permit, policy, watch } }
     }

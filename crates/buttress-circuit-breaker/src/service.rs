@@ -110,7 +110,8 @@ where
         }
     }
 
-    #[inline]
+    // Requests and futures are large, and moved once less for it.
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         if let (Some(token), None) = (self.breaker.flow(), &self.refusal) {
             self.asked = false;
@@ -118,6 +119,17 @@ where
             let permit = Permit::new(self.breaker.clone(), token, None);
             return ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone());
         }
+        self.call_guarded(request)
+    }
+}
+
+impl<S, P: Clone, W: Clone> CircuitBreaker<S, P, W> {
+    /// A call that is refused, or asks the state machine for admission.
+    #[cold]
+    fn call_guarded<Req>(&mut self, request: Req) -> ResponseFuture<S::Future, P, W>
+    where
+        S: Service<Req> + Clone,
+    {
         let admitted = match self.refusal.take() {
             Some(refusal) => Err(refusal),
             None => self.breaker.admit(),
@@ -141,7 +153,7 @@ where
 
 /// Calls the service where calls flow; a panic in `call` itself is a failed call. The permit is made only after it, where
 /// it stays: it is too large to be moved for nothing.
-#[inline]
+#[inline(always)]
 pub(crate) fn call_flowing<S: Service<Req>, Req>(
     inner: &mut S,
     request: Req,

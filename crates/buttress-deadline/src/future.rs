@@ -75,6 +75,7 @@ pin_project! {
 }
 
 impl<F> ResponseFuture<F> {
+    #[inline(always)]
     pub(crate) fn new(inner: F, limit: Limit) -> Self {
         Self { state: State::Calling { inner, limit, countdown: Countdown::default() } }
     }

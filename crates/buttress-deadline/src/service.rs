@@ -111,7 +111,8 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    // Requests and futures are large, and moved once less for it.
+    #[inline(always)]
     fn call(&mut self, mut request: Req) -> Self::Future {
         let limit = match self.limit(&mut request) {
             Ok(limit) => limit,

@@ -126,12 +126,14 @@ where
         request.map(ReplayBody::unrecorded)
     }
 
-    fn record(&self, mut request: Request<B>) -> Self::Request {
+    fn record(&self, request: Request<B>) -> Self::Request {
+        // First of all: a request is large, and moved once more if it is changed before.
+        let mut request = request.map(|body| ReplayBody::new(body, self.per_request, &self.pool));
         // A layer inside this retry may make a key: the next attempt has to find it, whatever it is that lets it be made.
         if self.keys && !is_safe(request.method()) && !has_key(&request) {
             request.extensions_mut().get_or_insert_default::<CallKey>();
         }
-        request.map(|body| ReplayBody::new(body, self.per_request, &self.pool))
+        request
     }
 
     fn keep(&self, request: &Self::Request) -> Saved<B> {

@@ -87,17 +87,15 @@ where
         let key = settings.gate().map_or(0, |gate| gate.hash(core.policy.key(&request).as_deref()));
         let may_retry = retries > 0 && settings.mode.get() == Mode::Enforce;
         let request = if may_retry { core.replay.record(request) } else { core.replay.once(request) };
-        let saved = || may_retry.then(|| core.replay.keep(&request));
+        let saved = if may_retry { Some(core.replay.keep(&request)) } else { None };
         let log = Log { started: settings.attempt_start(), backoff, session: None };
-        if settings.gate().is_some() {
-            let call = Call { core: Arc::clone(core), saved: saved(), log, facts, key };
-            return Self::unless_held(call, inner, request);
+        let core = Arc::clone(core);
+        if core.settings.gate().is_some() {
+            return Self::unless_held(Call { core, saved, log, facts, key }, inner, request);
         }
-        // Made where it stays: it is large.
-        Self {
-            call: Call { core: Arc::clone(core), saved: saved(), log, facts, key },
-            state: State::Attempt { attempt: inner.call(request) },
-        }
+        // The call is put together where it stays, when nothing can fail any more: it is large.
+        let attempt = inner.call(request);
+        Self { call: Call { core, saved, log, facts, key }, state: State::Attempt { attempt } }
     }
 
     /// Calls `inner` if the rate gate lets it.
