@@ -5,6 +5,7 @@ mod state;
 mod waiting;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -15,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::replay_body::{ReplayError, concat};
 pub(crate) use frames::Pool;
+pub(crate) use state::compact;
 use state::{Progress, State};
 
 /// What a body turned out to be.
@@ -65,6 +67,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What polling a body has given.
+type Came<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
 impl<B> Reader<B>
 where
     B: Body + Unpin,
@@ -102,6 +107,44 @@ where
         if hint.lower() > per_body as u64 || !state.charge() {
             state.replayable = false;
         }
+        Taken::Reader(Self::first(state))
+    }
+
+    /// As [`take`](Reader::take), but of a body whose length is not known its first frame is taken, too, if that is there
+    /// already; one that ends with it, or before, is whole, whatever its size.
+    pub(crate) fn take_ahead(mut body: B, per_body: usize, pool: &Arc<Pool>) -> Taken<B> {
+        if body.is_end_stream() || body.size_hint().exact().is_some() {
+            return Self::take(body, per_body, Some(Arc::clone(pool)));
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let first = match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(first))) if first.data_ref().is_some_and(Buf::has_remaining) => first,
+            Poll::Ready(None) => return Taken::Whole(Bytes::new(), None),
+            first => return Self::begun(body, per_body, pool, [first, Poll::Pending]),
+        };
+        match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Ready(None) => {
+                let whole = first.into_data().map(|mut data| data.copy_to_bytes(data.remaining()));
+                Taken::Whole(whole.unwrap_or_default(), None)
+            }
+            second => Self::begun(body, per_body, pool, [Poll::Ready(Some(Ok(first))), second]),
+        }
+    }
+
+    /// Records a body of which this has come before anybody reads.
+    fn begun(body: B, per_body: usize, pool: &Arc<Pool>, came: [Came<B>; 2]) -> Taken<B> {
+        let mut state = State::new(Some(body), None, per_body, Some(Arc::clone(pool)));
+        for came in came {
+            match came {
+                Poll::Pending => break,
+                Poll::Ready(frame) => match state.came(frame) {
+                    Some(Ok(frame)) => state.keep_unread(frame),
+                    Some(Err(error)) => state.error = Some(error),
+                    None => {}
+                },
+            }
+        }
+        state.replayable &= state.charge();
         Taken::Reader(Self::first(state))
     }
 

@@ -39,6 +39,7 @@ pub struct HttpReplay {
     methods: Methods,
     /// Whether the attempts of a call share a [`CallKey`].
     keys: bool,
+    ahead: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ impl HttpReplay {
             pool: Arc::new(Pool::new(16 * 1024 * 1024)),
             methods: Methods::Idempotent,
             keys: true,
+            ahead: false,
         }
     }
 
@@ -87,6 +89,13 @@ impl HttpReplay {
     #[must_use]
     pub fn without_keys(self) -> Self {
         Self { keys: false, ..self }
+    }
+
+    /// Polls a body whose length is not known once or twice before the request is sent: one that is ready, and ends with its
+    /// first frame, is in memory as a whole. Default `false`: whoever sends the request polls it first.
+    #[must_use]
+    pub fn read_ahead(self, read: bool) -> Self {
+        Self { ahead: read, ..self }
     }
 }
 
@@ -128,7 +137,8 @@ where
 
     fn record(&self, request: Request<B>) -> Self::Request {
         // First of all: a request is large, and moved once more if it is changed before.
-        let mut request = request.map(|body| ReplayBody::new(body, self.per_request, &self.pool));
+        let record = if self.ahead { ReplayBody::ahead } else { ReplayBody::new };
+        let mut request = request.map(|body| record(body, self.per_request, &self.pool));
         // A layer inside this retry may make a key: the next attempt has to find it, whatever it is that lets it be made.
         if self.keys && !is_safe(request.method()) && !has_key(&request) {
             request.extensions_mut().get_or_insert_default::<CallKey>();

@@ -9,7 +9,7 @@ use buttress_core::BoxError;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::recording::{Pool, Reader, Taken};
+use crate::recording::{Pool, Reader, Taken, compact};
 
 /// A request body that is recorded while it is read, so that clones of it can be read again from the start.
 ///
@@ -66,6 +66,11 @@ where
         Self::taken(Reader::take(body, per_body, Some(Arc::clone(pool))))
     }
 
+    /// As [`new`](ReplayBody::new), and reads what is there of a body whose length is not known.
+    pub(crate) fn ahead(body: B, per_body: usize, pool: &Arc<Pool>) -> Self {
+        Self::taken(Reader::take_ahead(body, per_body, pool))
+    }
+
     /// Is read once and not recorded.
     pub(crate) fn unrecorded(body: B) -> Self {
         Self::taken(Reader::take(body, 0, None))
@@ -81,7 +86,7 @@ where
     }
 
     /// The first reader again: earlier ones are cut off. `None`, and no harm done, if the body is not replayable.
-    pub(crate) fn restarted(&self) -> Option<Self> {
+    pub fn restarted(&self) -> Option<Self> {
         let kind = match &self.kind {
             Kind::Unread(data) => Kind::Unread(data.clone()),
             Kind::Reader(reader) => Kind::Reader(reader.restarted()?),
@@ -96,11 +101,33 @@ where
         self.clone()
     }
 
+    /// As [`fork`](ReplayBody::fork), for one that may be needed long after this one has been sent: of a small body in memory, which
+    /// may be a slice of a buffer many times its size, it holds a copy.
+    #[must_use]
+    pub fn to_keep(&self) -> Self {
+        match &self.kind {
+            Kind::Unread(data) => Self::from(compact(data)),
+            Kind::Reader(_) => self.clone(),
+        }
+    }
+
     /// The whole body, if it is in memory and nothing of it has been read.
     pub fn as_bytes(&self) -> Option<&Bytes> {
         match &self.kind {
             Kind::Unread(data) => Some(data),
             Kind::Reader(_) => None,
+        }
+    }
+
+    /// The whole body, if it is in memory and nothing of it has been read; else the body as it is.
+    ///
+    /// # Errors
+    ///
+    /// That is no failure: the body has to be read.
+    pub fn try_into_bytes(self) -> Result<Bytes, Self> {
+        match self.kind {
+            Kind::Unread(data) => Ok(data),
+            kind @ Kind::Reader(_) => Err(Self { kind }),
         }
     }
 

@@ -51,6 +51,11 @@ const FRAME_OVERHEAD: usize = 64;
 /// A smaller frame is copied when it is recorded: it may be a slice of a buffer many times its size.
 const COPIED_BELOW: usize = 4096;
 
+/// What is kept of a frame.
+pub(crate) fn compact(data: &Bytes) -> Bytes {
+    if data.len() < COPIED_BELOW { Bytes::copy_from_slice(data) } else { data.clone() }
+}
+
 impl<B> State<B>
 where
     B: Body + Unpin,
@@ -64,7 +69,7 @@ where
         let whole = self.passed == 0 && self.length == Some(data.len() as u64);
         self.replayable &= whole || self.buffered <= self.per_body;
         self.passed += data.len() as u64;
-        self.frames.push(data);
+        self.frames.push(if self.length.is_some() { data } else { compact(&data) });
     }
 
     /// While it is being read. The data, if it is any.
@@ -73,9 +78,7 @@ where
         self.passed += data.len() as u64;
         if self.replayable {
             self.buffered += data.len();
-            let recorded =
-                if data.len() < COPIED_BELOW { Bytes::copy_from_slice(&data) } else { data.clone() };
-            self.frames.push(recorded);
+            self.frames.push(compact(&data));
             if alone || self.buffered > self.per_body || !self.charge() {
                 self.stop_recording();
             }
@@ -126,9 +129,18 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(source).poll_frame(cx));
+        Poll::Ready(self.came(frame))
+    }
+
+    /// What the source has given, or its end.
+    pub(super) fn came(
+        &mut self,
+        frame: Option<Result<Frame<B::Data>, B::Error>>,
+    ) -> Option<Result<Frame<B::Data>, BoxError>> {
         // Whoever sends it fails with this error in its own, and nobody is to take it for the server's.
         let callers = |error: B::Error| BoxError::from(Judged::transparent(Verdict::Ignored, error));
-        let frame = ready!(Pin::new(source).poll_frame(cx)).map(|frame| frame.map_err(callers));
+        let frame = frame.map(|frame| frame.map_err(callers));
         self.progress = match &frame {
             Some(Ok(_)) => Progress::Reading,
             Some(Err(_)) => Progress::Failed,
@@ -137,7 +149,7 @@ where
         if self.progress != Progress::Reading {
             self.source = None;
         }
-        Poll::Ready(frame)
+        frame
     }
 }
 
