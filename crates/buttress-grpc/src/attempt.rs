@@ -200,7 +200,11 @@ where
 
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
         let (plan, time) = self.settings.prepare(&mut request);
-        let sent = matches!(plan.depth, Depth::First(_)).then(|| request.body().fork());
+        let sent = matches!(plan.depth, Depth::First(_)).then(|| match request.body().as_bytes() {
+            // All of it is there: nothing need be asked of it.
+            Some(_) => ReplayBody::default(),
+            None => request.body().fork(),
+        });
         let time = time.map(|(deadline, limit)| {
             let method = request.uri().path().into();
             Box::new(Time { deadline, limit, method, timer: Timer::default() })

@@ -1,7 +1,7 @@
 //! What Buttress's layers need to know about gRPC.
 //!
 //! * [`Grpc`] judges responses and errors by gRPC's codes, and carries deadlines and attempt numbers as for HTTP. It is
-//!   the `policy` of a breaker or a retry and the `carry` of a deadline. Requests are kept by `buttress_http::HttpReplay`.
+//!   the `policy` of a breaker or a retry and the `carry` of a deadline. Requests are kept by [`GrpcReplay`].
 //! * [`GrpcWatch`] lets a breaker learn from trailers.
 //! * [`ServiceConfig`] says what may be repeated, and reads the JSON of gRPC's service configs (gRPC A6); [`CallLayer`] tells
 //!   the layers below, and [`ByMethod`] is the policy of a retry that listens.
@@ -62,6 +62,7 @@ mod code;
 mod grpc;
 mod json;
 mod peeked_body;
+mod replay;
 mod service_config;
 #[cfg(feature = "tonic")]
 mod stack;
@@ -76,6 +77,7 @@ pub use call::{Call, CallLayer};
 pub use code::Code;
 pub use grpc::{Grpc, error_verdict};
 pub use peeked_body::{PeekedBody, Truncated};
+pub use replay::{GrpcReplay, SavedCall};
 pub use service_config::{RetryPolicy, ServiceConfig};
 #[cfg(feature = "tonic")]
 pub use stack::{CallExt, GrpcStack, TonicBody, TonicBodyLayer, attempts};

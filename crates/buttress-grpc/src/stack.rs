@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -6,8 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::{Backoff, BoxError, Carried};
+use buttress_http::ReplayBody;
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 use tower_layer::Layer;
@@ -30,10 +33,10 @@ impl<S> Layer<S> for TonicBodyLayer {
 #[derive(Clone, Debug)]
 pub struct TonicBody<S>(S);
 
-impl<S, B> Service<Request<B>> for TonicBody<S>
+impl<S, B> Service<Request<ReplayBody<B>>> for TonicBody<S>
 where
     S: Service<Request<Body>>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: http_body::Body + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Response = S::Response;
@@ -46,8 +49,32 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<B>) -> S::Future {
-        self.0.call(request.map(Body::new))
+    fn call(&mut self, request: Request<ReplayBody<B>>) -> S::Future {
+        self.0.call(request.map(|body| match body.try_into_bytes() {
+            Ok(message) => Body::new(Whole(Some(message))),
+            Err(body) => Body::new(body),
+        }))
+    }
+}
+
+/// A request's body that is in memory. Its length is not told: that would become a header, which gRPC has no use for.
+struct Whole(Option<Bytes>);
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let message = self.get_mut().0.take().filter(|message| !message.is_empty());
+        Poll::Ready(message.map(|message| Ok(Frame::data(message))))
+    }
+
+    /// Not before it has been asked for, if it is empty: gRPC ends a request in a frame of data.
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
     }
 }
 
@@ -197,4 +224,25 @@ fn carrying<T>(mut request: tonic::Request<T>, change: impl FnOnce(&mut Carried)
 /// How many attempts it took to get this response. Of a call that ended with an error, `find::<Exhausted>(&status)` says.
 pub fn attempts<T>(response: &tonic::Response<T>) -> u32 {
     response.extensions().get::<Carried>().map_or(1, |carried| carried.attempt.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body as _;
+
+    /// What reads a body asks after each frame: then the end of the stream goes with the message.
+    #[test]
+    fn a_message_ends_its_stream_and_an_empty_request_has_a_frame_of_its_own() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for (message, frame) in [("message", Some("message")), ("", None)] {
+            let mut body = Whole(Some(Bytes::from_static(message.as_bytes())));
+            assert!(!body.is_end_stream() && body.size_hint().exact().is_none(), "{message:?}");
+            let Poll::Ready(polled) = Pin::new(&mut body).poll_frame(&mut cx) else { panic!("it is there") };
+            let polled = polled.map(|frame| frame.unwrap().into_data().unwrap());
+            assert_eq!(polled.as_deref(), frame.map(str::as_bytes));
+            assert!(body.is_end_stream());
+            assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(None)));
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use buttress_circuit_breaker::{CircuitBreakerLayer, KeyedCircuitBreakerLayer};
 use buttress_core::{ConfigError, Mode, Observe, Verdict};
 use buttress_deadline::DeadlineLayer;
-use buttress_grpc::{AttemptLayer, ByMethod, CallLayer, Code, Grpc, GrpcWatch, ServiceConfig};
+use buttress_grpc::{AttemptLayer, ByMethod, CallLayer, Code, Grpc, GrpcReplay, GrpcWatch, ServiceConfig};
 use buttress_http::HttpReplay;
 use buttress_retry::{HintRule, RetryLayer};
 use tower_layer::{Identity, Stack};
@@ -253,8 +253,8 @@ impl<A> GrpcBuilder<A> {
         }
     }
 
-    /// How requests are kept for a retry: at most 64 KiB of each, [`without_keys`](HttpReplay::without_keys), unless set
-    /// otherwise.
+    /// How requests are kept for a retry (see [`GrpcReplay`]): at most 64 KiB of each, unless it is one message,
+    /// [`without_keys`](HttpReplay::without_keys), unless set otherwise.
     #[must_use]
     pub fn replay(self, replay: HttpReplay) -> Self {
         Self { replay, ..self }
@@ -335,7 +335,7 @@ impl<A> GrpcBuilder<A> {
         let mut layer = GrpcLayer {
             call: CallLayer::new(self.methods),
             total: deadline(total, self.grpc.clone()),
-            retry: retry.policy(ByMethod::new(self.grpc.clone())).replay(self.replay),
+            retry: retry.policy(ByMethod::new(self.grpc.clone())).replay(GrpcReplay::new(self.replay)),
             per_attempt: self.per_attempt,
             breaker,
             attempt: deadline(attempt, self.grpc),

@@ -3,8 +3,7 @@ use buttress_circuit_breaker::CircuitBreaker;
 use buttress_circuit_breaker::CircuitBreakerLayer;
 use buttress_core::Mode;
 use buttress_deadline::{Deadline, DeadlineLayer};
-use buttress_grpc::{Attempt, AttemptLayer, ByMethod, Call, CallLayer, Grpc, GrpcWatch};
-use buttress_http::HttpReplay;
+use buttress_grpc::{Attempt, AttemptLayer, ByMethod, Call, CallLayer, Grpc, GrpcReplay, GrpcWatch};
 use buttress_retry::{Retry, RetryLayer};
 use tower_layer::{Identity, Layer};
 
@@ -21,7 +20,7 @@ use crate::live::StackHandle;
 pub struct GrpcLayer<B = CircuitBreakerLayer<Grpc, GrpcWatch>, A = Identity> {
     pub(super) call: CallLayer,
     pub(super) total: DeadlineLayer<Grpc>,
-    pub(super) retry: RetryLayer<ByMethod, HttpReplay>,
+    pub(super) retry: RetryLayer<ByMethod, GrpcReplay>,
     pub(super) per_attempt: A,
     pub(super) breaker: B,
     pub(super) attempt: DeadlineLayer<Grpc>,
@@ -41,7 +40,7 @@ impl<B, A> GrpcLayer<B, A> {
     }
 
     /// The retry: its budget and its mode.
-    pub fn retry(&self) -> &RetryLayer<ByMethod, HttpReplay> {
+    pub fn retry(&self) -> &RetryLayer<ByMethod, GrpcReplay> {
         &self.retry
     }
 
@@ -71,7 +70,7 @@ impl<B, A> GrpcLayer<B, A> {
 /// What the circuit breaker stands above.
 type Below<S> = Deadline<Attempt<S>, Grpc>;
 /// What stands above the attempts.
-type Above<S> = Call<Deadline<Retry<S, ByMethod, HttpReplay>, Grpc>>;
+type Above<S> = Call<Deadline<Retry<S, ByMethod, GrpcReplay>, Grpc>>;
 
 /// Over any gRPC transport, which is called with `http::Request<ReplayBody<B>>`. Errors are
 /// [`BoxError`](buttress_core::BoxError)s.
