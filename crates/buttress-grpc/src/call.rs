@@ -72,9 +72,13 @@ pub(crate) struct Known {
 
 impl<S> Call<S> {
     fn prepare<B>(&self, request: &mut Request<B>) {
-        let name = Name::of(request.uri().path());
-        let (stream, repeatable) = (self.config.is_stream(name), self.config.is_repeatable(name));
-        let method = self.config.method(name);
+        let path = request.uri().path();
+        let (method, stream, unary, repeatable) = if self.config.is_only_repeatable(path) {
+            (None, false, false, true)
+        } else {
+            let (config, name) = (&self.config, Name::of(path));
+            (config.method(name), config.is_stream(name), config.is_unary(name), config.is_repeatable(name))
+        };
         let asked = field(request.headers(), &GRPC_TIMEOUT).and_then(parse_timeout);
         let timeout = asked.into_iter().chain(method.and_then(|method| method.timeout)).min();
         let policy = method.and_then(|method| method.retry.as_ref());
@@ -82,7 +86,7 @@ impl<S> Call<S> {
         let known = Known {
             codes: policy.map(|policy| policy.codes),
             stream,
-            unary: self.config.is_unary(name),
+            unary,
             time: timeout.map(|timeout| (after(Instant::now(), timeout), timeout)),
         };
         if known != Known::default() {

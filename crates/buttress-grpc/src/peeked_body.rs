@@ -59,6 +59,9 @@ pub(crate) enum Look {
     Failed(BoxError),
 }
 
+/// What a poll of a body has given, and the status in it.
+type WithStatus<D> = (Option<Result<Frame<D>, BoxError>>, Option<End>);
+
 /// A response ended without a status: its server, or a proxy, broke off, and what came may not be all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated;
@@ -103,9 +106,9 @@ where
             match self.poll_body(cx) {
                 Poll::Pending if flowing && !whole => break,
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Err(error))) if !flowing => return Poll::Ready(Look::Failed(error)),
-                Poll::Ready(frame) => {
-                    if let Some(end) = self.keep(frame) {
+                Poll::Ready((Some(Err(error)), _)) if !flowing => return Poll::Ready(Look::Failed(error)),
+                Poll::Ready((frame, status)) => {
+                    if let Some(end) = self.keep(frame, status) {
                         return Poll::Ready(Look::End(end));
                     }
                 }
@@ -114,8 +117,8 @@ where
         Poll::Ready(Look::Data)
     }
 
-    /// Keeps a frame that has been looked at; how the response ended, if it is the last.
-    fn keep(&mut self, frame: Option<Result<Frame<B::Data>, BoxError>>) -> Option<End> {
+    /// Keeps a frame that has been looked at; how the response ended, if it is the last, whose status this is.
+    fn keep(&mut self, frame: Option<Result<Frame<B::Data>, BoxError>>, status: Option<End>) -> Option<End> {
         let (last, end) = match frame {
             None => (Last::Failed(error(Truncated)), End::Truncated),
             Some(Err(error)) => {
@@ -132,8 +135,7 @@ where
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    let end = End::of_trailers(&trailers);
-                    (Last::Trailers(trailers), end)
+                    (Last::Trailers(trailers), status.unwrap_or(End::Truncated))
                 }
             },
         };
@@ -141,9 +143,9 @@ where
         Some(end)
     }
 
-    /// The next frame of the body itself, which is let go with its last one.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+    /// The next frame of the body itself, which is let go with its last one; and the status in it, if it is trailers.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<WithStatus<B::Data>> {
+        let Some(body) = &mut self.body else { return Poll::Ready((None, None)) };
         let frame = match (Pin::new(body).poll_frame(cx), &mut self.time) {
             // A slow reader of a fast stream never waits; that it is late is no fault of the server's.
             (Poll::Ready(Some(Ok(frame))), Some(time)) if frame.is_data() && time.is_over() => {
@@ -153,30 +155,24 @@ where
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(time)) => Some(Err(ready!(time.poll(cx)))),
         };
-        // Trailers without a status are an end without one, whatever else they say.
-        let frame = frame.filter(|frame| !(self.expects_status && lacks_status(frame)));
-        #[cfg(feature = "tonic")]
-        let frame = frame.map(|frame| frame.map(protected));
-        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
-            self.body = None;
+        let mut frame = match frame {
+            Some(Ok(frame)) if frame.is_data() => return Poll::Ready((Some(Ok(frame)), None)),
+            last => last,
+        };
+        self.body = None;
+        let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) else {
+            return Poll::Ready((frame, None));
+        };
+        match End::of(trailers) {
+            // Trailers without a status are an end without one, whatever else they say.
+            None if self.expects_status => Poll::Ready((None, None)),
+            status => {
+                #[cfg(feature = "tonic")]
+                crate::status::without_broken_details(trailers);
+                Poll::Ready((frame, status))
+            }
         }
-        Poll::Ready(frame)
     }
-}
-
-/// Whether these are trailers, but not gRPC's.
-fn lacks_status<D>(frame: &Result<Frame<D>, BoxError>) -> bool {
-    let trailers = frame.as_ref().ok().and_then(Frame::trailers_ref);
-    trailers.is_some_and(|trailers| End::of_trailers(trailers) == End::Truncated)
-}
-
-/// A frame of which tonic makes what can be made of it.
-#[cfg(feature = "tonic")]
-fn protected<D>(mut frame: Frame<D>) -> Frame<D> {
-    if let Some(trailers) = frame.trailers_mut() {
-        crate::status::without_broken_details(trailers);
-    }
-    frame
 }
 
 impl Time {
@@ -224,7 +220,7 @@ where
             None if this.body.is_none() => return Poll::Ready(None),
             None => {}
         }
-        let frame = ready!(this.poll_body(cx));
+        let (frame, _) = ready!(this.poll_body(cx));
         Poll::Ready(match frame {
             None if this.expects_status => Some(Err(error(Truncated))),
             frame => frame,

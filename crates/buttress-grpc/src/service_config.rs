@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,9 +42,9 @@ pub struct ServiceConfig {
     pub(crate) methods: HashMap<Box<str>, Method>,
     pub(crate) default: Option<Method>,
     pub(crate) throttle: Option<(u32, f64)>,
-    repeatable: HashSet<Box<str>>,
-    streams: HashSet<Box<str>>,
-    unary: HashSet<Box<str>>,
+    repeatable: Names,
+    streams: Names,
+    unary: Names,
 }
 
 /// What a `methodConfig` says.
@@ -173,16 +173,22 @@ impl ServiceConfig {
         (if self.methods.is_empty() { None } else { by_name() }).or(self.default.as_ref())
     }
 
+    /// Whether nothing is said of any method but that it may be repeated, and of the one at this path that.
+    pub(crate) fn is_only_repeatable(&self, path: &str) -> bool {
+        let others = self.methods.is_empty() && self.streams.0.is_empty() && self.unary.0.is_empty();
+        others && self.default.is_none() && self.repeatable.has(path.strip_prefix('/').unwrap_or(path))
+    }
+
     pub(crate) fn is_repeatable(&self, name: Name<'_>) -> bool {
-        has(&self.repeatable, name.method) || has(&self.repeatable, name.service)
+        self.repeatable.has(name.method) || self.repeatable.has(name.service)
     }
 
     pub(crate) fn is_stream(&self, name: Name<'_>) -> bool {
-        has(&self.streams, name.method) || has(&self.streams, name.service) && !has(&self.unary, name.method)
+        self.streams.has(name.method) || self.streams.has(name.service) && !self.unary.has(name.method)
     }
 
     pub(crate) fn is_unary(&self, name: Name<'_>) -> bool {
-        (has(&self.unary, name.method) || has(&self.unary, name.service)) && !self.is_stream(name)
+        (self.unary.has(name.method) || self.unary.has(name.service)) && !self.is_stream(name)
     }
 }
 
@@ -193,9 +199,9 @@ impl fmt::Display for ServiceConfig {
         let counted = [
             ("retry policy for", named().filter(|method| method.retry.is_some()).count()),
             ("timeout for", named().filter(|method| method.timeout.is_some()).count()),
-            ("may be repeated:", self.repeatable.len()),
-            ("streams:", self.streams.len()),
-            ("one message:", self.unary.len()),
+            ("may be repeated:", self.repeatable.0.len()),
+            ("streams:", self.streams.0.len()),
+            ("one message:", self.unary.0.len()),
         ];
         let mut parts = counted.iter().filter(|(_, count)| *count > 0).peekable();
         if parts.peek().is_none() {
@@ -209,9 +215,26 @@ impl fmt::Display for ServiceConfig {
     }
 }
 
-/// Most sets are empty, and not worth a hash.
-fn has(set: &HashSet<Box<str>>, name: &str) -> bool {
-    !set.is_empty() && set.contains(name)
+/// Names in the order of their lengths: there are few, and most are told from the one that is wanted by its length, which takes less than
+/// its hash.
+#[derive(Clone, Debug, Default)]
+struct Names(Vec<Box<str>>);
+
+impl Names {
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|known| known.len().cmp(&name.len()).then_with(|| (**known).cmp(name)))
+    }
+
+    fn insert(&mut self, name: Box<str>) {
+        if let Err(place) = self.place(&name) {
+            self.0.insert(place, name);
+        }
+    }
+
+    #[inline]
+    fn has(&self, name: &str) -> bool {
+        !self.0.is_empty() && self.place(name).is_ok()
+    }
 }
 
 /// A method's name and its service's.
@@ -226,7 +249,16 @@ impl<'a> Name<'a> {
     pub(crate) fn of(path: &'a str) -> Self {
         let path = path.strip_prefix('/').unwrap_or(path);
         // Names are short: byte by byte is faster than what is made for long texts.
-        let slash_in = |part: &str| part.bytes().rposition(|byte| byte == b'/');
+        let slash_in = |part: &str| {
+            let mut rest = part.as_bytes();
+            while let [before @ .., last] = rest {
+                rest = before;
+                if *last == b'/' {
+                    return Some(rest.len());
+                }
+            }
+            None
+        };
         let Some(slash) = slash_in(path) else { return Self { method: path, service: path } };
         let start = slash_in(&path[..slash]).map_or(0, |before| before + 1);
         Self { method: &path[start..], service: &path[start..slash] }
