@@ -137,8 +137,11 @@ where
 
     fn record(&self, request: Request<B>) -> Self::Request {
         // First of all: a request is large, and moved once more if it is changed before.
-        let record = if self.ahead { ReplayBody::ahead } else { ReplayBody::new };
-        let mut request = request.map(|body| record(body, self.per_request, &self.pool));
+        let mut request = if self.ahead {
+            request.map(|body| ReplayBody::ahead(body, self.per_request, &self.pool))
+        } else {
+            request.map(|body| ReplayBody::new(body, self.per_request, &self.pool))
+        };
         // A layer inside this retry may make a key: the next attempt has to find it, whatever it is that lets it be made.
         if self.keys && !is_safe(request.method()) && !has_key(&request) {
             request.extensions_mut().get_or_insert_default::<CallKey>();
