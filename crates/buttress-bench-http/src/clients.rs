@@ -118,8 +118,12 @@ fn reqwest(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
             }
         }),
         plain(MIDDLEWARE, with()?.build()),
-        plain(BRIDGE, with()?.with(StackMiddleware::new(Identity::new())).build()),
-        plain(STACK, with()?.with(StackMiddleware::new(stack()?)).build()),
+        plain(BRIDGE, with()?.with(StackMiddleware::in_place(Identity::new())).build()),
+        plain(
+            "reqwest-middleware, the same for layers that leave the task",
+            with()?.with(StackMiddleware::new(Identity::new())).build(),
+        ),
+        plain(STACK, with()?.with(StackMiddleware::in_place(stack()?)).build()),
     ])
 }
 

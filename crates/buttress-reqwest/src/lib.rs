@@ -43,7 +43,7 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! // The one place that changes.
 //! let stack = buttress::http("datadog").datadog().build()?;
-//! let client = ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::new(&stack)).build();
+//! let client = ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::in_place(&stack)).build();
 //!
 //! match validate(&client).await {
 //!     Ok(status) => println!("HTTP {status}, circuit {:?}", stack.circuit_breaker().handle().state()),

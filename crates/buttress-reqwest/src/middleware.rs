@@ -47,7 +47,7 @@ pub use request::{RequestBuilderExt, attempts};
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let stack = buttress::http("datadog").datadog().build()?;
-/// let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::new(&stack)).build();
+/// let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::in_place(&stack)).build();
 ///
 /// let response = client.get("http://127.0.0.1:8126/api/v1/validate").send().await?;
 /// println!("{} {}", response.status(), response.url());
@@ -55,9 +55,12 @@ pub use request::{RequestBuilderExt, attempts};
 /// # }
 /// ```
 ///
+/// A stack whose layers stay in the task that polls the call, as those of Buttress's own do, is applied by
+/// [`in_place`](StackMiddleware::in_place); one with a layer that hands calls to other tasks, such as tower's `Buffer`, by
+/// [`new`](StackMiddleware::new).
+///
 /// Layers see the middlewares' extensions on the request, so that per-request limits pass
-/// ([`RequestBuilderExt`]). They must keep a request's extensions when they copy it, as all of Buttress's do: by them an
-/// attempt finds its way back to the caller's task; without them it fails with [`Detached`].
+/// ([`RequestBuilderExt`]).
 ///
 /// A panic in a middleware beneath passes through the layers, which count it, and on to the caller.
 ///
@@ -70,12 +73,15 @@ pub use request::{RequestBuilderExt, attempts};
 pub struct StackMiddleware<S> {
     /// Behind a lock, since a service need not be `Sync`.
     service: Mutex<S>,
-    /// Layers leave the caller's task never.
+    /// Its calls stay in the caller's task.
     in_place: bool,
 }
 
 impl<S> StackMiddleware<S> {
-    /// Applies this layer to the client beneath: an `HttpLayer`, or any other.
+    /// Applies this layer to the client beneath: an `HttpLayer`, or any other, wherever its calls go.
+    ///
+    /// Layers must keep a request's extensions when they copy it, as all of Buttress's do: by them an attempt finds its way back
+    /// to the caller's task; without them it fails with [`Detached`].
     pub fn new<L>(layer: L) -> Self
     where
         L: Layer<NextService, Service = S>,
@@ -83,11 +89,12 @@ impl<S> StackMiddleware<S> {
         Self { service: Mutex::new(layer.layer(NextService::new())), in_place: false }
     }
 
-    /// Applies this layer, whose calls do not leave the task that polls them: `HttpLayer`, or any other that neither spawns
-    /// nor buffers what it passes on. A call that reaches the client from another task fails with [`Detached`].
+    /// Applies this layer, whose calls stay in the task that polls them: an `HttpLayer`, or any other that neither spawns nor
+    /// buffers what it passes on. A request that reaches the client from another task is not sent, and fails with
+    /// [`Detached`]; so does one whose answer is waited for there.
     ///
-    /// An attempt needs no way back from elsewhere then, in the request's extensions, and the response that no layer has
-    /// changed goes to the caller as it came: a call costs less than half of what it does otherwise.
+    /// Such a call costs less: an attempt needs no way back in the request's extensions, and no lock; and a response that no
+    /// layer has read or wrapped goes to the caller as it came. Dropped in another task, an attempt ends no later than its call.
     pub fn in_place<L>(layer: L) -> Self
     where
         L: Layer<InPlaceService, Service = S>,

@@ -33,7 +33,9 @@ impl Error for StackError {
 }
 
 /// A request reached the innermost service of a [`StackMiddleware`](crate::StackMiddleware) without the way back to its
-/// call: a layer has dropped the request's extensions, or sent it when the call was over. It was not sent.
+/// call: a layer has dropped the request's extensions, or sent it when the call was over; or, of a stack that is to work
+/// [in place](crate::StackMiddleware::in_place), from another task. It was not sent, unless only its answer was waited for in
+/// another task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detached {
     _made_here: (),
@@ -49,7 +51,7 @@ impl fmt::Display for Detached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "the request has lost its way back to its call: a layer drops the extensions of requests, or sends them when \
-             the call is over",
+             the call is over, or from another task (which is for `StackMiddleware::new`, and not for `in_place`)",
         )
     }
 }
