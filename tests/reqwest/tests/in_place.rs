@@ -169,6 +169,29 @@ async fn a_call_from_another_task_is_not_sent_and_says_so() {
     assert!(find::<Detached>(&*by_hand).is_some(), "{by_hand:?}");
 }
 
+/// It waited where the call was polled first, with a waker of its own.
+#[tokio::test]
+async fn whoever_waits_elsewhere_hears_of_the_end_of_a_call() {
+    let server = Server::start([Do::Hang]).await;
+    let (send, mut outcome) = tokio::sync::mpsc::channel(1);
+    let client = over(By(move |mut inner: InPlaceService, request: Request| -> BoxFuture<Response> {
+        let mut only: FuturesUnordered<_> = [inner.call(request)].into_iter().collect();
+        let send = send.clone();
+        Box::pin(async move {
+            assert!(first_poll(&mut only).await.is_pending());
+            tokio::spawn(async move { send.send(only.next().await.expect("it is under way")).await });
+            std::future::pending().await
+        })
+    }));
+    assert!(tokio::time::timeout(Duration::from_millis(50), client.get(server.url()).send()).await.is_err());
+    let error = outcome.recv().await.expect("it is told").unwrap_err();
+    assert!(find::<Detached>(&*error).is_some(), "{error:?}");
+}
+
+async fn first_poll<F: Future>(futures: &mut FuturesUnordered<F>) -> Poll<Option<F::Output>> {
+    std::future::poll_fn(|cx| Poll::Ready(futures.poll_next_unpin(cx))).await
+}
+
 /// The innermost service, outside of any call.
 async fn kept() -> InPlaceService {
     let (send, receive) = std::sync::mpsc::channel();

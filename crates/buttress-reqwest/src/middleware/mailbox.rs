@@ -158,6 +158,14 @@ impl Mailbox {
     }
 }
 
+/// The call is over: whoever waits elsewhere hears of it.
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let all = iter::once(&mut self.first).chain(&mut self.more);
+        all.filter_map(|attempt| attempt.waker.take()).for_each(Waker::wake);
+    }
+}
+
 /// Takes the mailbox back when it is dropped, also when the stack panics.
 pub(crate) struct Lent<'a> {
     mailbox: &'a mut Option<Box<Mailbox>>,
