@@ -175,7 +175,8 @@ async fn a_layer_per_attempt_is_asked_for_each_of_them_and_stands_above_the_circ
     layer.circuit_breaker().handle().isolate();
     service.oneshot(ask().with_max_retries(0)).await.unwrap_err();
     assert_eq!(*tokens.lock().unwrap(), [0, 2, 3, 0], "a refusal of the circuit was an attempt, too");
-    let layers = layer.explain().layers();
+    let explanation = layer.explain();
+    let layers = explanation.layers();
     assert_eq!(layers[3], ("per attempt", "ConcurrencyLimitLayer, then MapRequestLayer".into()));
     assert_eq!(layers[4].0, "circuit breaker");
 }
