@@ -22,10 +22,10 @@ const GROUP: (usize, usize) = (256, 4 << 20);
 
 /// For so long a thread looks for the next command before it goes to sleep, where there is a second processor: a workflow needs less
 /// from one step to the next, and to be woken takes as long.
-const LOOK: Duration = Duration::from_micros(30);
+const LOOK: Duration = Duration::from_micros(50);
 
 /// It looks if the command before came as soon as this, for which it may have had to be woken.
-const SOON: Duration = Duration::from_micros(100);
+const SOON: Duration = Duration::from_micros(150);
 
 pub(super) enum Message {
     Job(Box<dyn Job>),
