@@ -16,7 +16,7 @@ use crate::store::Lifetime;
 /// store and scope find them.
 ///
 /// * A call that would be made because memory has no answer, or none that is fresh, looks here first, at most for
-///   [`read_within`](Self::read_within). What is found is as old as it is, on the *store's* clock, and served by the same rules;
+///   [`read_timeout`](Self::read_timeout). What is found is as old as it is, on the *store's* clock, and served by the same rules;
 ///   what is fresh spares the call. Hits of memory look at nothing.
 /// * What is kept in memory is written here by a task in the background, the newest of each key, and so is what is
 ///   [invalidated](crate::LastGood::invalidate). No answer waits for that. At most 1,024 keys and 16 MiB wait to be written; a further
@@ -53,14 +53,14 @@ pub struct Backing {
     pub(crate) shelf: Arc<dyn Shelf>,
     pub(crate) scope: Arc<str>,
     pub(crate) max_bytes: u64,
-    pub(crate) read_within: Duration,
+    pub(crate) read_timeout: Duration,
 }
 
 impl fmt::Debug for Backing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scope, max_bytes, read_within, .. } = self;
+        let Self { scope, max_bytes, read_timeout, .. } = self;
         let mut debug = f.debug_struct("Backing");
-        debug.field("scope", scope).field("max_bytes", max_bytes).field("read_within", read_within);
+        debug.field("scope", scope).field("max_bytes", max_bytes).field("read_timeout", read_timeout);
         debug.finish_non_exhaustive()
     }
 }
@@ -75,8 +75,8 @@ impl Backing {
     pub fn new<S: AnswerStore>(store: S, scope: impl Into<Arc<str>>) -> Result<Self, ConfigError> {
         let scope = scope.into();
         ScopedKey::try_new(Arc::clone(&scope), "a key")?;
-        let (max_bytes, read_within) = (256 * 1024 * 1024, Duration::from_millis(100));
-        Ok(Self { shelf: Arc::new(store), scope, max_bytes, read_within })
+        let (max_bytes, read_timeout) = (256 * 1024 * 1024, Duration::from_millis(100));
+        Ok(Self { shelf: Arc::new(store), scope, max_bytes, read_timeout })
     }
 
     /// How many bytes the scope takes in the store, about. Default 256 MiB.
@@ -90,11 +90,11 @@ impl Backing {
     /// # Errors
     ///
     /// If it is zero.
-    pub fn read_within(self, time: Duration) -> Result<Self, ConfigError> {
+    pub fn read_timeout(self, time: Duration) -> Result<Self, ConfigError> {
         if time.is_zero() {
-            return Err(ConfigError::new("read_within", time, "must be longer than zero"));
+            return Err(ConfigError::new("read_timeout", time, "must be longer than zero"));
         }
-        Ok(Self { read_within: time, ..self })
+        Ok(Self { read_timeout: time, ..self })
     }
 
     /// A key as the store has it: hashed, since keys may be long, or secret.
@@ -212,6 +212,6 @@ mod tests {
         let store = buttress_store::Memory::new;
         assert_eq!(Backing::new(store(), "s".repeat(600)).unwrap_err().field(), "scope");
         let backing = Backing::new(store(), "scope").unwrap();
-        assert_eq!(backing.read_within(Duration::ZERO).unwrap_err().field(), "read_within");
+        assert_eq!(backing.read_timeout(Duration::ZERO).unwrap_err().field(), "read_timeout");
     }
 }

@@ -2,23 +2,18 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Classify, Discard, Effect, Elapsed, Timer, Verdict};
+use buttress_core::{BoxError, Carry, Classify, Effect, Verdict};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 
-use crate::chain::{Chain, DRILL, Last, descend};
-use crate::error::NotAsked;
-use crate::fallen::{Failure, Fallen, cause_of, effect_of};
+use crate::chain::{Chain, Last};
+use crate::fallen::{Failure, cause_of, effect_of};
+use crate::falling::{Call, Fall, Seldom};
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::Primary;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
-use crate::shared::{Holder, Needs};
 
 /// What a chain is made for; [`Chain`] and [`Recalling`](crate::Recalling) are the two.
 pub trait Rungs: 'static {
@@ -76,24 +71,6 @@ pub(crate) enum Rare<F, C: Rungs, P: 'static> {
     Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
 }
 
-/// What is seldom there, and costs nothing to drop where it is not: neither moves nor code in its owner's own.
-struct Seldom<T>(Option<Box<T>>);
-
-impl<T> Drop for Seldom<T> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(there) = self.0.take() {
-            drop_seldom(there);
-        }
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn drop_seldom<T>(there: Box<T>) {
-    drop(there);
-}
-
 impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
@@ -104,32 +81,12 @@ impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
     }
 }
 
-/// How a request is copied, for a chain that needs one.
-type Copied<Req> = fn(&Req) -> Req;
-
 /// How a call did not give an answer.
 enum Fell<A, E> {
     Response(A, Verdict),
     Error(E),
     /// Not yet, and its time may be over.
     Late,
-}
-
-/// What a call needs when it falls.
-pub(crate) struct Call<C: Rungs, P: 'static> {
-    pub(crate) shared: Holder<P, C>,
-    needs: Needs,
-    request: Option<C::Request>,
-    bound: Seldom<Bound>,
-}
-
-/// How long a call has, if that is bounded; apart from it, so that what is not is small.
-#[derive(Default)]
-struct Bound {
-    deadline: Option<Instant>,
-    timer: Timer,
-    /// How long it waits, once the timer is set.
-    limit: Duration,
 }
 
 impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
@@ -171,121 +128,6 @@ impl<F, C: Rungs, P> Rare<F, C, P> {
 
     pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Box<Self> {
         Box::new(Self::Falling { future })
-    }
-}
-
-/// Chains that can be fallen down.
-pub(crate) trait Fall<P>: Rungs {
-    fn fall(
-        shared: Holder<P, Self>,
-        fallen: Fallen<Self::Request, Self::Answer>,
-    ) -> BoxFuture<Result<Self::Answer, Self::Error>>
-    where
-        Self: Sized;
-}
-
-impl<Req, A, L, P> Fall<P> for Chain<Req, A, L>
-where
-    Req: Send + 'static,
-    A: Grade + Send + 'static,
-    L: Last<Req, A>,
-    P: Discard<A, Future: Send + 'static> + Send + Sync + 'static,
-{
-    fn fall(shared: Holder<P, Self>, fallen: Fallen<Req, A>) -> BoxFuture<Result<A, L::Error>> {
-        Box::pin(async move {
-            let discard = |response| shared.discard(response);
-            descend(&shared.chain, &shared.told, fallen, None, discard).await
-        })
-    }
-}
-
-impl<C: Rungs, P> Call<C, P> {
-    #[allow(clippy::type_complexity, reason = "it is a function from a request to one")]
-    #[inline]
-    pub(crate) fn of(
-        shared: &Holder<P, C>,
-        needs: Needs,
-        copy: impl FnOnce(&Holder<P, C>) -> Option<Copied<C::Request>>,
-        request: &C::Request,
-    ) -> Self
-    where
-        P: Carry<C::Request>,
-    {
-        let deadline = if P::ACTIVE {
-            shared.policy.carried(request).and_then(|carried| carried.deadline)
-        } else {
-            None
-        };
-        let bound = deadline.map(|deadline| Box::new(Bound { deadline: Some(deadline), ..Bound::default() }));
-        let request = if needs.request { copy(shared).map(|copy| copy(request)) } else { None };
-        Self { shared: shared.clone(), needs, request, bound: Seldom(bound) }
-    }
-
-    /// The time for that counts no longer, where it was all that there was.
-    fn becomes_ready(&mut self) {
-        self.bound.0 = self.bound.0.take().filter(|bound| self.needs.budget || bound.deadline.is_some());
-    }
-
-    /// Nothing bounds what is waited for here.
-    #[inline]
-    fn is_unbounded(&self) -> bool {
-        !self.needs.budget && self.bound.0.is_none()
-    }
-
-    /// The time is over: the error that says so.
-    #[cold]
-    fn poll_elapsed(&mut self, waiting: bool, cx: &mut Context<'_>) -> Poll<(Cause, BoxError)> {
-        let limits = &self.shared.limits;
-        let bound = self.bound.0.get_or_insert_default();
-        if !bound.timer.is_set() {
-            let now = Instant::now();
-            let limit = limits.budget.or(waiting.then(|| limits.patience()));
-            let end =
-                limit.map(|limit| after(now, limit)).into_iter().chain(bound.deadline).min().unwrap_or(now);
-            bound.limit += end.saturating_duration_since(now);
-            match Timer::at(end) {
-                Ok(timer) => bound.timer = timer,
-                Err(error) => return Poll::Ready((Cause::NoTimer, error.into())),
-            }
-        }
-        ready!(bound.timer.poll(cx));
-        if limits.budget.is_none()
-            && !waiting
-            && bound.deadline.is_none_or(|deadline| Instant::now() < deadline)
-        {
-            // It was for becoming ready, which is over.
-            bound.timer = Timer::default();
-            return self.poll_elapsed(waiting, cx);
-        }
-        let elapsed = Elapsed::new(Arc::clone(&self.shared.told.name), bound.limit);
-        Poll::Ready((Cause::Elapsed, elapsed.into()))
-    }
-
-    #[cold]
-    fn fall(
-        &mut self,
-        cause: Cause,
-        effect: Effect,
-        failure: Failure<C::Answer>,
-    ) -> BoxFuture<Result<C::Answer, C::Error>>
-    where
-        C: Fall<P>,
-        P: Carry<C::Request>,
-    {
-        let (request, deadline) =
-            (self.request.take(), self.bound.0.as_ref().and_then(|bound| bound.deadline));
-        let is_repeatable = |request| self.shared.policy.may_repeat(request);
-        let may_repeat = effect == Effect::NotSent || request.as_ref().is_none_or(is_repeatable);
-        C::fall(self.shared.clone(), Fallen { request, failure, cause, deadline, may_repeat })
-    }
-
-    /// A drill leaves the service out.
-    pub(crate) fn drill(mut self) -> BoxFuture<Result<C::Answer, C::Error>>
-    where
-        C: Fall<P>,
-        P: Carry<C::Request>,
-    {
-        self.fall(DRILL, Effect::NotSent, Failure::Error(NotAsked(DRILL).into()))
     }
 }
 

@@ -90,6 +90,7 @@ mod chain;
 mod declared;
 mod error;
 mod fallen;
+mod falling;
 mod future;
 mod gather;
 mod grade;

@@ -14,7 +14,8 @@ use tower_service::Service;
 
 use crate::chain::{Chain, Last, descend};
 use crate::fallen::Fallen;
-use crate::future::{Call, Fall, Rare, ResponseFuture, Rungs};
+use crate::falling::{Call, Fall};
+use crate::future::{Rare, ResponseFuture, Rungs};
 use crate::grade::{Grade, IntoAnswer};
 use crate::layer::Recalling;
 use crate::primary::{Readiness, start};

@@ -4,7 +4,8 @@ use buttress_core::{BoxError, Carry, Classify, Discard, Level};
 use tower_service::Service;
 
 use crate::chain::{Chain, Last};
-use crate::future::{Call, Rare, ResponseFuture};
+use crate::falling::Call;
+use crate::future::{Rare, ResponseFuture};
 use crate::grade::{Grade, IntoAnswer};
 use crate::primary::{Readiness, start};
 use crate::shared::{Holder, Needs};
@@ -103,6 +104,7 @@ where
     L: Last<Req, A>,
 {
     /// In a drill, or where the service inside has yet to become ready.
+    #[allow(clippy::type_complexity, reason = "it is what the future has, but for the box")]
     #[cold]
     fn call_otherwise(&mut self, request: Req) -> Box<Rare<S::Future, Chain<Req, A, L>, P>> {
         let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);

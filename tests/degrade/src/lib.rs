@@ -34,7 +34,7 @@ pub async fn backing(place: &str) -> Result<Backing, BoxError> {
         other => return Err(format!("no store is named {other}").into()),
     };
     // A machine that tests is busy.
-    Ok(backing.read_within(Duration::from_secs(4))?)
+    Ok(backing.read_timeout(Duration::from_secs(4))?)
 }
 
 /// Somebody who asks an origin for prices, and keeps them.

@@ -114,7 +114,7 @@ impl<V: Send + Sync + 'static> Behind<V> {
         if !self.is_to_be_asked(key) {
             return None;
         }
-        let (key, bound) = (self.backing.key(key), self.backing.read_within);
+        let (key, bound) = (self.backing.key(key), self.backing.read_timeout);
         let Some(got) = within(bound, self.backing.shelf.get(&key)).await else {
             self.failed(&format!("the store did not answer within {bound:?}"), false);
             return None;

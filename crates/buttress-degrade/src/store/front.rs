@@ -45,6 +45,12 @@ impl<V> Front<V> {
         Self { levels: Default::default(), level: AtomicUsize::new(0), most: max_bytes / 1024 }
     }
 
+    /// What all of its places together may take.
+    pub(super) fn max_bytes(&self) -> usize {
+        let places = (0..LEVELS).map(places).take_while(|places| *places <= self.most);
+        places.map(|places| places * size_of::<Place<V>>()).sum()
+    }
+
     /// The entry of this key, if it has a place.
     #[inline(always)]
     pub(super) fn get(&self, hash: u64, key: &str) -> Option<Held<V>> {
@@ -82,7 +88,7 @@ impl<V> Front<V> {
     pub(super) fn grow(&self, entries: usize) -> bool {
         let old = self.buckets();
         let level = if old.is_empty() { 0 } else { self.level.load(Ordering::Relaxed) + 1 };
-        let places = SMALLEST << (2 * level);
+        let places = places(level);
         if entries <= old.len() * WAYS / 4 || level == LEVELS || places > self.most {
             return false;
         }
@@ -104,6 +110,10 @@ impl<V> Front<V> {
         // Their number is a power of two.
         buckets.get(hash as usize & buckets.len().wrapping_sub(1))
     }
+}
+
+fn places(level: usize) -> usize {
+    SMALLEST << (2 * level)
 }
 
 impl<V> Default for Bucket<V> {

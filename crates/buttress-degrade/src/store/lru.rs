@@ -1,14 +1,14 @@
 //! What is kept, by key: bounded in bytes. What has not been used for long goes first.
 
-use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::Guard;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
 use super::Entry;
 use super::front::{Front, Held};
+use super::shard::{NONE, Shard, Slot};
 
 /// What one entry takes beside its key and its value: its place here, and what the allocator rounds up.
 pub(crate) const OVERHEAD: usize = 192;
@@ -40,27 +40,6 @@ struct Aligned<V> {
 #[repr(align(128))]
 struct Locked<V>(Mutex<Shard<V>>);
 
-struct Shard<V> {
-    table: HashTable<u32>,
-    slots: Vec<Slot<V>>,
-    free: Vec<u32>,
-    /// The newest and the oldest.
-    ends: (u32, u32),
-    bytes: usize,
-    max_bytes: usize,
-}
-
-struct Slot<V> {
-    hash: u64,
-    /// `None` in a slot that is free.
-    entry: Option<Arc<Entry<V>>>,
-    bytes: usize,
-    newer: u32,
-    older: u32,
-}
-
-const NONE: u32 = u32::MAX;
-
 /// A shard smaller than this would refuse answers of common sizes.
 const SMALLEST_SHARD: usize = 4 * 1024 * 1024;
 
@@ -71,7 +50,9 @@ impl<V> Lru<V> {
         let shards = 1 << shards.ilog2();
         let shard = || {
             let max_bytes = max_bytes / shards;
-            Aligned { front: Front::new(max_bytes), locked: Locked(Mutex::new(Shard::new(max_bytes))) }
+            let front = Front::new(max_bytes);
+            let shard = Shard::new(max_bytes - front.max_bytes());
+            Aligned { front, locked: Locked(Mutex::new(shard)) }
         };
         Self { shards: (0..shards).map(|_| shard()).collect(), hasher: DefaultHashBuilder::default() }
     }
@@ -191,105 +172,6 @@ impl<V> Aligned<V> {
 impl<V> Locked<V> {
     fn lock(&self) -> MutexGuard<'_, Shard<V>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<V> fmt::Debug for Shard<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Shard({} bytes)", self.bytes)
-    }
-}
-
-impl<V> Shard<V> {
-    fn new(max_bytes: usize) -> Self {
-        let (table, slots, free) = (HashTable::new(), Vec::new(), Vec::new());
-        Self { table, slots, free, ends: (NONE, NONE), bytes: 0, max_bytes }
-    }
-
-    fn find(&self, hash: u64, key: &str) -> Option<u32> {
-        let is_it = |&slot: &u32| self.slots[slot as usize].entry.as_ref().is_some_and(|e| *e.key == *key);
-        self.table.find(hash, is_it).copied()
-    }
-
-    /// As the newest.
-    fn push(&mut self, slot: Slot<V>, front: &Front<V>) {
-        let (hash, bytes) = (slot.hash, slot.bytes);
-        let at = if let Some(free) = self.free.pop() {
-            self.slots[free as usize] = slot;
-            free
-        } else {
-            self.slots.push(slot);
-            u32::try_from(self.slots.len() - 1).expect("four thousand million entries do not fit into memory")
-        };
-        self.bytes += bytes;
-        self.link(at);
-        let slots = &self.slots;
-        self.table.insert_unique(hash, at, |&slot| slots[slot as usize].hash);
-        if front.grow(self.table.len()) {
-            slots.iter().for_each(|slot| slot.entry.iter().for_each(|entry| front.put(slot.hash, entry)));
-        } else if let Some(entry) = &slots[at as usize].entry {
-            front.put(hash, entry);
-        }
-    }
-
-    fn remove(&mut self, at: u32, front: &Front<V>) -> Option<Arc<Entry<V>>> {
-        self.unlink(at);
-        let slot = &mut self.slots[at as usize];
-        self.bytes -= slot.bytes;
-        let (hash, entry) = (slot.hash, slot.entry.take());
-        entry.iter().for_each(|entry| front.take(hash, entry));
-        if let Ok(entry) = self.table.find_entry(hash, |&slot| slot == at) {
-            entry.remove();
-        }
-        self.free.push(at);
-        entry
-    }
-
-    /// Gives back what most of the places took, where most are free.
-    fn compact(&mut self, front: &Front<V>) {
-        if self.table.len() >= self.slots.len() / 4 {
-            return;
-        }
-        let mut sparse = std::mem::replace(self, Self::new(self.max_bytes));
-        let mut at = sparse.ends.1;
-        while at != NONE {
-            let slot = &mut sparse.slots[at as usize];
-            self.push(Slot { entry: slot.entry.take(), newer: NONE, older: NONE, ..*slot }, front);
-            at = sparse.slots[at as usize].newer;
-        }
-    }
-
-    /// Whose turn it is to go. There has to be one.
-    fn oldest(&mut self) -> u32 {
-        loop {
-            let oldest = self.ends.1;
-            if !self.slots[oldest as usize].entry.as_ref().is_some_and(|entry| entry.takes_chance()) {
-                return oldest;
-            }
-            self.unlink(oldest);
-            self.link(oldest);
-        }
-    }
-
-    fn link(&mut self, at: u32) {
-        let newest = std::mem::replace(&mut self.ends.0, at);
-        (self.slots[at as usize].newer, self.slots[at as usize].older) = (NONE, newest);
-        match newest {
-            NONE => self.ends.1 = at,
-            newest => self.slots[newest as usize].newer = at,
-        }
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let (newer, older) = (self.slots[at as usize].newer, self.slots[at as usize].older);
-        match newer {
-            NONE => self.ends.0 = older,
-            newer => self.slots[newer as usize].older = older,
-        }
-        match older {
-            NONE => self.ends.1 = newer,
-            older => self.slots[older as usize].newer = newer,
-        }
     }
 }
 
@@ -428,8 +310,8 @@ mod tests {
             steps in proptest::collection::vec((0_u8..4, 0_u8..6, 0_usize..900), 1..60),
             has_front in proptest::bool::ANY,
         ) {
-            let max = if has_front { 150_000 } else { 1500 };
-            let lru = Lru::new(max);
+            let lru = Lru::new(if has_front { 150_000 } else { 1500 });
+            let max = lru.shards[0].locked.lock().max_bytes;
             let mut list: Vec<(String, usize, bool)> = Vec::new();
             for (what, key, size) in steps {
                 let key = char::from(b'a' + key).to_string();

@@ -17,6 +17,7 @@ mod lru;
 mod pending;
 mod place;
 mod settings;
+mod shard;
 
 use std::fmt;
 use std::future::Future;
