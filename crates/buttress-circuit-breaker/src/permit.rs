@@ -234,6 +234,12 @@ impl Open {
     /// Whether the call took too long, although no timer has said so.
     #[inline]
     fn was_slow(&self, now: &mut LazyNow<'_>) -> bool {
+        self.waiting_since.is_some() && self.is_slow_by_now(now)
+    }
+
+    /// Apart, since most calls that are asked have not waited.
+    #[inline(never)]
+    fn is_slow_by_now(&self, now: &mut LazyNow<'_>) -> bool {
         let settings = &self.holder.settings;
         if let Some(slow_from) = self.slow_timer.deadline() {
             return now.get() >= settings.clock.at(slow_from);
