@@ -80,7 +80,9 @@ pub async fn attempts_at_undoing_survive_and_come_to_an_end<S: JournalStore>(sto
 pub async fn a_shutdown_waits_for_no_compensation_for_ever<S: JournalStore>(store: S) {
     let effects = Effects::default();
     let begin = |first: bool| {
-        let config = long().drain(Duration::from_millis(50));
+        // Long enough for a run to be given back on a busy machine, and shorter than a pause between two attempts.
+        let pause = Duration::from_secs(5);
+        let config = long().drain(pause / 2).undo_retry(Backoff::constant(pause), 10);
         let (workflows, effects) = (Workflows::with(store.clone(), config), effects.clone());
         let code = move |cx: Cx, ()| {
             let effects = effects.clone();
@@ -94,7 +96,7 @@ pub async fn a_shutdown_waits_for_no_compensation_for_ever<S: JournalStore>(stor
                             effects.add(&format!("undo {name}"));
                             match name {
                                 "hangs" if first => std::future::pending().await,
-                                // Due in a second at the earliest.
+                                // Due after the pause.
                                 "fails" if number == 0 => Err(Failure::new("not now")),
                                 _ => Ok(()),
                             }
