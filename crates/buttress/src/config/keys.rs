@@ -32,6 +32,8 @@ pub(super) fn verdict(value: &Value<'_>) -> Result<Verdict> {
         ("ignored", Verdict::Ignored),
         ("transient", Verdict::failure(Kind::Transient)),
         ("throttled", Verdict::failure(Kind::Throttled)),
+        ("conflict", Verdict::failure(Kind::Conflict)),
+        ("unprocessed", Verdict::failure(Kind::Unprocessed)),
         ("timeout", Verdict::failure(Kind::Timeout)),
         ("permanent", Verdict::failure(Kind::Permanent)),
     ])
