@@ -129,7 +129,9 @@ async fn retries_are_switched_on_for_services_that_were_built_without_them() {
 async fn who_hears_of_retries_goes_on_hearing_of_them() {
     let heard = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
     let count = std::sync::Arc::clone(&heard);
-    let hook = move |_, _, _| drop(count.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let hook = move |_, _, _| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
     let layer = RetryLayer::new("test", config(1, 1).on_retry(hook)).unwrap();
     layer.set_config(config(2, 1)).unwrap();
     let service = layer.layer(Scripted::<u32>::new([err("down"), err("down"), ok(1)]));

@@ -562,6 +562,8 @@ mod traffic {
         drop(server);
 
         let down = Server::start_then([], status(503)).await;
+        // A client of its own: the other one's idle connections may lead to the same port.
+        let service = layer.layer(client());
         let call = async || {
             let request = Request::get(down.url()).body(Body::default()).unwrap();
             service.clone().oneshot(request).await
