@@ -41,10 +41,10 @@ fn in_force(stack: &StackHandle) -> String {
     )
 }
 
-/// One for all, so that configurations differ in nothing by it.
+/// One for all of a test, so that configurations differ in nothing by it. Its `Debug` says whether another thread holds its lock.
 fn thread_budget() -> Budget {
-    static ONE: std::sync::OnceLock<Budget> = std::sync::OnceLock::new();
-    ONE.get_or_init(Budget::unlimited).clone()
+    thread_local!(static ONE: Budget = Budget::unlimited());
+    ONE.with(Budget::clone)
 }
 
 #[test]
