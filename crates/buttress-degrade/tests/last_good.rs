@@ -377,7 +377,8 @@ async fn a_store_holds_its_bound_whatever_is_asked_for() {
         assert!(store.bytes() <= 1024 * 1024);
     }
     settle().await;
-    assert!(store.bytes() > 1020 * 1024 && store.len() > 700, "{} of {}", store.bytes(), store.len());
+    // Some 2 % are for finding them.
+    assert!(store.bytes() > 1000 * 1024 && store.len() > 700, "{} of {}", store.bytes(), store.len());
 }
 
 /// One store over another.
