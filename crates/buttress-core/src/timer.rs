@@ -10,7 +10,7 @@ use tokio::runtime::{Handle, Id};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
-use crate::clock::{NoTimer, after};
+use crate::clock::{NoTimer, after, nanos};
 use crate::mode::{Mode, ModeCell};
 
 /// A sleep that is small, can be moved, and is used again: the timer of a call. The default one is never set, and has
@@ -32,13 +32,12 @@ pin_project! {
     struct Kept {
         #[pin]
         sleep: Sleep,
-        // When it is to fire: `sleep` may be registered for an earlier moment, from a call before.
-        deadline: Instant,
+        // By how many nanoseconds it is to fire later than `sleep`, which may be registered for a moment of a call before.
+        later: u64,
         // The runtime whose timer it is, if it is to be kept for that.
         keep_for: Option<Id>,
-        // The one that `sleep` is to wake, if it is `set`.
+        // The one that `sleep` wakes.
         waker: Option<Waker>,
-        set: bool,
     }
 }
 
@@ -76,12 +75,12 @@ impl Timer {
         let taken = POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)).ok();
         let (kept, _others) = taken.unwrap_or_default();
         if let Some(mut kept) = kept {
-            *kept.as_mut().project().deadline = deadline;
+            kept.as_mut().set_for(deadline);
             return Ok(Self(Some(kept)));
         }
         let keep_for = (!is_paused()).then_some(runtime);
         let sleep = sleep_until(runtime, deadline)?;
-        Ok(Self(Some(Box::pin(Kept { sleep, deadline, keep_for, waker: None, set: false }))))
+        Ok(Self(Some(Box::pin(Kept { sleep, later: 0, keep_for, waker: None }))))
     }
 
     /// Whether it was made for a moment; the default one was not.
@@ -93,7 +92,7 @@ impl Timer {
     /// The moment that it was made for, if it was made for one.
     #[inline]
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.as_ref().map(|kept| kept.deadline)
+        self.0.as_ref().map(|kept| kept.deadline())
     }
 
     /// Ready once the deadline has passed.
@@ -130,26 +129,41 @@ fn give_back(kept: BoxedKept) {
 }
 
 impl Kept {
+    fn deadline(&self) -> Instant {
+        after(self.sleep.deadline(), Duration::from_nanos(self.later))
+    }
+
+    fn set_for(self: Pin<&mut Self>, deadline: Instant) {
+        let this = self.project();
+        if this.sleep.deadline() > deadline {
+            this.sleep.reset(deadline);
+            (*this.later, *this.waker) = (0, None);
+        } else {
+            *this.later = nanos(deadline - this.sleep.deadline());
+        }
+    }
+
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         let is_known = this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         // A call is polled several times before it is answered; as long as it has not fired, the timer knows whom to wake.
-        if is_known && *this.set && !this.sleep.is_elapsed() {
+        if is_known && !this.sleep.is_elapsed() {
             return Poll::Pending;
         }
-        *this.set = false;
         // Where the task's budget is spent, a timer that takes from it would not even be registered.
         while Pin::new(&mut unconstrained(this.sleep.as_mut())).poll(cx).is_ready() {
-            if this.sleep.deadline() >= *this.deadline {
+            if *this.later == 0 {
+                *this.waker = None;
                 return Poll::Ready(());
             }
             // What it was registered for is over, but not what it is for.
-            this.sleep.as_mut().reset(*this.deadline);
+            let deadline = after(this.sleep.deadline(), Duration::from_nanos(*this.later));
+            *this.later = 0;
+            this.sleep.as_mut().reset(deadline);
         }
         if !is_known {
             *this.waker = Some(cx.waker().clone());
         }
-        *this.set = true;
         Poll::Pending
     }
 }
@@ -171,11 +185,7 @@ impl Pool {
         if let Some((index, _)) = last.find(|(_, kept)| kept.sleep.deadline() <= deadline) {
             return Some(self.free.swap_remove(index));
         }
-        let mut kept = self.free.pop()?;
-        let this = kept.as_mut().project();
-        this.sleep.reset(deadline);
-        *this.set = false;
-        Some(kept)
+        self.free.pop()
     }
 
     /// What is not kept.

@@ -44,7 +44,7 @@ pub(crate) struct Body<S> {
     pub(crate) target: usize,
     /// There has been a service: before, there is nothing to look at.
     pub(crate) has_begun: bool,
-    pub(crate) timer: (u64, Timer),
+    pub(crate) timer: Timer,
 }
 
 /// What the task has to do.
@@ -100,18 +100,19 @@ impl<S: Clone + Send + 'static> Body<S> {
 
     fn sleep(&mut self, cx: &mut Context<'_>, deadline: u64) -> Poll<()> {
         if deadline == u64::MAX {
-            self.timer = (deadline, Timer::default());
+            self.timer = Timer::default();
             return Poll::Pending;
         }
-        if self.timer.0 != deadline || !self.timer.1.is_set() {
-            match Timer::at(self.clock.instant(deadline)) {
-                Ok(timer) => self.timer = (deadline, timer),
+        let deadline = self.clock.instant(deadline);
+        if self.timer.deadline() != Some(deadline) {
+            match Timer::at(deadline) {
+                Ok(timer) => self.timer = timer,
                 Err(_) => return Poll::Pending,
             }
         }
-        let fired = self.timer.1.poll(cx);
+        let fired = self.timer.poll(cx);
         if fired.is_ready() {
-            self.timer = (u64::MAX, Timer::default());
+            self.timer = Timer::default();
         }
         fired
     }
