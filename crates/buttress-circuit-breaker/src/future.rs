@@ -2,7 +2,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Classify, Now, Plain, Verdict, Watch};
+use buttress_core::{BoxError, Classify, Now, Plain, Watch};
 use pin_project_lite::pin_project;
 
 use crate::permit::Permit;
@@ -40,8 +40,11 @@ impl<F, P, W> ResponseFuture<F, P, W> {
 
 /// Apart, so that the way of a good answer is short.
 #[cold]
-fn settle_error(permit: &mut Permit, verdict: Verdict) {
+fn failed<Res>(permit: &mut Permit, policy: &impl Classify<Res>, error: BoxError) -> BoxError {
+    let verdict = policy.classify(Err(&*error));
+    permit.leave();
     permit.settle(verdict);
+    error
 }
 
 impl<F, P, W, Res, E> Future for ResponseFuture<F, P, W>
@@ -76,11 +79,7 @@ where
                 Poll::Ready(Ok(watch.watch(response, permit, verdict)))
             }
             Poll::Ready(Err(error)) => {
-                let error = error.into();
-                let verdict = policy.classify(Err(&*error));
-                permit.leave();
-                settle_error(permit, verdict);
-                Poll::Ready(Err(error))
+                Poll::Ready(Err(failed(permit, policy, error.into())))
             }
         }
     }

@@ -158,6 +158,8 @@ impl Open {
         self.holder.settings.waits.load(Relaxed) != 0
     }
 
+    /// Apart, so that a call that is polled is small enough to be compiled into the place where it is awaited.
+    #[inline(never)]
     fn wait(&mut self, cx: &mut Context<'_>, now: fn() -> Instant) -> Result<(), NoTimer> {
         let settings = &self.holder.settings;
         if self.waiting_since.is_none() {
