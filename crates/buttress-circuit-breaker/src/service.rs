@@ -115,9 +115,10 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         if let (Some(token), None) = (self.breaker.flow(), &self.refusal) {
             self.asked = false;
+            // References are counted before the call, whose stores a locked operation would have to wait for.
+            let (breaker, policy, watch) = (self.breaker.clone(), self.policy.clone(), self.watch.clone());
             let inner = call_flowing(&mut self.inner, request, &self.breaker, token);
-            let permit = Permit::new(self.breaker.clone(), token, None);
-            return ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone());
+            return ResponseFuture::calling(inner, Permit::new(breaker, token, None), policy, watch);
         }
         self.call_guarded(request)
     }

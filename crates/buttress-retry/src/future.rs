@@ -75,6 +75,8 @@ where
     // Compiled into its callers, it moves what it makes once more.
     #[inline(never)]
     pub(crate) fn call(core: &Arc<Core<S, P, R>>, inner: &mut S, request: Req) -> Self {
+        // Before the request is moved, whose stores a locked operation would have to wait for.
+        let core = Arc::clone(core);
         let settings = &core.settings;
         let (deadline, max_retries, backoff, own_time) =
             core.policy.carried(&request).map_or((None, None, None, false), |carried| {
@@ -89,7 +91,6 @@ where
         let request = if may_retry { core.replay.record(request) } else { core.replay.once(request) };
         let saved = if may_retry { Some(core.replay.keep(&request)) } else { None };
         let log = Log { started: settings.attempt_start(), backoff, session: None };
-        let core = Arc::clone(core);
         if core.settings.gate().is_some() {
             return Self::unless_held(Call { core, saved, log, facts, key }, inner, request);
         }
