@@ -12,7 +12,7 @@ use crate::future::ResponseFuture;
 use crate::handle::CircuitBreakerHandle;
 use crate::permit::Permit;
 use crate::registry::Registry;
-use crate::service::{call_flowing, call_with};
+use crate::service::{Called, call_with};
 use crate::shared::{Holder, Settings};
 
 /// Puts one circuit breaker per key before a service: a host that is ill trips no other.
@@ -209,7 +209,9 @@ where
         };
         let breaker = Holder::Keyed(keyed);
         if let Some(token) = breaker.flow() {
-            let inner = call_flowing(&mut self.inner, request, &breaker, token);
+            let called = Called(&breaker, token);
+            let inner = self.inner.call(request);
+            called.returned();
             let permit = Permit::new(breaker, token, None);
             return ResponseFuture::calling(inner, permit, self.policy.clone(), self.watch.clone());
         }

@@ -117,7 +117,9 @@ where
             self.asked = false;
             // References are counted before the call, whose stores a locked operation would have to wait for.
             let (breaker, policy, watch) = (self.breaker.clone(), self.policy.clone(), self.watch.clone());
-            let inner = call_flowing(&mut self.inner, request, &self.breaker, token);
+            let called = Called(&self.breaker, token);
+            let inner = self.inner.call(request);
+            called.returned();
             return ResponseFuture::calling(inner, Permit::new(breaker, token, None), policy, watch);
         }
         self.call_guarded(request)
@@ -152,25 +154,23 @@ impl<S, P: Clone, W: Clone> CircuitBreaker<S, P, W> {
     }
 }
 
-/// Calls the service where calls flow; a panic in `call` itself is a failed call. The permit is made only after it, where
+/// While the service is called where calls flow: a panic in `call` itself is a failed call. The permit is made only after it, where
 /// it stays: it is too large to be moved for nothing.
-#[inline(always)]
-pub(crate) fn call_flowing<S: Service<Req>, Req>(
-    inner: &mut S,
-    request: Req,
-    breaker: &Holder,
-    token: u64,
-) -> S::Future {
-    struct OnPanic<'a>(&'a Holder, u64);
-    impl Drop for OnPanic<'_> {
-        fn drop(&mut self) {
-            Permit::new(self.0.clone(), self.1, None).enter();
-        }
+pub(crate) struct Called<'a>(pub(crate) &'a Holder, pub(crate) u64);
+
+impl Called<'_> {
+    /// It did not panic.
+    #[inline(always)]
+    pub(crate) fn returned(self) {
+        mem::forget(self);
     }
-    let guard = OnPanic(breaker, token);
-    let future = inner.call(request);
-    mem::forget(guard);
-    future
+}
+
+impl Drop for Called<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        Permit::new(self.0.clone(), self.1, None).enter();
+    }
 }
 
 /// Calls the service with a permit that may be a probe's; a panic in `call` itself is a failed call.

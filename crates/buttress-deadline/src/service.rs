@@ -39,18 +39,6 @@ impl<S, K> Deadline<S, K> {
         self.inner
     }
 
-    /// The time that a request has, all things considered, which then travels on with it; a refusal if it has none left.
-    #[inline]
-    fn limit<Req>(&self, request: &mut Req) -> Result<Limit, BoxError>
-    where
-        K: Carry<Req>,
-    {
-        if !K::ACTIVE || !self.travels && self.carry.carried(request).is_none() {
-            return Ok(Limit::of(&self.settings));
-        }
-        self.carried_limit(request)
-    }
-
     #[cold]
     fn refuse<F>(&mut self, refused: BoxError) -> ResponseFuture<F>
     where
@@ -62,6 +50,7 @@ impl<S, K> Deadline<S, K> {
         ResponseFuture::refused(refused)
     }
 
+    /// The time that a request has, all things considered, which then travels on with it; a refusal if it has none left.
     fn carried_limit<Req>(&self, request: &mut Req) -> Result<Limit, BoxError>
     where
         K: Carry<Req>,
@@ -113,11 +102,27 @@ where
 
     // Requests and futures are large, and moved once less for it.
     #[inline(always)]
-    fn call(&mut self, mut request: Req) -> Self::Future {
-        let limit = match self.limit(&mut request) {
-            Ok(limit) => limit,
-            Err(refused) => return self.refuse(refused),
-        };
+    fn call(&mut self, request: Req) -> Self::Future {
+        if K::ACTIVE && (self.travels || self.carry.carried(&request).is_some()) {
+            return self.call_carried(request);
+        }
+        let limit = Limit::of(&self.settings);
         ResponseFuture::new(self.inner.call(request), limit)
+    }
+}
+
+impl<S: Clone, K> Deadline<S, K> {
+    /// A call whose request brings limits of its own, or takes its deadline with it.
+    // Apart, since a request that may be changed is moved once more.
+    #[inline(never)]
+    fn call_carried<Req>(&mut self, mut request: Req) -> ResponseFuture<S::Future>
+    where
+        S: Service<Req>,
+        K: Carry<Req>,
+    {
+        match self.carried_limit(&mut request) {
+            Ok(limit) => ResponseFuture::new(self.inner.call(request), limit),
+            Err(refused) => self.refuse(refused),
+        }
     }
 }

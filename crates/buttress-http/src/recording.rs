@@ -76,12 +76,12 @@ where
     B::Error: Into<BoxError>,
 {
     /// Takes what is there already of a body whose length is known, and records the rest as it is read.
-    pub(crate) fn take(body: B, per_body: usize, pool: Option<Arc<Pool>>) -> Taken<B> {
+    pub(crate) fn take(body: B, per_body: usize, pool: Option<&Arc<Pool>>) -> Taken<B> {
         if body.is_end_stream() {
             return Taken::Whole(Bytes::new(), None);
         }
         let hint = body.size_hint();
-        let mut state = State::new(Some(body), hint.exact(), per_body, pool);
+        let mut state = State::new(Some(body), hint.exact(), per_body, pool.cloned());
         let mut cx = Context::from_waker(Waker::noop());
         while state.length.is_some() && (state.replayable || state.passed == 0) {
             match state.poll_source(&mut cx) {
@@ -114,7 +114,7 @@ where
     /// already; one that ends with it, or before, is whole, whatever its size.
     pub(crate) fn take_ahead(mut body: B, per_body: usize, pool: &Arc<Pool>) -> Taken<B> {
         if body.is_end_stream() || body.size_hint().exact().is_some() {
-            return Self::take(body, per_body, Some(Arc::clone(pool)));
+            return Self::take(body, per_body, Some(pool));
         }
         let mut cx = Context::from_waker(Waker::noop());
         let first = match Pin::new(&mut body).poll_frame(&mut cx) {

@@ -63,7 +63,7 @@ where
 {
     /// Records up to `per_body` bytes, as far as the pool allows.
     pub(crate) fn new(body: B, per_body: usize, pool: &Arc<Pool>) -> Self {
-        Self::taken(Reader::take(body, per_body, Some(Arc::clone(pool))))
+        Self::taken(Reader::take(body, per_body, Some(pool)))
     }
 
     /// As [`new`](ReplayBody::new), and reads what is there of a body whose length is not known.

@@ -217,6 +217,44 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request, prepaid)) })
     }
 
+    /// Waits, and calls the service; the error of a call that is not made, with a verdict if that may be retried.
+    #[cold]
+    fn poll_pause<Req>(
+        &mut self,
+        mut pause: Pin<&mut PauseOf<S, P, R, Req>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Future, (BoxError, Option<Verdict>)>>
+    where
+        S: Service<R::Request>,
+        S::Error: Into<BoxError>,
+        R: Replay<Req, Saved = Saved>,
+        P: Classify<S::Response> + Discard<S::Response>,
+    {
+        let Self { core, log, facts, key, .. } = self;
+        loop {
+            ready!(pause.as_mut().poll_wait(cx));
+            // Somebody else may have been throttled meanwhile.
+            match core.settings.held(log, *key, *facts) {
+                Ok(None) => break,
+                Ok(Some(delay)) => match Timer::at(after(Instant::now(), delay)) {
+                    Ok(timer) => pause.as_mut().wait_for(timer),
+                    Err(no_timer) => return Poll::Ready(Err((no_timer.into(), None))),
+                },
+                Err(refused) => {
+                    let error = core.settings.refused(mem::take(log), *facts, refused);
+                    return Poll::Ready(Err((error, None)));
+                }
+            }
+        }
+        let called = ready!(pause.as_mut().poll_call(cx));
+        log.started = core.settings.attempt_start();
+        // A clone that cannot become ready has failed as an attempt does, but it has sent nothing.
+        Poll::Ready(called.map_err(|error| {
+            let verdict = core.policy.classify(Err(&*error)).not_sent();
+            (error, Some(verdict))
+        }))
+    }
+
     /// Notes on a response how many attempts it took, if it was more than one.
     fn annotate<Res>(&self, response: &mut Res)
     where
@@ -276,37 +314,18 @@ where
                         return Poll::Pending;
                     }
                 },
-                StateProj::Pause { pause } => {
-                    ready!(pause.as_mut().poll_wait(cx));
-                    // Somebody else may have been throttled meanwhile.
-                    match core.settings.held(&mut this.call.log, this.call.key, this.call.facts) {
-                        Ok(None) => {}
-                        Ok(Some(delay)) => {
-                            pause.as_mut().wait_for(Timer::at(after(Instant::now(), delay))?);
-                            continue;
-                        }
-                        Err(refused) => {
-                            let log = mem::take(&mut this.call.log);
-                            let error = core.settings.refused(log, this.call.facts, refused);
-                            // What was paid goes back now, and not only with this future.
-                            this.state.set(State::Failed { error: None });
-                            return Poll::Ready(Err(error));
-                        }
+                StateProj::Pause { pause } => match ready!(this.call.poll_pause::<Req>(pause.as_mut(), cx)) {
+                    Ok(attempt) => {
+                        this.state.set(State::Attempt { attempt });
+                        continue;
                     }
-                    let called = ready!(pause.as_mut().poll_call(cx));
-                    this.call.log.started = core.settings.attempt_start();
-                    match called {
-                        Ok(attempt) => {
-                            this.state.set(State::Attempt { attempt });
-                            continue;
-                        }
-                        // A clone that cannot become ready has failed as an attempt does, but it has sent nothing.
-                        Err(error) => {
-                            let verdict = core.policy.classify(Err(&*error)).not_sent();
-                            (Err(error), verdict)
-                        }
+                    Err((error, Some(verdict))) => (Err(error), verdict),
+                    Err((error, None)) => {
+                        // What was paid goes back now, and not only with this future.
+                        this.state.set(State::Failed { error: None });
+                        return Poll::Ready(Err(error));
                     }
-                }
+                },
                 StateProj::Failed { error } => {
                     return Poll::Ready(Err(error
                         .take()
