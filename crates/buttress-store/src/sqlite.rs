@@ -4,6 +4,7 @@ mod answers;
 mod claims;
 mod clock;
 mod fault;
+mod known;
 mod row;
 mod runs;
 mod schema;
@@ -21,6 +22,7 @@ use crate::failure::Failure;
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use clock::StoreClock;
+use known::Known;
 use worker::{Pending, Statistics, Thread};
 
 /// A store in a SQLite file: the default for one machine.
@@ -122,11 +124,22 @@ impl Sqlite {
         self.inner.reader.stop().await;
     }
 
+    /// For what leaves runs as they are.
     async fn write<T: Send + 'static>(
         &self,
         verb: &'static str,
         bytes: usize,
         work: impl FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.write_run(verb, bytes, move |connection: &Connection, now, _: &mut Known| work(connection, now))
+            .await
+    }
+
+    async fn write_run<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        bytes: usize,
+        work: impl FnOnce(&Connection, i64, &mut Known) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (pending, answer) = Pending::job(verb, bytes, work);
         let sent = self.inner.writer.send(pending).await;
@@ -140,6 +153,7 @@ impl Sqlite {
         verb: &'static str,
         work: impl FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let work = move |connection: &Connection, now, _: &mut Known| work(connection, now);
         let (pending, answer) = Pending::job(verb, 0, work);
         let closed = || StoreError::new("sqlite", verb, Fault::Closed);
         self.inner.reader.send(pending).await.map_err(|_| closed())?;
@@ -194,7 +208,7 @@ impl SqliteOptions {
         let clock = Arc::new(StoreClock::new(self.clock.clone()));
         let statistics = Arc::new(Statistics::default());
         // The writer first: it creates the tables that the reader reads.
-        let writes = worker::Writes { clock: clock.clone(), statistics: statistics.clone() };
+        let writes = worker::Writes::new(clock.clone(), statistics.clone());
         let (path, timeout) = (self.path.clone(), self.busy_timeout);
         let writer = worker::spawn("sqlite-writer", QUEUE, move || open(&path, timeout), writes).await?;
         let (path, timeout) = (self.path.clone(), self.busy_timeout);

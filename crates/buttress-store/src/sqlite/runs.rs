@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::Sqlite;
+use super::known::Known;
 use super::row::{self, select_runs, tail};
 use crate::error::StoreError;
 use crate::failure::Failure;
@@ -29,7 +30,7 @@ const LIST: &str = select_runs!(
      AND (?5 IS NULL OR parent = ?5) ORDER BY created DESC, id DESC LIMIT ?6"
 );
 
-const FIND: &str = select_runs!("WHERE id = ?1");
+pub(super) const FIND: &str = select_runs!("WHERE id = ?1");
 
 const ENTRIES: &str = concat!(
     "SELECT seq, at, kind, format, name, occurrence, payload, sum FROM entries WHERE run = ?1 AND seq >= ?2 AND seq < ",
@@ -60,16 +61,16 @@ impl JournalStore for Sqlite {
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
         self.inner.limits.wanted(wanted)?;
         let wanted = wanted.clone();
-        let work = move |connection: &Connection, now| {
+        let work = move |connection: &Connection, now, known: &mut Known| {
             let mut acquired = Vec::new();
             for (number, mut run) in due(connection, &wanted, now)? {
                 run.acquire(&wanted, now);
-                update(connection, number, &run)?;
+                update(connection, known, number, &run)?;
                 acquired.push(Acquired { hold: run.hold(), info: run.info(now) });
             }
             Ok(acquired)
         };
-        self.write("acquire", 0, work).await
+        self.write_run("acquire", 0, work).await
     }
 
     async fn append(
@@ -84,8 +85,9 @@ impl JournalStore for Sqlite {
         let sums: Vec<i64> =
             (seq..).zip(entries).map(|(seq, entry)| stored::entry_sum(&hold.id, seq, entry)).collect();
         let (hold, entries, next) = (hold.clone(), entries.to_vec(), next.clone());
-        let work = move |connection: &Connection, now| {
-            let Some((number, mut run)) = find(connection, &hold.id)? else { return Ok(Appended::Fenced) };
+        let work = move |connection: &Connection, now, known: &mut Known| {
+            let run = known.take(&hold.id).map_or_else(|| find(connection, &hold.id), |run| Ok(Some(run)))?;
+            let Some((number, mut run)) = run else { return Ok(Appended::Fenced) };
             match run.check_append(&hold, seq, &entries, &next) {
                 Append::Fenced => Ok(Appended::Fenced),
                 Append::Conflict => Ok(Appended::Conflict { next: run.entries }),
@@ -99,27 +101,30 @@ impl JournalStore for Sqlite {
                     match next {
                         Next::Go if entries.is_empty() => {}
                         Next::Go => count(connection, number, &run)?,
-                        _ => update(connection, number, &run)?,
+                        _ => update(connection, known, number, &run)?,
                     }
-                    let at = time::to_system(now);
-                    Ok(Appended::Applied { next: run.entries, at, cancel_requested: run.cancel })
+                    let (next_seq, at, cancel_requested) = (run.entries, time::to_system(now), run.cancel);
+                    if next == Next::Go {
+                        known.keep(number, run);
+                    }
+                    Ok(Appended::Applied { next: next_seq, at, cancel_requested })
                 }
             }
         };
-        self.write("append", bytes, work).await
+        self.write_run("append", bytes, work).await
     }
 
     async fn renew(&self, hold: &Hold, lease: Duration) -> Result<Renewed, StoreError> {
         let hold = hold.clone();
-        let work = move |connection: &Connection, now| {
+        let work = move |connection: &Connection, now, known: &mut Known| {
             let Some((number, mut run)) = find(connection, &hold.id)? else { return Ok(Renewed::Fenced) };
             let renewed = run.renew(&hold, lease, now);
             if renewed != Renewed::Fenced {
-                update(connection, number, &run)?;
+                update(connection, known, number, &run)?;
             }
             Ok(renewed)
         };
-        self.write("renew", 0, work).await
+        self.write_run("renew", 0, work).await
     }
 
     async fn load(&self, id: &RunId) -> Result<Option<Run>, StoreError> {
@@ -183,14 +188,14 @@ impl JournalStore for Sqlite {
 
     async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
         let id = id.clone();
-        let work = move |connection: &Connection, now| {
+        let work = move |connection: &Connection, now, known: &mut Known| {
             let Some((number, mut run)) = find(connection, &id)? else { return Ok(None) };
             if run.control(command, now) {
-                update(connection, number, &run)?;
+                update(connection, known, number, &run)?;
             }
             Ok(Some(run.info(now)))
         };
-        self.write("control", 0, work).await
+        self.write_run("control", 0, work).await
     }
 
     async fn prune(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
@@ -300,7 +305,8 @@ fn insert(connection: &Connection, run: &RunRow) -> Result<i64, Failure> {
 }
 
 /// Writes what can change of a run. Of one that is over nothing is counted any more.
-fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
+fn update(connection: &Connection, known: &mut Known, number: i64, run: &RunRow) -> Result<(), Failure> {
+    known.take(&run.id);
     let sql = "UPDATE runs SET status = ?2, reason = ?3, cancel = ?4, epoch = ?5, owner = ?6, worker = ?7, \
                lease_until = ?8, due = ?9, recoveries = ?10, entries = ?11, changed = ?12, sum = ?13 \
                WHERE number = ?1";
@@ -327,7 +333,7 @@ fn update(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Fail
 }
 
 /// Writes what an append changes of a run that goes on, beside the entries: in the page that is written anyway, and in no other.
-/// That the run is the caller's was read in the same transaction, which no other writes beside.
+/// That the run is the caller's is known in the same transaction, which no other writes beside.
 fn count(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
     let sql = concat!(
         "INSERT OR REPLACE INTO entries (run, seq, at, kind, format, name, occurrence, payload, sum) VALUES (?1, ",

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::SqliteStatistics;
 use super::clock::StoreClock;
+use super::known::Known;
 use super::schema;
 use crate::error::{Fault, StoreError};
 use crate::failure::Failure;
@@ -58,7 +59,7 @@ impl Thread {
 pub(super) trait Job: Send {
     fn bytes(&self) -> usize;
     /// Carries it out within a transaction, and keeps the answer.
-    fn run(&mut self, connection: &Connection, now: i64) -> Result<(), Failure>;
+    fn run(&mut self, connection: &Connection, now: i64, known: &mut Known) -> Result<(), Failure>;
     /// Gives the answer, or says why the transaction failed.
     fn finish(self: Box<Self>, transaction: Result<(), Failure>);
 }
@@ -76,7 +77,7 @@ type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
 impl<T, F> Pending<T, F>
 where
     T: Send + 'static,
-    F: FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
+    F: FnOnce(&Connection, i64, &mut Known) -> Result<T, Failure> + Send + 'static,
 {
     pub(super) fn job(verb: &'static str, bytes: usize, work: F) -> (Box<dyn Job>, Answer<T>) {
         let (answer, answered) = oneshot::channel();
@@ -87,16 +88,16 @@ where
 impl<T, F> Job for Pending<T, F>
 where
     T: Send,
-    F: FnOnce(&Connection, i64) -> Result<T, Failure> + Send,
+    F: FnOnce(&Connection, i64, &mut Known) -> Result<T, Failure> + Send,
 {
     fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn run(&mut self, connection: &Connection, now: i64) -> Result<(), Failure> {
+    fn run(&mut self, connection: &Connection, now: i64, known: &mut Known) -> Result<(), Failure> {
         let Some(work) = self.work.take() else { return Ok(()) };
         // The transaction is rolled back to where it was before, and nothing else is shared.
-        let result = catch_unwind(AssertUnwindSafe(|| work(connection, now)));
+        let result = catch_unwind(AssertUnwindSafe(|| work(connection, now, known)));
         self.result = Some(result.unwrap_or_else(|_| Err(Failure::new(Fault::Internal, "a panic")))?);
         Ok(())
     }
@@ -114,7 +115,7 @@ where
 
 /// What one thread does with its commands.
 pub(super) trait Serve: Send + 'static {
-    fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>);
+    fn serve(&mut self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>);
 }
 
 /// Starts a thread that opens a connection and serves it until it is stopped, or nobody can send any more.
@@ -122,7 +123,7 @@ pub(super) async fn spawn(
     name: &str,
     queue: usize,
     open: impl FnOnce() -> Result<Connection, Failure> + Send + 'static,
-    serve: impl Serve,
+    mut serve: impl Serve,
 ) -> Result<Thread, StoreError> {
     let (jobs, mut receiver) = mpsc::channel(queue);
     let (running, ended) = watch::channel(());
@@ -132,7 +133,7 @@ pub(super) async fn spawn(
         match open() {
             Ok(connection) => {
                 if opened.send(Ok(())).is_ok() {
-                    run(&connection, &mut receiver, &serve);
+                    run(&connection, &mut receiver, &mut serve);
                 }
             }
             Err(failure) => drop(opened.send(Err(failure))),
@@ -147,7 +148,7 @@ pub(super) async fn spawn(
     }
 }
 
-fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
+fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &mut impl Serve) {
     let mut jobs: VecDeque<Box<dyn Job>> = VecDeque::new();
     let (mut over, mut looks) = (false, false);
     let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
@@ -211,13 +212,20 @@ impl Statistics {
 
 /// One transaction for all commands that are there.
 pub(super) struct Writes {
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) statistics: Arc<Statistics>,
+    clock: Arc<StoreClock>,
+    statistics: Arc<Statistics>,
+    known: Known,
+}
+
+impl Writes {
+    pub(super) fn new(clock: Arc<StoreClock>, statistics: Arc<Statistics>) -> Self {
+        Self { clock, statistics, known: Known::default() }
+    }
 }
 
 impl Serve for Writes {
-    fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
-        let (mut done, mut outcome) = (Vec::new(), begin(connection));
+    fn serve(&mut self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
+        let (mut done, mut outcome) = (Vec::new(), begin(connection, &mut self.known));
         if outcome.is_err() {
             done.extend(jobs.drain(..).map(|job| (job, Ok(()))));
         }
@@ -225,7 +233,7 @@ impl Serve for Writes {
         let (now, before) = (self.clock.now(), connection.total_changes());
         let alone = jobs.len() == 1;
         while let Some(mut job) = jobs.pop_front() {
-            let result = attempt(connection, &mut *job, alone, now);
+            let result = attempt(connection, &mut *job, alone, now, &mut self.known);
             // Some errors end the transaction of all.
             let broken = connection.is_autocommit();
             if broken {
@@ -242,6 +250,9 @@ impl Serve for Writes {
             outcome = commit(connection);
             self.statistics.commits.fetch_add(u64::from(changed && outcome.is_ok()), Ordering::Relaxed);
         }
+        if outcome.is_err() {
+            self.known.forget_all();
+        }
         self.statistics.commands.fetch_add(done.len() as u64, Ordering::Relaxed);
         for (job, result) in done {
             let shared = outcome.as_ref().map_or_else(|failure| Err(failure.again()), |()| Ok(()));
@@ -256,27 +267,33 @@ pub(super) struct Reads {
 }
 
 impl Serve for Reads {
-    fn serve(&self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
+    fn serve(&mut self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
         for mut job in jobs.drain(..) {
             let begun = execute(connection, "BEGIN").and_then(|()| schema::expect_known(connection));
-            let result = begun.and_then(|()| job.run(connection, self.clock.now()));
+            let result = begun.and_then(|()| job.run(connection, self.clock.now(), &mut Known::default()));
             let ended = if connection.is_autocommit() { Ok(()) } else { execute(connection, "ROLLBACK") };
             job.finish(result.and(ended));
         }
     }
 }
 
-fn begin(connection: &Connection) -> Result<(), Failure> {
+fn begin(connection: &Connection, known: &mut Known) -> Result<(), Failure> {
     execute(connection, "BEGIN IMMEDIATE")?;
-    schema::expect_known(connection).inspect_err(|_| drop(execute(connection, "ROLLBACK")))
+    known.check(connection).inspect_err(|_| drop(execute(connection, "ROLLBACK")))
 }
 
 /// Of a command that fails nothing is left; if it is `alone`, the transaction is its own.
-fn attempt(connection: &Connection, job: &mut dyn Job, alone: bool, now: i64) -> Result<(), Failure> {
+fn attempt(
+    connection: &Connection,
+    job: &mut dyn Job,
+    alone: bool,
+    now: i64,
+    known: &mut Known,
+) -> Result<(), Failure> {
     if !alone {
         execute(connection, "SAVEPOINT command")?;
     }
-    let result = job.run(connection, now);
+    let result = job.run(connection, now, known);
     if connection.is_autocommit() {
         return result;
     }
@@ -322,7 +339,7 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x)").unwrap();
         let add = |x: i64, fails: bool| {
-            Pending::job("test", 0, move |connection: &Connection, _| {
+            Pending::job("test", 0, move |connection: &Connection, _, _: &mut Known| {
                 connection.execute("INSERT INTO t VALUES (?1)", [x])?;
                 if fails {
                     // Without its savepoint it cannot be rolled back by itself.
@@ -335,8 +352,7 @@ mod tests {
         let (failing, mut failed) = add(1, true);
         let (working, mut worked) = add(2, false);
         let mut jobs = VecDeque::from([failing, working]);
-        let writes =
-            Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::new(Statistics::default()) };
+        let mut writes = Writes::new(Arc::new(StoreClock::new(None)), Arc::default());
         while !jobs.is_empty() {
             writes.serve(&connection, &mut jobs);
         }
@@ -350,13 +366,13 @@ mod tests {
     fn of_a_command_that_fails_by_itself_nothing_is_left_and_the_next_one_works() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x)").unwrap();
-        let writes =
-            Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::new(Statistics::default()) };
+        let mut writes = Writes::new(Arc::new(StoreClock::new(None)), Arc::default());
         let answers = [true, false].map(|fails| {
-            let (job, mut answer) = Pending::job("test", 0, move |connection: &Connection, _| {
-                connection.execute("INSERT INTO t VALUES (1)", [])?;
-                if fails { Err(Failure::new(Fault::Unavailable, "it fails")) } else { Ok(()) }
-            });
+            let (job, mut answer) =
+                Pending::job("test", 0, move |connection: &Connection, _, _: &mut Known| {
+                    connection.execute("INSERT INTO t VALUES (1)", [])?;
+                    if fails { Err(Failure::new(Fault::Unavailable, "it fails")) } else { Ok(()) }
+                });
             writes.serve(&connection, &mut VecDeque::from([job]));
             answer.try_recv().unwrap().map_err(|error| error.fault())
         });
