@@ -8,6 +8,7 @@ mod known;
 mod row;
 mod runs;
 mod schema;
+mod session;
 mod worker;
 
 use std::fmt;
@@ -22,7 +23,7 @@ use crate::failure::Failure;
 use crate::limits::{Limits, MAX_VALUE};
 use crate::waiters::Waiters;
 use clock::StoreClock;
-use known::Known;
+use session::Session;
 use worker::{Pending, Statistics, Thread};
 
 /// A store in a SQLite file: the default for one machine.
@@ -131,15 +132,14 @@ impl Sqlite {
         bytes: usize,
         work: impl FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.write_run(verb, bytes, move |connection: &Connection, now, _: &mut Known| work(connection, now))
-            .await
+        self.write_run(verb, bytes, move |session: &mut Session<'_>, now| work(session.connection, now)).await
     }
 
     async fn write_run<T: Send + 'static>(
         &self,
         verb: &'static str,
         bytes: usize,
-        work: impl FnOnce(&Connection, i64, &mut Known) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&mut Session<'_>, i64) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (pending, answer) = Pending::job(verb, bytes, work);
         let sent = self.inner.writer.send(pending).await;
@@ -153,7 +153,7 @@ impl Sqlite {
         verb: &'static str,
         work: impl FnOnce(&Connection, i64) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let work = move |connection: &Connection, now, _: &mut Known| work(connection, now);
+        let work = move |session: &mut Session<'_>, now| work(session.connection, now);
         let (pending, answer) = Pending::job(verb, 0, work);
         let closed = || StoreError::new("sqlite", verb, Fault::Closed);
         self.inner.reader.send(pending).await.map_err(|_| closed())?;
@@ -208,7 +208,7 @@ impl SqliteOptions {
         let clock = Arc::new(StoreClock::new(self.clock.clone()));
         let statistics = Arc::new(Statistics::default());
         // The writer first: it creates the tables that the reader reads.
-        let writes = worker::Writes::new(clock.clone(), statistics.clone());
+        let writes = worker::Writes { clock: clock.clone(), statistics: statistics.clone() };
         let (path, timeout) = (self.path.clone(), self.busy_timeout);
         let writer = worker::spawn("sqlite-writer", QUEUE, move || open(&path, timeout), writes).await?;
         let (path, timeout) = (self.path.clone(), self.busy_timeout);

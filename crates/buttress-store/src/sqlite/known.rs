@@ -20,15 +20,14 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Forgets all if somebody else has written, perhaps a newer release: asked once the transaction keeps others from it.
-    pub(super) fn check(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let mut select = connection.prepare_cached("PRAGMA data_version")?;
-        let version = Some(select.query_row([], |row| row.get(0))?);
-        if self.version != version {
+    /// Forgets all if somebody else has written, perhaps a newer release. `version` is what `data_version` is in a transaction that
+    /// keeps others from writing.
+    pub(super) fn check(&mut self, connection: &Connection, version: i64) -> Result<(), Failure> {
+        if self.version != Some(version) {
             self.version = None;
             self.runs.clear();
             schema::expect_known(connection)?;
-            self.version = version;
+            self.version = Some(version);
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::Sqlite;
-use super::known::Known;
 use super::row::{self, select_runs, tail};
+use super::session::Session;
 use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::journal::{
@@ -61,11 +61,11 @@ impl JournalStore for Sqlite {
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
         self.inner.limits.wanted(wanted)?;
         let wanted = wanted.clone();
-        let work = move |connection: &Connection, now, known: &mut Known| {
+        let work = move |session: &mut Session<'_>, now| {
             let mut acquired = Vec::new();
-            for (number, mut run) in due(connection, &wanted, now)? {
+            for (number, mut run) in due(session.connection, &wanted, now)? {
                 run.acquire(&wanted, now);
-                update(connection, known, number, &run)?;
+                update(session, number, &run)?;
                 acquired.push(Acquired { hold: run.hold(), info: run.info(now) });
             }
             Ok(acquired)
@@ -85,9 +85,11 @@ impl JournalStore for Sqlite {
         let sums: Vec<i64> =
             (seq..).zip(entries).map(|(seq, entry)| stored::entry_sum(&hold.id, seq, entry)).collect();
         let (hold, entries, next) = (hold.clone(), entries.to_vec(), next.clone());
-        let work = move |connection: &Connection, now, known: &mut Known| {
-            let run = known.take(&hold.id).map_or_else(|| find(connection, &hold.id), |run| Ok(Some(run)))?;
-            let Some((number, mut run)) = run else { return Ok(Appended::Fenced) };
+        let work = move |session: &mut Session<'_>, now| {
+            let connection = session.connection;
+            let known = session.known.take(&hold.id).map(Some);
+            let found = known.map_or_else(|| find(connection, &hold.id), Ok)?;
+            let Some((number, mut run)) = found else { return Ok(Appended::Fenced) };
             match run.check_append(&hold, seq, &entries, &next) {
                 Append::Fenced => Ok(Appended::Fenced),
                 Append::Conflict => Ok(Appended::Conflict { next: run.entries }),
@@ -96,16 +98,16 @@ impl JournalStore for Sqlite {
                     Ok(run_row::repeated(&run, &stored, &entries))
                 }
                 Append::Add => {
-                    add_entries(connection, number, now, seq, &entries, &sums)?;
+                    add_entries(session, number, now, seq, &entries, &sums)?;
                     run.appended(&entries, &next, now);
                     match next {
                         Next::Go if entries.is_empty() => {}
-                        Next::Go => count(connection, number, &run)?,
-                        _ => update(connection, known, number, &run)?,
+                        Next::Go => count(session, number, &run)?,
+                        _ => update(session, number, &run)?,
                     }
                     let (next_seq, at, cancel_requested) = (run.entries, time::to_system(now), run.cancel);
                     if next == Next::Go {
-                        known.keep(number, run);
+                        session.known.keep(number, run);
                     }
                     Ok(Appended::Applied { next: next_seq, at, cancel_requested })
                 }
@@ -116,11 +118,13 @@ impl JournalStore for Sqlite {
 
     async fn renew(&self, hold: &Hold, lease: Duration) -> Result<Renewed, StoreError> {
         let hold = hold.clone();
-        let work = move |connection: &Connection, now, known: &mut Known| {
-            let Some((number, mut run)) = find(connection, &hold.id)? else { return Ok(Renewed::Fenced) };
+        let work = move |session: &mut Session<'_>, now| {
+            let Some((number, mut run)) = find(session.connection, &hold.id)? else {
+                return Ok(Renewed::Fenced);
+            };
             let renewed = run.renew(&hold, lease, now);
             if renewed != Renewed::Fenced {
-                update(connection, known, number, &run)?;
+                update(session, number, &run)?;
             }
             Ok(renewed)
         };
@@ -188,10 +192,10 @@ impl JournalStore for Sqlite {
 
     async fn control(&self, id: &RunId, command: Command) -> Result<Option<RunInfo>, StoreError> {
         let id = id.clone();
-        let work = move |connection: &Connection, now, known: &mut Known| {
-            let Some((number, mut run)) = find(connection, &id)? else { return Ok(None) };
+        let work = move |session: &mut Session<'_>, now| {
+            let Some((number, mut run)) = find(session.connection, &id)? else { return Ok(None) };
             if run.control(command, now) {
-                update(connection, known, number, &run)?;
+                update(session, number, &run)?;
             }
             Ok(Some(run.info(now)))
         };
@@ -305,8 +309,9 @@ fn insert(connection: &Connection, run: &RunRow) -> Result<i64, Failure> {
 }
 
 /// Writes what can change of a run. Of one that is over nothing is counted any more.
-fn update(connection: &Connection, known: &mut Known, number: i64, run: &RunRow) -> Result<(), Failure> {
-    known.take(&run.id);
+fn update(session: &mut Session<'_>, number: i64, run: &RunRow) -> Result<(), Failure> {
+    let connection = session.connection;
+    session.known.take(&run.id);
     let sql = "UPDATE runs SET status = ?2, reason = ?3, cancel = ?4, epoch = ?5, owner = ?6, worker = ?7, \
                lease_until = ?8, due = ?9, recoveries = ?10, entries = ?11, changed = ?12, sum = ?13 \
                WHERE number = ?1";
@@ -334,7 +339,7 @@ fn update(connection: &Connection, known: &mut Known, number: i64, run: &RunRow)
 
 /// Writes what an append changes of a run that goes on, beside the entries: in the page that is written anyway, and in no other.
 /// That the run is the caller's is known in the same transaction, which no other writes beside.
-fn count(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failure> {
+fn count(session: &mut Session<'_>, number: i64, run: &RunRow) -> Result<(), Failure> {
     let sql = concat!(
         "INSERT OR REPLACE INTO entries (run, seq, at, kind, format, name, occurrence, payload, sum) VALUES (?1, ",
         tail!(),
@@ -342,12 +347,12 @@ fn count(connection: &Connection, number: i64, run: &RunRow) -> Result<(), Failu
     );
     let (entries, at) = (run.entries, run.changed);
     let sum = row::tail_sum(&run.id, entries, at);
-    connection.prepare_cached(sql)?.execute(params![number, at, entries as i64, sum])?;
+    session.kept(sql)?.execute(params![number, at, entries as i64, sum])?;
     Ok(())
 }
 
 fn add_entries(
-    connection: &Connection,
+    session: &mut Session<'_>,
     number: i64,
     now: i64,
     seq: u64,
@@ -356,7 +361,7 @@ fn add_entries(
 ) -> Result<(), Failure> {
     let sql = "INSERT INTO entries (run, seq, at, kind, format, name, occurrence, payload, sum) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    let mut insert = connection.prepare_cached(sql)?;
+    let insert = session.kept(sql)?;
     for ((seq, entry), sum) in (seq..).zip(entries).zip(sums) {
         let NewEntry { kind, format, name, occurrence, payload } = entry;
         insert.execute(params![
@@ -371,6 +376,8 @@ fn add_entries(
             sum
         ])?;
     }
+    // A payload may be large.
+    insert.clear_bindings();
     Ok(())
 }
 

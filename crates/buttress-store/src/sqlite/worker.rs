@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::SqliteStatistics;
 use super::clock::StoreClock;
-use super::known::Known;
 use super::schema;
+use super::session::Session;
 use crate::error::{Fault, StoreError};
 use crate::failure::Failure;
 
@@ -59,7 +59,7 @@ impl Thread {
 pub(super) trait Job: Send {
     fn bytes(&self) -> usize;
     /// Carries it out within a transaction, and keeps the answer.
-    fn run(&mut self, connection: &Connection, now: i64, known: &mut Known) -> Result<(), Failure>;
+    fn run(&mut self, session: &mut Session<'_>, now: i64) -> Result<(), Failure>;
     /// Gives the answer, or says why the transaction failed.
     fn finish(self: Box<Self>, transaction: Result<(), Failure>);
 }
@@ -77,7 +77,7 @@ type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
 impl<T, F> Pending<T, F>
 where
     T: Send + 'static,
-    F: FnOnce(&Connection, i64, &mut Known) -> Result<T, Failure> + Send + 'static,
+    F: FnOnce(&mut Session<'_>, i64) -> Result<T, Failure> + Send + 'static,
 {
     pub(super) fn job(verb: &'static str, bytes: usize, work: F) -> (Box<dyn Job>, Answer<T>) {
         let (answer, answered) = oneshot::channel();
@@ -88,16 +88,16 @@ where
 impl<T, F> Job for Pending<T, F>
 where
     T: Send,
-    F: FnOnce(&Connection, i64, &mut Known) -> Result<T, Failure> + Send,
+    F: FnOnce(&mut Session<'_>, i64) -> Result<T, Failure> + Send,
 {
     fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn run(&mut self, connection: &Connection, now: i64, known: &mut Known) -> Result<(), Failure> {
+    fn run(&mut self, session: &mut Session<'_>, now: i64) -> Result<(), Failure> {
         let Some(work) = self.work.take() else { return Ok(()) };
         // The transaction is rolled back to where it was before, and nothing else is shared.
-        let result = catch_unwind(AssertUnwindSafe(|| work(connection, now, known)));
+        let result = catch_unwind(AssertUnwindSafe(|| work(session, now)));
         self.result = Some(result.unwrap_or_else(|_| Err(Failure::new(Fault::Internal, "a panic")))?);
         Ok(())
     }
@@ -115,7 +115,7 @@ where
 
 /// What one thread does with its commands.
 pub(super) trait Serve: Send + 'static {
-    fn serve(&mut self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>);
+    fn serve(&self, session: &mut Session<'_>, jobs: &mut VecDeque<Box<dyn Job>>);
 }
 
 /// Starts a thread that opens a connection and serves it until it is stopped, or nobody can send any more.
@@ -123,7 +123,7 @@ pub(super) async fn spawn(
     name: &str,
     queue: usize,
     open: impl FnOnce() -> Result<Connection, Failure> + Send + 'static,
-    mut serve: impl Serve,
+    serve: impl Serve,
 ) -> Result<Thread, StoreError> {
     let (jobs, mut receiver) = mpsc::channel(queue);
     let (running, ended) = watch::channel(());
@@ -133,7 +133,7 @@ pub(super) async fn spawn(
         match open() {
             Ok(connection) => {
                 if opened.send(Ok(())).is_ok() {
-                    run(&connection, &mut receiver, &mut serve);
+                    run(&mut Session::new(&connection), &mut receiver, &serve);
                 }
             }
             Err(failure) => drop(opened.send(Err(failure))),
@@ -148,7 +148,7 @@ pub(super) async fn spawn(
     }
 }
 
-fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &mut impl Serve) {
+fn run(session: &mut Session<'_>, queue: &mut mpsc::Receiver<Message>, serve: &impl Serve) {
     let mut jobs: VecDeque<Box<dyn Job>> = VecDeque::new();
     let (mut over, mut looks) = (false, false);
     let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
@@ -178,7 +178,7 @@ fn run(connection: &Connection, queue: &mut mpsc::Receiver<Message>, serve: &mut
             };
         }
         if !jobs.is_empty() {
-            serve.serve(connection, &mut jobs);
+            serve.serve(session, &mut jobs);
         }
     }
 }
@@ -212,20 +212,14 @@ impl Statistics {
 
 /// One transaction for all commands that are there.
 pub(super) struct Writes {
-    clock: Arc<StoreClock>,
-    statistics: Arc<Statistics>,
-    known: Known,
-}
-
-impl Writes {
-    pub(super) fn new(clock: Arc<StoreClock>, statistics: Arc<Statistics>) -> Self {
-        Self { clock, statistics, known: Known::default() }
-    }
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) statistics: Arc<Statistics>,
 }
 
 impl Serve for Writes {
-    fn serve(&mut self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
-        let (mut done, mut outcome) = (Vec::new(), begin(connection, &mut self.known));
+    fn serve(&self, session: &mut Session<'_>, jobs: &mut VecDeque<Box<dyn Job>>) {
+        let (mut done, mut outcome) = (Vec::new(), begin(session));
+        let connection = session.connection;
         if outcome.is_err() {
             done.extend(jobs.drain(..).map(|job| (job, Ok(()))));
         }
@@ -233,7 +227,7 @@ impl Serve for Writes {
         let (now, before) = (self.clock.now(), connection.total_changes());
         let alone = jobs.len() == 1;
         while let Some(mut job) = jobs.pop_front() {
-            let result = attempt(connection, &mut *job, alone, now, &mut self.known);
+            let result = attempt(session, &mut *job, alone, now);
             // Some errors end the transaction of all.
             let broken = connection.is_autocommit();
             if broken {
@@ -247,11 +241,11 @@ impl Serve for Writes {
         }
         if outcome.is_ok() {
             let changed = connection.total_changes() != before;
-            outcome = commit(connection);
+            outcome = commit(session);
             self.statistics.commits.fetch_add(u64::from(changed && outcome.is_ok()), Ordering::Relaxed);
         }
         if outcome.is_err() {
-            self.known.forget_all();
+            session.known.forget_all();
         }
         self.statistics.commands.fetch_add(done.len() as u64, Ordering::Relaxed);
         for (job, result) in done {
@@ -267,67 +261,59 @@ pub(super) struct Reads {
 }
 
 impl Serve for Reads {
-    fn serve(&mut self, connection: &Connection, jobs: &mut VecDeque<Box<dyn Job>>) {
+    fn serve(&self, session: &mut Session<'_>, jobs: &mut VecDeque<Box<dyn Job>>) {
         for mut job in jobs.drain(..) {
-            let begun = execute(connection, "BEGIN").and_then(|()| schema::expect_known(connection));
-            let result = begun.and_then(|()| job.run(connection, self.clock.now(), &mut Known::default()));
-            let ended = if connection.is_autocommit() { Ok(()) } else { execute(connection, "ROLLBACK") };
+            let connection = session.connection;
+            let begun = session.execute("BEGIN").and_then(|()| schema::expect_known(connection));
+            let result = begun.and_then(|()| job.run(session, self.clock.now()));
+            let ended = if connection.is_autocommit() { Ok(()) } else { session.execute("ROLLBACK") };
             job.finish(result.and(ended));
         }
     }
 }
 
-fn begin(connection: &Connection, known: &mut Known) -> Result<(), Failure> {
-    execute(connection, "BEGIN IMMEDIATE")?;
-    known.check(connection).inspect_err(|_| drop(execute(connection, "ROLLBACK")))
+fn begin(session: &mut Session<'_>) -> Result<(), Failure> {
+    session.execute("BEGIN IMMEDIATE")?;
+    let checked = session.check_known();
+    checked.inspect_err(|_| drop(session.execute("ROLLBACK")))
 }
 
 /// Of a command that fails nothing is left; if it is `alone`, the transaction is its own.
-fn attempt(
-    connection: &Connection,
-    job: &mut dyn Job,
-    alone: bool,
-    now: i64,
-    known: &mut Known,
-) -> Result<(), Failure> {
+fn attempt(session: &mut Session<'_>, job: &mut dyn Job, alone: bool, now: i64) -> Result<(), Failure> {
+    let connection = session.connection;
     if !alone {
-        execute(connection, "SAVEPOINT command")?;
+        session.execute("SAVEPOINT command")?;
     }
-    let result = job.run(connection, now, known);
+    let result = job.run(session, now);
     if connection.is_autocommit() {
         return result;
     }
     if result.is_err()
-        && let Err(failure) = undo(connection, alone)
+        && let Err(failure) = undo(session, alone)
     {
         // What it has begun must not be committed with what others did.
-        let _ = execute(connection, "ROLLBACK");
+        let _ = session.execute("ROLLBACK");
         return Err(failure);
     }
     if !alone {
-        execute(connection, "RELEASE command")?;
+        session.execute("RELEASE command")?;
     }
     result
 }
 
 /// The transaction of a command that was alone is over then.
-fn undo(connection: &Connection, alone: bool) -> Result<(), Failure> {
-    execute(connection, if alone { "ROLLBACK" } else { "ROLLBACK TO command" })
+fn undo(session: &mut Session<'_>, alone: bool) -> Result<(), Failure> {
+    session.execute(if alone { "ROLLBACK" } else { "ROLLBACK TO command" })
 }
 
-fn commit(connection: &Connection) -> Result<(), Failure> {
-    let committed = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+fn commit(session: &mut Session<'_>) -> Result<(), Failure> {
+    let committed = session.kept("COMMIT").and_then(|commit| commit.execute([]));
     committed.map(|_| ()).map_err(|error| {
-        if !connection.is_autocommit() {
-            let _ = execute(connection, "ROLLBACK");
+        if !session.connection.is_autocommit() {
+            let _ = session.execute("ROLLBACK");
         }
         Failure::of_commit(error)
     })
-}
-
-fn execute(connection: &Connection, sql: &str) -> Result<(), Failure> {
-    connection.prepare_cached(sql)?.execute([])?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -339,7 +325,8 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x)").unwrap();
         let add = |x: i64, fails: bool| {
-            Pending::job("test", 0, move |connection: &Connection, _, _: &mut Known| {
+            Pending::job("test", 0, move |session: &mut Session<'_>, _| {
+                let connection = session.connection;
                 connection.execute("INSERT INTO t VALUES (?1)", [x])?;
                 if fails {
                     // Without its savepoint it cannot be rolled back by itself.
@@ -352,9 +339,10 @@ mod tests {
         let (failing, mut failed) = add(1, true);
         let (working, mut worked) = add(2, false);
         let mut jobs = VecDeque::from([failing, working]);
-        let mut writes = Writes::new(Arc::new(StoreClock::new(None)), Arc::default());
+        let writes = Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::default() };
+        let mut session = Session::new(&connection);
         while !jobs.is_empty() {
-            writes.serve(&connection, &mut jobs);
+            writes.serve(&mut session, &mut jobs);
         }
         assert!(failed.try_recv().unwrap().is_err());
         assert!(worked.try_recv().unwrap().is_ok());
@@ -366,14 +354,15 @@ mod tests {
     fn of_a_command_that_fails_by_itself_nothing_is_left_and_the_next_one_works() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x)").unwrap();
-        let mut writes = Writes::new(Arc::new(StoreClock::new(None)), Arc::default());
+        let writes = Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::default() };
+        let mut session = Session::new(&connection);
         let answers = [true, false].map(|fails| {
-            let (job, mut answer) =
-                Pending::job("test", 0, move |connection: &Connection, _, _: &mut Known| {
-                    connection.execute("INSERT INTO t VALUES (1)", [])?;
-                    if fails { Err(Failure::new(Fault::Unavailable, "it fails")) } else { Ok(()) }
-                });
-            writes.serve(&connection, &mut VecDeque::from([job]));
+            let (job, mut answer) = Pending::job("test", 0, move |session: &mut Session<'_>, _| {
+                let connection = session.connection;
+                connection.execute("INSERT INTO t VALUES (1)", [])?;
+                if fails { Err(Failure::new(Fault::Unavailable, "it fails")) } else { Ok(()) }
+            });
+            writes.serve(&mut session, &mut VecDeque::from([job]));
             answer.try_recv().unwrap().map_err(|error| error.fault())
         });
         assert_eq!(answers, [Err(Fault::Unavailable), Ok(())]);
