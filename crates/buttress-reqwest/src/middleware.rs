@@ -10,7 +10,7 @@ mod mailbox;
 mod next;
 mod request;
 
-use std::future::{Future, poll_fn, ready};
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
@@ -135,27 +135,19 @@ where
         'e: 'a,
         'n: 'a,
     {
-        let asked = Asked::new(request.url().clone());
-        let request = match http::Request::try_from(request) {
-            Ok(mut request) => {
-                extend(&mut request, extensions);
-                request
-            }
-            Err(error) => return Box::pin(ready(Err(error.into()))),
-        };
         let service = self.service();
         if self.in_place {
-            return Box::pin(in_place::Call::new(service, request, asked, extensions, next));
+            in_place::call(service, request, extensions, next)
+        } else {
+            Box::pin(by_courier(service, request, extensions, next))
         }
-        Box::pin(by_courier(service, request, asked, extensions, next))
     }
 }
 
 /// A call through a stack whose layers may hand it to other tasks.
 async fn by_courier<S, B>(
     mut service: S,
-    mut request: http::Request<reqwest::Body>,
-    asked: Asked,
+    request: reqwest::Request,
     extensions: &mut Extensions,
     next: Next<'_>,
 ) -> reqwest_middleware::Result<reqwest::Response>
@@ -166,24 +158,34 @@ where
     B::Data: Into<Bytes>,
     B::Error: Into<BoxError>,
 {
-    let (courier, jobs) = courier::channel();
-    request.extensions_mut().insert(courier);
     // One function, since the arguments of another would lie beside the future that they become.
     let failed = |error: S::Error| error::to_middleware(error.into());
     poll_fn(|cx| service.poll_ready(cx).map_err(failed)).await?;
-    let call = pin!(service.call(request));
+    let asked = Asked::new(request.url().clone());
+    let (courier, jobs) = courier::channel();
+    let call = pin!({
+        let mut request = to_http(request, extensions)?;
+        request.extensions_mut().insert(courier);
+        service.call(request)
+    });
     let response = drive(call, &jobs, &asked, extensions, &next).await.map_err(failed)?;
     Ok(asked.answered(response.map(response_body)).into())
 }
 
-/// Layers see what middlewares say of a request.
-fn extend(request: &mut http::Request<reqwest::Body>, extensions: &Extensions) {
+/// The request as `http` has it. Layers see what middlewares say of it.
+#[inline]
+fn to_http(
+    request: reqwest::Request,
+    extensions: &Extensions,
+) -> Result<http::Request<reqwest::Body>, reqwest::Error> {
+    let mut request = http::Request::try_from(request)?;
     if !extensions.is_empty() {
         // What a stack further out has put on the request is newer than what the caller brought.
         let mut carried = extensions.clone();
         carried.extend(mem::take(request.extensions_mut()));
         *request.extensions_mut() = carried;
     }
+    Ok(request)
 }
 
 /// Polls a call, and the attempts that it asks for beside it.
@@ -204,8 +206,8 @@ async fn drive<T>(
             let mut answered = false;
             while let Poll::Ready(job) = jobs.poll_next(cx) {
                 match job {
-                    Job::Make(number, mut request) => {
-                        let request = asked.to_reqwest(&mut request);
+                    Job::Make(number, request) => {
+                        let request = asked.to_reqwest(request);
                         let mut attempt = Attempt::new(request, next.clone(), extensions.clone());
                         if goes_on(number, &mut attempt, jobs, asked, extensions, cx) {
                             attempts.push(number, attempt);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use reqwest::Url;
 
+use super::asked::put;
 use crate::service::with_url;
 
 /// The body of an answer from beneath a stack that works [in place](crate::StackMiddleware::in_place).
@@ -24,12 +25,14 @@ enum State {
 
 impl InPlaceBody {
     /// The response as `http` has it.
+    #[inline]
     pub(crate) fn of(mut response: reqwest::Response) -> http::Response<Self> {
         let (status, version) = (response.status(), response.version());
         let (headers, extensions) = (mem::take(response.headers_mut()), mem::take(response.extensions_mut()));
         let mut answer = http::Response::new(Self(State::Unread(Some(response))));
         (*answer.status_mut(), *answer.version_mut()) = (status, version);
-        (*answer.headers_mut(), *answer.extensions_mut()) = (headers, extensions);
+        put(answer.headers_mut(), headers);
+        *answer.extensions_mut() = extensions;
         answer
     }
 
@@ -39,7 +42,12 @@ impl InPlaceBody {
     ) -> Result<reqwest::Response, http::Response<B>> {
         // Looked at where it is: an answer is large.
         match (&mut answer as &mut dyn Any).downcast_mut::<http::Response<Self>>() {
-            Some(answer) => Ok(Self::restore(answer)),
+            Some(whole) => {
+                let response = Self::restore(whole);
+                // Nothing is left in it, and whoever drops it has to find that out.
+                mem::forget(answer);
+                Ok(response)
+            }
             None => Err(answer),
         }
     }
@@ -52,7 +60,8 @@ impl InPlaceBody {
             if let Some(mut response) =
                 unread.take_if(|unread| (unread.status(), unread.version()) == (status, version))
             {
-                (*response.headers_mut(), *response.extensions_mut()) = (headers, extensions);
+                put(response.headers_mut(), headers);
+                *response.extensions_mut() = extensions;
                 return response;
             }
         }

@@ -1,6 +1,6 @@
 use std::mem;
 
-use http::Uri;
+use http::{HeaderMap, Uri};
 use reqwest::{ResponseBuilderExt, Url};
 
 use crate::service::{into_http, with_url};
@@ -31,24 +31,26 @@ impl Asked {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
     }
 
-    /// The request as reqwest has it, of which nothing is left here that is worth moving.
+    /// The request as reqwest has it.
+    #[inline]
     pub(crate) fn to_reqwest(
         &self,
-        request: &mut http::Request<reqwest::Body>,
+        mut request: http::Request<reqwest::Body>,
     ) -> Result<reqwest::Request, reqwest::Error> {
         if !self.is(request.uri()) {
-            return mem::take(request).try_into();
+            return request.try_into();
         }
         if request.extensions().is_empty() {
-            let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
-            *asked.headers_mut() = mem::take(request.headers_mut());
-            *asked.version_mut() = request.version();
-            *asked.body_mut() = Some(mem::take(request.body_mut()));
+            let (parts, body) = request.into_parts();
+            let mut asked = reqwest::Request::new(parts.method, self.url.clone());
+            put(asked.headers_mut(), parts.headers);
+            *asked.version_mut() = parts.version;
+            *asked.body_mut() = Some(body);
             return Ok(asked);
         }
         // Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
         *request.uri_mut() = Uri::from_static("http://x/");
-        let mut request = reqwest::Request::try_from(mem::take(request))?;
+        let mut request = reqwest::Request::try_from(request)?;
         *request.url_mut() = self.url.clone();
         Ok(request)
     }
@@ -63,15 +65,12 @@ impl Asked {
         response
     }
 
-    /// What has come from below, with its URL for a layer that makes an answer of its own of it, if it is another one.
-    pub(crate) fn noted(&self, mut response: reqwest::Response) -> reqwest::Response {
+    /// Puts the URL on what has come from below, for a layer that makes an answer of its own of it, if it is another one.
+    #[inline]
+    pub(crate) fn note(&self, response: &mut reqwest::Response) {
         if *response.url() != self.url {
-            let builder = http::Response::builder().url(response.url().clone());
-            if let Ok(noted) = builder.body(()) {
-                response.extensions_mut().extend(noted.into_parts().0.extensions);
-            }
+            note(response);
         }
-        response
     }
 
     /// What the stack answers, with its URL for `reqwest::Response::from`: that of the last hop, or else what was asked for.
@@ -88,6 +87,24 @@ impl Asked {
             *response.extensions_mut() = mem::take(extensions);
         }
         response
+    }
+}
+
+#[cold]
+fn note(response: &mut reqwest::Response) {
+    let builder = http::Response::builder().url(response.url().clone());
+    if let Ok(noted) = builder.body(()) {
+        response.extensions_mut().extend(noted.into_parts().0.extensions);
+    }
+}
+
+/// Puts headers in the place of none.
+#[inline]
+pub(crate) fn put(place: &mut HeaderMap, headers: HeaderMap) {
+    let before = mem::replace(place, headers);
+    if before.capacity() == 0 {
+        // It owns nothing, and whoever drops it has to find that out.
+        mem::forget(before);
     }
 }
 

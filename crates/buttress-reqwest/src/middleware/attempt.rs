@@ -46,6 +46,10 @@ pub(crate) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_empty()
+    }
+
     pub(crate) fn push(&mut self, number: usize, attempt: Attempt<'a>) {
         match self.first {
             None => self.first = Some((number, attempt)),

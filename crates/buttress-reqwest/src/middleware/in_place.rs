@@ -1,22 +1,23 @@
-use std::future::Future;
-use std::panic::resume_unwind;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
 use buttress::core::Judged;
 use buttress::{BoxError, Verdict};
 use bytes::Bytes;
 use http::Extensions;
 use http_body::Body;
-use pin_project_lite::pin_project;
 use reqwest_middleware::Next;
 use tower_service::Service;
 
 use super::answer::InPlaceBody;
 use super::asked::Asked;
 use super::attempt::{Attempt, Attempts};
-use super::error::{Detached, from_middleware, to_middleware};
-use super::mailbox::{Job, Mailbox, Waiting};
+use super::error::{Detached, to_middleware};
+use super::mailbox::{Job, Mailbox, Reply, Waiting};
+use super::to_http;
 use crate::body::{request_body, response_body};
 
 /// The innermost service of a stack that works [in place](crate::StackMiddleware::in_place): what lies beneath the stack.
@@ -48,10 +49,9 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: http::Request<B>) -> InPlaceFuture {
-        // Lent, since a request is large.
-        let mut request = Some(request.map(request_body));
-        InPlaceFuture { waiting: Waiting::new(&mut request) }
+        InPlaceFuture { waiting: Waiting::new(request.map(request_body)) }
     }
 }
 
@@ -64,159 +64,235 @@ pub struct InPlaceFuture {
 impl Future for InPlaceFuture {
     type Output = Result<http::Response<InPlaceBody>, BoxError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = match &mut self.waiting {
-            Some(waiting) => ready!(waiting.poll(cx)),
-            None => None,
-        };
-        Poll::Ready(match reply {
-            Some(Ok(Ok(response))) => Ok(InPlaceBody::of(response)),
-            Some(Ok(Err(error))) => Err(error),
-            Some(Err(panic)) => resume_unwind(panic),
-            None => Err(Judged::new(Verdict::Ignored, Detached::new()).into()),
-        })
-    }
-}
-
-pin_project! {
-    /// A call through a stack that works in place, and the attempts that it asks for beside it.
-    ///
-    /// It is written by hand since what it is made of would otherwise lie beside it, and all of it in one box.
-    pub(crate) struct Call<'a, S>
-    where
-        S: Service<http::Request<reqwest::Body>>,
-    {
-        #[pin]
-        state: State<S, S::Future>,
-        mailbox: Option<Box<Mailbox>>,
-        attempts: Attempts<'a>,
-        asked: Asked,
-        extensions: &'a mut Extensions,
-        next: Next<'a>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<S, F> {
-        Waiting { service: S, request: Option<http::Request<reqwest::Body>> },
-        Called { #[pin] call: F },
-    }
-}
-
-impl<'a, S> Call<'a, S>
-where
-    S: Service<http::Request<reqwest::Body>>,
-{
-    pub(crate) fn new(
-        service: S,
-        request: http::Request<reqwest::Body>,
-        asked: Asked,
-        extensions: &'a mut Extensions,
-        next: Next<'a>,
-    ) -> Self {
-        Self {
-            state: State::Waiting { service, request: Some(request) },
-            mailbox: Some(Mailbox::new()),
-            attempts: Attempts::default(),
-            asked,
-            extensions,
-            next,
+        match self.waiting.as_mut().and_then(|waiting| waiting.poll(cx)) {
+            Some(polled) => polled,
+            None => Poll::Ready(Err(detached())),
         }
     }
 }
 
-impl<S, B> Future for Call<'_, S>
+#[cold]
+fn detached() -> BoxError {
+    Judged::new(Verdict::Ignored, Detached::new()).into()
+}
+
+type Outcome = reqwest_middleware::Result<reqwest::Response>;
+
+type BoxFuture<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+
+/// A call through a stack that works in place, and the attempts that it asks for beside it.
+pub(crate) fn call<'a, S, B>(
+    mut service: S,
+    request: reqwest::Request,
+    extensions: &'a mut Extensions,
+    next: Next<'a>,
+) -> BoxFuture<'a>
 where
-    S: Service<http::Request<reqwest::Body>, Response = http::Response<B>>,
+    S: Service<http::Request<reqwest::Body>, Response = http::Response<B>> + Send + 'a,
     S::Error: Into<BoxError>,
+    S::Future: Send,
     B: Body + Send + Sync + 'static,
     B::Data: Into<Bytes>,
     B::Error: Into<BoxError>,
 {
-    type Output = reqwest_middleware::Result<reqwest::Response>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let failed = |error: S::Error| to_middleware(error.into());
-        if let StateProj::Waiting { service, request } = this.state.as_mut().project() {
-            ready!(service.poll_ready(cx)).map_err(failed)?;
-            let request = request.take().expect("a future is not polled again after it was ready");
-            let lent = Mailbox::lend(this.mailbox, cx);
-            let call = service.call(request);
-            drop(lent);
-            this.state.set(State::Called { call });
-        }
-        this.attempts.retain(|number, attempt| {
-            !is_over(this.mailbox, number, attempt, this.asked, this.extensions, cx)
+    // A block, since the arguments of an `async fn` would lie beside what it makes of them.
+    Box::pin(async move {
+        poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| to_middleware(error.into()))?;
+        let mut mailbox = Mailbox::new(Asked::new(request.url().clone()));
+        let call = pin!({
+            let request = to_http(request, extensions)?;
+            let _lent = mailbox.lend();
+            service.call(request)
         });
+        let mut driver = Driver { call, mailbox, next, others: Attempts::default(), left: None, asks: true };
         loop {
-            if let StateProj::Called { call } = this.state.as_mut().project() {
-                let lent = Mailbox::lend(this.mailbox, cx);
-                let polled = call.poll(cx);
+            let number = match poll_fn(|cx| driver.poll(None, cx)).await {
+                Step::Answered(answer) => {
+                    driver.restore(extensions);
+                    return answer;
+                }
+                Step::Begin(number) => number,
+                Step::Over | Step::GivenUp => continue,
+            };
+            let Some(request) = driver.take(number) else { continue };
+            driver.restore(extensions);
+            driver.left = Some(extensions.clone());
+            let next = driver.next.clone();
+            // It works on the caller's own extensions, and so needs no box around them and itself.
+            let mut attempt = match catch_unwind(AssertUnwindSafe(|| next.run(request, &mut *extensions))) {
+                Ok(attempt) => attempt,
+                Err(panic) => {
+                    driver.answer(number, Err(panic));
+                    continue;
+                }
+            };
+            let step = poll_fn(|cx| driver.poll(Some((number, attempt.as_mut())), cx)).await;
+            drop(attempt);
+            match step {
+                Step::Over => driver.left = None,
+                Step::Answered(answer) => {
+                    driver.restore(extensions);
+                    return answer;
+                }
+                Step::Begin(_) | Step::GivenUp => {}
+            }
+        }
+    })
+}
+
+/// What a call and its attempts go on with.
+struct Driver<'p, 'a, F> {
+    call: Pin<&'p mut F>,
+    mailbox: Mailbox,
+    next: Next<'a>,
+    /// Attempts beside the one that works on the caller's extensions.
+    others: Attempts<'a>,
+    /// What becomes of the caller's extensions unless that one comes to its end: what was before it, or what another has
+    /// left since.
+    left: Option<Extensions>,
+    /// The call is to be polled.
+    asks: bool,
+}
+
+enum Step {
+    /// The call is over.
+    Answered(Outcome),
+    /// An attempt with this number is to be made, where there is none.
+    Begin(usize),
+    /// The attempt is over.
+    Over,
+    /// Nobody waits for the attempt any longer.
+    GivenUp,
+}
+
+impl<F, B, E> Driver<'_, '_, F>
+where
+    F: Future<Output = Result<http::Response<B>, E>>,
+    E: Into<BoxError>,
+    B: Body + Send + Sync + 'static,
+    B::Data: Into<Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// Polls the attempt under way, if there is one, and the call.
+    #[inline]
+    fn poll(
+        &mut self,
+        mut attempt: Option<(usize, Pin<&mut (dyn Future<Output = Outcome> + Send + '_)>)>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step> {
+        if let Some((number, attempt)) = &mut attempt {
+            let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx)));
+            let reply = match polled {
+                Ok(Poll::Pending) => None,
+                Ok(Poll::Ready(outcome)) => Some(Ok(outcome)),
+                Err(panic) => Some(Err(panic)),
+            };
+            if let Some(reply) = reply {
+                self.answer(*number, reply);
+                return Poll::Ready(Step::Over);
+            }
+        }
+        if !self.others.is_empty() {
+            self.poll_others(cx);
+        }
+        loop {
+            if mem::take(&mut self.asks) {
+                self.mailbox.polled_by(cx);
+                let lent = self.mailbox.lend();
+                let polled = self.call.as_mut().poll(cx);
                 drop(lent);
                 if let Poll::Ready(outcome) = polled {
-                    return Poll::Ready(match outcome {
-                        Ok(answer) => Ok(answered(answer, this.asked)),
-                        Err(error) => Err(failed(error)),
-                    });
+                    return Poll::Ready(Step::Answered(match outcome {
+                        Ok(answer) => Ok(self.answered(answer)),
+                        Err(error) => Err(to_middleware(error.into())),
+                    }));
                 }
             }
-            let mut answered = false;
-            while let Some(job) = this.mailbox.as_deref_mut().and_then(Mailbox::next) {
-                let (number, request) = match job {
-                    Job::Make(number, request) => (number, this.asked.to_reqwest(request)),
-                    Job::Drop(number) => {
-                        this.attempts.retain(|other, _| other != number);
-                        continue;
+            while let Some(job) = self.mailbox.next() {
+                match (job, &attempt) {
+                    (Job::Make(number), None) => return Poll::Ready(Step::Begin(number)),
+                    (Job::Make(number), Some(_)) => self.begin_beside(number, cx),
+                    (Job::Drop(number), Some((other, _))) if number == *other => {
+                        return Poll::Ready(Step::GivenUp);
                     }
-                };
-                let mut attempt = Attempt::new(request, this.next.clone(), this.extensions.clone());
-                if is_over(this.mailbox, number, &mut attempt, this.asked, this.extensions, cx) {
-                    answered = true;
-                } else {
-                    this.attempts.push(number, attempt);
+                    (Job::Drop(number), _) => self.others.retain(|other, _| other != number),
                 }
             }
-            if !answered {
+            if !self.asks {
+                // Whenever this is polled again.
+                self.asks = true;
                 return Poll::Pending;
             }
         }
     }
-}
 
-/// Polls an attempt and hands on what has become of it, if it is over.
-fn is_over(
-    mailbox: &mut Option<Box<Mailbox>>,
-    number: usize,
-    attempt: &mut Attempt<'_>,
-    asked: &Asked,
-    extensions: &mut Extensions,
-    cx: &mut Context<'_>,
-) -> bool {
-    let Poll::Ready(ended) = attempt.poll(cx) else { return false };
-    let reply = ended.map(|(outcome, left)| {
-        *extensions = left;
-        match outcome {
-            Ok(response) => Ok(asked.noted(response)),
-            Err(error) => Err(from_middleware(error)),
+    /// What the attempt with this number is to send.
+    #[inline]
+    fn take(&mut self, number: usize) -> Option<reqwest::Request> {
+        match self.mailbox.take(number)? {
+            Ok(request) => Some(request),
+            Err(error) => {
+                self.answer(number, Ok(Err(error.into())));
+                None
+            }
         }
-    });
-    if let Some(mailbox) = mailbox {
-        mailbox.answer(number, reply);
     }
-    true
-}
 
-/// What the stack answers, as reqwest has it.
-fn answered<B>(answer: http::Response<B>, asked: &Asked) -> reqwest::Response
-where
-    B: Body + Send + Sync + 'static,
-    B::Data: Into<Bytes>,
-    B::Error: Into<BoxError>,
-{
-    match InPlaceBody::restored(answer) {
-        Ok(response) => response,
-        Err(answer) => asked.clone().answered(answer.map(response_body)).into(),
+    /// Hands on what has become of an attempt, for which the call is to be polled.
+    #[inline]
+    fn answer(&mut self, number: usize, mut reply: Reply) {
+        if let (Ok(Ok(response)), Some(asked)) = (&mut reply, self.mailbox.asked()) {
+            asked.note(response);
+        }
+        self.mailbox.answer(number, reply);
+        self.asks = true;
+    }
+
+    /// Gives the caller's extensions what is left.
+    #[inline]
+    fn restore(&mut self, extensions: &mut Extensions) {
+        if let Some(left) = self.left.take() {
+            *extensions = left;
+        }
+    }
+
+    #[cold]
+    fn begin_beside(&mut self, number: usize, cx: &mut Context<'_>) {
+        let Some(request) = self.mailbox.take(number) else { return };
+        let extensions = self.left.clone().unwrap_or_default();
+        self.others.push(number, Attempt::new(request, self.next.clone(), extensions));
+        self.poll_others(cx);
+    }
+
+    #[cold]
+    fn poll_others(&mut self, cx: &mut Context<'_>) {
+        let mut others = mem::take(&mut self.others);
+        others.retain(|number, attempt| {
+            let Poll::Ready(ended) = attempt.poll(cx) else { return true };
+            let reply = ended.map(|(outcome, left)| {
+                self.left = Some(left);
+                outcome
+            });
+            self.answer(number, reply);
+            false
+        });
+        self.others = others;
+    }
+
+    /// What the stack answers, as reqwest has it.
+    #[inline]
+    fn answered(&self, answer: http::Response<B>) -> reqwest::Response {
+        InPlaceBody::restored(answer).unwrap_or_else(|answer| self.made(answer))
+    }
+
+    #[cold]
+    fn made(&self, answer: http::Response<B>) -> reqwest::Response {
+        let answer = answer.map(response_body);
+        match self.mailbox.asked() {
+            Some(asked) => asked.clone().answered(answer).into(),
+            None => answer.into(),
+        }
     }
 }
