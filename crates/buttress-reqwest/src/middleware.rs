@@ -31,6 +31,7 @@ use attempt::{Attempt, Attempts};
 use courier::{Job, Jobs};
 pub use error::{Detached, StackError};
 pub use in_place::{InPlaceFuture, InPlaceService};
+use mailbox::Mailbox;
 pub use next::{NextFuture, NextService};
 pub use request::{RequestBuilderExt, attempts};
 
@@ -137,7 +138,7 @@ where
     {
         let service = self.service();
         if self.in_place {
-            in_place::call(service, request, extensions, next)
+            in_place::call(service, Mailbox::new(request), extensions, next)
         } else {
             Box::pin(by_courier(service, request, extensions, next))
         }
@@ -164,7 +165,8 @@ where
     let asked = Asked::new(request.url().clone());
     let (courier, jobs) = courier::channel();
     let call = pin!({
-        let mut request = to_http(request, extensions)?;
+        let mut request = http::Request::try_from(request)?;
+        extend(&mut request, extensions);
         request.extensions_mut().insert(courier);
         service.call(request)
     });
@@ -172,20 +174,15 @@ where
     Ok(asked.answered(response.map(response_body)).into())
 }
 
-/// The request as `http` has it. Layers see what middlewares say of it.
+/// Layers see what middlewares say of a request.
 #[inline]
-fn to_http(
-    request: reqwest::Request,
-    extensions: &Extensions,
-) -> Result<http::Request<reqwest::Body>, reqwest::Error> {
-    let mut request = http::Request::try_from(request)?;
+fn extend(request: &mut http::Request<reqwest::Body>, extensions: &Extensions) {
     if !extensions.is_empty() {
         // What a stack further out has put on the request is newer than what the caller brought.
         let mut carried = extensions.clone();
         carried.extend(mem::take(request.extensions_mut()));
         *request.extensions_mut() = carried;
     }
-    Ok(request)
 }
 
 /// Polls a call, and the attempts that it asks for beside it.

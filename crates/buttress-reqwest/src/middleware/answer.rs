@@ -36,40 +36,36 @@ impl InPlaceBody {
         answer
     }
 
-    /// The answer as reqwest has it, if its body is one of these.
-    pub(crate) fn restored<B: 'static>(
-        mut answer: http::Response<B>,
-    ) -> Result<reqwest::Response, http::Response<B>> {
+    /// The answer as reqwest has it, if its body is one of these. Nothing is left of it then.
+    #[inline]
+    pub(crate) fn restored<B: 'static>(answer: &mut http::Response<B>) -> Option<reqwest::Response> {
         // Looked at where it is: an answer is large.
-        match (&mut answer as &mut dyn Any).downcast_mut::<http::Response<Self>>() {
-            Some(whole) => {
-                let response = Self::restore(whole);
-                // Nothing is left in it, and whoever drops it has to find that out.
-                mem::forget(answer);
-                Ok(response)
+        let answer = (answer as &mut dyn Any).downcast_mut::<http::Response<Self>>()?;
+        let (status, version) = (answer.status(), answer.version());
+        let (headers, extensions) = (mem::take(answer.headers_mut()), mem::take(answer.extensions_mut()));
+        match &mut answer.body_mut().0 {
+            State::Unread(Some(unread)) if (unread.status(), unread.version()) == (status, version) => {
+                put(unread.headers_mut(), headers);
+                *unread.extensions_mut() = extensions;
             }
-            None => Err(answer),
+            _ => {
+                (*answer.headers_mut(), *answer.extensions_mut()) = (headers, extensions);
+                return Some(Self::restore(answer));
+            }
+        }
+        match &mut answer.body_mut().0 {
+            State::Unread(unread) => unread.take(),
+            State::Read(..) => None,
         }
     }
 
+    /// An answer that layers have read or changed.
+    #[cold]
     fn restore(answer: &mut http::Response<Self>) -> reqwest::Response {
-        let (status, version) = (answer.status(), answer.version());
-        let (headers, extensions) = (mem::take(answer.headers_mut()), mem::take(answer.extensions_mut()));
-        let state = &mut answer.body_mut().0;
-        if let State::Unread(unread) = state {
-            if let Some(mut response) =
-                unread.take_if(|unread| (unread.status(), unread.version()) == (status, version))
-            {
-                put(response.headers_mut(), headers);
-                *response.extensions_mut() = extensions;
-                return response;
-            }
-        }
-        let (body, url) = mem::replace(state, State::Unread(None)).read();
-        let mut response = http::Response::new(body);
-        (*response.status_mut(), *response.version_mut()) = (status, version);
-        (*response.headers_mut(), *response.extensions_mut()) = (headers, extensions);
-        with_url(response, *url).into()
+        let nothing = http::Response::new(Self(State::Unread(None)));
+        let (parts, body) = mem::replace(answer, nothing).into_parts();
+        let (body, url) = body.0.read();
+        with_url(http::Response::from_parts(parts, body), *url).into()
     }
 }
 

@@ -35,20 +35,28 @@ impl Asked {
     #[inline]
     pub(crate) fn to_reqwest(
         &self,
+        request: http::Request<reqwest::Body>,
+    ) -> Result<reqwest::Request, reqwest::Error> {
+        if !request.extensions().is_empty() || !self.is(request.uri()) {
+            return self.converted(request);
+        }
+        let (parts, body) = request.into_parts();
+        let mut asked = reqwest::Request::new(parts.method, self.url.clone());
+        put(asked.headers_mut(), parts.headers);
+        *asked.version_mut() = parts.version;
+        *asked.body_mut() = Some(body);
+        Ok(asked)
+    }
+
+    /// Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
+    #[cold]
+    fn converted(
+        &self,
         mut request: http::Request<reqwest::Body>,
     ) -> Result<reqwest::Request, reqwest::Error> {
         if !self.is(request.uri()) {
             return request.try_into();
         }
-        if request.extensions().is_empty() {
-            let (parts, body) = request.into_parts();
-            let mut asked = reqwest::Request::new(parts.method, self.url.clone());
-            put(asked.headers_mut(), parts.headers);
-            *asked.version_mut() = parts.version;
-            *asked.body_mut() = Some(body);
-            return Ok(asked);
-        }
-        // Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
         *request.uri_mut() = Uri::from_static("http://x/");
         let mut request = reqwest::Request::try_from(request)?;
         *request.url_mut() = self.url.clone();

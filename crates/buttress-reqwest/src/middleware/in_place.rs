@@ -13,11 +13,10 @@ use reqwest_middleware::Next;
 use tower_service::Service;
 
 use super::answer::InPlaceBody;
-use super::asked::Asked;
 use super::attempt::{Attempt, Attempts};
 use super::error::{Detached, to_middleware};
+use super::extend;
 use super::mailbox::{Job, Mailbox, Reply, Waiting};
-use super::to_http;
 use crate::body::{request_body, response_body};
 
 /// The innermost service of a stack that works [in place](crate::StackMiddleware::in_place): what lies beneath the stack.
@@ -85,7 +84,7 @@ type BoxFuture<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 /// A call through a stack that works in place, and the attempts that it asks for beside it.
 pub(crate) fn call<'a, S, B>(
     mut service: S,
-    request: reqwest::Request,
+    mut mailbox: Mailbox,
     extensions: &'a mut Extensions,
     next: Next<'a>,
 ) -> BoxFuture<'a>
@@ -100,9 +99,10 @@ where
     // A block, since the arguments of an `async fn` would lie beside what it makes of them.
     Box::pin(async move {
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| to_middleware(error.into()))?;
-        let mut mailbox = Mailbox::new(Asked::new(request.url().clone()));
         let call = pin!({
-            let request = to_http(request, extensions)?;
+            let request = mailbox.take(0).expect("it came with the request");
+            let mut request = http::Request::try_from(request)?;
+            extend(&mut request, extensions);
             let _lent = mailbox.lend();
             service.call(request)
         });
@@ -116,18 +116,10 @@ where
                 Step::Begin(number) => number,
                 Step::Over | Step::GivenUp => continue,
             };
-            let Some(request) = driver.take(number) else { continue };
             driver.restore(extensions);
             driver.left = Some(extensions.clone());
-            let next = driver.next.clone();
             // It works on the caller's own extensions, and so needs no box around them and itself.
-            let mut attempt = match catch_unwind(AssertUnwindSafe(|| next.run(request, &mut *extensions))) {
-                Ok(attempt) => attempt,
-                Err(panic) => {
-                    driver.answer(number, Err(panic));
-                    continue;
-                }
-            };
+            let Some(mut attempt) = driver.begin(number, extensions) else { continue };
             let step = poll_fn(|cx| driver.poll(Some((number, attempt.as_mut())), cx)).await;
             drop(attempt);
             match step {
@@ -167,7 +159,7 @@ enum Step {
     GivenUp,
 }
 
-impl<F, B, E> Driver<'_, '_, F>
+impl<'a, F, B, E> Driver<'_, 'a, F>
 where
     F: Future<Output = Result<http::Response<B>, E>>,
     E: Into<BoxError>,
@@ -183,14 +175,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Step> {
         if let Some((number, attempt)) = &mut attempt {
-            let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx)));
-            let reply = match polled {
-                Ok(Poll::Pending) => None,
-                Ok(Poll::Ready(outcome)) => Some(Ok(outcome)),
-                Err(panic) => Some(Err(panic)),
-            };
-            if let Some(reply) = reply {
-                self.answer(*number, reply);
+            if self.is_over(*number, attempt.as_mut(), cx) {
                 return Poll::Ready(Step::Over);
             }
         }
@@ -201,13 +186,17 @@ where
             if mem::take(&mut self.asks) {
                 self.mailbox.polled_by(cx);
                 let lent = self.mailbox.lend();
-                let polled = self.call.as_mut().poll(cx);
+                let mut polled = self.call.as_mut().poll(cx);
                 drop(lent);
+                if let Poll::Ready(Ok(answer)) = &mut polled {
+                    if let Some(response) = InPlaceBody::restored(answer) {
+                        // Nothing is left in it, and whoever drops it has to find that out.
+                        mem::forget(polled);
+                        return Poll::Ready(Step::Answered(Ok(response)));
+                    }
+                }
                 if let Poll::Ready(outcome) = polled {
-                    return Poll::Ready(Step::Answered(match outcome {
-                        Ok(answer) => Ok(self.answered(answer)),
-                        Err(error) => Err(to_middleware(error.into())),
-                    }));
+                    return Poll::Ready(Step::Answered(self.made(outcome)));
                 }
             }
             while let Some(job) = self.mailbox.next() {
@@ -228,25 +217,56 @@ where
         }
     }
 
-    /// What the attempt with this number is to send.
+    /// What has been asked for goes on with these extensions.
     #[inline]
-    fn take(&mut self, number: usize) -> Option<reqwest::Request> {
-        match self.mailbox.take(number)? {
-            Ok(request) => Some(request),
-            Err(error) => {
-                self.answer(number, Ok(Err(error.into())));
+    fn begin<'e>(&mut self, number: usize, extensions: &'e mut Extensions) -> Option<BoxFuture<'e>>
+    where
+        'a: 'e,
+    {
+        let request = self.mailbox.take(number)?;
+        let next = self.next.clone();
+        match catch_unwind(AssertUnwindSafe(|| next.run(request, extensions))) {
+            Ok(attempt) => Some(attempt),
+            Err(panic) => {
+                self.answer(number, Err(panic));
                 None
             }
         }
     }
 
-    /// Hands on what has become of an attempt, for which the call is to be polled.
+    /// Polls an attempt and hands on what has become of it, if it is over.
     #[inline]
-    fn answer(&mut self, number: usize, mut reply: Reply) {
-        if let (Ok(Ok(response)), Some(asked)) = (&mut reply, self.mailbox.asked()) {
-            asked.note(response);
+    fn is_over(
+        &mut self,
+        number: usize,
+        attempt: Pin<&mut (dyn Future<Output = Outcome> + Send + '_)>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some(reply) = self.mailbox.reply(number) else { return true };
+        let polled = catch_unwind(AssertUnwindSafe(|| match attempt.poll(cx) {
+            Poll::Ready(outcome) => {
+                *reply = Some(Ok(outcome));
+                true
+            }
+            Poll::Pending => false,
+        }));
+        match polled {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(panic) => *reply = Some(Err(panic)),
         }
-        self.mailbox.answer(number, reply);
+        self.mailbox.answered(number);
+        self.asks = true;
+        true
+    }
+
+    /// Hands on what has become of an attempt, for which the call is to be polled.
+    #[cold]
+    fn answer(&mut self, number: usize, reply: Reply) {
+        if let Some(place) = self.mailbox.reply(number) {
+            *place = Some(reply);
+        }
+        self.mailbox.answered(number);
         self.asks = true;
     }
 
@@ -262,7 +282,7 @@ where
     fn begin_beside(&mut self, number: usize, cx: &mut Context<'_>) {
         let Some(request) = self.mailbox.take(number) else { return };
         let extensions = self.left.clone().unwrap_or_default();
-        self.others.push(number, Attempt::new(request, self.next.clone(), extensions));
+        self.others.push(number, Attempt::new(Ok(request), self.next.clone(), extensions));
         self.poll_others(cx);
     }
 
@@ -281,18 +301,13 @@ where
         self.others = others;
     }
 
-    /// What the stack answers, as reqwest has it.
-    #[inline]
-    fn answered(&self, answer: http::Response<B>) -> reqwest::Response {
-        InPlaceBody::restored(answer).unwrap_or_else(|answer| self.made(answer))
-    }
-
+    /// What the stack answers by itself, as reqwest has it.
     #[cold]
-    fn made(&self, answer: http::Response<B>) -> reqwest::Response {
-        let answer = answer.map(response_body);
-        match self.mailbox.asked() {
+    fn made(&self, outcome: Result<http::Response<B>, E>) -> Outcome {
+        let answer = outcome.map_err(|error| to_middleware(error.into()))?.map(response_body);
+        Ok(match self.mailbox.asked() {
             Some(asked) => asked.clone().answered(answer).into(),
             None => answer.into(),
-        }
+        })
     }
 }

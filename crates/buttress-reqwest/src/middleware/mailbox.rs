@@ -1,6 +1,6 @@
 //! The way from the innermost service of a stack to the task that drives it, where both are the same task.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
@@ -21,40 +21,40 @@ struct Attempts {
     call: u64,
     /// `None` while no call has it.
     asked: Option<Asked>,
-    /// Mostly there is one at a time.
-    first: Attempt,
-    more: Vec<Attempt>,
     /// Something was asked or given up since all were looked through.
     news: bool,
     /// Who polls the call, by what its waker is made of.
     polled_by: (usize, usize),
+    /// Mostly there is one at a time.
+    first: Attempt,
+    more: Vec<Attempt>,
 }
 
 #[derive(Default)]
 struct Attempt {
     stage: Stage,
+    /// What it is to send, as long as it is only asked for.
+    request: Option<reqwest::Request>,
+    /// What has become of it, until somebody asks.
+    reply: Option<Reply>,
     /// Of whoever waits for it, unless that is polled with the call anyway.
     waker: Option<Waker>,
 }
 
-#[derive(Default)]
-#[expect(clippy::large_enum_variant, reason = "it is in a box already")]
+#[derive(Clone, Copy, Default, PartialEq)]
 enum Stage {
     /// The place is for another one.
     #[default]
     Free,
-    Asked(Request),
+    Asked,
     UnderWay,
     GivenUp,
-    Answered(Reply),
+    Answered,
 }
-
-/// What is to be sent, unless it could not be made.
-pub(crate) type Request = Result<reqwest::Request, reqwest::Error>;
 
 /// What the task that made the call has to do.
 pub(crate) enum Job {
-    /// The attempt with this number.
+    /// An attempt with this number.
     Make(usize),
     /// Nobody waits for this one any longer.
     Drop(usize),
@@ -73,7 +73,7 @@ pub(crate) struct Waiting {
 
 thread_local! {
     /// Of the call that this thread polls.
-    static OPEN: RefCell<Option<Box<Attempts>>> = const { RefCell::new(None) };
+    static OPEN: Cell<Option<Box<Attempts>>> = const { Cell::new(None) };
     /// Of a call that is over, for the next one.
     static SPARE: Cell<Option<Box<Attempts>>> = const { Cell::new(None) };
     /// Numbers of calls that this thread may still give away: from the first to before the second.
@@ -94,27 +94,20 @@ fn number() -> u64 {
     next
 }
 
-/// Works with the mailbox of the call that is polled, if it is this one or any will do.
-fn with_open<R>(call: Option<u64>, work: impl FnOnce(&mut Attempts) -> R) -> Option<R> {
-    let open = OPEN.try_with(|open| {
-        let mut open = open.try_borrow_mut().ok()?;
-        let attempts = open.as_deref_mut()?;
-        (call.is_none_or(|call| call == attempts.call)).then(|| work(attempts))
-    });
-    open.ok().flatten()
-}
-
 /// What a waker is: two that are alike wake the same task, as long as one of them lives.
 fn who(cx: &Context<'_>) -> (usize, usize) {
     (cx.waker().data() as usize, std::ptr::from_ref(cx.waker().vtable()) as usize)
 }
 
 impl Mailbox {
-    pub(crate) fn new(asked: Asked) -> Self {
+    /// Of a call that asks for this.
+    #[inline]
+    pub(crate) fn new(request: reqwest::Request) -> Self {
         let mut attempts = SPARE.take().unwrap_or_else(Attempts::new);
         attempts.call = number();
-        attempts.asked = Some(asked);
         attempts.polled_by = (0, 0);
+        attempts.asked = Some(Asked::new(request.url().clone()));
+        attempts.first.request = Some(request);
         Self(Some(attempts))
     }
 
@@ -140,25 +133,35 @@ impl Mailbox {
         if attempts.news { attempts.next() } else { None }
     }
 
-    /// What the attempt with this number is to send: it is under way.
+    /// What an attempt is to send. That of the first is the call's own, before the stack is called.
     #[inline]
-    pub(crate) fn take(&mut self, number: usize) -> Option<Request> {
-        match mem::replace(&mut self.0.as_deref_mut()?.get(number).stage, Stage::UnderWay) {
-            Stage::Asked(request) => Some(request),
-            _ => None,
-        }
+    pub(crate) fn take(&mut self, number: usize) -> Option<reqwest::Request> {
+        self.0.as_deref_mut()?.get(number).request.take()
+    }
+
+    /// Where the reply of an attempt goes; `answered` is to be told of it.
+    #[inline]
+    pub(crate) fn reply(&mut self, number: usize) -> Option<&mut Option<Reply>> {
+        Some(&mut self.0.as_deref_mut()?.get(number).reply)
     }
 
     /// An attempt is over. The call is to be polled after that by whoever polls this: only others are woken.
     #[inline]
-    pub(crate) fn answer(&mut self, number: usize, reply: Reply) {
+    pub(crate) fn answered(&mut self, number: usize) {
         let Some(attempts) = self.0.as_deref_mut() else { return };
-        let attempt = attempts.get(number);
-        if let Stage::UnderWay = attempt.stage {
-            attempt.stage = Stage::Answered(reply);
+        let Attempts { asked: Some(asked), first, more, .. } = attempts else { return };
+        let attempt = if number == 0 { first } else { &mut more[number - 1] };
+        if let Some(Ok(Ok(response))) = &mut attempt.reply {
+            asked.note(response);
+        }
+        if attempt.stage == Stage::UnderWay {
+            attempt.stage = Stage::Answered;
             if let Some(waker) = attempt.waker.take() {
                 waker.wake();
             }
+        } else {
+            // Nobody waits for it any longer, as is yet to be said.
+            attempt.reply = None;
         }
     }
 
@@ -172,13 +175,16 @@ impl Drop for Mailbox {
     #[inline]
     fn drop(&mut self) {
         let Some(mut attempts) = self.0.take() else { return };
-        if attempts.more.is_empty() {
-            attempts.clear();
-            // Without a thread's own data there is no next call either.
-            let _ = SPARE.try_with(|spare| spare.set(Some(attempts)));
-        } else {
+        attempts.asked = None;
+        if attempts.first.stage != Stage::Free
+            || attempts.first.request.is_some()
+            || !attempts.more.is_empty()
+        {
             attempts.end();
         }
+        attempts.news = false;
+        // Without a thread's own data there is no next call either.
+        let _ = SPARE.try_with(|spare| spare.set(Some(attempts)));
     }
 }
 
@@ -186,7 +192,7 @@ impl Attempts {
     #[cold]
     fn new() -> Box<Self> {
         let (first, more) = (Attempt::default(), Vec::new());
-        Box::new(Self { call: 0, asked: None, first, more, news: false, polled_by: (0, 0) })
+        Box::new(Self { call: 0, asked: None, news: false, polled_by: (0, 0), first, more })
     }
 
     #[inline]
@@ -194,58 +200,58 @@ impl Attempts {
         if number == 0 { &mut self.first } else { &mut self.more[number - 1] }
     }
 
-    fn find(&self, wanted: impl Fn(&Stage) -> bool) -> Option<usize> {
-        iter::once(&self.first).chain(&self.more).position(|attempt| wanted(&attempt.stage))
+    fn find(&self, wanted: impl Fn(Stage) -> bool) -> Option<usize> {
+        iter::once(&self.first).chain(&self.more).position(|attempt| wanted(attempt.stage))
     }
 
     #[inline]
     fn ask(&mut self, request: http::Request<reqwest::Body>) -> Waiting {
-        let number = if let Stage::Free = self.first.stage { 0 } else { self.another() };
-        let request = match &self.asked {
-            Some(asked) => asked.to_reqwest(request),
-            None => request.try_into(),
-        };
-        self.get(number).stage = Stage::Asked(request);
-        self.news = true;
-        Waiting { call: self.call, number, over: false }
+        let number = if self.first.stage == Stage::Free { 0 } else { self.another() };
+        let Attempts { call, asked, news, first, more, .. } = self;
+        let attempt = if number == 0 { first } else { &mut more[number - 1] };
+        let asked = asked.as_ref().expect("a call has it");
+        match asked.to_reqwest(request) {
+            Ok(request) => {
+                attempt.request = Some(request);
+                attempt.stage = Stage::Asked;
+            }
+            Err(error) => {
+                attempt.reply = Some(Ok(Err(error.into())));
+                attempt.stage = Stage::Answered;
+            }
+        }
+        *news = true;
+        Waiting { call: *call, number, over: false }
     }
 
     /// A place that is free, besides the first.
     #[cold]
     fn another(&mut self) -> usize {
-        self.find(|stage| matches!(stage, Stage::Free)).unwrap_or_else(|| {
+        self.find(|stage| stage == Stage::Free).unwrap_or_else(|| {
             self.more.push(Attempt::default());
             self.more.len()
         })
     }
 
     fn next(&mut self) -> Option<Job> {
-        let Some(number) = self.find(|stage| matches!(stage, Stage::Asked(_) | Stage::GivenUp)) else {
+        let Some(number) = self.find(|stage| matches!(stage, Stage::Asked | Stage::GivenUp)) else {
             self.news = false;
             return None;
         };
         let stage = &mut self.get(number).stage;
-        if let Stage::GivenUp = stage {
+        if *stage == Stage::GivenUp {
             *stage = Stage::Free;
             return Some(Job::Drop(number));
         }
+        *stage = Stage::UnderWay;
         Some(Job::Make(number))
-    }
-
-    /// As they were at first.
-    #[inline]
-    fn clear(&mut self) {
-        self.asked = None;
-        if !matches!(self.first.stage, Stage::Free) || self.first.waker.is_some() {
-            self.end();
-        }
-        self.news = false;
     }
 
     #[cold]
     fn end(&mut self) {
-        let all = iter::once(&mut self.first).chain(&mut self.more);
-        all.map(mem::take).filter_map(|attempt| attempt.waker).for_each(Waker::wake);
+        let first = mem::take(&mut self.first);
+        let all = iter::once(first).chain(mem::take(&mut self.more));
+        all.filter_map(|attempt| attempt.waker).for_each(Waker::wake);
     }
 }
 
@@ -263,11 +269,37 @@ impl Drop for Lent<'_> {
     }
 }
 
+/// Of the call that this thread polls, out of reach for whatever is called before they are put back.
+struct Open(Option<Box<Attempts>>);
+
+impl Open {
+    #[inline]
+    fn take() -> Self {
+        Self(OPEN.try_with(Cell::take).ok().flatten())
+    }
+
+    /// Of this call.
+    #[inline]
+    fn of(&mut self, call: u64) -> Option<&mut Attempts> {
+        self.0.as_deref_mut().filter(|attempts| attempts.call == call)
+    }
+}
+
+impl Drop for Open {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(attempts) = self.0.take() {
+            OPEN.set(Some(attempts));
+        }
+    }
+}
+
 impl Waiting {
     /// Asks the task that polls this call for an attempt. `None` if no call is polled here.
     #[inline]
     pub(crate) fn new(request: http::Request<reqwest::Body>) -> Option<Self> {
-        with_open(None, |attempts| attempts.ask(request))
+        let mut open = Open::take();
+        Some(open.0.as_deref_mut()?.ask(request))
     }
 
     /// `None` if it is another call that is polled here, or none.
@@ -276,40 +308,35 @@ impl Waiting {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<http::Response<InPlaceBody>, BoxError>>> {
-        with_open(Some(self.call), |attempts| {
-            let polled_by_call = attempts.polled_by == who(cx);
-            let attempt = attempts.get(self.number);
-            if let Stage::Answered(_) = attempt.stage {
-                self.over = true;
-                return match mem::take(&mut attempt.stage) {
-                    Stage::Answered(Ok(Ok(response))) => Poll::Ready(Ok(InPlaceBody::of(response))),
-                    stage => Poll::Ready(Err(failed(stage))),
-                };
-            }
-            if !polled_by_call {
-                attempt.wait(cx);
-            }
-            Poll::Pending
-        })
-    }
-}
-
-/// What the service that asked says of an attempt that has not become a response.
-#[cold]
-fn failed(stage: Stage) -> BoxError {
-    match stage {
-        Stage::Answered(Ok(Err(error))) => from_middleware(error),
-        Stage::Answered(Err(panic)) => resume_unwind(panic),
-        _ => unreachable!("it was answered"),
-    }
-}
-
-impl Attempt {
-    #[cold]
-    fn wait(&mut self, cx: &Context<'_>) {
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waker = Some(cx.waker().clone());
+        let mut open = Open::take();
+        let attempts = open.of(self.call)?;
+        let polled_by_call = attempts.polled_by == who(cx);
+        let attempt = attempts.get(self.number);
+        if attempt.stage == Stage::Answered {
+            attempt.stage = Stage::Free;
+            self.over = true;
+            return Some(Poll::Ready(match attempt.reply.take() {
+                Some(Ok(Ok(response))) => Ok(InPlaceBody::of(response)),
+                reply => Err(failed(reply)),
+            }));
         }
+        if !polled_by_call {
+            attempt.wait(cx);
+        }
+        Some(Poll::Pending)
+    }
+
+    #[cold]
+    fn give_up(&mut self) {
+        let mut open = Open::take();
+        let Some(attempts) = open.of(self.call) else { return };
+        let left = mem::take(attempts.get(self.number));
+        if left.stage == Stage::UnderWay {
+            attempts.get(self.number).stage = Stage::GivenUp;
+            attempts.news = true;
+        }
+        // What is left may be anything, which may look for the call.
+        drop(open);
     }
 }
 
@@ -322,17 +349,21 @@ impl Drop for Waiting {
     }
 }
 
-impl Waiting {
+/// What the service that asked says of an attempt that has not become a response.
+#[cold]
+fn failed(reply: Option<Reply>) -> BoxError {
+    match reply {
+        Some(Ok(Err(error))) => from_middleware(error),
+        Some(Err(panic)) => resume_unwind(panic),
+        _ => unreachable!("it was answered"),
+    }
+}
+
+impl Attempt {
     #[cold]
-    fn give_up(&mut self) {
-        // What is left is dropped when nobody looks at the mailbox.
-        let _left = with_open(Some(self.call), |attempts| {
-            let left = mem::take(attempts.get(self.number));
-            if let Stage::UnderWay = left.stage {
-                attempts.get(self.number).stage = Stage::GivenUp;
-                attempts.news = true;
-            }
-            left
-        });
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
     }
 }
