@@ -78,9 +78,7 @@ where
                 permit.leave();
                 Poll::Ready(Ok(watch.watch(response, permit, verdict)))
             }
-            Poll::Ready(Err(error)) => {
-                Poll::Ready(Err(failed(permit, policy, error.into())))
-            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(failed(permit, policy, error.into()))),
         }
     }
 }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use buttress_core::{BoxError, Carried, Repeatable, Replay};
-use http::{HeaderName, Method, Request};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 
 use crate::call_key::CallKey;
@@ -106,11 +106,19 @@ impl Default for HttpReplay {
 }
 
 /// A kept request. Its `Debug` shows no header and no body.
-pub struct Saved<B>(Request<ReplayBody<B>>);
+pub struct Saved<B> {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    /// A list takes less than a map does, and the next attempt is rare.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    extensions: Extensions,
+    body: ReplayBody<B>,
+}
 
 impl<B> fmt::Debug for Saved<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Saved({} {:?})", self.0.method(), self.0.body())
+        write!(f, "Saved({} {:?})", self.method, self.body)
     }
 }
 
@@ -150,17 +158,29 @@ where
     }
 
     fn keep(&self, request: &Self::Request) -> Saved<B> {
-        Saved(request.clone())
+        let headers = request.headers();
+        let mut kept = Vec::with_capacity(headers.len());
+        kept.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Saved {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: kept,
+            extensions: request.extensions().clone(),
+            body: request.body().fork(),
+        }
     }
 
     fn replay(&self, saved: &mut Saved<B>) -> Option<Self::Request> {
-        let body = saved.0.body().restarted()?;
-        let mut request = Request::new(body);
-        *request.method_mut() = saved.0.method().clone();
-        *request.uri_mut() = saved.0.uri().clone();
-        *request.version_mut() = saved.0.version();
-        *request.headers_mut() = saved.0.headers().clone();
-        *request.extensions_mut() = saved.0.extensions().clone();
+        let mut request = Request::new(saved.body.restarted()?);
+        *request.method_mut() = saved.method.clone();
+        *request.uri_mut() = saved.uri.clone();
+        *request.version_mut() = saved.version;
+        request.headers_mut().reserve(saved.headers.len());
+        for (name, value) in &saved.headers {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        *request.extensions_mut() = saved.extensions.clone();
         Some(request)
     }
 }
