@@ -248,10 +248,10 @@ where
 {
     let cause = fallen.cause;
     let answered = |mut answer: A, served: Served| {
-        let level = served.level;
+        let level = served.level();
         let served = served.because(Shortfall::new(Arc::clone(&told.name), level, cause));
         let served = served.on_top_of(answer.served());
-        told.answered(served.level, || served.source().name());
+        told.answered(served.level(), || served.source().name());
         answer.grade(served);
         answer
     };

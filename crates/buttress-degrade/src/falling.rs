@@ -15,7 +15,7 @@ use crate::future::Rungs;
 use crate::grade::Grade;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
-use crate::shared::{Holder, Needs};
+use crate::shared::{Holder, Shared};
 
 /// Chains that can be fallen down.
 pub(crate) trait Fall<P>: Rungs {
@@ -46,9 +46,15 @@ where
 type Copied<Req> = fn(&Req) -> Req;
 
 /// What a call needs when it falls.
-pub(crate) struct Call<C: Rungs, P: 'static> {
+pub(crate) enum Call<C: Rungs, P: 'static> {
+    /// Nothing that is to be kept beside it.
+    Idle(&'static Shared<P, C>),
+    Keeping(Keeping<C, P>),
+}
+
+/// What is kept beside a call for its fall.
+pub(crate) struct Keeping<C: Rungs, P: 'static> {
     pub(crate) shared: Holder<P, C>,
-    pub(crate) needs: Needs,
     request: Option<C::Request>,
     bound: Seldom<Bound>,
 }
@@ -64,35 +70,64 @@ struct Bound {
 
 impl<C: Rungs, P> Call<C, P> {
     #[allow(clippy::type_complexity, reason = "it is a function from a request to one")]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(
         shared: &Holder<P, C>,
-        needs: Needs,
         copy: impl FnOnce(&Holder<P, C>) -> Option<Copied<C::Request>>,
         request: &C::Request,
     ) -> Self
     where
         P: Carry<C::Request>,
     {
-        let deadline = if P::ACTIVE {
-            shared.policy.carried(request).and_then(|carried| carried.deadline)
-        } else {
-            None
-        };
+        let deadline = deadline(&shared.policy, request);
+        if let (Holder::Idle(shared), None) = (shared, deadline) {
+            return Self::Idle(shared);
+        }
         let bound = deadline.map(|deadline| Box::new(Bound { deadline: Some(deadline), ..Bound::default() }));
-        let request = if needs.request { copy(shared).map(|copy| copy(request)) } else { None };
-        Self { shared: shared.clone(), needs, request, bound: Seldom(bound) }
+        let request = copy(shared).map(|copy| copy(request));
+        Self::Keeping(Keeping { shared: shared.clone(), request, bound: Seldom(bound) })
     }
 
+    pub(crate) fn shared(&self) -> &Shared<P, C> {
+        match self {
+            Self::Idle(shared) => shared,
+            Self::Keeping(call) => &call.shared,
+        }
+    }
+
+    /// With a place for whatever it has to keep.
+    pub(crate) fn kept(&mut self) -> &mut Keeping<C, P> {
+        if let Self::Idle(shared) = *self {
+            let shared = Holder::Idle(shared);
+            *self = Self::Keeping(Keeping { shared, request: None, bound: Seldom(None) });
+        }
+        match self {
+            Self::Keeping(call) => call,
+            Self::Idle(_) => unreachable!("it has just been given one"),
+        }
+    }
+
+    /// A drill leaves the service out.
+    pub(crate) fn drill(mut self) -> BoxFuture<Result<C::Answer, C::Error>>
+    where
+        C: Fall<P>,
+        P: Carry<C::Request>,
+    {
+        self.kept().fall(DRILL, Effect::NotSent, Failure::Error(NotAsked(DRILL).into()))
+    }
+}
+
+impl<C: Rungs, P> Keeping<C, P> {
     /// The time for that counts no longer, where it was all that there was.
     pub(crate) fn becomes_ready(&mut self) {
-        self.bound.0 = self.bound.0.take().filter(|bound| self.needs.budget || bound.deadline.is_some());
+        self.bound.0 =
+            self.bound.0.take().filter(|bound| self.shared.needs.budget || bound.deadline.is_some());
     }
 
     /// Nothing bounds what is waited for here.
     #[inline]
     pub(crate) fn is_unbounded(&self) -> bool {
-        !self.needs.budget && self.bound.0.is_none()
+        !self.shared.needs.budget && self.bound.0.is_none()
     }
 
     /// The time is over: the error that says so.
@@ -141,15 +176,12 @@ impl<C: Rungs, P> Call<C, P> {
         let may_repeat = effect == Effect::NotSent || request.as_ref().is_none_or(is_repeatable);
         C::fall(self.shared.clone(), Fallen { request, failure, cause, deadline, may_repeat })
     }
+}
 
-    /// A drill leaves the service out.
-    pub(crate) fn drill(mut self) -> BoxFuture<Result<C::Answer, C::Error>>
-    where
-        C: Fall<P>,
-        P: Carry<C::Request>,
-    {
-        self.fall(DRILL, Effect::NotSent, Failure::Error(NotAsked(DRILL).into()))
-    }
+/// When the whole call has to be over, if that travels with the request.
+#[inline(always)]
+pub(crate) fn deadline<P: Carry<Req>, Req>(policy: &P, request: &Req) -> Option<Instant> {
+    if P::ACTIVE { policy.carried(request).and_then(|carried| carried.deadline) } else { None }
 }
 
 /// What is seldom there, and costs nothing to drop where it is not: neither moves nor code in its owner's own.
@@ -161,6 +193,17 @@ impl<T> Drop for Seldom<T> {
         if let Some(there) = self.0.take() {
             drop_seldom(there);
         }
+    }
+}
+
+/// What is there only where all is rare: to drop it is out of the way as a whole.
+pub(crate) struct Apart<T>(pub(crate) Option<Box<T>>);
+
+impl<T> Drop for Apart<T> {
+    #[cold]
+    #[inline(never)]
+    fn drop(&mut self) {
+        drop(self.0.take());
     }
 }
 

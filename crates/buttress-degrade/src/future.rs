@@ -4,16 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use buttress_core::{BoxError, Carry, Classify, Effect, Verdict};
+use buttress_core::{BoxError, Carry, Classify, Effect, Level, Verdict};
 use pin_project_lite::pin_project;
 
 use crate::chain::{Chain, Last};
 use crate::fallen::{Failure, cause_of, effect_of};
-use crate::falling::{Call, Fall, Seldom};
+use crate::falling::{Apart, Call, Fall};
 use crate::grade::{Grade, IntoAnswer, no_failure};
-use crate::primary::Primary;
+use crate::primary::Made;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
+use crate::shared::Told;
 
 /// What a chain is made for; [`Chain`] and [`Recalling`](crate::Recalling) are the two.
 pub trait Rungs: 'static {
@@ -58,7 +59,7 @@ pin_project! {
     enum State<F, C: Rungs, P: 'static> {
         Calling { #[pin] inner: F, call: Call<C, P> },
         Done { answer: C::AtOnce },
-        Rare { rare: Seldom<Rare<F, C, P>> },
+        Rare { rare: Apart<Rare<F, C, P>> },
     }
 }
 
@@ -67,7 +68,7 @@ pin_project! {
 /// What leads here is out of the way, and gives no more than a pointer: what is given in memory cannot be kept in registers where it is not
 /// rare either.
 pub(crate) enum Rare<F, C: Rungs, P: 'static> {
-    Waiting { made: BoxFuture<Result<F, BoxError>>, call: Call<C, P> },
+    Waiting { made: Made<F>, call: Call<C, P> },
     Falling { future: BoxFuture<Result<C::Answer, C::Error>> },
 }
 
@@ -79,6 +80,16 @@ impl<F, C: Rungs, P> fmt::Debug for ResponseFuture<F, C, P> {
             State::Rare { .. } => "ResponseFuture(waiting or falling)",
         })
     }
+}
+
+/// Of an answer that the service has graded itself. Takes it, and not a reference to it, which would have it in memory where it is full,
+/// too.
+#[cold]
+#[inline(never)]
+fn degraded<A: Grade>(answer: A, told: &Told) -> A {
+    let answer = no_failure(answer);
+    told.answered(answer.level(), || "upstream".into());
+    answer
 }
 
 /// How a call did not give an answer.
@@ -97,7 +108,7 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
 
     #[inline]
     pub(crate) fn rare(rare: Box<Rare<F, C, P>>) -> Self {
-        Self { state: State::Rare { rare: Seldom(Some(rare)) } }
+        Self { state: State::Rare { rare: Apart(Some(rare)) } }
     }
 
     pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
@@ -110,22 +121,6 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
 }
 
 impl<F, C: Rungs, P> Rare<F, C, P> {
-    /// A call of a service that has yet to become ready, or cannot.
-    pub(crate) fn starting(primary: Primary<F>, mut call: Call<C, P>) -> Box<Self>
-    where
-        C: Fall<P>,
-        P: Carry<C::Request>,
-    {
-        match primary {
-            Primary::Waiting { made } => Box::new(Self::Waiting { made, call }),
-            Primary::Failed { error } => {
-                let error = error.expect("nobody has asked for it");
-                Self::falling(call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)))
-            }
-            Primary::Calling { .. } => unreachable!("it was not ready"),
-        }
-    }
-
     pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Box<Self> {
         Box::new(Self::Falling { future })
     }
@@ -163,23 +158,33 @@ impl<F, C: Rungs, P> State<F, C, P> {
         let fell = match self.as_mut().project() {
             StateProj::Calling { inner, call } => match inner.poll(cx) {
                 Poll::Ready(Ok(mut response)) => {
-                    if call.needs.foreign {
-                        response.disbelieve();
-                    }
-                    let verdict = call.shared.policy.classify(Ok(&response));
+                    let reports = match call {
+                        Call::Idle(_) => false,
+                        Call::Keeping(call) => {
+                            if call.shared.needs.foreign {
+                                response.disbelieve();
+                            }
+                            call.shared.needs.reports
+                        }
+                    };
+                    let verdict = call.shared().policy.classify(Ok(&response));
                     let answer = response.into_answer();
                     if !verdict.is_failure() {
-                        let answer = no_failure(answer);
-                        if call.needs.reports || answer.level().is_degraded() {
-                            call.shared.told.answered(answer.level(), || "upstream".into());
+                        if answer.level().is_degraded() {
+                            return Poll::Ready(Ok(degraded(answer, &call.shared().told)));
+                        }
+                        if reports {
+                            call.shared().told.answered(Level::Full, || "upstream".into());
                         }
                         return Poll::Ready(Ok(answer));
                     }
                     Fell::Response(answer, verdict)
                 }
                 Poll::Ready(Err(error)) => Fell::Error(error),
-                Poll::Pending if call.is_unbounded() => return Poll::Pending,
-                Poll::Pending => Fell::Late,
+                Poll::Pending => match call {
+                    Call::Keeping(call) if !call.is_unbounded() => Fell::Late,
+                    _ => return Poll::Pending,
+                },
             },
             StateProj::Done { .. } => match self.project_replace(Self::over()) {
                 StateWas::Done { answer } => return Poll::Ready(Ok(C::given(answer))),
@@ -205,6 +210,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
         let StateProj::Calling { call, .. } = self.as_mut().project() else {
             unreachable!("it is the call that fell")
         };
+        let call = call.kept();
         let falling = match fell {
             Fell::Response(answer, verdict) => {
                 call.fall(cause_of(verdict, None), effect_of(verdict), Failure::Response(answer))
@@ -225,7 +231,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
     /// Not to be polled again.
     #[inline(always)]
     fn over() -> Self {
-        Self::Rare { rare: Seldom(None) }
+        Self::Rare { rare: Apart(None) }
     }
 
     #[cold]
@@ -247,13 +253,18 @@ impl<F, C: Rungs, P> State<F, C, P> {
             Rare::Waiting { made, call } => match made.as_mut().poll(cx) {
                 Poll::Ready(Ok(inner)) => {
                     if let Some(Rare::Waiting { mut call, .. }) = rare.0.take().map(|rare| *rare) {
-                        call.becomes_ready();
+                        if let Call::Keeping(call) = &mut call {
+                            call.becomes_ready()
+                        }
                         self.set(Self::Calling { inner, call });
                     }
                     return self.poll(cx).map(Box::new);
                 }
-                Poll::Ready(Err(error)) => call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)),
+                Poll::Ready(Err(error)) => {
+                    call.kept().fall(Cause::NotReady, Effect::NotSent, Failure::Error(error))
+                }
                 Poll::Pending => {
+                    let call = call.kept();
                     let (cause, error) = ready!(call.poll_elapsed(true, cx));
                     // What has not become ready was not called.
                     call.fall(cause, Effect::NotSent, Failure::Error(error))
@@ -273,7 +284,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
         self.set(Self::over());
         let polled = falling.as_mut().poll(cx);
         if polled.is_pending() {
-            self.set(Self::Rare { rare: Seldom(Some(Rare::falling(falling))) });
+            self.set(Self::Rare { rare: Apart(Some(Rare::falling(falling))) });
         }
         polled.map(Box::new)
     }

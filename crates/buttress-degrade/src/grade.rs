@@ -25,13 +25,18 @@ pub trait Grade {
 }
 
 /// An answer that is no failure is of level 3 at worst, whatever it says of itself.
-#[inline]
-pub(crate) fn no_failure<A: Grade>(mut answer: A) -> A {
-    if answer.level() == Level::Failed {
-        if let Some(mut served) = answer.served().cloned() {
-            served.level = Level::Minimal;
-            answer.grade(served);
-        }
+#[inline(always)]
+pub(crate) fn no_failure<A: Grade>(answer: A) -> A {
+    if answer.level() == Level::Failed { at_worst_minimal(answer) } else { answer }
+}
+
+/// Takes the answer and not a reference to it, which would have it in memory where it is better, too.
+#[cold]
+#[inline(never)]
+fn at_worst_minimal<A: Grade>(mut answer: A) -> A {
+    if let Some(mut served) = answer.served().cloned() {
+        served.set_level(Level::Minimal);
+        answer.grade(served);
     }
     answer
 }

@@ -229,11 +229,6 @@ impl<S, C: Clone + 'static, P: Clone + 'static> Layer<S> for DegradeLayer<C, P> 
     fn layer(&self, inner: S) -> Self::Service {
         let Self { told, limits, policy, chain, leaked, needs, discarded } = self.clone();
         let shared = Shared { told, limits, policy, chain, needs, discarded };
-        let holder = if leaked {
-            Holder::Leaked(Box::leak(Box::new(shared)))
-        } else {
-            Holder::Counted(Arc::new(shared))
-        };
-        Degrade::new(inner, holder, needs)
+        Degrade::new(inner, Holder::new(shared, leaked))
     }
 }

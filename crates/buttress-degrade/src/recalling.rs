@@ -14,11 +14,11 @@ use tower_service::Service;
 
 use crate::chain::{Chain, Last, descend};
 use crate::fallen::Fallen;
-use crate::falling::{Call, Fall};
+use crate::falling::{Call, Fall, deadline};
 use crate::future::{Rare, ResponseFuture, Rungs};
 use crate::grade::{Grade, IntoAnswer};
 use crate::layer::Recalling;
-use crate::primary::{Readiness, start};
+use crate::primary::start;
 use crate::recall::{Accepts, Kept, Recall, Restore};
 use crate::rung::BoxFuture;
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
@@ -166,12 +166,12 @@ where
             }));
         }
         let obsolete = store.rules.obsoletes(&request);
-        let call = Call::of(&self.shared, self.needs, |shared| shared.chain.chain.copy, &request);
+        let call = Call::of(&self.shared, |shared| shared.chain.chain.copy, &request);
         if drill {
             return ResponseFuture::falling(call.drill());
         }
-        let primary = start(&mut self.inner, &mut Readiness::Unasked, request);
-        let future = ResponseFuture::rare(Rare::starting(primary, call));
+        let made = start(&mut self.inner, request);
+        let future = ResponseFuture::rare(Box::new(Rare::Waiting { made, call }));
         let Some(obsolete) = obsolete else { return future };
         let store = store.clone();
         ResponseFuture::falling(Box::pin(async move {
@@ -187,13 +187,9 @@ where
     }
 }
 
-fn deadline<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &Req) -> Option<Instant> {
-    if P::ACTIVE { shared.policy.carried(request).and_then(|carried| carried.deadline) } else { None }
-}
-
 /// A call for all has the time of one for all, and not that of the caller who came first.
 fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req) {
-    if deadline(shared, request).is_some() {
+    if deadline(&shared.policy, request).is_some() {
         let end = after(Instant::now(), shared.limits.bound());
         shared.policy.carry(request, |carried| carried.deadline = Some(end));
     }
@@ -211,7 +207,8 @@ where
     P: Carry<Req>,
     R: Kept,
 {
-    let (kept, deadline) = (shared.chain.chain.copy.map(|copy| copy(request)), deadline(shared, request));
+    let (kept, deadline) =
+        (shared.chain.chain.copy.map(|copy| copy(request)), deadline(&shared.policy, request));
     Caller { shared: shared.clone(), key, kept, deadline, old, found: None }
 }
 
@@ -278,11 +275,11 @@ where
     A: Grade,
 {
     let told = &shared.told;
-    if served.level.is_degraded() {
+    if served.level().is_degraded() {
         served = because_stored(told, served);
     }
-    if shared.needs.reports || served.level.is_degraded() {
-        told.answered(served.level, || served.source().name());
+    if shared.needs.reports || served.level().is_degraded() {
+        told.answered(served.level(), || served.source().name());
     }
     shared.chain.store.rules.restore_graded(&entry.record, served)
 }
@@ -294,6 +291,6 @@ fn because_stored(told: &Told, served: Served) -> Served {
         Some(Freshness::Confirmed | Freshness::Shared) => Cause::Upstream,
         _ => Cause::FailedBefore,
     };
-    let shortfall = Shortfall::new(Arc::clone(&told.name), served.level, cause);
+    let shortfall = Shortfall::new(Arc::clone(&told.name), served.level(), cause);
     served.because(shortfall)
 }

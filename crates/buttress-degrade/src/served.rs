@@ -10,49 +10,14 @@ use buttress_core::{Kind, Level};
 /// With HTTP it is in the response's extensions, with other services in [`Degraded`](crate::Degraded). An answer of level 0 has
 /// none, unless it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Served {
-    pub(crate) level: Level,
-    from: From,
-    stored: Stored,
-    /// What an answer from the store that is fresh has nothing of: kept apart, so that answers are small.
-    more: Option<Box<More>>,
-}
+pub struct Served(Known);
 
-/// A word and not a byte: by it an answer is told from none, and what is left around a byte would be moved in bits and pieces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-enum From {
-    Primary,
-    Rung,
-    Nothing,
-    Fresh,
-    Confirmed,
-    Shared,
-    WhileRevalidate,
-    IfError,
-}
-
-impl From {
-    const fn store(freshness: Freshness) -> Self {
-        match freshness {
-            Freshness::Fresh => Self::Fresh,
-            Freshness::Confirmed => Self::Confirmed,
-            Freshness::Shared => Self::Shared,
-            Freshness::WhileRevalidate => Self::WhileRevalidate,
-            Freshness::IfError => Self::IfError,
-        }
-    }
-
-    const fn freshness(self) -> Option<Freshness> {
-        match self {
-            Self::Primary | Self::Rung | Self::Nothing => None,
-            Self::Fresh => Some(Freshness::Fresh),
-            Self::Confirmed => Some(Freshness::Confirmed),
-            Self::Shared => Some(Freshness::Shared),
-            Self::WhileRevalidate => Some(Freshness::WhileRevalidate),
-            Self::IfError => Some(Freshness::IfError),
-        }
-    }
+/// What a fresh answer of the store has is in the answer, and nothing is allocated for it. All else is apart, so that answers of which nothing
+/// is known are small, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    Fresh(Stored),
+    More(Box<More>),
 }
 
 /// In nanoseconds.
@@ -62,18 +27,11 @@ struct Stored {
     fresh_for: u64,
 }
 
-impl Stored {
-    /// What was not stored at all. An age of 584 years is as good as that.
-    const NOT: Self = Self { age: u64::MAX, fresh_for: 0 };
-
-    fn get(self) -> Option<Self> {
-        (self != Self::NOT).then_some(self)
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct More {
-    rung: Option<Arc<str>>,
+    level: Level,
+    source: Source,
+    stored: Option<Stored>,
     shortfalls: Vec<Shortfall>,
 }
 
@@ -233,99 +191,128 @@ impl fmt::Display for Cause {
 
 impl Served {
     pub(crate) fn new(level: Level, source: Source) -> Self {
-        let mut served = Self { level, from: From::Primary, stored: Stored::NOT, more: None };
-        served.from = match source {
-            Source::Primary => From::Primary,
-            Source::LastGood { freshness } => From::store(freshness),
-            Source::Nothing => From::Nothing,
-            Source::Rung(name) => {
-                served.more.get_or_insert_default().rung = Some(name);
-                From::Rung
-            }
-        };
-        served
+        Self(Known::More(Box::new(More { level, source, stored: None, shortfalls: Vec::new() })))
     }
 
-    #[inline]
-    pub(crate) fn aged(self, age: Duration, fresh_for: Duration) -> Self {
-        Self { stored: Stored { age: nanos(age), fresh_for: nanos(fresh_for) }, ..self }
+    /// An answer of the store.
+    pub(crate) fn stored(level: Level, freshness: Freshness, age: Duration, fresh_for: Duration) -> Self {
+        let stored = Stored { age: nanos(age), fresh_for: nanos(fresh_for) };
+        if (level, freshness) == (Level::Full, Freshness::Fresh) {
+            return Self(Known::Fresh(stored));
+        }
+        let mut served = Self::new(level, Source::LastGood { freshness });
+        served.more().stored = Some(stored);
+        served
     }
 
     /// A fresh answer, of which this is known in nanoseconds.
     #[inline]
     pub(crate) fn fresh(age: u64, fresh_for: u64) -> Self {
-        let stored = Stored { age, fresh_for };
-        Self { level: Level::Full, from: From::Fresh, stored, more: None }
+        Self(Known::Fresh(Stored { age, fresh_for }))
     }
 
     pub(crate) fn because(mut self, shortfall: Shortfall) -> Self {
-        self.more.get_or_insert_default().shortfalls.push(shortfall);
+        self.more().shortfalls.push(shortfall);
         self
     }
 
     /// Of something that is made of several: the age of the oldest, and all that fell short.
     pub(crate) fn of_parts(level: Level, age: Option<Duration>, shortfalls: &[Shortfall]) -> Self {
         let mut served = Self::new(level, Source::Primary);
-        served.stored = age.map_or(Stored::NOT, |age| Stored { age: nanos(age), fresh_for: u64::MAX });
+        served.more().stored = age.map(|age| Stored { age: nanos(age), fresh_for: u64::MAX });
         served.fall_short(shortfalls);
         served
     }
 
     pub(crate) fn fall_short(&mut self, shortfalls: &[Shortfall]) {
         if !shortfalls.is_empty() {
-            self.more.get_or_insert_default().shortfalls.extend_from_slice(shortfalls);
+            self.more().shortfalls.extend_from_slice(shortfalls);
         }
+    }
+
+    pub(crate) fn set_level(&mut self, level: Level) {
+        self.more().level = level;
     }
 
     /// How good the answer is.
     pub fn level(&self) -> Level {
-        self.level
+        match &self.0 {
+            Known::Fresh(_) => Level::Full,
+            Known::More(more) => more.level,
+        }
     }
 
     /// Where it comes from.
     pub fn source(&self) -> Source {
-        match self.from {
-            From::Primary => Source::Primary,
-            From::Nothing => Source::Nothing,
-            From::Rung => {
-                Source::Rung(self.more.as_ref().and_then(|more| more.rung.clone()).unwrap_or_default())
-            }
-            store => Source::LastGood { freshness: store.freshness().expect("the others are named") },
+        match &self.0 {
+            Known::Fresh(_) => Source::LastGood { freshness: Freshness::Fresh },
+            Known::More(more) => more.source.clone(),
         }
     }
 
     pub(crate) fn freshness(&self) -> Option<Freshness> {
-        self.from.freshness()
+        match &self.0 {
+            Known::Fresh(_) => Some(Freshness::Fresh),
+            Known::More(more) => match more.source {
+                Source::LastGood { freshness } => Some(freshness),
+                Source::Primary | Source::Rung(_) | Source::Nothing => None,
+            },
+        }
     }
 
     /// How old it is, if it was stored: the age that it came with and the time since then.
     pub fn age(&self) -> Option<Duration> {
-        self.stored.get().map(|stored| Duration::from_nanos(stored.age))
+        self.times().map(|stored| Duration::from_nanos(stored.age))
     }
 
     /// Up to which age it was fresh, if it was stored; at most 584 years.
     pub fn fresh_for(&self) -> Option<Duration> {
-        self.stored.get().map(|stored| Duration::from_nanos(stored.fresh_for))
+        self.times().map(|stored| Duration::from_nanos(stored.fresh_for))
     }
 
     /// What fell short: sorted by name, each once.
     pub fn shortfalls(&self) -> &[Shortfall] {
-        self.more.as_ref().map_or(&[], |more| &more.shortfalls)
+        match &self.0 {
+            Known::Fresh(_) => &[],
+            Known::More(more) => &more.shortfalls,
+        }
     }
 
     /// One whose rung's own answer was degraded: the level is the worse of the two, and what fell short is all that did.
     pub(crate) fn on_top_of(mut self, below: Option<&Self>) -> Self {
         if let Some(below) = below {
-            self.level = self.level.max(below.level);
-            if self.age() < below.age() {
-                self.stored = below.stored;
+            let (level, is_older) = (self.level().max(below.level()), self.age() < below.age());
+            let more = self.more();
+            more.level = level;
+            if is_older {
+                more.stored = below.times();
             }
-            self.fall_short(below.shortfalls());
+            more.shortfalls.extend_from_slice(below.shortfalls());
         }
-        if let Some(more) = &mut self.more {
+        if let Known::More(more) = &mut self.0 {
             sort(&mut more.shortfalls);
         }
         self
+    }
+
+    fn times(&self) -> Option<Stored> {
+        match &self.0 {
+            Known::Fresh(stored) => Some(*stored),
+            Known::More(more) => more.stored,
+        }
+    }
+
+    fn more(&mut self) -> &mut More {
+        if let Known::Fresh(stored) = self.0 {
+            let more = Self::new(Level::Full, Source::LastGood { freshness: Freshness::Fresh });
+            let Known::More(mut more) = more.0 else { unreachable!("it has just been made") };
+            more.stored = Some(stored);
+            self.0 = Known::More(more);
+        }
+        match &mut self.0 {
+            Known::More(more) => more,
+            Known::Fresh(_) => unreachable!("it has just been changed"),
+        }
     }
 }
 

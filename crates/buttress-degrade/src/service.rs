@@ -1,27 +1,39 @@
 use std::task::{Context, Poll};
 
-use buttress_core::{BoxError, Carry, Classify, Discard, Level};
+use buttress_core::{BoxError, Carry, Classify, Discard, Effect, Level};
 use tower_service::Service;
 
 use crate::chain::{Chain, Last};
+use crate::fallen::Failure;
 use crate::falling::Call;
 use crate::future::{Rare, ResponseFuture};
 use crate::grade::{Grade, IntoAnswer};
-use crate::primary::{Readiness, start};
-use crate::shared::{Holder, Needs};
+use crate::primary::start;
+use crate::served::Cause;
+use crate::shared::Holder;
 
 /// Answers by a chain where the service inside fails; made by [`DegradeLayer`](crate::DegradeLayer).
 #[derive(Debug)]
 pub struct Degrade<S, C: 'static, P: 'static> {
     pub(crate) inner: S,
     pub(crate) shared: Holder<P, C>,
-    pub(crate) readiness: Readiness,
-    pub(crate) needs: Needs,
+    readiness: Readiness,
+    /// Of what it failed when it last did; apart from that it did, so that there is nothing to drop where it is ready.
+    error: Option<BoxError>,
+}
+
+/// What the service inside said when it was asked whether it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readiness {
+    /// Nothing yet, or that it is not.
+    Unknown,
+    Ready,
+    Failed,
 }
 
 impl<S, C, P> Degrade<S, C, P> {
-    pub(crate) fn new(inner: S, shared: Holder<P, C>, needs: Needs) -> Self {
-        Self { inner, shared, readiness: Readiness::Unasked, needs }
+    pub(crate) fn new(inner: S, shared: Holder<P, C>) -> Self {
+        Self { inner, shared, readiness: Readiness::Unknown, error: None }
     }
 
     /// The service inside.
@@ -37,11 +49,11 @@ impl<S, C, P> Degrade<S, C, P> {
     /// Whether an operator wants worse answers than the service's.
     #[inline]
     pub(crate) fn is_in_drill(&self) -> bool {
-        self.needs.reports && self.shared.told.drill() > Level::Full
+        !matches!(self.shared, Holder::Idle(_)) && self.shared.told.drill() > Level::Full
     }
 
     /// Asks the service inside, and is ready whatever it says.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ask<Req>(&mut self, cx: &mut Context<'_>)
     where
         S: Service<Req>,
@@ -49,8 +61,11 @@ impl<S, C, P> Degrade<S, C, P> {
     {
         self.readiness = match self.inner.poll_ready(cx) {
             Poll::Ready(Ok(())) => Readiness::Ready,
-            Poll::Ready(Err(error)) => Readiness::Failed(error.into()),
-            Poll::Pending => Readiness::Waiting,
+            Poll::Ready(Err(error)) => {
+                self.error = Some(error.into());
+                Readiness::Failed
+            }
+            Poll::Pending => Readiness::Unknown,
         };
     }
 }
@@ -58,7 +73,7 @@ impl<S, C, P> Degrade<S, C, P> {
 impl<S: Clone, C, P> Clone for Degrade<S, C, P> {
     fn clone(&self) -> Self {
         // What the service inside has said holds for the instance that was asked, not for its clones.
-        Self::new(self.inner.clone(), self.shared.clone(), self.needs)
+        Self::new(self.inner.clone(), self.shared.clone())
     }
 }
 
@@ -77,17 +92,17 @@ where
     type Future = ResponseFuture<S::Future, Chain<Req, A, L>, P>;
 
     /// Always ready: where the service inside is not, the call waits for it within its budget, and is degraded if that is over.
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), L::Error>> {
         self.ask(cx);
         Poll::Ready(Ok(()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        if matches!(self.readiness, Readiness::Ready) && !self.is_in_drill() {
-            self.readiness = Readiness::Unasked;
-            let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);
+        if self.readiness == Readiness::Ready && !self.is_in_drill() {
+            self.readiness = Readiness::Unknown;
+            let call = Call::of(&self.shared, |shared| shared.chain.copy, &request);
             return ResponseFuture::calling(self.inner.call(request), call);
         }
         ResponseFuture::rare(self.call_otherwise(request))
@@ -107,11 +122,17 @@ where
     #[allow(clippy::type_complexity, reason = "it is what the future has, but for the box")]
     #[cold]
     fn call_otherwise(&mut self, request: Req) -> Box<Rare<S::Future, Chain<Req, A, L>, P>> {
-        let call = Call::of(&self.shared, self.needs, |shared| shared.chain.copy, &request);
+        let mut call = Call::of(&self.shared, |shared| shared.chain.copy, &request);
         // One that is ready was in a drill a moment ago.
-        if matches!(self.readiness, Readiness::Ready) || self.is_in_drill() {
+        if self.readiness == Readiness::Ready || self.is_in_drill() {
             return Rare::falling(call.drill());
         }
-        Rare::starting(start(&mut self.inner, &mut self.readiness, request), call)
+        let said = std::mem::replace(&mut self.readiness, Readiness::Unknown);
+        match self.error.take().filter(|_| said == Readiness::Failed) {
+            Some(error) => {
+                Rare::falling(call.kept().fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)))
+            }
+            None => Box::new(Rare::Waiting { made: start(&mut self.inner, request), call }),
+        }
     }
 }

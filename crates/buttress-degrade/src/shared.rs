@@ -37,7 +37,7 @@ impl<P, C> Shared<P, C> {
 }
 
 /// What a call needs beyond the service: mostly nothing, which each of its steps then sees at once.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
     /// A component hears of the answers, and may be in a drill.
     pub(crate) reports: bool,
@@ -113,6 +113,18 @@ impl Told {
 pub(crate) enum Holder<P: 'static, C: 'static> {
     Counted(Arc<Shared<P, C>>),
     Leaked(&'static Shared<P, C>),
+    /// The same, and a call that does not fall [needs](Needs) nothing of it.
+    Idle(&'static Shared<P, C>),
+}
+
+impl<P, C> Holder<P, C> {
+    pub(crate) fn new(shared: Shared<P, C>, leaked: bool) -> Self {
+        if !leaked {
+            return Self::Counted(Arc::new(shared));
+        }
+        let shared = Box::leak(Box::new(shared));
+        if shared.needs == Needs::default() { Self::Idle(shared) } else { Self::Leaked(shared) }
+    }
 }
 
 impl<P, C> Clone for Holder<P, C> {
@@ -121,6 +133,7 @@ impl<P, C> Clone for Holder<P, C> {
         match self {
             Self::Counted(shared) => Self::Counted(Arc::clone(shared)),
             Self::Leaked(shared) => Self::Leaked(shared),
+            Self::Idle(shared) => Self::Idle(shared),
         }
     }
 }
@@ -132,7 +145,7 @@ impl<P, C> Deref for Holder<P, C> {
     fn deref(&self) -> &Shared<P, C> {
         match self {
             Self::Counted(shared) => shared,
-            Self::Leaked(shared) => shared,
+            Self::Leaked(shared) | Self::Idle(shared) => shared,
         }
     }
 }

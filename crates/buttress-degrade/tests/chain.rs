@@ -145,13 +145,14 @@ impl Service<u64> for Unready {
 /// HD-58.
 #[tokio::test(start_paused = true)]
 async fn a_readiness_that_fails_or_hangs_is_degraded_too() {
+    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().patience(ms(50)).unwrap();
     for (fails, cause, after) in [(true, Cause::NotReady, 0), (false, Cause::Elapsed, 50)] {
-        let layer =
-            DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().patience(ms(50)).unwrap();
-        let start = Instant::now();
-        let answer = layer.layer(Unready { fails }).oneshot(1).await.unwrap();
-        assert_eq!(start.elapsed(), ms(after));
-        assert_eq!((answer.shortfalls()[0].cause(), answer.into_inner()), (cause, 7));
+        for layer in [layer.clone(), layer.clone().leaked()] {
+            let start = Instant::now();
+            let answer = layer.layer(Unready { fails }).oneshot(1).await.unwrap();
+            assert_eq!(start.elapsed(), ms(after));
+            assert_eq!((answer.shortfalls()[0].cause(), answer.into_inner()), (cause, 7));
+        }
     }
 }
 
@@ -176,13 +177,63 @@ async fn a_service_that_becomes_ready_in_time_is_called_and_it_is_the_one_that_w
 #[tokio::test(start_paused = true)]
 async fn patience_is_for_readiness_and_a_budget_for_the_whole_call() {
     let inner = || Scripted::new([ok(1).ready_after(ms(40)).after(ms(500))]);
-    let layer = || DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap();
-    let start = Instant::now();
-    let patient = layer().patience(ms(50)).unwrap().layer(inner());
-    assert_eq!((patient.oneshot(1).await.unwrap().into_inner(), start.elapsed()), (1, ms(540)));
-    let start = Instant::now();
-    let hasty = layer().budget(ms(50)).unwrap().layer(inner());
-    assert_eq!((hasty.oneshot(1).await.unwrap().into_inner(), start.elapsed()), (7, ms(50)));
+    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap();
+    for layer in [layer.clone(), layer.leaked()] {
+        let start = Instant::now();
+        let patient = layer.clone().patience(ms(50)).unwrap().layer(inner());
+        assert_eq!((patient.oneshot(1).await.unwrap().into_inner(), start.elapsed()), (1, ms(540)));
+        let start = Instant::now();
+        let hasty = layer.budget(ms(50)).unwrap().layer(inner());
+        assert_eq!((hasty.oneshot(1).await.unwrap().into_inner(), start.elapsed()), (7, ms(50)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_service_failed_of_before_is_not_what_a_later_call_falls_of() {
+    let layer = DegradeLayer::new("prices", Open::new().rung(fixed(7))).unwrap().patience(ms(50)).unwrap();
+    let readiness = Arc::new(AtomicUsize::new(0));
+    let mut service = layer.layer(Turns(Arc::clone(&readiness)));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for (said, cause) in [
+        // It fails, and is ready; it fails, and hangs.
+        ([1, 0], None),
+        ([1, 2], Some(Cause::Elapsed)),
+        ([2, 1], Some(Cause::NotReady)),
+        ([0, 1], Some(Cause::NotReady)),
+    ] {
+        for said in said {
+            readiness.store(said, Relaxed);
+            assert!(service.poll_ready(&mut cx).is_ready());
+        }
+        let answer = service.call(1).await.unwrap();
+        assert_eq!(answer.shortfalls().first().map(Shortfall::cause), cause, "{said:?}");
+    }
+    // One that is called without having been asked is asked by the call.
+    readiness.store(0, Relaxed);
+    assert_eq!(service.call(1).await.unwrap().into_inner(), 1);
+}
+
+/// Ready (0), failing (1) or neither (2).
+#[derive(Clone)]
+struct Turns(Arc<AtomicUsize>);
+
+impl Service<u64> for Turns {
+    type Response = u32;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<u32, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match self.0.load(Relaxed) {
+            0 => Poll::Ready(Ok(())),
+            1 => Poll::Ready(Err("no connection".into())),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn call(&mut self, _: u64) -> Self::Future {
+        assert_eq!(self.0.load(Relaxed), 0, "called although it was not ready");
+        std::future::ready(Ok(1))
+    }
 }
 
 /// HD-59.

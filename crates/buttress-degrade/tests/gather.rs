@@ -218,7 +218,7 @@ async fn a_drill_answers_from_the_rungs_below_and_leaves_the_service_alone() {
         .rung(Rung::alternate("replica", replica.clone(), ErrorsAreFailures))
         .finally(Level::Minimal, "static", |_| 0);
     let layer = DegradeLayer::new("prices", chain).unwrap().report_to(prices.clone());
-    let (plain, stored) = (layer.clone(), layer.last_good(store).unwrap());
+    let (plain, stored) = (layer.clone().leaked(), layer.last_good(store).unwrap());
     let inner = Scripted::new([ok(1)]);
     for (level, expected) in [(Level::Slight, 5), (Level::Minimal, 0)] {
         prices.set_drill(level);

@@ -73,11 +73,17 @@ async fn a_deadline_that_travels_with_the_request_bounds_the_service_and_the_run
     let chain = Chain::<Asked, Given>::new()
         .rung(Rung::alternate("replica", hanging(), ErrorsAreFailures).timeout(secs(60)))
         .rung(Rung::answer("static", |_| Some(StoredResponse::from(Response::new("sorry")))));
-    let service = DegradeLayer::new("search", chain).unwrap().policy(Http::new()).layer(hanging());
-    let start = tokio::time::Instant::now();
-    let mut request = get(&[]);
-    Http::new().carry(&mut request, |carried| carried.deadline = Some(start + ms(300)));
-    assert_eq!((service.oneshot(request).await.unwrap().level(), start.elapsed()), (Level::Minimal, ms(300)));
+    // One that keeps nothing of the request.
+    let fixed = || Rung::answer("static", |_| Some(StoredResponse::from(Response::new("sorry"))));
+    let layer = |chain| DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+    let alone = layer(Chain::<Asked, Given>::new().rung(fixed()));
+    for layer in [layer(chain), alone.clone(), alone.leaked()] {
+        let start = tokio::time::Instant::now();
+        let mut request = get(&[]);
+        Http::new().carry(&mut request, |carried| carried.deadline = Some(start + ms(300)));
+        let answer = layer.layer(hanging()).oneshot(request).await.unwrap();
+        assert_eq!((answer.level(), start.elapsed()), (Level::Minimal, ms(300)));
+    }
 }
 
 #[tokio::test(start_paused = true)]

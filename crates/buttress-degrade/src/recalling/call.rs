@@ -13,7 +13,7 @@ use super::{Shared, for_all};
 use crate::error::{SharedFailure, TooLarge};
 use crate::fallen::{cause_of, elapsed};
 use crate::grade::IntoAnswer;
-use crate::primary::{Ended, Primary, Readiness, start};
+use crate::primary::{Ended, run, start};
 use crate::recall::{Accepts, Keep, Kept, Recall, Renewal};
 use crate::served::{Cause, Freshness};
 use crate::shared::Holder;
@@ -89,10 +89,10 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         if let Some(old) = &self.old {
             rules.revalidate(&mut request, &old.record);
         }
-        let primary = start(&mut inner, &mut Readiness::Unasked, request);
+        let made = start(&mut inner, request);
         drop(inner);
         let bound = self.shared.limits.bound();
-        let ended = within(bound, self.while_it_matters(run(primary))).await;
+        let ended = within(bound, self.while_it_matters(run(made))).await;
         let (cause, error) = match ended {
             Some(None) => return,
             Some(Some(Ended::Outcome(Ok(response)))) => return self.land(asked, response).await,
@@ -315,13 +315,4 @@ fn refreshed<P, C>(shared: &Holder<P, C>, background: bool, success: bool) {
     if background {
         shared.told.emit(|| Event::Refreshed { success });
     }
-}
-
-pub(super) async fn run<F, T, E>(primary: Primary<F>) -> Ended<T>
-where
-    F: Future<Output = Result<T, E>>,
-    E: Into<BoxError>,
-{
-    let mut primary = pin!(primary);
-    std::future::poll_fn(|cx| primary.as_mut().poll(cx)).await
 }

@@ -7,14 +7,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::call::{ForAll, Found, Live, run};
+use super::call::{ForAll, Found, Live};
 use super::{Shared, answer, kept_for};
 use crate::chain::{DRILL, Last, LastGood as StoredAnswer, descend};
 use crate::error::{NotAsked, SharedFailure, Vanished};
 use crate::fallen::{Failure, Fallen, cause_of, elapsed};
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::layer::Recalling;
-use crate::primary::{Ended, Readiness, start};
+use crate::primary::{Ended, run, start};
 use crate::recall::{Accepts, Keep, Kept, Recall, Restore};
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
 use crate::store::{Entry, Joined, Look, Outcome, Waits};
@@ -212,9 +212,9 @@ where
         R: Recall<Req, S::Response, Answer = A>,
     {
         let asked = self.shared.chain.store.rules.asked(&request);
-        let primary = start(&mut inner, &mut Readiness::Unasked, request);
+        let made = start(&mut inner, request);
         drop(inner);
-        let Some(ended) = within(limit.left(), run(primary)).await else {
+        let Some(ended) = within(limit.left(), run(made)).await else {
             return self.elapsed(limit).await;
         };
         let (cause, failure) = match ended {
@@ -261,8 +261,7 @@ where
 
     /// An answer that is in the store because it was asked for just now.
     fn kept(&self, entry: &Entry<R::Record>, freshness: Freshness, level: Level) -> A {
-        let served = Served::new(level, Source::LastGood { freshness });
-        let served = served.aged(entry.told_age(), entry.lifetime.fresh);
+        let served = Served::stored(level, freshness, entry.told_age(), entry.lifetime.fresh);
         answer(&self.shared, entry, served)
     }
 

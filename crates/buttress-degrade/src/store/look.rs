@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Entry, Held, LastGood};
 use crate::recall::{Accepts, Kept};
-use crate::served::{Freshness, Served, Source};
+use crate::served::{Freshness, Served};
 
 /// What is known of a key when a call begins.
 pub(crate) enum Look<V> {
@@ -44,8 +44,7 @@ impl<R: Kept> LastGood<R> {
         let age = entry.age(now);
         let failed = || entry.failed_within(self.config.negative_ttl, now);
         let serve = |freshness: Freshness, level, refresh| {
-            let served = Served::new(level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh);
-            (served, refresh)
+            (Served::stored(level, freshness, age, entry.lifetime.fresh), refresh)
         };
         let (served, refresh) = match entry.serves(age) {
             Some(Freshness::Fresh) => {
@@ -75,9 +74,7 @@ impl<R: Kept> LastGood<R> {
     pub(crate) fn after_failure(&self, key: &str, entry: &Arc<Entry<R::Record>>) -> Option<Served> {
         let age = entry.told_age();
         let still_kept = self.entry(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
-        let freshness = Freshness::IfError;
-        (still_kept && entry.serves_if_error(age)).then(|| {
-            Served::new(self.config.level, Source::LastGood { freshness }).aged(age, entry.lifetime.fresh)
-        })
+        (still_kept && entry.serves_if_error(age))
+            .then(|| Served::stored(self.config.level, Freshness::IfError, age, entry.lifetime.fresh))
     }
 }
