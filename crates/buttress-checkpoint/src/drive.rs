@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -245,7 +245,7 @@ impl<S: JournalStore> Driver<S> {
         body: BoxFuture<'static, Outcome>,
     ) -> Result<Ended, Refused> {
         let mut code = Polled::new(core, body, self.config.suspend_after);
-        let mut storing: Option<BoxFuture<'static, Result<Stored, Refused>>> = None;
+        let mut storing = pin!(None);
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         let mut drain: Option<Pin<Box<Sleep>>> = None;
         let mut shutdown = self.shutdown.clone();
@@ -253,21 +253,21 @@ impl<S: JournalStore> Driver<S> {
             let (in_flight, stuck) = (storing.is_some(), patience.is_some());
             let woken = tokio::select! {
                 biased;
-                stored = some(&mut storing) => Woken::Stored(stored),
+                stored = some(storing.as_mut()) => Woken::Stored(stored),
                 woken = poll_fn(|cx| code.poll(cx, in_flight, stuck)) => woken,
-                () = some(&mut patience) => Woken::Impatient,
-                () = some(&mut drain) => Woken::Drained,
+                () = some(Pin::new(&mut patience)) => Woken::Impatient,
+                () = some(Pin::new(&mut drain)) => Woken::Drained,
                 () = told(&mut shutdown), if drain.is_none() => Woken::Shutdown,
             };
             match woken {
                 Woken::Stored(stored) => {
-                    storing = None;
+                    storing.set(None);
                     self.stored(core, &stored?);
                 }
                 Woken::Outgoing => {
                     let (store, hold, seq) = (self.store.clone(), self.hold.clone(), self.seq);
                     let (entries, retries) = (core.dispatch(), self.config.retries.clone());
-                    storing = Some(Box::pin(append(store, hold, seq, entries, Next::Go, retries)));
+                    storing.set(Some(append(store, hold, seq, entries, Next::Go, retries)));
                 }
                 Woken::Stuck(stuck) => patience = stuck.then(|| Box::pin(sleep(self.config.patience))),
                 Woken::Impatient => {
@@ -282,7 +282,7 @@ impl<S: JournalStore> Driver<S> {
                 }
                 Woken::Drained => {
                     drop(code);
-                    if let Some(storing) = storing {
+                    if let Some(storing) = storing.as_mut().as_pin_mut() {
                         self.stored(core, &storing.await?);
                     }
                     return Ok(Ended::Stopped);
@@ -290,7 +290,7 @@ impl<S: JournalStore> Driver<S> {
                 Woken::Ended(ended) => {
                     // The code, with all that it holds, is gone before anything else happens.
                     drop(code);
-                    if let Some(storing) = storing {
+                    if let Some(storing) = storing.as_mut().as_pin_mut() {
                         self.stored(core, &storing.await?);
                     }
                     return Ok(ended);
@@ -395,8 +395,8 @@ pub(crate) async fn told(shutdown: &mut watch::Receiver<bool>) {
 }
 
 /// Resolves when a future that may not be there does.
-async fn some<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
-    match future {
+async fn some<F: Future>(future: Pin<&mut Option<F>>) -> F::Output {
+    match future.as_pin_mut() {
         Some(future) => future.await,
         None => std::future::pending().await,
     }

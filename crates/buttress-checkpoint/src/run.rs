@@ -1,6 +1,6 @@
 //! What a run's code and its driver share while it runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,11 +60,12 @@ pub(crate) struct Core {
 
 pub(crate) struct State {
     pub(crate) replay: Replay,
-    slots: HashMap<u32, Slot>,
+    slots: BTreeMap<u32, Slot>,
     /// Handed over out of turn, to operations that nobody awaited when it was theirs.
-    ready: HashMap<u32, Delivery>,
+    ready: BTreeMap<u32, Delivery>,
     pub(crate) outbox: Vec<Outgoing>,
-    in_flight: Vec<Outgoing>,
+    /// Of the entries that are being stored: whose they are, and what is handed over once they are.
+    in_flight: Vec<(u32, Option<Body>)>,
     pub(crate) running: usize,
     /// The step whose body is being polled.
     current: Option<StepId>,
@@ -113,8 +114,8 @@ impl Core {
         let place = replay.recorded_results();
         let state = State {
             replay,
-            slots: HashMap::new(),
-            ready: HashMap::new(),
+            slots: BTreeMap::new(),
+            ready: BTreeMap::new(),
             outbox: Vec::new(),
             in_flight: Vec::new(),
             running: 0,

@@ -71,23 +71,25 @@ impl Core {
     /// The entries that are to be stored next.
     pub(crate) fn dispatch(&self) -> Vec<NewEntry> {
         let mut state = self.lock();
-        let outgoing = std::mem::take(&mut state.outbox);
-        let entries = outgoing.iter().map(|outgoing| outgoing.entry.clone()).collect();
-        state.in_flight = outgoing;
-        entries
+        let State { outbox, in_flight, .. } = &mut *state;
+        let sent = outbox.drain(..).map(|Outgoing { ordinal, delivered, entry }| {
+            in_flight.push((ordinal, delivered));
+            entry
+        });
+        sent.collect()
     }
 
     /// They are stored.
     pub(crate) fn applied(&self, at: SystemTime) {
         let mut state = self.lock();
         state.clock = (at, Instant::now());
-        let stored = std::mem::take(&mut state.in_flight);
-        state.replay.panics = 0;
-        for Outgoing { ordinal, delivered, .. } in stored {
+        let State { replay, slots, in_flight, .. } = &mut *state;
+        replay.panics = 0;
+        for (ordinal, delivered) in in_flight.drain(..) {
             match delivered {
-                Some(body) => state.replay.push(ordinal, body),
+                Some(body) => replay.push(ordinal, body),
                 None => {
-                    if let Some(slot) = state.slots.get_mut(&ordinal) {
+                    if let Some(slot) = slots.get_mut(&ordinal) {
                         slot.acked = Some(at);
                         slot.wake();
                     }
