@@ -10,7 +10,7 @@ mod mailbox;
 mod next;
 mod request;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
@@ -138,7 +138,10 @@ where
     {
         let service = self.service();
         if self.in_place {
-            in_place::call(service, Mailbox::new(request), extensions, next)
+            match Mailbox::new(request, extensions) {
+                Ok(mailbox) => in_place::call(service, mailbox, extensions, next),
+                Err(error) => Box::pin(ready(Err(error.into()))),
+            }
         } else {
             Box::pin(by_courier(service, request, extensions, next))
         }
@@ -203,8 +206,8 @@ async fn drive<T>(
             let mut answered = false;
             while let Poll::Ready(job) = jobs.poll_next(cx) {
                 match job {
-                    Job::Make(number, request) => {
-                        let request = asked.to_reqwest(request);
+                    Job::Make(number, mut request) => {
+                        let Some(request) = asked.to_reqwest(&mut request) else { continue };
                         let mut attempt = Attempt::new(request, next.clone(), extensions.clone());
                         if goes_on(number, &mut attempt, jobs, asked, extensions, cx) {
                             attempts.push(number, attempt);

@@ -31,21 +31,24 @@ impl Asked {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
     }
 
-    /// The request as reqwest has it.
+    /// The request as reqwest has it, of which nothing is left.
     #[inline]
     pub(crate) fn to_reqwest(
         &self,
-        request: http::Request<reqwest::Body>,
-    ) -> Result<reqwest::Request, reqwest::Error> {
+        place: &mut Option<http::Request<reqwest::Body>>,
+    ) -> Option<Result<reqwest::Request, reqwest::Error>> {
+        let request = place.as_mut()?;
         if !request.extensions().is_empty() || !self.is(request.uri()) {
-            return self.converted(request);
+            return place.take().map(|request| self.converted(request));
         }
-        let (parts, body) = request.into_parts();
-        let mut asked = reqwest::Request::new(parts.method, self.url.clone());
-        put(asked.headers_mut(), parts.headers);
-        *asked.version_mut() = parts.version;
-        *asked.body_mut() = Some(body);
-        Ok(asked)
+        let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
+        put(asked.headers_mut(), mem::take(request.headers_mut()));
+        *asked.version_mut() = request.version();
+        *asked.body_mut() = Some(mem::take(request.body_mut()));
+        *request.uri_mut() = Uri::default();
+        // Nothing is left in it, and whoever drops it has to find that out.
+        mem::forget(place.take());
+        Some(Ok(asked))
     }
 
     /// Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.

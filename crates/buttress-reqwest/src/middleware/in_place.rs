@@ -1,11 +1,11 @@
-use std::future::{Future, poll_fn};
+use std::any::Any;
+use std::future::{Future, poll_fn, ready};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use buttress::core::Judged;
-use buttress::{BoxError, Verdict};
+use buttress::BoxError;
 use bytes::Bytes;
 use http::Extensions;
 use http_body::Body;
@@ -14,9 +14,8 @@ use tower_service::Service;
 
 use super::answer::InPlaceBody;
 use super::attempt::{Attempt, Attempts};
-use super::error::{Detached, to_middleware};
-use super::extend;
-use super::mailbox::{Job, Mailbox, Reply, Waiting};
+use super::error::to_middleware;
+use super::mailbox::{Job, Mailbox, Reply, Waiting, detached};
 use crate::body::{request_body, response_body};
 
 /// The innermost service of a stack that works [in place](crate::StackMiddleware::in_place): what lies beneath the stack.
@@ -50,7 +49,14 @@ where
 
     #[inline]
     fn call(&mut self, request: http::Request<B>) -> InPlaceFuture {
-        InPlaceFuture { waiting: Waiting::new(request.map(request_body)) }
+        // Lent, since a request is large, and mostly it is of this type already.
+        let mut request = Some(request);
+        let same = (&mut request as &mut dyn Any).downcast_mut::<Option<http::Request<reqwest::Body>>>();
+        let waiting = match same {
+            Some(request) => Waiting::new(request),
+            None => Waiting::new(&mut request.take().map(|request| request.map(request_body))),
+        };
+        InPlaceFuture { waiting }
     }
 }
 
@@ -65,16 +71,11 @@ impl Future for InPlaceFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.waiting.as_mut().and_then(|waiting| waiting.poll(cx)) {
-            Some(polled) => polled,
+        match &mut self.waiting {
+            Some(waiting) => waiting.poll(cx),
             None => Poll::Ready(Err(detached())),
         }
     }
-}
-
-#[cold]
-fn detached() -> BoxError {
-    Judged::new(Verdict::Ignored, Detached::new()).into()
 }
 
 type Outcome = reqwest_middleware::Result<reqwest::Response>;
@@ -100,9 +101,7 @@ where
     Box::pin(async move {
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| to_middleware(error.into()))?;
         let call = pin!({
-            let request = mailbox.take(0).expect("it came with the request");
-            let mut request = http::Request::try_from(request)?;
-            extend(&mut request, extensions);
+            let request = mailbox.request().expect("it came with it");
             let _lent = mailbox.lend();
             service.call(request)
         });
@@ -223,15 +222,17 @@ where
     where
         'a: 'e,
     {
-        let request = self.mailbox.take(number)?;
         let next = self.next.clone();
-        match catch_unwind(AssertUnwindSafe(|| next.run(request, extensions))) {
-            Ok(attempt) => Some(attempt),
-            Err(panic) => {
-                self.answer(number, Err(panic));
-                None
-            }
-        }
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            Some(match self.mailbox.take(number)? {
+                Ok(request) => next.run(request, extensions),
+                Err(error) => Box::pin(ready(Err(error.into()))),
+            })
+        }));
+        begun.unwrap_or_else(|panic| {
+            self.answer(number, Err(panic));
+            None
+        })
     }
 
     /// Polls an attempt and hands on what has become of it, if it is over.
@@ -282,7 +283,7 @@ where
     fn begin_beside(&mut self, number: usize, cx: &mut Context<'_>) {
         let Some(request) = self.mailbox.take(number) else { return };
         let extensions = self.left.clone().unwrap_or_default();
-        self.others.push(number, Attempt::new(Ok(request), self.next.clone(), extensions));
+        self.others.push(number, Attempt::new(request, self.next.clone(), extensions));
         self.poll_others(cx);
     }
 

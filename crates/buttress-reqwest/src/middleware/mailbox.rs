@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::{iter, mem, thread};
 
-use buttress::BoxError;
+use buttress::core::Judged;
+use buttress::{BoxError, Verdict};
+use http::Extensions;
 
 use super::answer::InPlaceBody;
 use super::asked::Asked;
-use super::error::from_middleware;
+use super::error::{Detached, from_middleware};
+use super::extend;
 
 /// The attempts of one call: with the task that made it, and while that polls the call, with the thread. Dropping it ends
 /// the call: whoever waits elsewhere hears of it.
@@ -34,7 +37,7 @@ struct Attempts {
 struct Attempt {
     stage: Stage,
     /// What it is to send, as long as it is only asked for.
-    request: Option<reqwest::Request>,
+    request: Option<http::Request<reqwest::Body>>,
     /// What has become of it, until somebody asks.
     reply: Option<Reply>,
     /// Of whoever waits for it, unless that is polled with the call anyway.
@@ -102,13 +105,21 @@ fn who(cx: &Context<'_>) -> (usize, usize) {
 impl Mailbox {
     /// Of a call that asks for this.
     #[inline]
-    pub(crate) fn new(request: reqwest::Request) -> Self {
+    pub(crate) fn new(request: reqwest::Request, extensions: &Extensions) -> Result<Self, reqwest::Error> {
+        let asked = Asked::new(request.url().clone());
         let mut attempts = SPARE.take().unwrap_or_else(Attempts::new);
+        let request = attempts.first.request.insert(http::Request::try_from(request)?);
+        extend(request, extensions);
+        attempts.asked = Some(asked);
         attempts.call = number();
         attempts.polled_by = (0, 0);
-        attempts.asked = Some(Asked::new(request.url().clone()));
-        attempts.first.request = Some(request);
-        Self(Some(attempts))
+        Ok(Self(Some(attempts)))
+    }
+
+    /// The call's own request, before the stack is called.
+    #[inline]
+    pub(crate) fn request(&mut self) -> Option<http::Request<reqwest::Body>> {
+        self.0.as_deref_mut()?.first.request.take()
     }
 
     /// Lends this mailbox to the innermost service of a stack, as long as the stack is called or polled.
@@ -133,10 +144,12 @@ impl Mailbox {
         if attempts.news { attempts.next() } else { None }
     }
 
-    /// What an attempt is to send. That of the first is the call's own, before the stack is called.
+    /// What an attempt is to send, if it can be made.
     #[inline]
-    pub(crate) fn take(&mut self, number: usize) -> Option<reqwest::Request> {
-        self.0.as_deref_mut()?.get(number).request.take()
+    pub(crate) fn take(&mut self, number: usize) -> Option<Result<reqwest::Request, reqwest::Error>> {
+        let Attempts { asked: Some(asked), first, more, .. } = self.0.as_deref_mut()? else { return None };
+        let attempt = if number == 0 { first } else { &mut more[number - 1] };
+        asked.to_reqwest(&mut attempt.request)
     }
 
     /// Where the reply of an attempt goes; `answered` is to be told of it.
@@ -205,23 +218,13 @@ impl Attempts {
     }
 
     #[inline]
-    fn ask(&mut self, request: http::Request<reqwest::Body>) -> Waiting {
+    fn ask(&mut self, request: &mut Option<http::Request<reqwest::Body>>) -> Waiting {
         let number = if self.first.stage == Stage::Free { 0 } else { self.another() };
-        let Attempts { call, asked, news, first, more, .. } = self;
-        let attempt = if number == 0 { first } else { &mut more[number - 1] };
-        let asked = asked.as_ref().expect("a call has it");
-        match asked.to_reqwest(request) {
-            Ok(request) => {
-                attempt.request = Some(request);
-                attempt.stage = Stage::Asked;
-            }
-            Err(error) => {
-                attempt.reply = Some(Ok(Err(error.into())));
-                attempt.stage = Stage::Answered;
-            }
-        }
-        *news = true;
-        Waiting { call: *call, number, over: false }
+        let attempt = self.get(number);
+        attempt.request = request.take();
+        attempt.stage = Stage::Asked;
+        self.news = true;
+        Waiting { call: self.call, number, over: false }
     }
 
     /// A place that is free, besides the first.
@@ -297,33 +300,33 @@ impl Drop for Open {
 impl Waiting {
     /// Asks the task that polls this call for an attempt. `None` if no call is polled here.
     #[inline]
-    pub(crate) fn new(request: http::Request<reqwest::Body>) -> Option<Self> {
+    pub(crate) fn new(request: &mut Option<http::Request<reqwest::Body>>) -> Option<Self> {
         let mut open = Open::take();
         Some(open.0.as_deref_mut()?.ask(request))
     }
 
-    /// `None` if it is another call that is polled here, or none.
+    /// Fails if it is another call that is polled here, or none.
     #[inline]
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Option<Poll<Result<http::Response<InPlaceBody>, BoxError>>> {
+    ) -> Poll<Result<http::Response<InPlaceBody>, BoxError>> {
         let mut open = Open::take();
-        let attempts = open.of(self.call)?;
+        let Some(attempts) = open.of(self.call) else { return Poll::Ready(Err(detached())) };
         let polled_by_call = attempts.polled_by == who(cx);
         let attempt = attempts.get(self.number);
         if attempt.stage == Stage::Answered {
             attempt.stage = Stage::Free;
             self.over = true;
-            return Some(Poll::Ready(match attempt.reply.take() {
+            return Poll::Ready(match attempt.reply.take() {
                 Some(Ok(Ok(response))) => Ok(InPlaceBody::of(response)),
                 reply => Err(failed(reply)),
-            }));
+            });
         }
         if !polled_by_call {
             attempt.wait(cx);
         }
-        Some(Poll::Pending)
+        Poll::Pending
     }
 
     #[cold]
@@ -347,6 +350,12 @@ impl Drop for Waiting {
             self.give_up();
         }
     }
+}
+
+/// What a service says whose call is not polled where it asks.
+#[cold]
+pub(crate) fn detached() -> BoxError {
+    Judged::new(Verdict::Ignored, Detached::new()).into()
 }
 
 /// What the service that asked says of an attempt that has not become a response.
