@@ -71,13 +71,19 @@ impl Timer {
     /// is built with `panic = "abort"` ends there. Build its runtimes with `enable_time`.
     pub fn at(deadline: Instant) -> Result<Self, NoTimer> {
         let runtime = Handle::try_current().map_err(|_| NoTimer::new())?.id();
-        // What is dropped here may own what a waker owns, timers included: never while the pool is borrowed.
-        let taken = POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)).ok();
-        let (kept, _others) = taken.unwrap_or_default();
-        if let Some(mut kept) = kept {
-            kept.as_mut().set_for(deadline);
-            return Ok(Self(Some(kept)));
+        match POOL.try_with(|pool| pool.borrow_mut().take(runtime, deadline)) {
+            Ok(Some(mut kept)) => {
+                kept.as_mut().set_for(deadline);
+                Ok(Self(Some(kept)))
+            }
+            _ => Self::anew(runtime, deadline),
         }
+    }
+
+    #[cold]
+    fn anew(runtime: Id, deadline: Instant) -> Result<Self, NoTimer> {
+        // What is dropped here may own what a waker owns, timers included: never while the pool is borrowed.
+        let _others = POOL.try_with(|pool| pool.borrow_mut().serve(runtime));
         let keep_for = (!is_paused()).then_some(runtime);
         let sleep = sleep_until(runtime, deadline)?;
         Ok(Self(Some(Box::pin(Kept { sleep, later: 0, keep_for, waker: None }))))
@@ -169,16 +175,16 @@ impl Kept {
 }
 
 impl Pool {
-    /// One for this moment, and those of a runtime that this thread no longer serves.
-    fn take(&mut self, runtime: Id, deadline: Instant) -> (Option<BoxedKept>, Vec<BoxedKept>) {
-        if self.runtime != Some(runtime) {
-            self.runtime = Some(runtime);
-            return (None, std::mem::take(&mut self.free));
-        }
-        (self.take_for(deadline), Vec::new())
+    /// Those of a runtime that this thread no longer serves.
+    fn serve(&mut self, runtime: Id) -> Vec<BoxedKept> {
+        if self.runtime.replace(runtime) == Some(runtime) { Vec::new() } else { std::mem::take(&mut self.free) }
     }
 
-    fn take_for(&mut self, deadline: Instant) -> Option<BoxedKept> {
+    /// One for this moment.
+    fn take(&mut self, runtime: Id, deadline: Instant) -> Option<BoxedKept> {
+        if self.runtime != Some(runtime) {
+            return None;
+        }
         // One that is registered for a later moment would have to be registered anew. Calls with several deadlines give their
         // timers back in turn.
         let mut last = self.free.iter().enumerate().rev().take(LOOKED_AT);
