@@ -15,7 +15,7 @@ use crate::future::Rungs;
 use crate::grade::Grade;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
-use crate::shared::{Holder, Shared};
+use crate::shared::Holder;
 
 /// Chains that can be fallen down.
 pub(crate) trait Fall<P>: Rungs {
@@ -46,14 +46,7 @@ where
 type Copied<Req> = fn(&Req) -> Req;
 
 /// What a call needs when it falls.
-pub(crate) enum Call<C: Rungs, P: 'static> {
-    /// Nothing that is to be kept beside it.
-    Idle(&'static Shared<P, C>),
-    Keeping(Keeping<C, P>),
-}
-
-/// What is kept beside a call for its fall.
-pub(crate) struct Keeping<C: Rungs, P: 'static> {
+pub(crate) struct Call<C: Rungs, P: 'static> {
     pub(crate) shared: Holder<P, C>,
     request: Option<C::Request>,
     bound: Seldom<Bound>,
@@ -80,31 +73,12 @@ impl<C: Rungs, P> Call<C, P> {
         P: Carry<C::Request>,
     {
         let deadline = deadline(&shared.policy, request);
-        if let (Holder::Idle(shared), None) = (shared, deadline) {
-            return Self::Idle(shared);
+        if shared.is_idle() && deadline.is_none() {
+            return Self { shared: shared.clone(), request: None, bound: Seldom(None) };
         }
         let bound = deadline.map(|deadline| Box::new(Bound { deadline: Some(deadline), ..Bound::default() }));
         let request = copy(shared).map(|copy| copy(request));
-        Self::Keeping(Keeping { shared: shared.clone(), request, bound: Seldom(bound) })
-    }
-
-    pub(crate) fn shared(&self) -> &Shared<P, C> {
-        match self {
-            Self::Idle(shared) => shared,
-            Self::Keeping(call) => &call.shared,
-        }
-    }
-
-    /// With a place for whatever it has to keep.
-    pub(crate) fn kept(&mut self) -> &mut Keeping<C, P> {
-        if let Self::Idle(shared) = *self {
-            let shared = Holder::Idle(shared);
-            *self = Self::Keeping(Keeping { shared, request: None, bound: Seldom(None) });
-        }
-        match self {
-            Self::Keeping(call) => call,
-            Self::Idle(_) => unreachable!("it has just been given one"),
-        }
+        Self { shared: shared.busy(), request, bound: Seldom(bound) }
     }
 
     /// A drill leaves the service out.
@@ -113,11 +87,9 @@ impl<C: Rungs, P> Call<C, P> {
         C: Fall<P>,
         P: Carry<C::Request>,
     {
-        self.kept().fall(DRILL, Effect::NotSent, Failure::Error(NotAsked(DRILL).into()))
+        self.fall(DRILL, Effect::NotSent, Failure::Error(NotAsked(DRILL).into()))
     }
-}
 
-impl<C: Rungs, P> Keeping<C, P> {
     /// The time for that counts no longer, where it was all that there was.
     pub(crate) fn becomes_ready(&mut self) {
         self.bound.0 =
@@ -127,7 +99,7 @@ impl<C: Rungs, P> Keeping<C, P> {
     /// Nothing bounds what is waited for here.
     #[inline]
     pub(crate) fn is_unbounded(&self) -> bool {
-        !self.shared.needs.budget && self.bound.0.is_none()
+        self.shared.is_idle() || !self.shared.needs.budget && self.bound.0.is_none()
     }
 
     /// The time is over: the error that says so.
@@ -193,17 +165,6 @@ impl<T> Drop for Seldom<T> {
         if let Some(there) = self.0.take() {
             drop_seldom(there);
         }
-    }
-}
-
-/// What is there only where all is rare: to drop it is out of the way as a whole.
-pub(crate) struct Apart<T>(pub(crate) Option<Box<T>>);
-
-impl<T> Drop for Apart<T> {
-    #[cold]
-    #[inline(never)]
-    fn drop(&mut self) {
-        drop(self.0.take());
     }
 }
 

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 
 use crate::chain::{Chain, Last};
 use crate::fallen::{Failure, cause_of, effect_of};
-use crate::falling::{Apart, Call, Fall};
+use crate::falling::{Call, Fall, Seldom};
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::Made;
 use crate::rung::BoxFuture;
@@ -59,7 +59,7 @@ pin_project! {
     enum State<F, C: Rungs, P: 'static> {
         Calling { #[pin] inner: F, call: Call<C, P> },
         Done { answer: C::AtOnce },
-        Rare { rare: Apart<Rare<F, C, P>> },
+        Rare { rare: Seldom<Rare<F, C, P>> },
     }
 }
 
@@ -108,7 +108,7 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
 
     #[inline]
     pub(crate) fn rare(rare: Box<Rare<F, C, P>>) -> Self {
-        Self { state: State::Rare { rare: Apart(Some(rare)) } }
+        Self { state: State::Rare { rare: Seldom(Some(rare)) } }
     }
 
     pub(crate) fn falling(future: BoxFuture<Result<C::Answer, C::Error>>) -> Self {
@@ -158,33 +158,26 @@ impl<F, C: Rungs, P> State<F, C, P> {
         let fell = match self.as_mut().project() {
             StateProj::Calling { inner, call } => match inner.poll(cx) {
                 Poll::Ready(Ok(mut response)) => {
-                    let reports = match call {
-                        Call::Idle(_) => false,
-                        Call::Keeping(call) => {
-                            if call.shared.needs.foreign {
-                                response.disbelieve();
-                            }
-                            call.shared.needs.reports
-                        }
-                    };
-                    let verdict = call.shared().policy.classify(Ok(&response));
+                    let reports = !call.shared.is_idle() && call.shared.needs.reports;
+                    if !call.shared.is_idle() && call.shared.needs.foreign {
+                        response.disbelieve();
+                    }
+                    let verdict = call.shared.policy.classify(Ok(&response));
                     let answer = response.into_answer();
                     if !verdict.is_failure() {
                         if answer.level().is_degraded() {
-                            return Poll::Ready(Ok(degraded(answer, &call.shared().told)));
+                            return Poll::Ready(Ok(degraded(answer, &call.shared.told)));
                         }
                         if reports {
-                            call.shared().told.answered(Level::Full, || "upstream".into());
+                            call.shared.told.answered(Level::Full, || "upstream".into());
                         }
                         return Poll::Ready(Ok(answer));
                     }
                     Fell::Response(answer, verdict)
                 }
                 Poll::Ready(Err(error)) => Fell::Error(error),
-                Poll::Pending => match call {
-                    Call::Keeping(call) if !call.is_unbounded() => Fell::Late,
-                    _ => return Poll::Pending,
-                },
+                Poll::Pending if call.is_unbounded() => return Poll::Pending,
+                Poll::Pending => Fell::Late,
             },
             StateProj::Done { .. } => match self.project_replace(Self::over()) {
                 StateWas::Done { answer } => return Poll::Ready(Ok(C::given(answer))),
@@ -210,7 +203,6 @@ impl<F, C: Rungs, P> State<F, C, P> {
         let StateProj::Calling { call, .. } = self.as_mut().project() else {
             unreachable!("it is the call that fell")
         };
-        let call = call.kept();
         let falling = match fell {
             Fell::Response(answer, verdict) => {
                 call.fall(cause_of(verdict, None), effect_of(verdict), Failure::Response(answer))
@@ -231,7 +223,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
     /// Not to be polled again.
     #[inline(always)]
     fn over() -> Self {
-        Self::Rare { rare: Apart(None) }
+        Self::Rare { rare: Seldom(None) }
     }
 
     #[cold]
@@ -253,18 +245,13 @@ impl<F, C: Rungs, P> State<F, C, P> {
             Rare::Waiting { made, call } => match made.as_mut().poll(cx) {
                 Poll::Ready(Ok(inner)) => {
                     if let Some(Rare::Waiting { mut call, .. }) = rare.0.take().map(|rare| *rare) {
-                        if let Call::Keeping(call) = &mut call {
-                            call.becomes_ready()
-                        }
+                        call.becomes_ready();
                         self.set(Self::Calling { inner, call });
                     }
                     return self.poll(cx).map(Box::new);
                 }
-                Poll::Ready(Err(error)) => {
-                    call.kept().fall(Cause::NotReady, Effect::NotSent, Failure::Error(error))
-                }
+                Poll::Ready(Err(error)) => call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)),
                 Poll::Pending => {
-                    let call = call.kept();
                     let (cause, error) = ready!(call.poll_elapsed(true, cx));
                     // What has not become ready was not called.
                     call.fall(cause, Effect::NotSent, Failure::Error(error))
@@ -284,7 +271,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
         self.set(Self::over());
         let polled = falling.as_mut().poll(cx);
         if polled.is_pending() {
-            self.set(Self::Rare { rare: Apart(Some(Rare::falling(falling))) });
+            self.set(Self::Rare { rare: Seldom(Some(Rare::falling(falling))) });
         }
         polled.map(Box::new)
     }

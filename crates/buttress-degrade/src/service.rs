@@ -49,7 +49,7 @@ impl<S, C, P> Degrade<S, C, P> {
     /// Whether an operator wants worse answers than the service's.
     #[inline]
     pub(crate) fn is_in_drill(&self) -> bool {
-        !matches!(self.shared, Holder::Idle(_)) && self.shared.told.drill() > Level::Full
+        !self.shared.is_idle() && self.shared.told.drill() > Level::Full
     }
 
     /// Asks the service inside, and is ready whatever it says.
@@ -129,9 +129,7 @@ where
         }
         let said = std::mem::replace(&mut self.readiness, Readiness::Unknown);
         match self.error.take().filter(|_| said == Readiness::Failed) {
-            Some(error) => {
-                Rare::falling(call.kept().fall(Cause::NotReady, Effect::NotSent, Failure::Error(error)))
-            }
+            Some(error) => Rare::falling(call.fall(Cause::NotReady, Effect::NotSent, Failure::Error(error))),
             None => Box::new(Rare::Waiting { made: start(&mut self.inner, request), call }),
         }
     }

@@ -127,6 +127,23 @@ impl<P, C> Holder<P, C> {
     }
 }
 
+impl<P, C> Holder<P, C> {
+    /// A call that does not fall needs nothing of it.
+    #[inline(always)]
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle(_))
+    }
+
+    /// For a call that needs something all the same.
+    #[inline]
+    pub(crate) fn busy(&self) -> Self {
+        match self {
+            Self::Counted(shared) => Self::Counted(Arc::clone(shared)),
+            Self::Leaked(shared) | Self::Idle(shared) => Self::Leaked(shared),
+        }
+    }
+}
+
 impl<P, C> Clone for Holder<P, C> {
     #[inline]
     fn clone(&self) -> Self {
