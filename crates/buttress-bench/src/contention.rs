@@ -74,8 +74,12 @@ pub(crate) fn measure(calls_per_round: u64) -> Vec<Shared> {
 
 /// Hits of one store of last good answers.
 pub(crate) fn store(calls_per_round: u64) -> Vec<Shared> {
-    let name = "hits of one store of last good answers";
-    vec![measured(name, Side::Buttress, &crate::cases::shared_hits(), calls_per_round)]
+    let by_hand = "the same bodies, copied and dropped by hand";
+    let hits = "hits of one store of last good answers";
+    vec![
+        measured(by_hand, Side::Floor, &crate::cases::shared_bodies(), calls_per_round),
+        measured(hits, Side::Buttress, &crate::cases::shared_hits(), calls_per_round),
+    ]
 }
 
 /// Calls of one supervised service.

@@ -75,8 +75,13 @@ fn keys(count: usize) -> &'static [String] {
 }
 
 fn query(keys: &'static [String], n: u64) -> Query {
+    Query(&keys[at(n, keys.len())])
+}
+
+/// One of so many, in an order that jumps.
+fn at(n: u64, count: usize) -> usize {
     let spread = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    Query(&keys[(spread as usize * keys.len()) >> 32])
+    (spread as usize * count) >> 32
 }
 
 fn answer() -> Bytes {
@@ -158,6 +163,19 @@ pub(crate) fn shared_hits() -> Arc<dyn Fn() -> Box<dyn FnMut(u64)> + Send + Sync
     Arc::new(move || {
         let service = service.lock().unwrap().clone();
         Box::new(calls(service, move |n| query(keys, n), true))
+    })
+}
+
+/// The bodies alone, in the order in which hits have them: what their counts take, which all threads write.
+pub(crate) fn shared_bodies() -> Arc<dyn Fn() -> Box<dyn FnMut(u64)> + Send + Sync> {
+    let bodies: Arc<[Bytes]> = (0..KEYS).map(|_| answer()).collect();
+    // From the second copy on there is a count.
+    bodies.iter().for_each(|body| drop(body.clone()));
+    Arc::new(move || {
+        let bodies = Arc::clone(&bodies);
+        Box::new(move |calls| {
+            (0..calls).for_each(|n| drop(std::hint::black_box(bodies[at(n, KEYS)].clone())))
+        })
     })
 }
 

@@ -15,7 +15,7 @@ use crate::leaf::{Boxed, PENDING, READY, calls};
 use crate::measure::{Case, Side};
 
 pub(crate) use checkpoint::OUTSIDE;
-pub(crate) use degrade::shared_hits;
+pub(crate) use degrade::{shared_bodies, shared_hits};
 pub(crate) use heal::shared_supervised;
 pub(crate) use keyed::keyed;
 
