@@ -137,13 +137,16 @@ where
         'n: 'a,
     {
         let service = self.service();
+        let asked = Asked::new(request.url().clone());
+        let mut request = match http::Request::try_from(request) {
+            Ok(request) => request,
+            Err(error) => return Box::pin(ready(Err(error.into()))),
+        };
+        extend(&mut request, extensions);
         if self.in_place {
-            match Mailbox::new(request, extensions) {
-                Ok(mailbox) => in_place::call(service, mailbox, extensions, next),
-                Err(error) => Box::pin(ready(Err(error.into()))),
-            }
+            in_place::call(service, Mailbox::new(asked, request), extensions, next)
         } else {
-            Box::pin(by_courier(service, request, extensions, next))
+            Box::pin(by_courier(service, request, asked, extensions, next))
         }
     }
 }
@@ -151,7 +154,8 @@ where
 /// A call through a stack whose layers may hand it to other tasks.
 async fn by_courier<S, B>(
     mut service: S,
-    request: reqwest::Request,
+    mut request: http::Request<reqwest::Body>,
+    asked: Asked,
     extensions: &mut Extensions,
     next: Next<'_>,
 ) -> reqwest_middleware::Result<reqwest::Response>
@@ -162,17 +166,12 @@ where
     B::Data: Into<Bytes>,
     B::Error: Into<BoxError>,
 {
+    let (courier, jobs) = courier::channel();
+    request.extensions_mut().insert(courier);
     // One function, since the arguments of another would lie beside the future that they become.
     let failed = |error: S::Error| error::to_middleware(error.into());
     poll_fn(|cx| service.poll_ready(cx).map_err(failed)).await?;
-    let asked = Asked::new(request.url().clone());
-    let (courier, jobs) = courier::channel();
-    let call = pin!({
-        let mut request = http::Request::try_from(request)?;
-        extend(&mut request, extensions);
-        request.extensions_mut().insert(courier);
-        service.call(request)
-    });
+    let call = pin!(service.call(request));
     let response = drive(call, &jobs, &asked, extensions, &next).await.map_err(failed)?;
     Ok(asked.answered(response.map(response_body)).into())
 }
@@ -207,7 +206,11 @@ async fn drive<T>(
             while let Poll::Ready(job) = jobs.poll_next(cx) {
                 match job {
                     Job::Make(number, mut request) => {
-                        let Some(request) = asked.to_reqwest(&mut request) else { continue };
+                        let request = if asked.is_of(&request) {
+                            Ok(asked.to_reqwest(&mut request))
+                        } else {
+                            asked.converted(request)
+                        };
                         let mut attempt = Attempt::new(request, next.clone(), extensions.clone());
                         if goes_on(number, &mut attempt, jobs, asked, extensions, cx) {
                             attempts.push(number, attempt);

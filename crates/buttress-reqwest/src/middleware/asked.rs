@@ -1,6 +1,6 @@
 use std::mem;
 
-use http::{HeaderMap, Uri};
+use http::{Extensions, HeaderMap, Uri};
 use reqwest::{ResponseBuilderExt, Url};
 
 use crate::service::{into_http, with_url};
@@ -31,35 +31,34 @@ impl Asked {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
     }
 
-    /// The request as reqwest has it, of which nothing is left.
+    /// Whether the request is for the same URL still, and of what reqwest can be told by its parts.
     #[inline]
-    pub(crate) fn to_reqwest(
-        &self,
-        place: &mut Option<http::Request<reqwest::Body>>,
-    ) -> Option<Result<reqwest::Request, reqwest::Error>> {
-        let request = place.as_mut()?;
-        if !request.extensions().is_empty() || !self.is(request.uri()) {
-            return place.take().map(|request| self.converted(request));
-        }
-        let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
-        put(asked.headers_mut(), mem::take(request.headers_mut()));
-        *asked.version_mut() = request.version();
-        *asked.body_mut() = Some(mem::take(request.body_mut()));
-        *request.uri_mut() = Uri::default();
-        // Nothing is left in it, and whoever drops it has to find that out.
-        mem::forget(place.take());
-        Some(Ok(asked))
+    pub(crate) fn is_of(&self, request: &http::Request<reqwest::Body>) -> bool {
+        request.extensions().is_empty() && self.is(request.uri())
     }
 
-    /// Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
+    /// Such a request as reqwest has it. It is a blank one then.
+    #[inline]
+    pub(crate) fn to_reqwest(&self, request: &mut http::Request<reqwest::Body>) -> reqwest::Request {
+        let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
+        put(asked.headers_mut(), mem::take(request.headers_mut()));
+        *asked.version_mut() = mem::take(request.version_mut());
+        *asked.body_mut() = Some(mem::take(request.body_mut()));
+        *request.uri_mut() = Uri::default();
+        *request.extensions_mut() = Extensions::new();
+        asked
+    }
+
+    /// Any request as reqwest has it.
     #[cold]
-    fn converted(
+    pub(crate) fn converted(
         &self,
         mut request: http::Request<reqwest::Body>,
     ) -> Result<reqwest::Request, reqwest::Error> {
         if !self.is(request.uri()) {
             return request.try_into();
         }
+        // Nothing but the conversion takes extensions along; the least of all URLs is soon parsed.
         *request.uri_mut() = Uri::from_static("http://x/");
         let mut request = reqwest::Request::try_from(request)?;
         *request.url_mut() = self.url.clone();

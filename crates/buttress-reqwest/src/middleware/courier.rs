@@ -27,7 +27,7 @@ pub(crate) struct Waiting {
 )]
 pub(crate) enum Job {
     /// An attempt with this number.
-    Make(usize, Option<http::Request<reqwest::Body>>),
+    Make(usize, http::Request<reqwest::Body>),
     /// Nobody waits for this one any longer.
     Drop(usize),
 }
@@ -168,7 +168,7 @@ impl Jobs {
         if let Some(number) = attempts.find(|stage| matches!(stage, Stage::Asked(_) | Stage::GivenUp)) {
             let stage = &mut attempts.get(number).stage;
             if let Stage::Asked(request) = mem::replace(stage, Stage::UnderWay) {
-                return Poll::Ready(Job::Make(number, Some(request)));
+                return Poll::Ready(Job::Make(number, request));
             }
             *stage = Stage::Free;
             return Poll::Ready(Job::Drop(number));

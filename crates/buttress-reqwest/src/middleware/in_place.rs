@@ -1,5 +1,4 @@
-use std::any::Any;
-use std::future::{Future, poll_fn, ready};
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -49,14 +48,7 @@ where
 
     #[inline]
     fn call(&mut self, request: http::Request<B>) -> InPlaceFuture {
-        // Lent, since a request is large, and mostly it is of this type already.
-        let mut request = Some(request);
-        let same = (&mut request as &mut dyn Any).downcast_mut::<Option<http::Request<reqwest::Body>>>();
-        let waiting = match same {
-            Some(request) => Waiting::new(request),
-            None => Waiting::new(&mut request.take().map(|request| request.map(request_body))),
-        };
-        InPlaceFuture { waiting }
+        InPlaceFuture { waiting: Waiting::new(request.map(request_body)) }
     }
 }
 
@@ -101,7 +93,7 @@ where
     Box::pin(async move {
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| to_middleware(error.into()))?;
         let call = pin!({
-            let request = mailbox.request().expect("it came with it");
+            let request = mailbox.request();
             let _lent = mailbox.lend();
             service.call(request)
         });
@@ -223,16 +215,14 @@ where
         'a: 'e,
     {
         let next = self.next.clone();
-        let begun = catch_unwind(AssertUnwindSafe(|| {
-            Some(match self.mailbox.take(number)? {
-                Ok(request) => next.run(request, extensions),
-                Err(error) => Box::pin(ready(Err(error.into()))),
-            })
-        }));
-        begun.unwrap_or_else(|panic| {
-            self.answer(number, Err(panic));
-            None
-        })
+        let send = |request| next.run(request, extensions);
+        match catch_unwind(AssertUnwindSafe(|| self.mailbox.send(number, send))) {
+            Ok(Some(Ok(attempt))) => return Some(attempt),
+            Ok(Some(Err(error))) => self.answer(number, Ok(Err(error.into()))),
+            Ok(None) => {}
+            Err(panic) => self.answer(number, Err(panic)),
+        }
+        None
     }
 
     /// Polls an attempt and hands on what has become of it, if it is over.
@@ -281,9 +271,15 @@ where
 
     #[cold]
     fn begin_beside(&mut self, number: usize, cx: &mut Context<'_>) {
-        let Some(request) = self.mailbox.take(number) else { return };
-        let extensions = self.left.clone().unwrap_or_default();
-        self.others.push(number, Attempt::new(request, self.next.clone(), extensions));
+        let begin = |request| {
+            let extensions = self.left.clone().unwrap_or_default();
+            Attempt::new(request, self.next.clone(), extensions)
+        };
+        match self.mailbox.send(number, |request| begin(Ok(request))) {
+            Some(Ok(attempt)) => self.others.push(number, attempt),
+            Some(Err(error)) => self.answer(number, Ok(Err(error.into()))),
+            None => {}
+        }
         self.poll_others(cx);
     }
 

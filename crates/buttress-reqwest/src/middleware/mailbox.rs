@@ -8,12 +8,10 @@ use std::{iter, mem, thread};
 
 use buttress::core::Judged;
 use buttress::{BoxError, Verdict};
-use http::Extensions;
 
 use super::answer::InPlaceBody;
 use super::asked::Asked;
 use super::error::{Detached, from_middleware};
-use super::extend;
 
 /// The attempts of one call: with the task that made it, and while that polls the call, with the thread. Dropping it ends
 /// the call: whoever waits elsewhere hears of it.
@@ -36,8 +34,8 @@ struct Attempts {
 #[derive(Default)]
 struct Attempt {
     stage: Stage,
-    /// What it is to send, as long as it is only asked for.
-    request: Option<http::Request<reqwest::Body>>,
+    /// What it is to send, as long as it is only asked for; else a blank one.
+    request: http::Request<reqwest::Body>,
     /// What has become of it, until somebody asks.
     reply: Option<Reply>,
     /// Of whoever waits for it, unless that is polled with the call anyway.
@@ -105,21 +103,25 @@ fn who(cx: &Context<'_>) -> (usize, usize) {
 impl Mailbox {
     /// Of a call that asks for this.
     #[inline]
-    pub(crate) fn new(request: reqwest::Request, extensions: &Extensions) -> Result<Self, reqwest::Error> {
-        let asked = Asked::new(request.url().clone());
+    pub(crate) fn new(asked: Asked, request: http::Request<reqwest::Body>) -> Self {
         let mut attempts = SPARE.take().unwrap_or_else(Attempts::new);
-        let request = attempts.first.request.insert(http::Request::try_from(request)?);
-        extend(request, extensions);
+        attempts.first.set(request);
         attempts.asked = Some(asked);
         attempts.call = number();
         attempts.polled_by = (0, 0);
-        Ok(Self(Some(attempts)))
+        Self(Some(attempts))
     }
 
     /// The call's own request, before the stack is called.
     #[inline]
-    pub(crate) fn request(&mut self) -> Option<http::Request<reqwest::Body>> {
-        self.0.as_deref_mut()?.first.request.take()
+    pub(crate) fn request(&mut self) -> http::Request<reqwest::Body> {
+        match &mut self.0 {
+            Some(attempts) => {
+                attempts.first.stage = Stage::Free;
+                mem::take(&mut attempts.first.request)
+            }
+            None => http::Request::default(),
+        }
     }
 
     /// Lends this mailbox to the innermost service of a stack, as long as the stack is called or polled.
@@ -144,12 +146,19 @@ impl Mailbox {
         if attempts.news { attempts.next() } else { None }
     }
 
-    /// What an attempt is to send, if it can be made.
+    /// Hands on what an attempt is to send, if it can be made.
     #[inline]
-    pub(crate) fn take(&mut self, number: usize) -> Option<Result<reqwest::Request, reqwest::Error>> {
+    pub(crate) fn send<T>(
+        &mut self,
+        number: usize,
+        send: impl FnOnce(reqwest::Request) -> T,
+    ) -> Option<Result<T, reqwest::Error>> {
         let Attempts { asked: Some(asked), first, more, .. } = self.0.as_deref_mut()? else { return None };
-        let attempt = if number == 0 { first } else { &mut more[number - 1] };
-        asked.to_reqwest(&mut attempt.request)
+        let Attempt { request, .. } = if number == 0 { first } else { &mut more[number - 1] };
+        if asked.is_of(request) {
+            return Some(Ok(send(asked.to_reqwest(request))));
+        }
+        Some(asked.converted(mem::take(request)).map(send))
     }
 
     /// Where the reply of an attempt goes; `answered` is to be told of it.
@@ -189,10 +198,7 @@ impl Drop for Mailbox {
     fn drop(&mut self) {
         let Some(mut attempts) = self.0.take() else { return };
         attempts.asked = None;
-        if attempts.first.stage != Stage::Free
-            || attempts.first.request.is_some()
-            || !attempts.more.is_empty()
-        {
+        if attempts.first.stage != Stage::Free || !attempts.more.is_empty() {
             attempts.end();
         }
         attempts.news = false;
@@ -217,12 +223,10 @@ impl Attempts {
         iter::once(&self.first).chain(&self.more).position(|attempt| wanted(attempt.stage))
     }
 
-    #[inline]
-    fn ask(&mut self, request: &mut Option<http::Request<reqwest::Body>>) -> Waiting {
+    #[inline(always)]
+    fn ask(&mut self, request: http::Request<reqwest::Body>) -> Waiting {
         let number = if self.first.stage == Stage::Free { 0 } else { self.another() };
-        let attempt = self.get(number);
-        attempt.request = request.take();
-        attempt.stage = Stage::Asked;
+        self.get(number).set(request);
         self.news = true;
         Waiting { call: self.call, number, over: false }
     }
@@ -299,8 +303,8 @@ impl Drop for Open {
 
 impl Waiting {
     /// Asks the task that polls this call for an attempt. `None` if no call is polled here.
-    #[inline]
-    pub(crate) fn new(request: &mut Option<http::Request<reqwest::Body>>) -> Option<Self> {
+    #[inline(always)]
+    pub(crate) fn new(request: http::Request<reqwest::Body>) -> Option<Self> {
         let mut open = Open::take();
         Some(open.0.as_deref_mut()?.ask(request))
     }
@@ -369,6 +373,14 @@ fn failed(reply: Option<Reply>) -> BoxError {
 }
 
 impl Attempt {
+    /// To be called where it is free.
+    #[inline(always)]
+    fn set(&mut self, request: http::Request<reqwest::Body>) {
+        // A blank one owns nothing, and whoever drops it has to find that out.
+        mem::forget(mem::replace(&mut self.request, request));
+        self.stage = Stage::Asked;
+    }
+
     #[cold]
     fn wait(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
