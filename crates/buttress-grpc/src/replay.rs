@@ -137,7 +137,7 @@ where
             version: request.version(),
             headers: kept,
             extensions: Kept::of(request.extensions()),
-            body: request.body().to_keep(),
+            body: request.body().fork(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A body that is read by several readers, and recorded for those to come.
 
 mod frames;
+mod message;
 mod state;
 mod waiting;
 
@@ -16,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::replay_body::{ReplayError, concat};
 pub(crate) use frames::Pool;
-pub(crate) use state::compact;
+use message::message;
 use state::{Progress, State};
 
 /// What a body turned out to be.
@@ -124,7 +125,7 @@ where
         };
         match Pin::new(&mut body).poll_frame(&mut cx) {
             Poll::Ready(None) => {
-                let whole = first.into_data().map(|mut data| data.copy_to_bytes(data.remaining()));
+                let whole = first.into_data().map(|mut data| message(data.copy_to_bytes(data.remaining())));
                 Taken::Whole(whole.unwrap_or_default(), None)
             }
             second => Self::begun(body, per_body, pool, [Poll::Ready(Some(Ok(first))), second]),

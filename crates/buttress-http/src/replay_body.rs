@@ -9,7 +9,7 @@ use buttress_core::BoxError;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::recording::{Pool, Reader, Taken, compact};
+use crate::recording::{Pool, Reader, Taken};
 
 /// A request body that is recorded while it is read, so that clones of it can be read again from the start.
 ///
@@ -99,16 +99,6 @@ where
     #[must_use]
     pub fn fork(&self) -> Self {
         self.clone()
-    }
-
-    /// As [`fork`](ReplayBody::fork), for one that may be needed long after this one has been sent: of a small body in memory, which
-    /// may be a slice of a buffer many times its size, it holds a copy.
-    #[must_use]
-    pub fn to_keep(&self) -> Self {
-        match &self.kind {
-            Kind::Unread(data) => Self::from(compact(data)),
-            Kind::Reader(_) => self.clone(),
-        }
     }
 
     /// The whole body, if it is in memory and nothing of it has been read.

@@ -52,7 +52,7 @@ const FRAME_OVERHEAD: usize = 64;
 const COPIED_BELOW: usize = 4096;
 
 /// What is kept of a frame.
-pub(crate) fn compact(data: &Bytes) -> Bytes {
+pub(super) fn compact(data: &Bytes) -> Bytes {
     if data.len() < COPIED_BELOW { Bytes::copy_from_slice(data) } else { data.clone() }
 }
 
