@@ -4,68 +4,23 @@
 mod middleware;
 
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use buttress::{BoxError, find};
-use buttress_reqwest::{Detached, InPlaceBody, InPlaceService, RequestBuilderExt, StackMiddleware, attempts};
+use buttress::find;
+use buttress_reqwest::{Detached, InPlaceService, RequestBuilderExt, StackMiddleware, attempts};
 use futures_util::StreamExt;
 use futures_util::future::select_ok;
 use futures_util::stream::FuturesUnordered;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use loopback::{Do, Server, status};
+use middleware::common::in_place::{BoxFuture, By, Request, Response, over};
 use middleware::common::{client, stack, until};
-use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use tower::buffer::BufferLayer;
 use tower::util::MapResponseLayer;
-use tower::{Layer, Service, ServiceExt};
-
-type Request = http::Request<reqwest::Body>;
-type Response = http::Response<InPlaceBody>;
-type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
-
-/// Over a bare client.
-fn over<L>(layer: L) -> ClientWithMiddleware
-where
-    L: Layer<InPlaceService>,
-    StackMiddleware<L::Service>: Middleware,
-{
-    ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::in_place(layer)).build()
-}
-
-/// A layer that does this with the service inside and a request.
-#[derive(Clone)]
-struct By<F>(F);
-
-impl<F: Clone> Layer<InPlaceService> for By<F> {
-    type Service = Does<F>;
-
-    fn layer(&self, inner: InPlaceService) -> Does<F> {
-        Does(self.0.clone(), inner)
-    }
-}
-
-#[derive(Clone)]
-struct Does<F>(F, InPlaceService);
-
-impl<F, B> Service<Request> for Does<F>
-where
-    F: FnMut(InPlaceService, Request) -> BoxFuture<http::Response<B>>,
-{
-    type Response = http::Response<B>;
-    type Error = BoxError;
-    type Future = BoxFuture<http::Response<B>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        (self.0)(self.1, request)
-    }
-}
+use tower::{Service, ServiceExt};
 
 #[tokio::test]
 async fn an_answer_that_nobody_has_touched_is_the_one_from_beneath() {

@@ -1,5 +1,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod in_place;
+
 use std::time::Duration;
 
 use buttress::core::Backoff;
