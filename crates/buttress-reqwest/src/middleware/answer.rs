@@ -37,7 +37,7 @@ impl InPlaceBody {
     }
 
     /// The answer as reqwest has it, if its body is one of these. Nothing is left of it then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn restored<B: 'static>(answer: &mut http::Response<B>) -> Option<reqwest::Response> {
         // Looked at where it is: an answer is large.
         let answer = (answer as &mut dyn Any).downcast_mut::<http::Response<Self>>()?;

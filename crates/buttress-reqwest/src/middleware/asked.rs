@@ -38,7 +38,7 @@ impl Asked {
     }
 
     /// Such a request as reqwest has it. It is a blank one then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn to_reqwest(&self, request: &mut http::Request<reqwest::Body>) -> reqwest::Request {
         let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
         put(asked.headers_mut(), mem::take(request.headers_mut()));

@@ -20,7 +20,7 @@ use crate::body::{request_body, response_body};
 /// The innermost service of a stack that works [in place](crate::StackMiddleware::in_place): what lies beneath the stack.
 ///
 /// It is always ready, holds nothing, and works where its middleware polls the call only: elsewhere it fails with
-/// [`Detached`].
+/// [`Detached`](crate::Detached).
 #[derive(Clone, Copy, Debug)]
 pub struct InPlaceService {
     _made_here: (),

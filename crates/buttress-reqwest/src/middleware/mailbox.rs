@@ -154,7 +154,7 @@ impl Mailbox {
         send: impl FnOnce(reqwest::Request) -> T,
     ) -> Option<Result<T, reqwest::Error>> {
         let Attempts { asked: Some(asked), first, more, .. } = self.0.as_deref_mut()? else { return None };
-        let Attempt { request, .. } = if number == 0 { first } else { &mut more[number - 1] };
+        let request = &mut at(number, first, more).request;
         if asked.is_of(request) {
             return Some(Ok(send(asked.to_reqwest(request))));
         }
@@ -172,7 +172,7 @@ impl Mailbox {
     pub(crate) fn answered(&mut self, number: usize) {
         let Some(attempts) = self.0.as_deref_mut() else { return };
         let Attempts { asked: Some(asked), first, more, .. } = attempts else { return };
-        let attempt = if number == 0 { first } else { &mut more[number - 1] };
+        let attempt = at(number, first, more);
         if let Some(Ok(Ok(response))) = &mut attempt.reply {
             asked.note(response);
         }
@@ -216,7 +216,7 @@ impl Attempts {
 
     #[inline]
     fn get(&mut self, number: usize) -> &mut Attempt {
-        if number == 0 { &mut self.first } else { &mut self.more[number - 1] }
+        at(number, &mut self.first, &mut self.more)
     }
 
     fn find(&self, wanted: impl Fn(Stage) -> bool) -> Option<usize> {
@@ -260,6 +260,11 @@ impl Attempts {
         let all = iter::once(first).chain(mem::take(&mut self.more));
         all.filter_map(|attempt| attempt.waker).for_each(Waker::wake);
     }
+}
+
+#[inline]
+fn at<'a>(number: usize, first: &'a mut Attempt, more: &'a mut [Attempt]) -> &'a mut Attempt {
+    if number == 0 { first } else { &mut more[number - 1] }
 }
 
 /// Takes the mailbox back when it is dropped, also when the stack panics.
