@@ -148,3 +148,10 @@ pub async fn prune<S: JournalStore>(store: &S, age: Duration) -> Result<u64, Sto
         tokio::task::yield_now().await;
     }
 }
+
+/// The page on workflows is compiled and run with the tests.
+#[cfg(doctest)]
+mod page {
+    #[doc = include_str!("../../../docs/checkpoint.md")]
+    struct Page;
+}

@@ -141,7 +141,8 @@ pub(crate) const STATUSES: [(&str, StatusKind); 7] = [
 
 fn status(text: &str) -> Result<StatusKind, Failure> {
     let known = STATUSES.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
-    known.ok_or_else(|| Failure::usage(format!("there is no status `{text}`")))
+    let all = STATUSES.map(|(name, _)| name).join(", ");
+    known.ok_or_else(|| Failure::usage(format!("there is no status `{text}`; there are {all}")))
 }
 
 /// As [`show::place`](crate::show::place) writes it.

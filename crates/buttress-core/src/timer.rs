@@ -177,7 +177,11 @@ impl Kept {
 impl Pool {
     /// Those of a runtime that this thread no longer serves.
     fn serve(&mut self, runtime: Id) -> Vec<BoxedKept> {
-        if self.runtime.replace(runtime) == Some(runtime) { Vec::new() } else { std::mem::take(&mut self.free) }
+        if self.runtime.replace(runtime) == Some(runtime) {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.free)
+        }
     }
 
     /// One for this moment.

@@ -24,28 +24,30 @@ impl<A, C, W> HttpBuilder<A, C, W> {
     ///
     /// ```
     /// use buttress::degrade::{Chain, DegradeLayer, HttpRules, LastGood, Level};
-    /// use buttress::http::{Answer, StoredResponse};
+    /// use buttress::http::{Answer, ReplayBody, StoredResponse};
     /// use bytes::Bytes;
     /// use http::{Request, Response};
     /// use http_body_util::Full;
-    /// # use tower::{Layer, ServiceExt, service_fn};
+    /// use hyper::body::Incoming;
+    /// use hyper_util::client::legacy::{Client, connect::HttpConnector};
+    /// use hyper_util::rt::TokioExecutor;
+    /// use tower::{Layer, ServiceExt};
     ///
-    /// type Body = Full<Bytes>;
+    /// type Asked = Full<Bytes>;
     ///
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), buttress::BoxError> {
-    /// let chain = Chain::<Request<Body>, Response<Answer<Body>>>::new().finally(Level::Minimal, "static", |_| {
+    /// // Of requests as the caller makes them, and of the client's answers with `Answer` around their bodies.
+    /// let chain = Chain::<Request<Asked>, Response<Answer<Incoming>>>::new().finally(Level::Minimal, "static", |_| {
     ///     StoredResponse::from(Response::new(r#"{"results": []}"#))
     /// });
     /// let degrade = DegradeLayer::new("search", chain)?.last_good(LastGood::new(HttpRules::private()))?;
     /// let layer = buttress::http("search").build_degrading(degrade)?;
     /// println!("{}", layer.explain());
-    /// # let client = service_fn(|_: Request<buttress::http::ReplayBody<Body>>| async {
-    /// #     Err::<Response<Body>, _>(std::io::Error::other("down"))
-    /// # });
+    /// let client: Client<HttpConnector, ReplayBody<Asked>> = Client::builder(TokioExecutor::new()).build_http();
     /// let client = layer.layer(client);
-    /// // There is no error left to handle.
-    /// let Ok(answer) = client.oneshot(Request::get("http://search.example/").body(Body::default())?).await;
+    /// // Nobody listens there. There is no error left to handle.
+    /// let Ok(answer) = client.oneshot(Request::get("http://127.0.0.1:1/?q=x").body(Asked::default())?).await;
     /// assert_eq!(answer.headers()["buttress-degradation"], "3; components=\"search\"");
     /// # Ok(())
     /// # }

@@ -219,7 +219,7 @@ fn a_file_that_cannot_be_put_in_force_as_a_whole_changes_nothing() {
     write("[http.a]\ntotal = \"5s\"");
     assert_eq!(
         stacks.reload(&path).unwrap_err().to_string(),
-        "the file has no table [http.b], and the stack is running"
+        "the file has no table [http.b], and the stack is running: write the table again, or `Stacks::remove` it first"
     );
     same();
     write("[http.a]\ntotal = \"5s\"\n[http.b]\npreset = \"user_facing\"\n[http.c]\ntotal = \"1s\"");

@@ -173,7 +173,7 @@ impl Config {
         }
         #[cfg(not(feature = "grpc"))]
         if let Some(grpc) = file.get("grpc") {
-            return Err(grpc.wrong("must be left out: the feature `grpc` is off"));
+            return Err(grpc.wrong("must be left out, since the feature `grpc` of the crate is off"));
         }
         file.finish()?;
         Ok(config)

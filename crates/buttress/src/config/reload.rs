@@ -205,7 +205,10 @@ impl fmt::Display for ReloadError {
                     "{keys}: belongs to how a stack is built, and is not changed in place; restart the process"
                 )
             }
-            Self::Missing { name } => write!(f, "the file has no table [{name}], and the stack is running"),
+            Self::Missing { name } => write!(
+                f,
+                "the file has no table [{name}], and the stack is running: write the table again, or `Stacks::remove` it first"
+            ),
         }
     }
 }
