@@ -125,9 +125,7 @@ impl<P, C> Holder<P, C> {
         let shared = Box::leak(Box::new(shared));
         if shared.needs == Needs::default() { Self::Idle(shared) } else { Self::Leaked(shared) }
     }
-}
 
-impl<P, C> Holder<P, C> {
     /// A call that does not fall needs nothing of it.
     #[inline(always)]
     pub(crate) fn is_idle(&self) -> bool {
