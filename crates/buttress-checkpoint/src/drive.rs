@@ -249,6 +249,7 @@ impl<S: JournalStore> Driver<S> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         let mut drain: Option<Pin<Box<Sleep>>> = None;
         let mut shutdown = self.shutdown.clone();
+        let mut shutdown = pin!(told(&mut shutdown));
         loop {
             let (in_flight, stuck) = (storing.is_some(), patience.is_some());
             let woken = tokio::select! {
@@ -257,7 +258,7 @@ impl<S: JournalStore> Driver<S> {
                 woken = poll_fn(|cx| code.poll(cx, in_flight, stuck)) => woken,
                 () = some(Pin::new(&mut patience)) => Woken::Impatient,
                 () = some(Pin::new(&mut drain)) => Woken::Drained,
-                () = told(&mut shutdown), if drain.is_none() => Woken::Shutdown,
+                () = shutdown.as_mut(), if drain.is_none() => Woken::Shutdown,
             };
             match woken {
                 Woken::Stored(stored) => {
