@@ -17,9 +17,12 @@ pub fn number_from(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Runs are held for a second at a time, so that what a crash leaves is taken over after a second.
+/// Long enough for a machine on which all is slow, and short enough to be waited for.
+pub const SHORT: Duration = Duration::from_secs(3);
+
+/// Runs are held for three seconds at a time, so that what a crash leaves is taken over after that.
 pub fn short() -> Config {
-    quick(Duration::from_secs(1))
+    quick(SHORT)
 }
 
 /// Runs are held for an hour at a time: nothing is lost because a machine is slow.

@@ -9,7 +9,7 @@ use buttress_cli::AnyStore;
 use buttress_store::{Flow, JournalStore, Owner, Query, Sqlite, Wanted};
 use checkpoint_tests::cases::{Effects, id};
 use checkpoint_tests::failing::Failing;
-use checkpoint_tests::{Worker, long, short};
+use checkpoint_tests::{SHORT, Worker, long, short};
 use tokio::time::{Instant, sleep};
 
 const OPEN: usize = 100;
@@ -44,7 +44,7 @@ async fn abandon<S: JournalStore>(store: &S) {
     }
     effects.until("a", 1 + OPEN).await;
     worker.crash().await;
-    sleep(Duration::from_millis(1100)).await;
+    sleep(SHORT + Duration::from_millis(100)).await;
 }
 
 /// Takes hold of all that is due, for no time.

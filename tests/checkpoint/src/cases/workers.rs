@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::failing::Failing;
-use crate::{Worker, long, quick, short};
+use crate::{SHORT, Worker, long, quick, short};
 use buttress_checkpoint::{Cx, Timeline, Workflow, Workflows, retry_from};
 use buttress_core::Backoff;
 use buttress_store::{Appended, Created, Fingerprint, NewRun, Next, Owner, Query};
@@ -141,7 +141,7 @@ pub async fn a_run_whose_leases_the_store_did_not_renew_is_not_parked<S: Journal
         failing.fail_every(1);
         effects.until("run is dropped", outage).await;
         // Until the lease is over for everybody.
-        sleep(Duration::from_secs(1)).await;
+        sleep(SHORT).await;
         failing.fail_every(0);
     }
     handle.result().await.unwrap();
