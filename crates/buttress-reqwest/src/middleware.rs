@@ -137,16 +137,17 @@ where
         'n: 'a,
     {
         let service = self.service();
-        let asked = Asked::new(request.url().clone());
-        let mut request = match http::Request::try_from(request) {
-            Ok(request) => request,
-            Err(error) => return Box::pin(ready(Err(error.into()))),
-        };
-        extend(&mut request, extensions);
+        let failed = |error: reqwest::Error| Box::pin(ready(Err(error.into())));
         if self.in_place {
-            in_place::call(service, Mailbox::new(asked, request), extensions, next)
-        } else {
-            Box::pin(by_courier(service, request, asked, extensions, next))
+            return match Mailbox::new(request, extensions) {
+                Ok(mailbox) => in_place::call(service, mailbox, extensions, next),
+                Err(error) => failed(error),
+            };
+        }
+        let asked = Asked::new(request.url().clone());
+        match http::Request::try_from(request) {
+            Ok(request) => Box::pin(by_courier(service, request, asked, extensions, next)),
+            Err(error) => failed(error),
         }
     }
 }
@@ -167,6 +168,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (courier, jobs) = courier::channel();
+    extend(&mut request, extensions);
     request.extensions_mut().insert(courier);
     // One function, since the arguments of another would lie beside the future that they become.
     let failed = |error: S::Error| error::to_middleware(error.into());
@@ -207,7 +209,7 @@ async fn drive<T>(
                 match job {
                     Job::Make(number, mut request) => {
                         let request = if asked.is_of(&request) {
-                            Ok(asked.to_reqwest(&mut request))
+                            Ok(asked::to_reqwest(&mut request, asked.url().clone()))
                         } else {
                             asked.converted(request)
                         };

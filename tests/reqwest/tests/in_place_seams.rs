@@ -178,7 +178,9 @@ const ODD: [&str; 12] = [
 
 /// Whatever reqwest itself would send: no URL that is not a URI.
 async fn odd_urls_stay_as_they_are(timeout: Option<Duration>) {
-    for url in ODD.map(|url| reqwest::Url::parse(url).unwrap()) {
+    let urls = ODD.map(|url| reqwest::Url::parse(url).unwrap());
+    // What a call before asked for makes no difference.
+    for url in urls.iter().flat_map(|url| [url, url, &urls[0], url]) {
         for (client, beneath) in both_ways() {
             // Not by `get`, which makes a header of what is before the host.
             let mut request = reqwest::Request::new(reqwest::Method::GET, url.clone());
@@ -190,10 +192,37 @@ async fn odd_urls_stay_as_they_are(timeout: Option<Duration>) {
                 assert_eq!(*beneath.seen.lock().unwrap(), []);
                 continue;
             }
-            assert_eq!(*outcome.unwrap().url(), url);
+            assert_eq!(outcome.unwrap().url(), url);
             let seen = Seen { url: url.to_string(), timeout, found: None };
             assert_eq!(*beneath.seen.lock().unwrap(), [seen]);
         }
+    }
+}
+
+/// Layers see the URI that was asked for, and the request goes where they have sent it, also when the call before asked for
+/// the same.
+#[tokio::test]
+async fn a_layer_that_sends_a_call_elsewhere_sends_the_next_one_there_too() {
+    let elsewhere = By(|mut inner: InPlaceService, request: Request| -> BoxFuture<Response> {
+        assert_eq!(*request.uri(), "http://api/x?y");
+        let mut copy = copies(request);
+        Box::pin(async move {
+            let mut moved = copy();
+            *moved.uri_mut() = "http://elsewhere/z".parse()?;
+            inner.call(moved).await?;
+            inner.call(copy()).await?;
+            inner.call(copy()).await
+        })
+    });
+    let beneath = Beneath::default();
+    let client = ClientBuilder::new(reqwest::Client::new());
+    let client = client.with(StackMiddleware::in_place(elsewhere)).with(beneath.clone()).build();
+    for _ in 0..3 {
+        let response = client.get("http://api/x?y#z").send().await.unwrap();
+        assert_eq!(response.url().as_str(), "http://api/x?y#z");
+        let seen = std::mem::take(&mut *beneath.seen.lock().unwrap());
+        let urls: Vec<&str> = seen.iter().map(|seen| &*seen.url).collect();
+        assert_eq!(urls, ["http://elsewhere/z", "http://api/x?y#z", "http://api/x?y#z"]);
     }
 }
 

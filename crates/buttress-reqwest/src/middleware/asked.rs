@@ -1,4 +1,5 @@
 use std::mem;
+use std::sync::LazyLock;
 
 use http::{Extensions, HeaderMap, Uri};
 use reqwest::{ResponseBuilderExt, Url};
@@ -20,6 +21,16 @@ impl Asked {
         Self { url }
     }
 
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Whether it is this URL, to the letter.
+    #[inline]
+    pub(crate) fn is_for(&self, url: &Url) -> bool {
+        self.url == *url
+    }
+
     /// Whether this is what `http` has made of the URL.
     fn is(&self, uri: &Uri) -> bool {
         let rest =
@@ -35,18 +46,6 @@ impl Asked {
     #[inline]
     pub(crate) fn is_of(&self, request: &http::Request<reqwest::Body>) -> bool {
         request.extensions().is_empty() && self.is(request.uri())
-    }
-
-    /// Such a request as reqwest has it. It is a blank one then.
-    #[inline(always)]
-    pub(crate) fn to_reqwest(&self, request: &mut http::Request<reqwest::Body>) -> reqwest::Request {
-        let mut asked = reqwest::Request::new(mem::take(request.method_mut()), self.url.clone());
-        put(asked.headers_mut(), mem::take(request.headers_mut()));
-        *asked.version_mut() = mem::take(request.version_mut());
-        *asked.body_mut() = Some(mem::take(request.body_mut()));
-        *request.uri_mut() = Uri::default();
-        *request.extensions_mut() = Extensions::new();
-        asked
     }
 
     /// Any request as reqwest has it.
@@ -98,6 +97,24 @@ impl Asked {
         }
         response
     }
+}
+
+/// A request for this URL as reqwest has it. It is a blank one then.
+#[inline(always)]
+pub(crate) fn to_reqwest(request: &mut http::Request<reqwest::Body>, url: Url) -> reqwest::Request {
+    let mut asked = reqwest::Request::new(mem::take(request.method_mut()), url);
+    put(asked.headers_mut(), mem::take(request.headers_mut()));
+    *asked.version_mut() = mem::take(request.version_mut());
+    *asked.body_mut() = Some(mem::take(request.body_mut()));
+    *request.uri_mut() = Uri::default();
+    *request.extensions_mut() = Extensions::new();
+    asked
+}
+
+/// A URL for a request whose own is kept elsewhere: of all, one of those that are soonest parsed.
+pub(crate) fn nowhere() -> Url {
+    static NOWHERE: LazyLock<Url> = LazyLock::new(|| Url::parse("x:1").expect("it is a URL"));
+    NOWHERE.clone()
 }
 
 #[cold]

@@ -8,10 +8,13 @@ use std::{iter, mem, thread};
 
 use buttress::core::Judged;
 use buttress::{BoxError, Verdict};
+use http::{Extensions, Uri};
+use reqwest::Url;
 
 use super::answer::InPlaceBody;
-use super::asked::Asked;
+use super::asked::{self, Asked};
 use super::error::{Detached, from_middleware};
+use super::extend;
 
 /// The attempts of one call: with the task that made it, and while that polls the call, with the thread. Dropping it ends
 /// the call: whoever waits elsewhere hears of it.
@@ -20,8 +23,12 @@ pub(crate) struct Mailbox(Option<Box<Attempts>>);
 struct Attempts {
     /// Of this call alone.
     call: u64,
-    /// `None` while no call has it.
+    /// What the call asks for, or the one before it did: mostly they ask for the same.
     asked: Option<Asked>,
+    /// Of that, as long as it is not in a request.
+    uri: Option<Uri>,
+    /// The call's own, for its first attempt.
+    url: Option<Url>,
     /// Something was asked or given up since all were looked through.
     news: bool,
     /// Who polls the call, by what its waker is made of.
@@ -103,13 +110,28 @@ fn who(cx: &Context<'_>) -> (usize, usize) {
 impl Mailbox {
     /// Of a call that asks for this.
     #[inline]
-    pub(crate) fn new(asked: Asked, request: http::Request<reqwest::Body>) -> Self {
+    pub(crate) fn new(
+        mut request: reqwest::Request,
+        extensions: &Extensions,
+    ) -> Result<Self, reqwest::Error> {
         let mut attempts = SPARE.take().unwrap_or_else(Attempts::new);
-        attempts.first.set(request);
-        attempts.asked = Some(asked);
+        let uri = attempts.uri.take();
+        match (uri, &attempts.asked) {
+            (Some(uri), Some(asked)) if asked.is_for(request.url()) => {
+                // What is known needs not be parsed.
+                attempts.url = Some(mem::replace(request.url_mut(), asked::nowhere()));
+                attempts.first.set(http::Request::try_from(request)?);
+                *attempts.first.request.uri_mut() = uri;
+            }
+            _ => {
+                attempts.asked = Some(Asked::new(request.url().clone()));
+                attempts.first.set(http::Request::try_from(request)?);
+            }
+        }
+        extend(&mut attempts.first.request, extensions);
         attempts.call = number();
         attempts.polled_by = (0, 0);
-        Self(Some(attempts))
+        Ok(Self(Some(attempts)))
     }
 
     /// The call's own request, before the stack is called.
@@ -153,10 +175,13 @@ impl Mailbox {
         number: usize,
         send: impl FnOnce(reqwest::Request) -> T,
     ) -> Option<Result<T, reqwest::Error>> {
-        let Attempts { asked: Some(asked), first, more, .. } = self.0.as_deref_mut()? else { return None };
+        let attempts = self.0.as_deref_mut()?;
+        let Attempts { asked: Some(asked), uri, url, first, more, .. } = attempts else { return None };
         let request = &mut at(number, first, more).request;
         if asked.is_of(request) {
-            return Some(Ok(send(asked.to_reqwest(request))));
+            *uri = Some(mem::take(request.uri_mut()));
+            let url = url.take().unwrap_or_else(|| asked.url().clone());
+            return Some(Ok(send(asked::to_reqwest(request, url))));
         }
         Some(asked.converted(mem::take(request)).map(send))
     }
@@ -197,7 +222,7 @@ impl Drop for Mailbox {
     #[inline]
     fn drop(&mut self) {
         let Some(mut attempts) = self.0.take() else { return };
-        attempts.asked = None;
+        attempts.url = None;
         if attempts.first.stage != Stage::Free || !attempts.more.is_empty() {
             attempts.end();
         }
@@ -211,7 +236,8 @@ impl Attempts {
     #[cold]
     fn new() -> Box<Self> {
         let (first, more) = (Attempt::default(), Vec::new());
-        Box::new(Self { call: 0, asked: None, news: false, polled_by: (0, 0), first, more })
+        let (asked, uri, url) = (None, None, None);
+        Box::new(Self { call: 0, asked, uri, url, news: false, polled_by: (0, 0), first, more })
     }
 
     #[inline]
