@@ -2,7 +2,7 @@ use std::fmt;
 
 use buttress_core::{BoxError, Repeatable, Replay};
 use buttress_http::{HttpReplay, ReplayBody};
-use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 
 use crate::call::Known;
@@ -35,14 +35,47 @@ impl Default for GrpcReplay {
 }
 
 /// A kept call. Its `Debug` shows no metadata and no message.
-pub struct SavedCall<B> {
+pub struct SavedCall<B>(Box<Saved<B>>);
+
+/// Boxed, with its metadata in the same allocation: it is large, and lies in the future of a call, which is moved several times.
+struct Saved<B> {
     method: Method,
     uri: Uri,
     version: Version,
-    /// A list takes less than a map does, and the next attempt is rare.
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: Fields,
     extensions: Kept,
     body: ReplayBody<B>,
+}
+
+/// Metadata. A list takes less than a map does, and the next attempt is rare.
+#[derive(Default)]
+struct Fields {
+    first: [Option<Field>; FIRST],
+    others: Vec<Field>,
+}
+
+type Field = (HeaderName, HeaderValue);
+
+/// `te`, `content-type`, and what most calls have besides: `authorization`, `grpc-timeout`.
+const FIRST: usize = 4;
+
+impl Fields {
+    /// Puts them where they are to stay.
+    fn fill(&mut self, headers: &HeaderMap) {
+        let mut all = headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        for place in &mut self.first {
+            *place = all.next();
+        }
+        self.others.extend(all);
+    }
+
+    fn restored(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.first.iter().flatten().chain(&self.others) {
+            headers.append(name.clone(), value.clone());
+        }
+        headers
+    }
 }
 
 /// The extensions of a request. Copying a map of them takes as much as all the rest of a request, and most have none but these.
@@ -102,7 +135,7 @@ fn taken<T: Clone + Send + Sync + 'static>(extensions: &Extensions, others: &mut
 
 impl<B> fmt::Debug for SavedCall<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SavedCall({} {:?})", self.uri.path(), self.body)
+        write!(f, "SavedCall({} {:?})", self.0.uri.path(), self.0.body)
     }
 }
 
@@ -128,27 +161,24 @@ where
     }
 
     fn keep(&self, request: &Self::Request) -> SavedCall<B> {
-        let headers = request.headers();
-        let mut kept = Vec::with_capacity(headers.len());
-        kept.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-        SavedCall {
+        let mut saved = Box::new(Saved {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            headers: kept,
+            headers: Fields::default(),
             extensions: Kept::of(request.extensions()),
             body: request.body().fork(),
-        }
+        });
+        saved.headers.fill(request.headers());
+        SavedCall(saved)
     }
 
-    fn replay(&self, saved: &mut SavedCall<B>) -> Option<Self::Request> {
+    fn replay(&self, SavedCall(saved): &mut SavedCall<B>) -> Option<Self::Request> {
         let mut request = Request::new(saved.body.restarted()?);
         *request.method_mut() = saved.method.clone();
         *request.uri_mut() = saved.uri.clone();
         *request.version_mut() = saved.version;
-        for (name, value) in &saved.headers {
-            request.headers_mut().append(name.clone(), value.clone());
-        }
+        *request.headers_mut() = saved.headers.restored();
         *request.extensions_mut() = saved.extensions.restored();
         Some(request)
     }
@@ -224,9 +254,10 @@ mod tests {
         #[derive(Clone, Debug, PartialEq)]
         struct Mark(u32);
         let known = Known { unary: true, ..Known::default() };
-        for others in [false, true] {
+        let values: [&'static str; FIRST + 1] = ["1", "2", "3", "4", "5"];
+        for (others, values) in [(false, &values[..2]), (true, &values[..FIRST]), (false, &values)] {
             let mut request = call(&["message"], true);
-            for value in ["1", "2"] {
+            for value in values {
                 request.headers_mut().append("a", HeaderValue::from_static(value));
             }
             request.extensions_mut().insert(Repeatable);
@@ -243,7 +274,7 @@ mod tests {
                     (request.version(), request.body().as_bytes().unwrap().len()),
                     (Version::HTTP_2, 7)
                 );
-                assert!(request.headers().get_all("a").iter().eq(["1", "2"]));
+                assert!(request.headers().get_all("a").iter().eq(values));
                 let extensions = request.extensions();
                 assert_eq!(extensions.get(), Some(&known));
                 assert_eq!(extensions.get(), Some(&Repeatable));
