@@ -200,11 +200,9 @@ where
 
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
         let (plan, time) = self.settings.prepare(&mut request);
-        let sent = matches!(plan.depth, Depth::First(_)).then(|| match request.body().as_bytes() {
-            // All of it is there: nothing need be asked of it.
-            Some(_) => ReplayBody::default(),
-            None => request.body().fork(),
-        });
+        // One that is all there need not be asked.
+        let asks = matches!(plan.depth, Depth::First(_)) && request.body().as_bytes().is_none();
+        let sent = asks.then(|| request.body().fork());
         let time = time.map(|(deadline, limit)| {
             let method = request.uri().path().into();
             Box::new(Time { deadline, limit, method, timer: Timer::default() })
@@ -222,7 +220,7 @@ pin_project! {
         #[pin]
         state: State<F, R>,
         plan: Plan,
-        // Of the request's body; it is asked whether all of it has been sent, and never read.
+        // Of a request's body that is not all there; it is asked whether all of it has been sent, and never read.
         sent: Option<ReplayBody<B>>,
         time: Option<Box<Time>>,
     }

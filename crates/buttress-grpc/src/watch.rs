@@ -98,30 +98,29 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let this = self.project();
-        let Poll::Ready(frame) = this.body.poll_frame(cx) else {
-            *this.waiting = true;
-            this.permit.pause(cx)?;
-            return Poll::Pending;
+        let frame = match this.body.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(Some(Err(failed(this.permit, this.waiting, error.into()))));
+            }
+            Poll::Ready(None) => {
+                truncated(this.permit, this.waiting, this.grpc);
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                *this.waiting = true;
+                this.permit.pause(cx)?;
+                return Poll::Pending;
+            }
         };
         *this.waiting = false;
         this.permit.resume();
-        let frame = frame.map(|frame| frame.map_err(Into::into));
-        let verdict = match &frame {
-            Some(Ok(frame)) => match frame.trailers_ref() {
-                Some(trailers) => Some(this.grpc.end_verdict(End::of_trailers(trailers))),
-                None => {
-                    // An empty frame is no message.
-                    *this.flowing |= frame.data_ref().is_some_and(Buf::has_remaining);
-                    None
-                }
-            },
-            Some(Err(error)) => Some(error_verdict(&**error)),
-            None => Some(this.grpc.end_verdict(End::Truncated)),
-        };
-        if let Some(verdict) = verdict {
-            this.permit.settle(verdict);
+        match frame.trailers_ref() {
+            Some(trailers) => this.permit.settle(this.grpc.end_verdict(End::of_trailers(trailers))),
+            // An empty frame is no message.
+            None => *this.flowing |= frame.data_ref().is_some_and(Buf::has_remaining),
         }
-        Poll::Ready(frame)
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -131,4 +130,21 @@ where
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Apart, as what follows, so that the way of a frame is short.
+#[cold]
+fn failed<G: Settle>(permit: &mut G, waiting: &mut bool, error: BoxError) -> BoxError {
+    *waiting = false;
+    permit.resume();
+    permit.settle(error_verdict(&*error));
+    error
+}
+
+/// Nothing changes, if its trailers have come.
+#[cold]
+fn truncated<G: Settle>(permit: &mut G, waiting: &mut bool, grpc: &Grpc) {
+    *waiting = false;
+    permit.resume();
+    permit.settle(grpc.end_verdict(End::Truncated));
 }

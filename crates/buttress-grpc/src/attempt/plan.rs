@@ -62,7 +62,7 @@ impl Plan {
     {
         match self.depth {
             Depth::Head => false,
-            Depth::First(_) => sent.is_some_and(|sent| sent.is_complete() && sent.is_replayable()),
+            Depth::First(_) => sent.is_none_or(|sent| sent.is_complete() && sent.is_replayable()),
             Depth::Whole => true,
         }
     }
