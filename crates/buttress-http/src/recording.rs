@@ -125,7 +125,7 @@ where
         };
         match Pin::new(&mut body).poll_frame(&mut cx) {
             Poll::Ready(None) => {
-                let whole = first.into_data().map(|mut data| message(data.copy_to_bytes(data.remaining())));
+                let whole = first.into_data().map(|mut data| message(&data.copy_to_bytes(data.remaining())));
                 Taken::Whole(whole.unwrap_or_default(), None)
             }
             second => Self::begun(body, per_body, pool, [Poll::Ready(Some(Ok(first))), second]),
