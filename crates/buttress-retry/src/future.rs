@@ -147,6 +147,9 @@ fn timer(delay: Duration) -> Result<Timer, NoTimer> {
     if delay.is_zero() { Ok(Timer::default()) } else { Timer::at(after(Instant::now(), delay)) }
 }
 
+/// Why an attempt was not made, with a verdict if another one may be.
+type NotMade = (BoxError, Option<Verdict>);
+
 /// The state that follows an attempt, or the end.
 type After<S, P, R, Req> = Result<
     State<<S as Service<<R as Replay<Req>>::Request>>::Future, PauseOf<S, P, R, Req>>,
@@ -217,13 +220,13 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         Ok(State::Pause { pause: Box::pin(Pause::new(timer, discard, service, request, prepaid)) })
     }
 
-    /// Waits, and calls the service; the error of a call that is not made, with a verdict if that may be retried.
+    /// Waits, and calls the service.
     #[cold]
     fn poll_pause<Req>(
         &mut self,
         mut pause: Pin<&mut PauseOf<S, P, R, Req>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<S::Future, (BoxError, Option<Verdict>)>>
+    ) -> Poll<Result<S::Future, NotMade>>
     where
         S: Service<R::Request>,
         S::Error: Into<BoxError>,
