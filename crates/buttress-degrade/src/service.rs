@@ -60,13 +60,24 @@ impl<S, C, P> Degrade<S, C, P> {
         S::Error: Into<BoxError>,
     {
         self.readiness = match self.inner.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Readiness::Ready,
+            Poll::Ready(Ok(())) => {
+                if self.error.is_some() {
+                    self.forget_error();
+                }
+                Readiness::Ready
+            }
             Poll::Ready(Err(error)) => {
                 self.error = Some(error.into());
                 Readiness::Failed
             }
             Poll::Pending => Readiness::Unknown,
         };
+    }
+
+    /// What an error owns may be wanted elsewhere.
+    #[cold]
+    fn forget_error(&mut self) {
+        self.error = None;
     }
 }
 

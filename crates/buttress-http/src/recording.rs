@@ -115,7 +115,10 @@ where
     /// already; one that ends with it, or before, is whole, whatever its size.
     pub(crate) fn take_ahead(mut body: B, per_body: usize, pool: &Arc<Pool>) -> Taken<B> {
         if body.is_end_stream() || body.size_hint().exact().is_some() {
-            return Self::take(body, per_body, Some(pool));
+            return match Self::take(body, per_body, Some(pool)) {
+                Taken::Whole(data, trailers) => Taken::Whole(message(&data), trailers),
+                reader => reader,
+            };
         }
         let mut cx = Context::from_waker(Waker::noop());
         let first = match Pin::new(&mut body).poll_frame(&mut cx) {

@@ -176,7 +176,6 @@ where
         *request.method_mut() = saved.method.clone();
         *request.uri_mut() = saved.uri.clone();
         *request.version_mut() = saved.version;
-        request.headers_mut().reserve(saved.headers.len());
         for (name, value) in &saved.headers {
             request.headers_mut().append(name.clone(), value.clone());
         }

@@ -95,7 +95,9 @@ impl<S> StackMiddleware<S> {
     /// [`Detached`]; so does one whose answer is waited for there.
     ///
     /// Such a call costs less: an attempt needs no way back in the request's extensions, and no lock; and a response that no
-    /// layer has read or wrapped goes to the caller as it came. Dropped in another task, an attempt ends no later than its call.
+    /// layer has read or wrapped goes to the caller as it came. Dropped in another task, an attempt ends no later than its call. An attempt
+    /// works on the caller's own extensions: of a call that is dropped in its middle, what the attempt has put there stays, as it does
+    /// without a stack. The URL that was called last stays in the thread's memory until another one is.
     pub fn in_place<L>(layer: L) -> Self
     where
         L: Layer<InPlaceService, Service = S>,
@@ -173,7 +175,11 @@ where
     // One function, since the arguments of another would lie beside the future that they become.
     let failed = |error: S::Error| error::to_middleware(error.into());
     poll_fn(|cx| service.poll_ready(cx).map_err(failed)).await?;
-    let call = pin!(service.call(request));
+    let call = pin!({
+        // It ends with this block: what its layers have reserved and not used is free again.
+        let mut service = service;
+        service.call(request)
+    });
     let response = drive(call, &jobs, &asked, extensions, &next).await.map_err(failed)?;
     Ok(asked.answered(response.map(response_body)).into())
 }

@@ -43,7 +43,7 @@
 //! | [`Timeout`](Fault::Timeout) | the limit of the verb is over | repeat with the same owner |
 //! | [`Busy`](Fault::Busy) | others kept it busy for longer than it waits for them | repeat |
 //! | [`Full`](Fault::Full) | disk or memory | nothing was changed; make room, then repeat |
-//! | [`Corrupt`](Fault::Corrupt) | a checksum is wrong, or a value cannot be read | the row is neither used nor overwritten (an answer is replaced); all others work |
+//! | [`Corrupt`](Fault::Corrupt) | a checksum is wrong, or a value cannot be read | the row is neither used nor overwritten (an answer is replaced; a run that a SQLite store remembers since it last appended to it is read, and so looked at, when its lease is next renewed); all others work |
 //! | [`Version`](Fault::Version) | a newer release wrote it | refused when the store is opened, by SQLite and PostgreSQL later as well; upgrade |
 //! | [`TooLarge`](Fault::TooLarge), [`Invalid`](Fault::Invalid) | the value | nothing was changed; for a record there is [`Record::TooLarge`] |
 //! | [`Misconfigured`](Fault::Misconfigured) | rights, or a set-up that would lose data | refused when the store is opened |

@@ -9,7 +9,8 @@ use super::state::compact;
 /// [`Bytes`] makes two.
 pub(super) fn message(data: &Bytes) -> Bytes {
     match data.len() {
-        0..=112 => Bytes::from_owner(Short::<112>::of(data)),
+        0 => Bytes::new(),
+        1..=112 => Bytes::from_owner(Short::<112>::of(data)),
         113..=496 => Bytes::from_owner(Short::<496>::of(data)),
         _ => compact(data),
     }

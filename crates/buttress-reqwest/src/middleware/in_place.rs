@@ -93,6 +93,8 @@ where
     Box::pin(async move {
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| to_middleware(error.into()))?;
         let call = pin!({
+            // It ends with this block: what its layers have reserved and not used is free again.
+            let mut service = service;
             let request = mailbox.request();
             let _lent = mailbox.lend();
             service.call(request)
@@ -146,7 +148,7 @@ enum Step {
     Begin(usize),
     /// The attempt is over.
     Over,
-    /// Nobody waits for the attempt any longer.
+    /// Nobody waits for the attempt any longer, or it has panicked.
     GivenUp,
 }
 
@@ -166,8 +168,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Step> {
         if let Some((number, attempt)) = &mut attempt {
-            if self.is_over(*number, attempt.as_mut(), cx) {
-                return Poll::Ready(Step::Over);
+            if let Some(over) = self.over(*number, attempt.as_mut(), cx) {
+                return Poll::Ready(over);
             }
         }
         if !self.others.is_empty() {
@@ -225,15 +227,16 @@ where
         None
     }
 
-    /// Polls an attempt and hands on what has become of it, if it is over.
+    /// Polls an attempt and hands on what has become of it, if it is over. What one that has panicked leaves counts no more than
+    /// what one leaves that nobody waits for.
     #[inline]
-    fn is_over(
+    fn over(
         &mut self,
         number: usize,
         attempt: Pin<&mut (dyn Future<Output = Outcome> + Send + '_)>,
         cx: &mut Context<'_>,
-    ) -> bool {
-        let Some(reply) = self.mailbox.reply(number) else { return true };
+    ) -> Option<Step> {
+        let Some(reply) = self.mailbox.reply(number) else { return Some(Step::Over) };
         let polled = catch_unwind(AssertUnwindSafe(|| match attempt.poll(cx) {
             Poll::Ready(outcome) => {
                 *reply = Some(Ok(outcome));
@@ -241,14 +244,17 @@ where
             }
             Poll::Pending => false,
         }));
-        match polled {
-            Ok(false) => return false,
-            Ok(true) => {}
-            Err(panic) => *reply = Some(Err(panic)),
-        }
+        let over = match polled {
+            Ok(false) => return None,
+            Ok(true) => Step::Over,
+            Err(panic) => {
+                *reply = Some(Err(panic));
+                Step::GivenUp
+            }
+        };
         self.mailbox.answered(number);
         self.asks = true;
-        true
+        Some(over)
     }
 
     /// Hands on what has become of an attempt, for which the call is to be polled.

@@ -347,7 +347,10 @@ impl Waiting {
         cx: &mut Context<'_>,
     ) -> Poll<Result<http::Response<InPlaceBody>, BoxError>> {
         let mut open = Open::take();
-        let Some(attempts) = open.of(self.call) else { return Poll::Ready(Err(detached())) };
+        // Of one that is over, the place may be another one's by now.
+        let Some(attempts) = open.of(self.call).filter(|_| !self.over) else {
+            return Poll::Ready(Err(detached()));
+        };
         let polled_by_call = attempts.polled_by == who(cx);
         let attempt = attempts.get(self.number);
         if attempt.stage == Stage::Answered {
@@ -358,9 +361,10 @@ impl Waiting {
                 reply => Err(failed(reply)),
             });
         }
-        if !polled_by_call {
-            attempt.wait(cx);
-        }
+        let before = if polled_by_call { None } else { attempt.wait(cx) };
+        // What a waker owns may be anything, which may look for the call.
+        drop(open);
+        drop(before);
         Poll::Pending
     }
 
@@ -412,10 +416,12 @@ impl Attempt {
         self.stage = Stage::Asked;
     }
 
+    /// The waker that was there before.
     #[cold]
-    fn wait(&mut self, cx: &Context<'_>) {
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waker = Some(cx.waker().clone());
+    fn wait(&mut self, cx: &Context<'_>) -> Option<Waker> {
+        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return None;
         }
+        self.waker.replace(cx.waker().clone())
     }
 }

@@ -11,7 +11,8 @@ use crate::run_row::RunRow;
 const MOST: usize = 1024;
 
 /// Runs as they stand in the file, and need not be read from it: those that this connection appended to last, for as long as no
-/// other connection commits anything, and nothing that was done is undone.
+/// other connection commits anything, and nothing that was done is undone. A row that has been damaged in the file meanwhile is found when
+/// it is next read, by the renewal of its lease at the latest.
 #[derive(Default)]
 pub(super) struct Known {
     /// What SQLite's `data_version` was: it is another one after each commit of another connection.

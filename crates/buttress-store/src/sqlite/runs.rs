@@ -362,23 +362,14 @@ fn add_entries(
     let sql = "INSERT INTO entries (run, seq, at, kind, format, name, occurrence, payload, sum) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let insert = session.kept(sql)?;
-    for ((seq, entry), sum) in (seq..).zip(entries).zip(sums) {
+    let added = (seq..).zip(entries).zip(sums).try_for_each(|((seq, entry), sum)| {
         let NewEntry { kind, format, name, occurrence, payload } = entry;
-        insert.execute(params![
-            number,
-            seq as i64,
-            now,
-            kind,
-            format,
-            &**name,
-            occurrence,
-            &payload[..],
-            sum
-        ])?;
-    }
-    // A payload may be large.
+        let entry = params![number, seq as i64, now, kind, format, &**name, occurrence, &payload[..], sum];
+        insert.execute(entry).map(|_| ())
+    });
+    // A payload may be large, and a failed append the last one for long.
     insert.clear_bindings();
-    Ok(())
+    Ok(added?)
 }
 
 /// The entries from `seq` on.
