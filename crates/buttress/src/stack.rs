@@ -116,8 +116,8 @@ impl<A, C, W> HttpBuilder<A, C, W> {
     }
 
     /// Somebody is waiting: 10 s in all, 2.5 s an attempt,
-    /// [`retry::Config::user_facing`](buttress_retry::Config::user_facing). The default. Of presets the last one counts; it keeps the
-    /// vendor, and what has been set or changed by itself.
+    /// [`retry::Config::user_facing`](buttress_retry::Config::user_facing). The default. Of presets the last one counts; what else
+    /// has been set stays: the vendor, a time, a retry.
     #[must_use]
     pub fn user_facing(self) -> Self {
         Self { preset: Preset::UserFacing, ..self }
@@ -125,7 +125,7 @@ impl<A, C, W> HttpBuilder<A, C, W> {
 
     /// Nobody is waiting: 10 min in all, 30 s an attempt,
     /// [`retry::Config::background`](buttress_retry::Config::background), and an open circuit is waited for. After a preset for a
-    /// vendor, it keeps no more of that than the vendor.
+    /// vendor, only the vendor is left of that.
     #[must_use]
     pub fn background(self) -> Self {
         Self { preset: Preset::Background, ..self }
