@@ -89,6 +89,25 @@ pub fn first_wait() -> Instant {
     })
 }
 
+thread_local! {
+    /// By when a deadline wakes the task that this thread polls.
+    static WOKEN_BY: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// To be called by a deadline that has to wait: by when its timer wakes the task, if it has one. And, with `None`, by whoever has
+/// polled something else since.
+#[inline]
+pub fn wakes_by(moment: Option<Instant>) {
+    WOKEN_BY.set(moment);
+}
+
+/// By when the deadline below that was polled last wakes the task, for one above it that then needs no timer of its own. It says so
+/// in each poll: ask only after a poll before which [`wakes_by`] was called with `None`.
+#[inline]
+pub fn woken_by() -> Option<Instant> {
+    WOKEN_BY.get()
+}
+
 /// Wall-clock time, for stored state and for dates in headers only: never to measure.
 #[allow(clippy::disallowed_methods, reason = "this is the one function that may read the wall clock")]
 pub fn wall() -> SystemTime {

@@ -223,6 +223,22 @@ impl Countdown {
         self.over || self.timer.is_set()
     }
 
+    /// Whether it has begun, and is not over.
+    #[inline]
+    pub fn is_running(&self) -> bool {
+        self.timer.is_set()
+    }
+
+    /// Begins now, whatever the mode.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Timer::at`].
+    pub fn begin(&mut self, deadline: Instant) -> Result<(), NoTimer> {
+        self.timer = Timer::at(deadline)?;
+        Ok(())
+    }
+
     /// Ready, once, when the time is over: whether that is to be enforced. In [`Mode::Off`] it never is.
     pub fn poll(
         &mut self,
@@ -233,7 +249,7 @@ impl Countdown {
         if !self.has_begun() {
             match mode.get() {
                 Mode::Off => self.over = true,
-                Mode::Enforce | Mode::Observe => self.timer = Timer::at(deadline())?,
+                Mode::Enforce | Mode::Observe => self.begin(deadline())?,
             }
         }
         if self.over {

@@ -30,9 +30,10 @@ use crate::service::Deadline;
 /// ```
 #[derive(Clone, Debug)]
 pub struct DeadlineLayer<K = ()> {
-    settings: Arc<Settings>,
-    carry: K,
-    travels: bool,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) carry: K,
+    pub(crate) travels: bool,
+    pub(crate) leans: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl DeadlineLayer {
         let limit = AtomicU64::new(checked(limit)?);
         let (mode, observer) = (ModeCell::default(), Observer::default());
         let settings = Arc::new(Settings { name, limit, total, mode, observer });
-        Ok(Self { settings, carry: (), travels: false })
+        Ok(Self { settings, carry: (), travels: false, leans: false })
     }
 }
 
@@ -87,7 +88,7 @@ impl<K> DeadlineLayer<K> {
     /// `buttress_http::Http`. The default, `()`, carries nothing and costs nothing.
     #[must_use]
     pub fn carry<L>(self, carry: L) -> DeadlineLayer<L> {
-        DeadlineLayer { settings: self.settings, carry, travels: true }
+        DeadlineLayer { settings: self.settings, carry, travels: true, leans: self.leans }
     }
 
     /// Obeys what a request brings along, as [`carry`](DeadlineLayer::carry) does, and lets the deadline travel on with
@@ -95,7 +96,17 @@ impl<K> DeadlineLayer<K> {
     /// starts when it first has to wait.
     #[must_use]
     pub fn obey<L>(self, carry: L) -> DeadlineLayer<L> {
-        DeadlineLayer { settings: self.settings, carry, travels: false }
+        DeadlineLayer { settings: self.settings, carry, travels: false, leans: self.leans }
+    }
+
+    /// Sets no timer of its own as long as the attempt's deadline below is the sooner one and wakes the task: a call then has
+    /// one timer, where it had two. The stacks of the `buttress` crate do so.
+    ///
+    /// Only above this workspace's retry and circuit breaker, with a [`DeadlineLayer`] directly below those: not where a layer in between
+    /// polls its calls in another task or with another waker, or races them. There this deadline would be missed. Default: off.
+    #[must_use]
+    pub fn lean(self) -> Self {
+        Self { leans: true, ..self }
     }
 
     /// Reports to this observer. The first one stays; a `Vec` of several is one.
@@ -164,7 +175,7 @@ impl<K> DeadlineLayer<K> {
         F: Future<Output = Result<Res, E>>,
         E: Into<BoxError>,
     {
-        ResponseFuture::new(future, Limit::of(&self.settings)).await
+        ResponseFuture::new(future, Limit::of(&self.settings, false)).await
     }
 }
 
@@ -179,6 +190,6 @@ impl<S, K: Clone> Layer<S> for DeadlineLayer<K> {
     type Service = Deadline<S, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Deadline::new(inner, Arc::clone(&self.settings), self.carry.clone(), self.travels)
+        Deadline::new(inner, self.clone())
     }
 }

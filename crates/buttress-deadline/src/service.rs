@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::future::{Limit, ResponseFuture};
-use crate::layer::Settings;
+use crate::layer::{DeadlineLayer, Settings};
 
 /// Bounds the time of a call; made by [`DeadlineLayer`](crate::DeadlineLayer).
 ///
@@ -20,13 +20,15 @@ pub struct Deadline<S, K = ()> {
     carry: K,
     /// Also with requests that bring nothing.
     travels: bool,
+    leans: bool,
     // Cloned last, where it is to stay: what counts references in between would have it moved once more.
     inner: S,
 }
 
 impl<S, K> Deadline<S, K> {
-    pub(crate) fn new(inner: S, settings: Arc<Settings>, carry: K, travels: bool) -> Self {
-        Self { settings, carry, travels, inner }
+    pub(crate) fn new(inner: S, layer: DeadlineLayer<K>) -> Self {
+        let DeadlineLayer { settings, carry, travels, leans } = layer;
+        Self { settings, carry, travels, leans, inner }
     }
 
     /// The service inside.
@@ -57,7 +59,7 @@ impl<S, K> Deadline<S, K> {
     {
         let mode = self.settings.mode.get();
         if mode == Mode::Off {
-            return Ok(Limit::of(&self.settings));
+            return Ok(Limit::of(&self.settings, self.leans));
         }
         let now = Instant::now();
         let (carried, own) = self.carry.carried(request).map_or((None, None), |carried| {
@@ -65,7 +67,8 @@ impl<S, K> Deadline<S, K> {
         });
         let deadline = after(now, own.unwrap_or_else(|| self.settings.limit()));
         let deadline = carried.map_or(deadline, |carried| carried.min(deadline));
-        let limit = Limit::until(&self.settings, deadline, deadline.saturating_duration_since(now));
+        let limit =
+            Limit::of(&self.settings, self.leans).until(deadline, deadline.saturating_duration_since(now));
         if mode == Mode::Observe {
             return Ok(limit);
         }
@@ -106,7 +109,7 @@ where
         if K::ACTIVE && (self.travels || self.carry.carried(&request).is_some()) {
             return self.call_carried(request);
         }
-        let limit = Limit::of(&self.settings);
+        let limit = Limit::of(&self.settings, self.leans);
         ResponseFuture::new(self.inner.call(request), limit)
     }
 }

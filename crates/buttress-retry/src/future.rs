@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use buttress_core::clock::{after, before_poll, first_wait};
+use buttress_core::clock::{after, before_poll, first_wait, wakes_by};
 use buttress_core::{
     Backoff, BoxError, Carry, Classify, Discard, KeyOf, Mode, NoTimer, Replay, Timer, Verdict,
 };
@@ -317,13 +317,18 @@ where
                         return Poll::Pending;
                     }
                 },
-                StateProj::Pause { pause } => match ready!(this.call.poll_pause::<Req>(pause.as_mut(), cx)) {
-                    Ok(attempt) => {
+                StateProj::Pause { pause } => match this.call.poll_pause::<Req>(pause.as_mut(), cx) {
+                    Poll::Pending => {
+                        // The last response, or the service, may have polled a deadline of its own, in a task of its own.
+                        wakes_by(None);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(attempt)) => {
                         this.state.set(State::Attempt { attempt });
                         continue;
                     }
-                    Err((error, Some(verdict))) => (Err(error), verdict),
-                    Err((error, None)) => {
+                    Poll::Ready(Err((error, Some(verdict)))) => (Err(error), verdict),
+                    Poll::Ready(Err((error, None))) => {
                         // What was paid goes back now, and not only with this future.
                         this.state.set(State::Failed { error: None });
                         return Poll::Ready(Err(error));

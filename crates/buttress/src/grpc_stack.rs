@@ -328,6 +328,7 @@ impl<A> GrpcBuilder<A> {
         let attempt = DeadlineLayer::attempt(name(), within)?;
         let layers = Layers::new(&total, &retry, circuits, &attempt);
         let (methods, headers, own) = (self.methods.to_string(), self.attempts.to_string(), self.own);
+        let bare = own.is_empty();
         let handle = StackHandle::new(("grpc", name()), layers, &plan, move |layers| {
             let layers = layers.with_slots(&[], &own);
             layers.within(Some(("call", methods.clone())), Some(("attempt", headers.clone())))
@@ -335,6 +336,7 @@ impl<A> GrpcBuilder<A> {
         let mut layer = GrpcLayer {
             call: CallLayer::new(self.methods),
             total: deadline(total, self.grpc.clone()),
+            bare,
             retry: retry.policy(ByMethod::new(self.grpc.clone())).replay(GrpcReplay::new(self.replay)),
             per_attempt: self.per_attempt,
             breaker,

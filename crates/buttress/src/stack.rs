@@ -345,10 +345,11 @@ impl<A, C, W> HttpBuilder<A, C, W> {
         let (per_attempt, per_call) = (self.slots.per_attempt, self.slots.per_call);
         let layers = Layers::new(&total, &retry, circuits, &attempt);
         let (calls, attempts) = (self.slots.calls, self.slots.attempts);
+        let bare = attempts.is_empty();
         let handle = StackHandle::new(("http", self.name), layers, &plan, move |layers| {
             layers.with_slots(&calls, &attempts)
         });
-        let mut layer = HttpLayer { per_call, total, retry, per_attempt, breaker, attempt, handle };
+        let mut layer = HttpLayer { per_call, total, bare, retry, per_attempt, breaker, attempt, handle };
         if let Some(observer) = observer {
             layer.total = layer.total.observe(Arc::clone(&observer));
             layer.retry = layer.retry.observe(Arc::clone(&observer));

@@ -20,6 +20,8 @@ use crate::live::StackHandle;
 pub struct GrpcLayer<B = CircuitBreakerLayer<Grpc, GrpcWatch>, A = Identity> {
     pub(super) call: CallLayer,
     pub(super) total: DeadlineLayer<Grpc>,
+    /// Whether nothing of the caller's own stands between the deadlines.
+    pub(super) bare: bool,
     pub(super) retry: RetryLayer<ByMethod, GrpcReplay>,
     pub(super) per_attempt: A,
     pub(super) breaker: B,
@@ -84,7 +86,9 @@ where
 
     fn layer(&self, transport: S) -> Self::Service {
         let below = self.breaker.layer(self.attempt.layer(self.headers.layer(transport)));
-        self.call.layer(self.total.layer(self.retry.layer(self.per_attempt.layer(below))))
+        let total = self.total.clone();
+        let total = if self.bare { total.lean() } else { total };
+        self.call.layer(total.layer(self.retry.layer(self.per_attempt.layer(below))))
     }
 }
 

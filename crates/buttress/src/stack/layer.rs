@@ -19,6 +19,8 @@ use crate::live::StackHandle;
 pub struct HttpLayer<B = CircuitBreakerLayer<Http>, A = Identity, C = Identity> {
     pub(super) per_call: C,
     pub(super) total: DeadlineLayer<Http>,
+    /// Whether nothing of the caller's own stands between the deadlines.
+    pub(super) bare: bool,
     pub(super) retry: RetryLayer<Http, HttpReplay>,
     pub(super) per_attempt: A,
     pub(super) breaker: B,
@@ -86,6 +88,8 @@ where
 
     fn layer(&self, client: S) -> Self::Service {
         let attempt = self.per_attempt.layer(self.breaker.layer(self.attempt.layer(client)));
-        self.per_call.layer(self.total.layer(self.retry.layer(attempt)))
+        let total = self.total.clone();
+        let total = if self.bare { total.lean() } else { total };
+        self.per_call.layer(total.layer(self.retry.layer(attempt)))
     }
 }
