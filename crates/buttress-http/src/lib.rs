@@ -53,6 +53,7 @@ mod capture;
 mod carry;
 mod discard;
 mod hint;
+mod kept_uri;
 #[cfg(feature = "problem")]
 mod problem;
 mod recording;
@@ -69,6 +70,7 @@ pub use capture::{Answer, HttpCapture, Incomplete, Recording};
 pub use carry::{RequestExt, ResponseExt};
 pub use discard::Drain;
 pub use hint::{grpc_pushback, hint, retry_after};
+pub use kept_uri::KeptUri;
 #[cfg(feature = "problem")]
 pub use problem::Problem;
 pub use replay::{HttpReplay, Saved};

@@ -2,10 +2,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use buttress_core::{BoxError, Carried, Repeatable, Replay};
-use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Body;
 
 use crate::call_key::CallKey;
+use crate::kept_uri::KeptUri;
 use crate::recording::Pool;
 use crate::replay_body::ReplayBody;
 
@@ -108,7 +109,7 @@ impl Default for HttpReplay {
 /// A kept request. Its `Debug` shows no header and no body.
 pub struct Saved<B> {
     method: Method,
-    uri: Uri,
+    uri: KeptUri,
     version: Version,
     /// A list takes less than a map does, and the next attempt is rare.
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -163,7 +164,7 @@ where
         kept.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         Saved {
             method: request.method().clone(),
-            uri: request.uri().clone(),
+            uri: KeptUri::new(request.uri()),
             version: request.version(),
             headers: kept,
             extensions: request.extensions().clone(),
@@ -174,7 +175,7 @@ where
     fn replay(&self, saved: &mut Saved<B>) -> Option<Self::Request> {
         let mut request = Request::new(saved.body.restarted()?);
         *request.method_mut() = saved.method.clone();
-        *request.uri_mut() = saved.uri.clone();
+        *request.uri_mut() = saved.uri.restored();
         *request.version_mut() = saved.version;
         for (name, value) in &saved.headers {
             request.headers_mut().append(name.clone(), value.clone());
