@@ -82,6 +82,13 @@ impl<P, W> CircuitBreakerLayer<P, W> {
         CircuitBreakerLayer { breaker: self.breaker, policy: self.policy, watch }
     }
 
+    /// For a layer that lives as long as the process: its circuit is never freed, and neither a clone of a service nor a call counts
+    /// references for it. Each use of this method takes a pointer's memory for good, and the first one the circuit's.
+    #[must_use]
+    pub fn leaked(self) -> Self {
+        Self { breaker: self.breaker.leaked(), ..self }
+    }
+
     /// Reports to this observer. The first one stays; a `Vec` of several is one.
     #[must_use]
     pub fn observe(self, observer: Arc<dyn Observe>) -> Self {

@@ -57,6 +57,7 @@ mod mode;
 pub mod observe;
 mod refused;
 mod rng;
+mod shared;
 mod step_key;
 mod strategy;
 #[doc(hidden)]
@@ -76,6 +77,7 @@ pub use mode::{Mode, ModeCell};
 pub use observe::{Event, Health, IdempotencyResult, Observe, Observer, observe_fn};
 pub use refused::{Reason, Refused};
 pub use rng::Rng;
+pub use shared::Shared;
 pub use step_key::StepKey;
 pub use strategy::{
     Capture, Captured, Carried, Carry, CloneCapture, CloneReplay, Discard, KeyBy, KeyOf, Plain, Repeatable,

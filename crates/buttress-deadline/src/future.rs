@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::{after, before_poll, first_wait, wakes_by, woken_by};
-use buttress_core::{BoxError, Countdown, Elapsed, Event, Mode};
+use buttress_core::{BoxError, Countdown, Elapsed, Event, Mode, Shared};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::layer::Settings;
 /// How long a call may take.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
-    settings: Arc<Settings>,
+    settings: Shared<Settings>,
     /// Known from the start where it travels with the request, else when the call first has to wait.
     deadline: Option<(Instant, Duration)>,
     /// No timer is set as long as a deadline below wakes the task in time.
@@ -23,8 +23,8 @@ pub(crate) struct Limit {
 
 impl Limit {
     #[inline]
-    pub(crate) fn of(settings: &Arc<Settings>, leans: bool) -> Self {
-        Self { settings: Arc::clone(settings), deadline: None, leans }
+    pub(crate) fn of(settings: &Shared<Settings>, leans: bool) -> Self {
+        Self { settings: settings.clone(), deadline: None, leans }
     }
 
     pub(crate) fn until(self, deadline: Instant, limit: Duration) -> Self {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Event, Mode, Reason, Refused};
+use buttress_core::{BoxError, Carry, Event, Mode, Reason, Refused, Shared};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -16,7 +16,7 @@ use crate::layer::{DeadlineLayer, Settings};
 /// at once, since a clone takes its place.
 #[derive(Clone, Debug)]
 pub struct Deadline<S, K = ()> {
-    settings: Arc<Settings>,
+    settings: Shared<Settings>,
     carry: K,
     /// Also with requests that bring nothing.
     travels: bool,

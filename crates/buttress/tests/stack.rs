@@ -120,6 +120,29 @@ async fn a_dependency_that_hangs_is_given_up_and_then_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leaked_stack_is_the_same_stack() {
+    let layer = buttress::http("api").total(secs(9)).build().unwrap();
+    let (handle, script) = (layer.circuit_breaker().handle(), Script::new(&[200, 0]));
+    let api = Api { client: layer.clone().leaked().layer(script.clone()) };
+    assert_eq!(api.get().await.unwrap().status(), 200);
+    layer.total().set_limit(secs(1)).unwrap();
+    assert_eq!(
+        find::<Elapsed>(&*api.get().await.unwrap_err()).unwrap().limit(),
+        secs(1),
+        "its limits are the layer's"
+    );
+    handle.isolate();
+    assert_eq!(find::<Refused>(&*api.get().await.unwrap_err()).unwrap().reason(), Reason::CircuitIsolated);
+    drop((layer, handle));
+    let refused = api.get().await.unwrap_err();
+    assert_eq!(
+        find::<Refused>(&*refused).unwrap().reason(),
+        Reason::CircuitIsolated,
+        "the circuit is still there"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_may_have_its_own_limits() {
     let layer = buttress::http("api").build().unwrap();
     let get = || Request::get("http://api/").body(Full::default()).unwrap();

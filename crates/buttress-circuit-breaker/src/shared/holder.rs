@@ -41,6 +41,8 @@ pub(crate) enum Holder {
     /// With a count of its own, so that cloning it does not touch a cache line that other workers write.
     #[expect(clippy::redundant_allocation, reason = "the outer count is the point")]
     Worker(Arc<Arc<Breaker>>),
+    /// Never freed, and not counted.
+    Leaked(&'static Arc<Breaker>),
     Keyed(Arc<Keyed>),
 }
 
@@ -58,6 +60,7 @@ impl std::ops::Deref for Holder {
         match self {
             Self::Shared(breaker) => breaker,
             Self::Worker(breaker) => breaker,
+            Self::Leaked(breaker) => breaker,
             Self::Keyed(keyed) => &keyed.breaker,
         }
     }
@@ -72,7 +75,15 @@ impl Holder {
         match self {
             Self::Shared(breaker) => Self::Worker(Arc::new(breaker)),
             Self::Worker(breaker) => Self::Worker(Arc::new(Arc::clone(&breaker))),
-            keyed @ Self::Keyed(_) => keyed,
+            other @ (Self::Leaked(_) | Self::Keyed(_)) => other,
+        }
+    }
+
+    pub(crate) fn leaked(self) -> Self {
+        match self {
+            Self::Shared(breaker) => Self::Leaked(Box::leak(Box::new(breaker))),
+            Self::Worker(breaker) => Self::Leaked(Box::leak(Box::new(Arc::clone(&breaker)))),
+            other @ (Self::Leaked(_) | Self::Keyed(_)) => other,
         }
     }
 
@@ -316,6 +327,7 @@ impl Holder {
         match self {
             Self::Shared(breaker) => WeakHolder::Shared(Arc::downgrade(breaker)),
             Self::Worker(breaker) => WeakHolder::Shared(Arc::downgrade(breaker)),
+            Self::Leaked(breaker) => WeakHolder::Shared(Arc::downgrade(breaker)),
             Self::Keyed(keyed) => WeakHolder::Keyed(Arc::downgrade(keyed)),
         }
     }
