@@ -31,6 +31,7 @@ pub(crate) const TONIC: &str = "tonic, unary";
 /// What the others of a group are compared with.
 pub(crate) const BARE: &str = "bare";
 pub(crate) const STACK: &str = "Buttress, four layers";
+pub(crate) const LEAKED: &str = "Buttress, four layers, leaked";
 pub(crate) const MIDDLEWARE: &str = "reqwest-middleware, nothing in it";
 pub(crate) const BRIDGE: &str = "reqwest-middleware, Buttress's bridge over nothing";
 
@@ -75,6 +76,7 @@ fn hyper(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
     let bare: legacy::Client<_, Full<Bytes>> =
         legacy::Client::builder(TokioExecutor::new()).build(connector());
     let stacked = stack()?.layer(legacy::Client::builder(TokioExecutor::new()).build(connector()));
+    let leaked = stack()?.leaked().layer(legacy::Client::builder(TokioExecutor::new()).build(connector()));
     let limit = |time| TimeLimiterLayer::builder().timeout_duration(time).build();
     let breaker = CircuitBreakerLayer::builder().consecutive_failures(5).build()?;
     let resilience = ServiceBuilder::new()
@@ -88,6 +90,7 @@ fn hyper(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
     Ok(vec![
         calls(BARE, bare, server),
         calls(STACK, stacked, server),
+        calls(LEAKED, leaked, server),
         calls("tower-resilience, the same four", resilience, server),
     ])
 }
@@ -152,6 +155,7 @@ fn tonic(server: SocketAddr) -> Result<Vec<Client>, BoxError> {
     Ok(vec![
         echo(BARE, channel()?),
         echo(STACK, stack.service(channel()?)),
+        echo(LEAKED, stack.clone().leaked().service(channel()?)),
         echo("Buttress, four layers, boxed", stack.over(channel()?)),
     ])
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use buttress::BoxError;
 use serde_json::{Value, json};
 
-use crate::clients::{BARE, BRIDGE, HYPER, MIDDLEWARE, REQWEST, STACK, TONIC};
+use crate::clients::{BARE, BRIDGE, HYPER, LEAKED, MIDDLEWARE, REQWEST, STACK, TONIC};
 use crate::load::{Client, Slice, Until};
 
 /// What one client did in all rounds.
@@ -59,8 +59,10 @@ impl Report {
             |what, group, name, other, least| Some((what, self.ratio(group, name, other)?[1], least));
         let all = [
             target("hyper: four layers / bare", HYPER, STACK, BARE, 0.95),
+            target("hyper: four layers, leaked / bare", HYPER, LEAKED, BARE, 0.95),
             target("reqwest: the bridge / nothing in it", REQWEST, BRIDGE, MIDDLEWARE, 0.95),
             target("tonic: four layers / bare", TONIC, STACK, BARE, 0.97),
+            target("tonic: four layers, leaked / bare", TONIC, LEAKED, BARE, 0.97),
         ];
         all.into_iter().flatten().collect()
     }
