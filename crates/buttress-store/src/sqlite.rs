@@ -36,8 +36,13 @@ use worker::{Pending, Statistics, Thread};
 /// # Clock
 ///
 /// SQLite has no server, so the store's clock is this machine's wall clock, which the processes share. Within a process it
-/// never runs backwards, and goes on at its own pace where the wall clock is set back. Where the wall clock is set forward,
-/// leases end early: another process may take over what is still being worked on, and whoever lost it is fenced.
+/// never runs backwards, and goes on at its own pace where the wall clock is set back.
+///
+/// Where the wall clock is set forward by a second or more, or the machine has slept, the lease of a *run* does not count as over
+/// because of that: a process that used the store before sees it by the monotonic clock, and takes over no run that somebody holds for
+/// as long as the [lease](crate::Wanted::lease) that it asks for. Whoever is alive has renewed its own by then. A process that is
+/// started just after the step cannot see it, and may take over a run before its owner renews. *Claims* end early: another
+/// process may take over what is still being worked on. Whoever lost one or the other is fenced.
 ///
 /// Set forward and then back, it leaves each process that used the store meanwhile ahead by as much, for as long as it runs.
 /// By itself, or among others that were all running, it loses nothing by that: a lease lasts as long as it was asked for,
@@ -67,6 +72,7 @@ struct Inner {
     reader: Thread,
     limits: Limits,
     waiters: Waiters,
+    clock: Arc<StoreClock>,
     statistics: Arc<Statistics>,
 }
 
@@ -78,6 +84,7 @@ pub struct SqliteOptions {
     busy_timeout: Duration,
     max_value: usize,
     clock: Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
+    wall: fn() -> SystemTime,
 }
 
 /// What the writer of one [`Sqlite`] has done since it was opened.
@@ -110,6 +117,7 @@ impl Sqlite {
             busy_timeout: Duration::from_secs(5),
             max_value: MAX_VALUE,
             clock: None,
+            wall: buttress_core::clock::wall,
         }
     }
 
@@ -205,19 +213,19 @@ impl SqliteOptions {
         self,
         open: fn(&Path, Duration) -> Result<Connection, Failure>,
     ) -> Result<Sqlite, StoreError> {
-        let clock = Arc::new(StoreClock::new(self.clock.clone()));
+        let clock = Arc::new(StoreClock::new(self.clock.clone(), self.wall));
         let statistics = Arc::new(Statistics::default());
         // The writer first: it creates the tables that the reader reads.
         let writes = worker::Writes { clock: clock.clone(), statistics: statistics.clone() };
         let (path, timeout) = (self.path.clone(), self.busy_timeout);
         let writer = worker::spawn("sqlite-writer", QUEUE, move || open(&path, timeout), writes).await?;
         let (path, timeout) = (self.path.clone(), self.busy_timeout);
-        let reads = worker::Reads { clock };
+        let reads = worker::Reads { clock: clock.clone() };
         let reader =
             worker::spawn("sqlite-reader", QUEUE, move || schema::open_reader(&path, timeout), reads).await?;
         let limits = Limits { store: "sqlite", value: self.max_value };
         let (path, waiters) = (self.path, Waiters::new("sqlite"));
-        Ok(Sqlite { inner: Arc::new(Inner { path, writer, reader, limits, waiters, statistics }) })
+        Ok(Sqlite { inner: Arc::new(Inner { path, writer, reader, limits, waiters, clock, statistics }) })
     }
 }
 
@@ -229,7 +237,7 @@ impl fmt::Debug for Sqlite {
 
 impl fmt::Debug for SqliteOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, busy_timeout, max_value, clock: _ } = self;
+        let Self { path, busy_timeout, max_value, clock: _, wall: _ } = self;
         f.debug_struct("SqliteOptions")
             .field("path", path)
             .field("busy_timeout", busy_timeout)

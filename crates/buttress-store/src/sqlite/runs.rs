@@ -60,10 +60,12 @@ impl JournalStore for Sqlite {
 
     async fn acquire(&self, wanted: &Wanted) -> Result<Vec<Acquired>, StoreError> {
         self.inner.limits.wanted(wanted)?;
-        let wanted = wanted.clone();
+        let (wanted, clock) = (wanted.clone(), self.inner.clock.clone());
         let work = move |session: &mut Session<'_>, now| {
             let mut acquired = Vec::new();
-            for (number, mut run) in due(session.connection, &wanted, now)? {
+            // Who lives will have renewed it by then.
+            let only_free = clock.stepped_within(wanted.lease);
+            for (number, mut run) in due(session.connection, &wanted, now, only_free)? {
                 run.acquire(&wanted, now);
                 update(session, number, &run)?;
                 acquired.push(Acquired { hold: run.hold(), info: run.info(now) });
@@ -229,10 +231,16 @@ impl JournalStore for Sqlite {
     }
 }
 
-/// The runs that are due, the longest due first.
-fn due(connection: &Connection, wanted: &Wanted, now: i64) -> Result<Vec<(i64, RunRow)>, Failure> {
+/// The runs that are due, the longest due first; of those that nobody holds `only_free`.
+fn due(
+    connection: &Connection,
+    wanted: &Wanted,
+    now: i64,
+    only_free: bool,
+) -> Result<Vec<(i64, RunRow)>, Failure> {
+    let may_be_had = |run: &RunRow| !only_free || run.lease_until.is_none();
     if let Some(id) = &wanted.id {
-        let run = find(connection, id)?.filter(|(_, run)| run.is_wanted(wanted, now));
+        let run = find(connection, id)?.filter(|(_, run)| run.is_wanted(wanted, now) && may_be_had(run));
         return Ok(run.filter(|_| wanted.max > 0).into_iter().collect());
     }
     let (mut due, mut damaged) = (BTreeMap::new(), None);
@@ -245,10 +253,11 @@ fn due(connection: &Connection, wanted: &Wanted, now: i64) -> Result<Vec<(i64, R
             && let Some(row) = rows.next()?
         {
             match row::run(row) {
-                Ok((number, run)) => {
+                Ok((number, run)) if may_be_had(&run) => {
                     sound += 1;
                     due.insert((run.due, number), run);
                 }
+                Ok(_) => {}
                 Err(failure) => damaged = Some(failure),
             }
         }

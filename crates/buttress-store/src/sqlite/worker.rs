@@ -339,7 +339,10 @@ mod tests {
         let (failing, mut failed) = add(1, true);
         let (working, mut worked) = add(2, false);
         let mut jobs = VecDeque::from([failing, working]);
-        let writes = Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::default() };
+        let writes = Writes {
+            clock: Arc::new(StoreClock::new(None, buttress_core::clock::wall)),
+            statistics: Arc::default(),
+        };
         let mut session = Session::new(&connection);
         while !jobs.is_empty() {
             writes.serve(&mut session, &mut jobs);
@@ -354,7 +357,10 @@ mod tests {
     fn of_a_command_that_fails_by_itself_nothing_is_left_and_the_next_one_works() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x)").unwrap();
-        let writes = Writes { clock: Arc::new(StoreClock::new(None)), statistics: Arc::default() };
+        let writes = Writes {
+            clock: Arc::new(StoreClock::new(None, buttress_core::clock::wall)),
+            statistics: Arc::default(),
+        };
         let mut session = Session::new(&connection);
         let answers = [true, false].map(|fails| {
             let (job, mut answer) = Pending::job("test", 0, move |session: &mut Session<'_>, _| {

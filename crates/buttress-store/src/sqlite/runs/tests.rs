@@ -1,9 +1,32 @@
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use buttress_core::clock;
 use rusqlite::StatementStatus;
 
 use super::*;
 use crate::journal::Flow;
 use crate::key::{Fingerprint, Owner};
-use crate::sqlite::{claims, schema};
+use crate::sqlite::{SqliteOptions, claims, schema};
+
+fn new_run(id: &str) -> NewRun {
+    NewRun {
+        id: RunId::try_new(id).unwrap(),
+        name: "flow".into(),
+        version: 1,
+        fingerprint: Fingerprint::new([0; 32]),
+        input: Bytes::new(),
+        parent: None,
+        owner: Owner::random(),
+        worker: "".into(),
+    }
+}
+
+fn wanted(lease: Duration) -> Wanted {
+    let flows = vec![Flow { name: "flow".into(), versions: 0..=9 }];
+    Wanted { flows, id: None, owner: Owner::random(), worker: "".into(), lease, max: 1000 }
+}
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -23,20 +46,10 @@ fn a_hundred_open_runs_are_found_among_a_hundred_thousand_that_are_over_without_
     let directory = tempfile::tempdir().unwrap();
     let connection = schema::open(&directory.path().join("store.db"), Duration::ZERO).unwrap();
     connection.execute_batch("BEGIN").unwrap();
-    let new = |id: String| NewRun {
-        id: RunId::try_new(id).unwrap(),
-        name: "flow".into(),
-        version: 1,
-        fingerprint: Fingerprint::new([0; 32]),
-        input: Bytes::new(),
-        parent: None,
-        owner: Owner::random(),
-        worker: "".into(),
-    };
     for number in 0..100 {
-        insert(&connection, &RunRow::new(&new(format!("open {number}")), None, number)).unwrap();
+        insert(&connection, &RunRow::new(&new_run(&format!("open {number}")), None, number)).unwrap();
     }
-    let mut over = RunRow::new(&new("over".to_owned()), None, 0);
+    let mut over = RunRow::new(&new_run("over"), None, 0);
     over.appended(&[], &Next::Done, 1);
     insert(&connection, &over).unwrap();
     let columns = "name, version, fingerprint, parent, status, reason, cancel, epoch, owner, worker, lease_until, \
@@ -61,10 +74,7 @@ fn a_hundred_open_runs_are_found_among_a_hundred_thousand_that_are_over_without_
     let steps = counted(StatementStatus::VmStep);
     assert!(steps < 100 * 40, "{steps} steps of SQLite's machine");
 
-    let flows = vec![Flow { name: "flow".into(), versions: 0..=9 }];
-    let (owner, lease) = (Owner::random(), Duration::from_secs(1));
-    let wanted = Wanted { flows, id: None, owner, worker: "".into(), lease, max: 1000 };
-    assert_eq!(due(&connection, &wanted, 1000).unwrap().len(), 100);
+    assert_eq!(due(&connection, &wanted(Duration::from_secs(1)), 1000, false).unwrap().len(), 100);
 }
 
 #[test]
@@ -99,4 +109,52 @@ fn what_is_looked_for_is_found_by_an_index_and_in_its_order() {
         assert!(plan.iter().any(|step| step == index), "{sql}\n{plan:#?}");
         assert!(!plan.iter().any(|step| step.starts_with("SCAN") || step.contains("B-TREE")), "{plan:#?}");
     }
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+
+static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+/// The machine's wall clock, which this test sets forward.
+fn wall() -> SystemTime {
+    clock::wall() + Duration::from_secs(AHEAD.load(Ordering::SeqCst))
+}
+
+/// A connection of its own each time, as another process has one.
+async fn open(path: &Path) -> Sqlite {
+    SqliteOptions { wall, ..Sqlite::at(path) }.open().await.unwrap()
+}
+
+async fn acquire(store: &Sqlite, wanted: &Wanted) -> Vec<(String, u32)> {
+    let acquired = store.acquire(wanted).await.unwrap();
+    acquired.iter().map(|it| (it.info.id.as_str().to_owned(), it.info.recoveries)).collect()
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_forward_takes_no_run_from_an_owner_that_renews_its_lease() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let (owner, other) = (open(&path).await, open(&path).await);
+    let Created::Held(hold) = owner.create(&new_run("held"), Some(LEASE)).await.unwrap() else { panic!() };
+    assert_eq!(acquire(&other, &wanted(LEASE)).await, []);
+
+    AHEAD.fetch_add(3600, Ordering::SeqCst);
+    owner.create(&new_run("queued"), None).await.unwrap();
+    let queued = [("queued".to_owned(), 0)];
+    assert_eq!(acquire(&other, &wanted(LEASE)).await, queued, "what nobody holds is had at once");
+    let this = Wanted { id: Some(hold.id.clone()), ..wanted(LEASE) };
+    assert_eq!(acquire(&other, &this).await, []);
+    let renewed = owner.renew(&hold, LEASE).await.unwrap();
+    assert_eq!(renewed, Renewed::Held { cancel_requested: false });
+
+    // For how long that goes is said by whoever asks: a lease of no time is over.
+    AHEAD.fetch_add(3600, Ordering::SeqCst);
+    assert_eq!(acquire(&other, &wanted(LEASE)).await, []);
+    let mut taken = acquire(&other, &wanted(Duration::ZERO)).await;
+    taken.sort();
+    assert_eq!(
+        taken,
+        [("held".to_owned(), 1), ("queued".to_owned(), 1)],
+        "nobody waits for longer than a lease"
+    );
 }
