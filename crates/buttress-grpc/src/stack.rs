@@ -221,7 +221,8 @@ fn carrying<T>(mut request: tonic::Request<T>, change: impl FnOnce(&mut Carried)
     request
 }
 
-/// How many attempts it took to get this response. Of a call that ended with an error, `find::<Exhausted>(&status)` says.
+/// How many attempts it took to get this response. Of a call that failed without an answer of the server
+/// `find::<Exhausted>(&status)` says it.
 pub fn attempts<T>(response: &tonic::Response<T>) -> u32 {
     response.extensions().get::<Carried>().map_or(1, |carried| carried.attempt.max(1))
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::clock::wall;
-use buttress_core::{Backoff, Carried, Carry, KeyOf};
+use buttress_core::{Backoff, Carried, Carry, KeyOf, Stop};
 
 use crate::Http;
 use crate::hint::retry_after;
@@ -117,6 +117,10 @@ pub trait ResponseExt {
     /// How many attempts it took to get it.
     fn attempts(&self) -> u32;
 
+    /// Why a retry made no further attempt, if this is a failure that it gave up on. `None` of an answer that is no failure, and of
+    /// one that is never retried and came at the first attempt.
+    fn gave_up(&self) -> Option<Stop>;
+
     /// How long the server wants to be left alone, if it says so in `Retry-After`; at most a day.
     fn retry_after(&self) -> Option<Duration>;
 }
@@ -124,6 +128,10 @@ pub trait ResponseExt {
 impl<B> ResponseExt for http::Response<B> {
     fn attempts(&self) -> u32 {
         Http::new().carried(self).map_or(1, |carried| carried.attempt.max(1))
+    }
+
+    fn gave_up(&self) -> Option<Stop> {
+        Http::new().carried(self)?.stop
     }
 
     fn retry_after(&self) -> Option<Duration> {
@@ -193,7 +201,9 @@ mod tests {
         assert_eq!(response("soon").retry_after(), None);
         let mut third = response("7");
         Http::new().carry(&mut third, |carried| carried.attempt = 3);
-        assert_eq!(third.attempts(), 3);
+        assert_eq!((third.attempts(), third.gave_up()), (3, None));
+        Http::new().carry(&mut third, |carried| carried.stop = Some(Stop::Budget));
+        assert_eq!((third.attempts(), third.gave_up()), (3, Some(Stop::Budget)));
     }
 
     #[test]

@@ -72,6 +72,6 @@ pub use future::ResponseFuture;
 #[cfg(feature = "middleware")]
 pub use middleware::{
     Detached, InPlaceBody, InPlaceFuture, InPlaceService, NextFuture, NextService, RequestBuilderExt,
-    StackError, StackMiddleware, attempts,
+    StackError, StackMiddleware, attempts, gave_up,
 };
 pub use service::ReqwestService;

@@ -33,7 +33,7 @@ pub use error::{Detached, StackError};
 pub use in_place::{InPlaceFuture, InPlaceService};
 use mailbox::Mailbox;
 pub use next::{NextFuture, NextService};
-pub use request::{RequestBuilderExt, attempts};
+pub use request::{RequestBuilderExt, attempts, gave_up};
 
 /// A tower stack as a middleware: the call sites of a `ClientWithMiddleware` stay as they are, and everything that is
 /// built on one (Datadog's client, for instance) gets the stack.

@@ -184,7 +184,10 @@ impl<S, P, R, Saved> Call<S, P, R, Saved> {
         match core.settings.judge(log, verdict, *facts, copy) {
             Judgement::Retry(Some(request), delay) => self.pause(outcome, request, delay),
             Judgement::GaveUp(stop) => Err(match outcome {
-                Ok(response) => Ok(response),
+                Ok(mut response) => {
+                    core.policy.carry(&mut response, |carried| carried.stop = Some(stop));
+                    Ok(response)
+                }
                 Err(error) => Err(core.settings.exhausted(mem::take(log), verdict, *facts, stop, error)),
             }),
             Judgement::Final | Judgement::Retry(None, _) => Err(outcome),

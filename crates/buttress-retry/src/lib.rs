@@ -33,8 +33,8 @@
 //! A6 calls it a transparent retry. Once, since a server may give everything back; from the second time on it is a failure
 //! like others.
 //!
-//! When retries end, the caller gets the last real answer: a response as it came (with the number of attempts carried on
-//! it), an error inside [`Exhausted`], which says why, how many attempts, how long, when to try again, and whether that
+//! When retries end, the caller gets the last real answer: a response as it came (with the number of attempts and why there
+//! was no other [carried](buttress_core::Carried) on it), an error inside [`Exhausted`], which says why, how many attempts, how long, when to try again, and whether that
 //! is safe. An error that is not of a retryable kind comes out as it is.
 //!
 //! # Cancellation and panics

@@ -139,6 +139,28 @@ async fn thrown_away_responses_are_disposed_of_and_the_last_is_delivered() {
     assert_eq!(receipt.carried.unwrap().attempt, 3, "and comes back with the answer");
 }
 
+///
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_given_up_on_says_why_and_a_good_one_says_nothing() {
+    let policy = Orders { repeatable: true, ..Orders::default() };
+    let one_in_hand = || every(3, ms(10)).budget(Budget::ratio(0.1, 1).unwrap());
+    let cases = [
+        (every(2, ms(10)), &[503][..], 60_000, Some((3, Some(Stop::MaxRetries)))),
+        (every(0, ms(10)), &[503], 60_000, Some((0, Some(Stop::MaxRetries)))),
+        (every(2, ms(10)), &[503], 15, Some((2, Some(Stop::Deadline)))),
+        (one_in_hand(), &[503], 60_000, Some((2, Some(Stop::Budget)))),
+        (every(2, ms(10)), &[503, 200], 60_000, Some((2, None))),
+        (every(2, ms(10)), &[200], 60_000, None),
+    ];
+    for (config, codes, deadline, told) in cases {
+        let (service, _) = orders(&policy, config, codes);
+        let mut order = Order::default();
+        policy.carry(&mut order, |carried| carried.deadline = Some(Instant::now() + ms(deadline)));
+        let receipt = service.oneshot(order).await.unwrap();
+        assert_eq!(receipt.carried.map(|carried| (carried.attempt, carried.stop)), told, "{codes:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn disposal_runs_during_the_delay_and_may_outlast_it() {
     for (takes, total) in [(ms(30), ms(100)), (ms(130), ms(130))] {

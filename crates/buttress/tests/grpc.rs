@@ -9,7 +9,7 @@ use std::time::Duration;
 use buttress::circuit_breaker::{CircuitState, Config};
 use buttress::grpc::ServiceConfig;
 use buttress::http::ReplayBody;
-use buttress::{BoxError, GrpcBuilder, Mode, Refused, RequestExt, ResponseExt, find};
+use buttress::{BoxError, GrpcBuilder, Mode, Refused, RequestExt, ResponseExt, Stop, find};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -60,6 +60,19 @@ async fn only_what_is_named_is_repeated() {
     assert_eq!((outcome.unwrap(), calls), (("14".into(), 1), 1));
     let (outcome, calls) = call(named(), &[3, 0], HELLO).await;
     assert_eq!((outcome.unwrap(), calls), (("3".into(), 1), 1), "the caller's fault");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_asked_for_again_says_why() {
+    for (path, stop) in [(HELLO, Stop::MaxRetries), ("/helloworld.Greeter/Order", Stop::NotIdempotent)] {
+        let layer = buttress::grpc("greeter").repeatable("helloworld.Greeter/SayHello").background();
+        let request = Request::post(format!("http://greeter{path}")).body(Full::<Bytes>::default()).unwrap();
+        let response = layer.build().unwrap().layer(transport(&[14]).0).oneshot(request).await.unwrap();
+        assert_eq!(
+            (&response.headers()["grpc-status"], response.gave_up()),
+            (&"14".parse().unwrap(), Some(stop))
+        );
+    }
 }
 
 #[test]

@@ -93,7 +93,9 @@ async fn a_post_is_sent_again_only_with_a_key() {
     let post = || Request::post("http://api/").body(Full::default()).unwrap();
     let script = Script::new(&[500]);
     let api = Api { client: layer.layer(script.clone()) };
-    assert_eq!(api.send(post()).await.unwrap().status(), 500, "a real answer stays one");
+    let response = api.send(post()).await.unwrap();
+    assert_eq!(response.status(), 500, "a real answer stays one");
+    assert_eq!(response.gave_up(), Some(Stop::NotIdempotent));
     assert_eq!(script.calls(), 1);
     let script = Script::new(&[500, 200]);
     let api = Api { client: layer.layer(script.clone()) };

@@ -8,8 +8,8 @@ use std::time::Duration;
 use buttress::circuit_breaker::{CircuitState, Config};
 use buttress::http::{Http, HttpReplay};
 use buttress::retry::RetryLayer;
-use buttress::{Elapsed, Exhausted, Refused, find};
-use buttress_reqwest::{RequestBuilderExt, StackError, StackMiddleware, attempts};
+use buttress::{Elapsed, Exhausted, Refused, Stop, find};
+use buttress_reqwest::{RequestBuilderExt, StackError, StackMiddleware, attempts, gave_up};
 use common::{client, fast, stack};
 use loopback::{Do, Server, status};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error};
@@ -125,6 +125,7 @@ async fn limits_of_a_request_s_own_reach_the_stack() {
     let (client, _) = client(&stack());
     let response = client.get(server.url()).with_max_retries(0).send().await.unwrap();
     assert_eq!((response.status().as_u16(), attempts(&response), server.calls()), (503, 1, 1));
+    assert_eq!(gave_up(&response), Some(Stop::MaxRetries));
 
     let server = Server::start([Do::Reset]).await;
     let error = client.post(server.url()).send().await.unwrap_err();

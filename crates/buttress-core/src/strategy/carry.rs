@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::exhausted::Stop;
 
 /// Reads and writes what travels with a message: on a request from the outer layers to the inner ones, on a response
 /// back to the caller.
@@ -36,6 +37,8 @@ pub struct Carried {
     /// On a request: which attempt this is, from 2 on (0 stands for the first). On a response: how many attempts it
     /// took, from 2 on.
     pub attempt: u32,
+    /// On a response that a retry gave up on: why there was no further attempt. On a good one nothing.
+    pub stop: Option<Stop>,
     /// The key under which the receiver recognises a repetition.
     pub idempotency_key: Option<Arc<str>>,
     /// The caller says that applying this request several times is the same as applying it once.
@@ -55,6 +58,7 @@ impl fmt::Debug for Carried {
         let Self {
             deadline,
             attempt,
+            stop,
             idempotency_key,
             repeatable,
             max_retries,
@@ -63,7 +67,7 @@ impl fmt::Debug for Carried {
             attempt_limit,
         } = self;
         let mut debug = f.debug_struct("Carried");
-        debug.field("deadline", deadline).field("attempt", attempt);
+        debug.field("deadline", deadline).field("attempt", attempt).field("stop", stop);
         // Whoever knows a key can learn what was answered to it.
         debug.field("idempotency_key", &idempotency_key.as_ref().map(|_| "not shown"));
         debug.field("repeatable", repeatable).field("max_retries", max_retries).field("backoff", backoff);

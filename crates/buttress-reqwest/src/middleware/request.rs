@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress::core::{Backoff, Carried};
+use buttress::core::{Backoff, Carried, Stop};
 
 /// Limits and a key of a request's own, for the stack that it will pass through: `buttress::RequestExt` for the builder
 /// of a `ClientWithMiddleware`.
@@ -79,4 +79,9 @@ fn carrying(
 /// How many attempts it took to get this response.
 pub fn attempts(response: &reqwest::Response) -> u32 {
     response.extensions().get::<Carried>().map_or(1, |carried| carried.attempt.max(1))
+}
+
+/// Why a retry made no further attempt, if this response is a failure that it gave up on.
+pub fn gave_up(response: &reqwest::Response) -> Option<Stop> {
+    response.extensions().get::<Carried>()?.stop
 }
