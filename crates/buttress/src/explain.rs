@@ -97,10 +97,11 @@ impl Explanation {
         self
     }
 
+    /// The time of an attempt is what is in force, and what was asked for.
     pub(crate) fn of(
         name: &Arc<str>,
         (total, travels): (Duration, bool),
-        attempt: Duration,
+        (attempt, asked): (Duration, Duration),
         retry: &buttress_retry::Config,
         breaker: &buttress_circuit_breaker::Config,
     ) -> Self {
@@ -111,14 +112,14 @@ impl Explanation {
             ("circuit breaker", breaker.to_string()),
             ("deadline (attempt)", format!("{} for each attempt", Seconds(attempt))),
         ];
-        let warnings = warnings(total, attempt, retry, breaker);
+        let warnings = warnings(total, (attempt, asked), retry, breaker);
         Self { name: Arc::clone(name), layers, attempts: retry.attempts(), warnings }
     }
 }
 
 fn warnings(
     total: Duration,
-    attempt: Duration,
+    (attempt, asked): (Duration, Duration),
     retry: &buttress_retry::Config,
     breaker: &buttress_circuit_breaker::Config,
 ) -> Vec<Warning> {
@@ -127,7 +128,8 @@ fn warnings(
     let (total_text, attempt_text) = (Seconds(total), Seconds(attempt));
     if attempt >= total && retry.attempts() > 1 {
         let message = format!(
-            "an attempt may take {attempt_text} and the whole call {total_text}: a slow one is never retried"
+            "an attempt may take {} and the whole call {total_text}: a slow one is never retried",
+            Seconds(asked)
         );
         warn("B001", message);
     } else if attempt.saturating_mul(2).saturating_add(retry.first_wait()) > total && retry.attempts() > 1 {
@@ -216,7 +218,8 @@ mod tests {
         retry: &buttress_retry::Config,
         breaker: &Config,
     ) -> Vec<&'static str> {
-        let explanation = Explanation::of(&"x".into(), (secs(total), false), secs(attempt), retry, breaker);
+        let attempt = (secs(attempt), secs(attempt));
+        let explanation = Explanation::of(&"x".into(), (secs(total), false), attempt, retry, breaker);
         explanation.warnings().iter().map(|warning| warning.code).collect()
     }
 
@@ -224,9 +227,14 @@ mod tests {
     fn two_retries_on_one_path_multiply() {
         let codes = |retries, above| {
             let retry = buttress_retry::Config::user_facing().max_retries(retries);
-            let explanation =
-                Explanation::of(&"x".into(), (secs(20), false), secs(4), &retry, &Config::standard())
-                    .beneath("the SDK", above);
+            let explanation = Explanation::of(
+                &"x".into(),
+                (secs(20), false),
+                (secs(4), secs(4)),
+                &retry,
+                &Config::standard(),
+            )
+            .beneath("the SDK", above);
             explanation.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(

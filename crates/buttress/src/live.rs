@@ -62,6 +62,8 @@ pub struct StackHandle {
     protocol: &'static str,
     layers: Layers,
     travels: bool,
+    /// The time of an attempt that was asked for: what is in force is no longer than the total.
+    asked: Arc<Mutex<Duration>>,
     around: Arc<dyn Fn(Explanation) -> Explanation + Send + Sync>,
     written: Arc<Mutex<Option<Arc<Written>>>>,
 }
@@ -100,7 +102,8 @@ impl StackHandle {
         around: impl Fn(Explanation) -> Explanation + Send + Sync + 'static,
     ) -> Self {
         let (around, written) = (Arc::new(around), Arc::new(Mutex::new(plan.written.clone())));
-        let handle = Self { name, protocol, layers, travels: plan.travels, around, written };
+        let (travels, asked) = (plan.travels, Arc::new(Mutex::new(plan.attempt)));
+        let handle = Self { name, protocol, layers, travels, asked, around, written };
         if let Some(mode) = plan.mode {
             handle.set_mode(mode);
         }
@@ -120,9 +123,12 @@ impl StackHandle {
     /// What the stack does now, one line a layer, and what looks wrong about it.
     pub fn explain(&self) -> Explanation {
         let layers = &self.layers;
-        let (total, attempt) = ((layers.total.limit(), self.travels), layers.attempt.limit());
+        let (total, attempt) = (layers.total.limit(), layers.attempt.limit());
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been set since, at the layer itself.
+        let asked = if attempt == asked.min(total) { asked } else { attempt };
         let (retry, breaker) = (layers.retry.config(), layers.circuits.config());
-        (self.around)(Explanation::of(&self.name, total, attempt, &retry, &breaker))
+        (self.around)(Explanation::of(&self.name, (total, self.travels), (attempt, asked), &retry, &breaker))
     }
 
     /// The total deadline.
@@ -190,6 +196,7 @@ impl StackHandle {
         }
         self.layers.total.set_limit(plan.total)?;
         self.layers.attempt.set_limit(plan.attempt.min(plan.total))?;
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = plan.attempt;
         if let Some(mode) = plan.mode {
             self.set_mode(mode);
         }

@@ -87,6 +87,22 @@ async fn a_passing_failure_is_retried_not_before_the_server_asked() {
     assert!(start.elapsed() >= secs(2) && start.elapsed() <= secs(3), "{:?}", start.elapsed());
 }
 
+#[test]
+fn a_warning_has_the_limits_that_were_asked_for_and_the_list_those_that_are_in_force() {
+    let layer = buttress::http("api").total(secs(10)).attempt(secs(15)).build().unwrap();
+    let warned = |layer: &buttress::HttpLayer| layer.explain().warnings()[0].to_string();
+    assert!(
+        warned(&layer).starts_with("B001: an attempt may take 15 s and the whole call 10 s"),
+        "{}",
+        warned(&layer)
+    );
+    assert!(layer.explain().to_string().contains("10 s for each attempt"));
+    buttress::http("api").total(secs(10)).attempt(secs(20)).apply_to(&layer.handle()).unwrap();
+    assert!(warned(&layer).contains("may take 20 s"), "{}", warned(&layer));
+    layer.attempt().set_limit(secs(12)).unwrap();
+    assert!(warned(&layer).contains("may take 12 s"), "{}", warned(&layer));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_post_is_sent_again_only_with_a_key() {
     let layer = buttress::http("api").build().unwrap();
