@@ -88,7 +88,7 @@ async fn list<S: JournalStore>(
         [
             info.id.to_string(),
             name,
-            show::status(info),
+            show::in_list(info),
             info.entries.to_string(),
             show::short(age),
             info.worker.to_string(),

@@ -22,13 +22,20 @@ pub(crate) fn show(run: &Run, json: bool) -> Result<String, Failure> {
     let RunInfo { id, name, version, .. } = &run.info;
     let mut text = format!("{}\n", plain(&format!("{id}: {name} {version}, {}", status(&run.info))));
     if !timeline.steps.is_empty() {
-        let mut rows = vec![["", "STEP", "STATE", "ATTEMPTS", "TOOK", "KEY"].map(str::to_owned)];
+        let mut rows = vec![["", "STEP", "STATE", "ATTEMPTS RECORDED", "TOOK", "KEY"].map(str::to_owned)];
         rows.extend(timeline.steps.iter().map(row));
         text.push_str(&table(&rows));
     }
     for step in &timeline.steps {
         if let Some(error) = &step.error {
             let _ = writeln!(text, "{}", plain(&format!("{}: {error}", step.id)));
+        }
+    }
+    match run.info.recoveries {
+        0 => {}
+        1 => text.push_str("taken over once since its last entry\n"),
+        times => {
+            let _ = writeln!(text, "taken over {times} times since its last entry");
         }
     }
     if let Some(panic) = &timeline.panic {
@@ -143,8 +150,21 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// The status in words.
 pub(crate) fn status(info: &RunInfo) -> String {
+    status_with(info, usize::MAX)
+}
+
+/// The status in words, and of its reason no more than fits into a column.
+pub(crate) fn in_list(info: &RunInfo) -> String {
+    status_with(info, 40)
+}
+
+fn status_with(info: &RunInfo, reason_chars: usize) -> String {
     let mut text = match &info.status {
-        Status::Paused(reason) | Status::Parked(reason) => format!("{}: {reason}", word(info)),
+        Status::Paused(reason) | Status::Parked(reason) => {
+            let more = if reason.chars().nth(reason_chars).is_some() { "…" } else { "" };
+            let reason: String = reason.chars().take(reason_chars).collect();
+            format!("{}: {reason}{more}", word(info))
+        }
         Status::Sleeping { until } => {
             format!("sleeping for {}", short(until.duration_since(info.now).unwrap_or_default()))
         }
@@ -182,7 +202,53 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use buttress_store::{Fingerprint, RunId};
+
     use super::*;
+
+    fn run(status: Status, recoveries: u32) -> Run {
+        let info = RunInfo {
+            id: RunId::try_new("order-42").unwrap(),
+            name: "order".into(),
+            version: 1,
+            fingerprint: Fingerprint::new([0; 32]),
+            parent: None,
+            status,
+            cancel_requested: true,
+            epoch: 3,
+            worker: "host".into(),
+            lease: None,
+            recoveries,
+            entries: 0,
+            created: UNIX_EPOCH,
+            changed: UNIX_EPOCH,
+            now: UNIX_EPOCH,
+        };
+        Run { info, input: Default::default(), entries: Vec::new() }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_in_a_list_and_whole_where_the_run_is_shown() {
+        let reason = "expected step `charge` and found step `ship`, ü".repeat(9);
+        let run = run(Status::Paused(reason.clone().into()), 0);
+        let listed = in_list(&run.info);
+        assert!(
+            listed.chars().count() <= 66 && listed.starts_with("paused: expected step `charge`"),
+            "{listed}"
+        );
+        assert!(listed.ends_with("…, to be cancelled"), "{listed}");
+        assert!(show(&run, false).unwrap().contains(&reason));
+        let short = self::run(Status::Parked("see why".into()), 0);
+        assert_eq!(in_list(&short.info), "parked: see why, to be cancelled");
+    }
+
+    #[test]
+    fn attempts_that_a_crash_cut_off_are_not_recorded_and_that_is_said() {
+        let taken = |times| show(&run(Status::Running, times), false).unwrap();
+        assert!(!taken(0).contains("taken over"));
+        assert!(taken(2).contains("taken over 2 times since its last entry"), "{}", taken(2));
+        assert!(taken(1).contains("taken over once since its last entry"), "{}", taken(1));
+    }
 
     #[test]
     fn what_others_wrote_neither_breaks_the_line_nor_reaches_the_terminal() {
