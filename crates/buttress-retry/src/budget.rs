@@ -8,7 +8,10 @@ use buttress_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use buttress_core::{ConfigError, Kind};
 
 mod adaptive;
+mod bucket;
+
 use adaptive::Adaptive;
+use bucket::Bucket;
 
 /// Limits retries to a share of what succeeds, so that they cannot bring a struggling dependency down.
 ///
@@ -378,48 +381,6 @@ fn millionths(field: &'static str, share: f64) -> Result<u64, ConfigError> {
 impl Rule {
     fn adaptive(share: u64, burst: Duration, at_least: u32) -> Self {
         Self::Adaptive { share, burst, at_least: u64::from(at_least) * TOKEN }
-    }
-}
-
-#[derive(Debug)]
-struct Bucket {
-    tokens: AtomicU64,
-    capacity: std::sync::atomic::AtomicU64,
-}
-
-impl Bucket {
-    fn full(capacity: u64) -> Self {
-        Self { tokens: AtomicU64::new(capacity), capacity: capacity.into() }
-    }
-
-    /// Holds so many from now on; what does not fit any more is lost.
-    fn resize(&self, capacity: u64) {
-        self.capacity.store(capacity, Relaxed);
-        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some(tokens.min(capacity)));
-    }
-
-    fn refill(&self, capacity: u64) {
-        self.capacity.store(capacity, Relaxed);
-        self.tokens.swap(capacity, Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.tokens.load(Relaxed)
-    }
-
-    fn add(&self, amount: u64) {
-        // A full bucket, which is the usual one, is not written.
-        let capacity = self.capacity.load(Relaxed);
-        let added = |tokens: u64| (tokens < capacity).then(|| capacity.min(tokens.saturating_add(amount)));
-        let _ = self.tokens.fetch_update(Relaxed, Relaxed, added);
-    }
-
-    fn take(&self, amount: u64) -> bool {
-        self.tokens.fetch_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(amount)).is_ok()
-    }
-
-    fn take_up_to(&self, amount: u64) {
-        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some(tokens.saturating_sub(amount)));
     }
 }
 
