@@ -4,48 +4,14 @@ mod support;
 
 use std::sync::Arc;
 
-use buttress_core::{BoxError, Kind, Level, Verdict, classify_fn, find};
-use buttress_degrade::{
-    ByKey, Cause, Chain, DegradeLayer, Degraded, Freshness, IntoAnswer, LastGood, Open, Recalling, Rung,
-    Source,
-};
+use buttress_core::{BoxError, Kind, Level, Verdict, classify_fn};
+use buttress_degrade::{ByKey, Cause, Chain, DegradeLayer, Degraded, IntoAnswer, LastGood, Rung};
 use buttress_testkit::clock::settle;
-use buttress_testkit::{Scripted, Step, err, hang, ok, panics};
+use buttress_testkit::{Scripted, err, ok};
+use support::kept::{Answer, call, layer, rules, store};
 use support::{Heard, ms, secs};
 use tokio::time::{Instant, advance};
 use tower::{Layer, ServiceExt};
-
-type Answer = Degraded<u32>;
-type Rules = ByKey<fn(&String) -> Option<std::borrow::Cow<'_, str>>, u32>;
-type Layered = DegradeLayer<Recalling<Chain<String, Answer, Open>, Rules>>;
-
-fn rules() -> Rules {
-    let key: fn(&String) -> Option<std::borrow::Cow<'_, str>> =
-        |request| (request != "unkeyed").then(|| request.as_str().into());
-    ByKey::new(key)
-}
-
-/// Ten minutes fresh, and no jitter, unless a test says otherwise.
-fn store() -> LastGood<Rules> {
-    let store = LastGood::new(rules()).ttl(secs(600)).while_revalidate(secs(0)).if_error(secs(1200));
-    store.negative_ttl(secs(0)).refresh_jitter(0)
-}
-
-fn layer(store: &LastGood<Rules>) -> Layered {
-    let chain = Chain::<String, Answer>::new().rung(Rung::answer("fixed", |_| Some(0)));
-    DegradeLayer::new("prices", chain).unwrap().last_good(store.clone()).unwrap()
-}
-
-async fn call(layer: &Layered, inner: &Scripted<u32>) -> Answer {
-    layer.layer(inner.clone()).oneshot("a".into()).await.unwrap()
-}
-
-fn freshness(answer: &Answer) -> Option<Freshness> {
-    match answer.clone().into_parts().1?.source() {
-        Source::LastGood { freshness } => Some(freshness),
-        _ => None,
-    }
-}
 
 /// HD-47.
 #[tokio::test(start_paused = true)]
@@ -108,82 +74,6 @@ async fn a_healthy_service_is_ten_seconds_behind_at_most_and_a_sick_one_a_day() 
     advance(secs(86_000)).await;
     let answer = call(&layer, &inner).await;
     assert_eq!((answer.level(), answer.age(), *answer.get_ref()), (Level::Moderate, Some(secs(86_000)), 2));
-}
-
-/// HD-51, and what its leader may do.
-async fn thousand(old: bool, steps: [Step<u32>; 1], cancel: bool) -> (Vec<Answer>, Scripted<u32>) {
-    let (layer, inner) = (layer(&store()), Scripted::new([ok(1)]));
-    if old {
-        call(&layer, &inner).await;
-        advance(secs(601)).await;
-    }
-    let before = inner.calls();
-    inner.go_on_with(steps);
-    let service = layer.layer(inner.clone());
-    let mut calls: Vec<_> =
-        (0..1000).map(|_| tokio::spawn(service.clone().oneshot("a".to_owned()))).collect();
-    settle().await;
-    if cancel {
-        calls.remove(0).abort();
-    }
-    let mut answers = Vec::new();
-    for call in calls {
-        answers.push(call.await.unwrap().unwrap());
-    }
-    assert_eq!(inner.calls() - before, 1, "one call for all");
-    (answers, inner)
-}
-
-/// HD-51.
-#[tokio::test(start_paused = true)]
-async fn a_thousand_who_ask_at_once_make_one_call() {
-    for old in [false, true] {
-        let (answers, _) = thousand(old, [ok(2).after(ms(100))], false).await;
-        assert_eq!(answers.len(), 1000);
-        assert!(answers.iter().all(|answer| answer.level() == Level::Full && *answer.get_ref() == 2));
-        let waited = answers.iter().filter(|answer| freshness(answer) == Some(Freshness::Shared)).count();
-        assert_eq!(waited, 999, "and one got it from the service itself");
-    }
-}
-
-/// HD-51, the leader is cancelled.
-#[tokio::test(start_paused = true)]
-async fn the_call_goes_on_for_the_others_when_the_one_who_made_it_goes_away() {
-    for old in [false, true] {
-        let (answers, inner) = thousand(old, [ok(2).after(ms(100))], true).await;
-        assert_eq!((answers.len(), inner.counts().dropped), (999, 0));
-        assert!(answers.iter().all(|answer| answer.level() == Level::Full && *answer.get_ref() == 2));
-    }
-}
-
-/// HD-51, the leader errs, and panics.
-#[tokio::test(start_paused = true)]
-async fn a_thousand_learn_of_one_failure_and_make_no_call_of_their_own() {
-    for (step, cause) in [
-        (err("down").after(ms(100)), Cause::Failed(Kind::Transient)),
-        (panics().after(ms(100)), Cause::Panicked),
-    ] {
-        let (answers, _) = thousand(true, [step.clone()], false).await;
-        let of = |answer: &Answer| (answer.level(), *answer.get_ref(), answer.shortfalls()[0].cause());
-        assert!(answers.iter().all(|answer| of(answer) == (Level::Moderate, 1, cause)));
-        let (answers, _) = thousand(false, [step], false).await;
-        assert!(answers.iter().all(|answer| of(answer) == (Level::Minimal, 0, cause)));
-    }
-}
-
-/// HD-51, the call hangs.
-#[tokio::test(start_paused = true)]
-async fn a_call_that_hangs_is_given_up_by_all_at_the_budget() {
-    let layer = layer(&store()).budget(ms(50)).unwrap();
-    let inner = Scripted::<u32>::new([hang()]);
-    let start = Instant::now();
-    let first = tokio::spawn(layer.layer(inner.clone()).oneshot("a".to_owned()));
-    tokio::time::sleep(ms(20)).await;
-    let second = call(&layer, &inner).await;
-    assert_eq!((start.elapsed(), second.shortfalls()[0].cause()), (ms(50), Cause::Elapsed));
-    assert_eq!(first.await.unwrap().unwrap().shortfalls()[0].cause(), Cause::Elapsed);
-    settle().await;
-    assert_eq!((inner.calls(), inner.counts().in_flight), (1, 0));
 }
 
 /// HD-54.
@@ -312,45 +202,6 @@ async fn a_request_without_a_key_is_neither_kept_nor_looked_for() {
     let call = || layer.layer(inner.clone()).oneshot("unkeyed".to_owned());
     assert_eq!(call().await.unwrap(), 1.into_answer());
     assert_eq!((call().await.unwrap().into_inner(), store.len(), inner.calls()), (0, 0, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_shutdown_waits_for_what_is_under_way_and_drops_what_takes_too_long() {
-    let store = store();
-    let (layer, inner) = (layer(&store), Scripted::new([ok(1).after(ms(100)), hang()]));
-    let first = tokio::spawn(layer.layer(inner.clone()).oneshot("a".to_owned()));
-    let second = tokio::spawn(layer.layer(inner.clone()).oneshot("b".to_owned()));
-    settle().await;
-    assert_eq!(store.in_flight(), 2);
-    assert_eq!(store.shutdown(secs(1)).await, 1);
-    assert_eq!(first.await.unwrap().unwrap().into_inner(), 1);
-    let answer = second.await.unwrap().unwrap();
-    assert_eq!((answer.into_inner(), inner.counts().in_flight, store.in_flight()), (0, 0, 0));
-    // From then on callers make their calls themselves.
-    inner.go_on_with([ok(3)]);
-    assert_eq!(layer.layer(inner.clone()).oneshot("c".to_owned()).await.unwrap().into_inner(), 3);
-}
-
-#[test]
-fn without_a_runtime_the_caller_makes_the_call() {
-    let layer = layer(&store());
-    let service = layer.layer(Scripted::new([ok(1)]));
-    let mut call = tokio_test::task::spawn(service.oneshot("a".to_owned()));
-    let std::task::Poll::Ready(Ok(answer)) = call.poll() else { panic!("answered at once") };
-    assert_eq!(answer.into_inner(), 1);
-}
-
-/// A runtime, but one without a timer.
-#[test]
-fn without_a_timer_a_call_that_has_to_wait_says_so() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let layer = layer(&store());
-    for polled in [hang(), hang().ready_after(ms(1))] {
-        let call = layer.layer(Scripted::<u32>::new([polled])).oneshot("a".to_owned());
-        let Ok(error) = runtime.block_on(async { tokio::spawn(call).await }) else { continue };
-        let error = error.unwrap_err();
-        assert!(find::<buttress_core::NoTimer>(&*error).is_some(), "{error}");
-    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod kept;
+pub(crate) mod numbers;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
