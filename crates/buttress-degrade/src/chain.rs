@@ -116,7 +116,7 @@ impl<Req, A> Chain<Req, A> {
     }
 
     /// Closes the chain: this always has an answer, of this level. It is also asked where the service's error is the caller's
-    /// fault ([`Cause::Rejected`]), since there is no other way left to answer; responses of that kind pass as they are.
+    /// fault ([`Cause::Rejected`]) or a conflict, since there is no other way left to answer; responses of that kind pass as they are.
     #[must_use]
     pub fn finally<F, T>(
         self,
@@ -296,7 +296,7 @@ where
             Ok(answered(answer, served))
         }
         Err(error) => {
-            if cause != Cause::Rejected {
+            if !cause.is_answer() {
                 told.answered(Level::Failed, || "none".into());
             }
             Err(error)

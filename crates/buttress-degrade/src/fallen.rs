@@ -94,6 +94,13 @@ pub(crate) fn elapsed(name: &Arc<str>, limit: Duration) -> (Cause, BoxError) {
     }
 }
 
+/// Whether the service has not answered. A conflict is an answer: the service is well, and what the request is about is busy, at
+/// whatever service one asks for it.
+#[inline]
+pub(crate) fn is_failure(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Failure { kind, .. } if *kind != Kind::Conflict)
+}
+
 /// What an outcome that is not good means for whoever reads of it.
 pub(crate) fn cause_of(verdict: Verdict, error: Option<&BoxError>) -> Cause {
     let Verdict::Failure { kind, .. } = verdict else {

@@ -8,7 +8,7 @@ use buttress_core::{BoxError, Carry, Classify, Effect, Level, Verdict};
 use pin_project_lite::pin_project;
 
 use crate::chain::{Chain, Last};
-use crate::fallen::{Failure, cause_of, effect_of};
+use crate::fallen::{Failure, cause_of, effect_of, is_failure};
 use crate::falling::{Call, Fall, Seldom};
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::Made;
@@ -164,7 +164,7 @@ impl<F, C: Rungs, P> State<F, C, P> {
                     }
                     let verdict = call.shared.policy.classify(Ok(&response));
                     let answer = response.into_answer();
-                    if !verdict.is_failure() {
+                    if !is_failure(&verdict) {
                         if answer.level().is_degraded() {
                             return Poll::Ready(Ok(degraded(answer, &call.shared.told)));
                         }

@@ -22,9 +22,10 @@
 //! A call falls when its outcome is a failure to the policy (HTTP 5xx, 408 and 429, errors, time-outs), when a layer below has
 //! [refused](buttress_core::Refused) it, when the service cannot become ready, or has not within the
 //! [patience](DegradeLayer::patience). It does not fall when the caller is at fault
-//! ([`Rejected`](buttress_core::Verdict::Rejected): HTTP 401, 403, 404, 410), nor for a caller who has gone. Then the rungs are
-//! asked, best level first; each has a time and a number of calls at once, beyond which it is passed over. What nothing answers
-//! stays what it was: a 503 is a 503, of level 4; an error says what was tried ([`Unanswered`]).
+//! ([`Rejected`](buttress_core::Verdict::Rejected): HTTP 401, 403, 404, 410), nor when what the request is about is busy
+//! ([`Conflict`](buttress_core::Kind::Conflict): HTTP 409 with `Retry-After`), which no other service knows of, nor
+//! for a caller who has gone. Then the rungs are asked, best level first; each has a time and a number of calls at once, beyond which
+//! it is passed over. What nothing answers stays what it was: a 503 is a 503, of level 4; an error says what was tried ([`Unanswered`]).
 //!
 //! `poll_ready` is always ready: backpressure ends here. A service that is not ready is driven by the call that waits for it,
 //! and a fresh clone takes its place.

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::chain::DRILL;
 use crate::error::Tried;
-use crate::fallen::{Fallen, cause_of};
+use crate::fallen::{Fallen, cause_of, is_failure};
 use crate::grade::IntoAnswer;
 use crate::served::Cause;
 
@@ -97,7 +97,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
                 let outcome = service.call(request).await.map_err(Into::into);
                 let verdict = policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));
                 match outcome {
-                    Ok(response) if !verdict.is_failure() => Ok(response.into_answer()),
+                    Ok(response) if !is_failure(&verdict) => Ok(response.into_answer()),
                     Ok(_) => Err((cause_of(verdict, None), None)),
                     Err(error) => Err((cause_of(verdict, Some(&error)), Some(error))),
                 }

@@ -155,7 +155,12 @@ pub enum Cause {
 impl Cause {
     /// Whether nothing else is to answer in its place.
     pub(crate) fn passes(self) -> bool {
-        matches!(self, Self::Rejected | Self::NoTimer)
+        self.is_answer() || self == Self::NoTimer
+    }
+
+    /// Whether the service has answered, though not as it was asked to.
+    pub(crate) fn is_answer(self) -> bool {
+        matches!(self, Self::Rejected | Self::Failed(Kind::Conflict))
     }
 
     /// The cause in a few words.

@@ -165,6 +165,27 @@ async fn what_the_caller_is_at_fault_for_is_not_masked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_that_says_that_something_is_busy_is_an_answer_too() {
+    let policy = classify_fn(|outcome: Result<&u32, _>| match outcome {
+        Ok(_) => Verdict::Success,
+        Err(_) => Verdict::failure(Kind::Conflict),
+    });
+    let heard = Heard::default();
+    let layer = |chain| DegradeLayer::new("prices", chain).unwrap().policy(policy).observe(heard.observer());
+    let busy = || Scripted::<u32>::new([err("busy")]);
+    let error = layer(Open::new().rung(fixed(7))).layer(busy()).oneshot(1).await.unwrap_err();
+    assert_eq!(error.downcast_ref(), Some(&ScriptError("busy")));
+    assert!(heard.take().is_empty(), "the service has not failed");
+    let closed = Open::new().rung(fixed(7)).finally(Level::Minimal, "sorry", |fallen| match fallen.cause() {
+        Cause::Failed(Kind::Conflict) => 409,
+        _ => 503,
+    });
+    let layer = DegradeLayer::new("prices", closed).unwrap().policy(policy);
+    let Ok(answer) = layer.layer(busy()).oneshot(1).await;
+    assert_eq!(answer.into_inner(), 409);
+}
+
+#[tokio::test(start_paused = true)]
 async fn rungs_are_asked_in_the_order_of_their_levels_and_each_failure_is_told() {
     let heard = Heard::default();
     let slow = Scripted::<u32>::new([hang()]);

@@ -14,6 +14,7 @@ use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use origin::{Asked, Body, Given, Origin, get, response, store};
 use support::{ms, secs};
+use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Levels compose over hops.
@@ -304,4 +305,43 @@ async fn an_error_of_time_says_how_long_it_was_waited() {
     }
     assert_eq!(says(unready.clone().oneshot(hasty()).await), expected("300 ms"));
     assert_eq!(says(unready.oneshot(get(&[])).await), expected("10 s"));
+}
+
+/// RFC 9110 § 15.5.10, HD-61: whoever is told to come back later was answered. The same key at another service would have it done twice.
+#[tokio::test(start_paused = true)]
+async fn a_conflict_passes_and_is_neither_masked_nor_done_by_another() {
+    const BUSY: &[(&str, &str)] = &[("retry-after", "5")];
+    let (origin, replica) = (Origin::of(409, BUSY), Origin::of(200, &[]));
+    let rung = Rung::alternate("replica", replica.service(), Http::new());
+    let chain = Chain::<Asked, Given>::new()
+        .rung(rung)
+        .finally(Level::Minimal, "sorry", |_| StoredResponse::from(Response::new("later")));
+    let layer = DegradeLayer::new("orders", chain).unwrap().policy(Http::new());
+    let mut request = get(&[("idempotency-key", "k1")]);
+    *request.method_mut() = Method::POST;
+    let Ok(answer) = layer.layer(origin.service()).oneshot(request).await;
+    assert_eq!((answer.status().as_u16(), answer.level(), replica.calls()), (409, Level::Full, 0));
+    assert_eq!(answer.headers()["retry-after"], "5");
+    // Nor is an old answer given in its place, and the store is not told of a failure.
+    for alone in [false, true] {
+        let store = store(HttpRules::private()).negative_ttl(secs(60));
+        let layer = origin::layer(&store);
+        let origin = Origin::of(200, &[("cache-control", "max-age=1")]);
+        origin::body(&layer, &origin, &[]).await;
+        advance(secs(2)).await;
+        origin.then(|_| Ok(response(409, BUSY, "busy")));
+        for _ in 0..2 {
+            let asked: &[(&str, &str)] = if alone { &[("range", "bytes=0-1")] } else { &[] };
+            assert_eq!(origin::body(&layer, &origin, asked).await, "busy");
+        }
+        assert_eq!(origin.calls(), 3, "nothing is left alone for a moment");
+    }
+    // What another service answers is as good.
+    let replica = Origin::of(409, BUSY);
+    let rung = Rung::alternate("replica", replica.service(), Http::new());
+    let layer =
+        DegradeLayer::new("orders", Chain::<Asked, Given>::new().rung(rung)).unwrap().policy(Http::new());
+    let origin = Origin::of(503, &[]);
+    let answer = layer.layer(origin.service()).oneshot(get(&[])).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.level()), (409, Level::Slight));
 }

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::{Shared, for_all};
 use crate::error::{SharedFailure, TooLarge};
-use crate::fallen::{cause_of, elapsed};
+use crate::fallen::{cause_of, elapsed, is_failure};
 use crate::grade::IntoAnswer;
 use crate::primary::{Ended, run, start};
 use crate::recall::{Accepts, Keep, Kept, Recall, Renewal};
@@ -154,14 +154,14 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
 
     fn fail(mut self, cause: Cause, error: BoxError) {
         // What is the fault of one request says nothing of the service, nor of the others' requests.
-        let rejected = cause == Cause::Rejected;
-        if let Some(old) = self.old.as_ref().filter(|_| !rejected) {
+        let answered = cause.is_answer();
+        if let Some(old) = self.old.as_ref().filter(|_| !answered) {
             old.fails(Instant::now());
         }
         let others =
             self.flight.close() - usize::from(self.live.as_ref().is_some_and(|live| !live.is_closed()));
         // Whoever asked alone gets the error as it is.
-        let (error, outcome) = if others == 0 || rejected {
+        let (error, outcome) = if others == 0 || answered {
             (error, Outcome::Again)
         } else {
             let error = Arc::new(error);
@@ -192,7 +192,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             response.disbelieve();
         }
         let verdict = shared.policy.classify(Ok(&response));
-        let grade = if verdict.is_failure() {
+        let grade = if is_failure(&verdict) {
             Err(cause_of(verdict, None))
         } else {
             Ok(store.rules.level(&response).min(Level::Minimal))

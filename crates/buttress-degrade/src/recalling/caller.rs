@@ -11,7 +11,7 @@ use super::call::{ForAll, Found, Live};
 use super::{Shared, answer, kept_for};
 use crate::chain::{DRILL, Last, LastGood as StoredAnswer, descend};
 use crate::error::{NotAsked, SharedFailure, Vanished};
-use crate::fallen::{Failure, Fallen, cause_of, elapsed};
+use crate::fallen::{Failure, Fallen, cause_of, elapsed, is_failure};
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::layer::Recalling;
 use crate::primary::{Ended, run, start};
@@ -224,7 +224,7 @@ where
                 }
                 let verdict = self.shared.policy.classify(outcome.as_ref().map_err(|error| &**error));
                 match outcome {
-                    Ok(response) if !verdict.is_failure() => {
+                    Ok(response) if !is_failure(&verdict) => {
                         self.may_be_for_all(&asked, &response, verdict);
                         return Ok(self.passed(response.into_answer()));
                     }
