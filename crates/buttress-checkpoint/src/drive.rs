@@ -8,16 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use buttress_core::observe::RunChange;
 use buttress_core::{Backoff, Event};
-use buttress_store::{
-    Acquired, Appended, Entry, Fault, Hold, JournalStore, NewEntry, Next, Run, RunId, StoreError,
-};
+use buttress_store::{Acquired, Appended, Fault, Hold, JournalStore, NewEntry, Next, Run, RunId, StoreError};
 use serde_json::value::RawValue;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::Config;
 use crate::cx::Cx;
-use crate::entry::{self, Envelope};
+use crate::entry::Envelope;
 use crate::error::Mismatch;
 use crate::lease::{Lease, Loss};
 use crate::polled::{Ended, Polled, Woken, panicked};
@@ -152,7 +150,7 @@ impl<S: JournalStore> Driver<S> {
     }
 
     /// A journal, and when it was read.
-    async fn load(&self, id: &RunId) -> Result<(Run, Instant), StoreError> {
+    pub(crate) async fn load(&self, id: &RunId) -> Result<(Run, Instant), StoreError> {
         let mut delays = self.config.retries.delays();
         loop {
             match self.store.load(id).await {
@@ -199,44 +197,6 @@ impl<S: JournalStore> Driver<S> {
         let core =
             Core::new(run.info.id, run.info.name, root, *max_value, Arc::clone(observer), replay, clock);
         Ok(Ok((Arc::new(core), envelope.input)))
-    }
-
-    /// Brings over the entries with which a forked run begins, those that are not there yet.
-    async fn copy(
-        &mut self,
-        entries: &mut Vec<Entry>,
-        fork: &entry::Fork,
-    ) -> Result<Result<(), StoreError>, Refused> {
-        const CHUNK: usize = 100;
-        const CHUNK_BYTES: usize = 1 << 20;
-        let wanted = usize::try_from(fork.entries).unwrap_or(usize::MAX);
-        if entries.len() >= wanted {
-            return Ok(Ok(()));
-        }
-        let lacks =
-            || StoreError::new("journal", "load", Fault::Internal).detail("it lacks what is to be continued");
-        let Ok(from) = RunId::try_new(fork.from.as_str()) else { return Ok(Err(lacks())) };
-        let source = match self.load(&from).await {
-            Ok((source, _)) => source.entries.into_iter(),
-            Err(error) => return Ok(Err(error)),
-        };
-        let kept: Vec<NewEntry> = source.filter(|entry| fork.keeps(entry)).map(|entry| entry.entry).collect();
-        while entries.len() < wanted {
-            let rest = kept.get(entries.len()..).unwrap_or_default();
-            let mut bytes = 0;
-            let fits = rest.iter().take(CHUNK).take_while(|entry| {
-                bytes += entry.payload.len();
-                bytes <= CHUNK_BYTES
-            });
-            let chunk = rest.iter().take(fits.count().max(1)).cloned().collect::<Vec<_>>();
-            if chunk.is_empty() {
-                return Ok(Err(lacks()));
-            }
-            let at = self.append(chunk.clone(), Next::Go).await?.at;
-            let first = entries.len() as u64;
-            entries.extend((first..).zip(chunk).map(|(seq, entry)| Entry { seq, at, entry }));
-        }
-        Ok(Ok(()))
     }
 
     async fn poll_to_end(

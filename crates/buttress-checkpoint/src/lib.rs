@@ -88,6 +88,7 @@ mod cx;
 mod drive;
 mod entry;
 mod error;
+mod fork;
 mod handle;
 #[cfg(feature = "http")]
 mod http;
