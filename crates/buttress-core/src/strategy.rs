@@ -161,3 +161,47 @@ impl<P: Discard<Res>, F, Res> Discard<Res> for KeyBy<P, F> {
         self.policy.discard(response)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kind, error_verdict};
+
+    /// Something that can be recognised in each part.
+    struct Known;
+
+    impl Classify<u32> for Known {
+        fn classify(&self, outcome: Result<&u32, ErrorRef<'_>>) -> Verdict {
+            outcome.map_or_else(error_verdict, |_| Verdict::failure(Kind::Throttled))
+        }
+    }
+
+    impl Carry<u32> for Known {
+        const ACTIVE: bool = true;
+
+        fn carried<'a>(&self, _: &'a u32) -> Option<&'a Carried> {
+            None
+        }
+
+        fn carry(&self, message: &mut u32, _: impl FnOnce(&mut Carried)) {
+            *message += 1;
+        }
+
+        fn may_repeat(&self, message: &u32) -> bool {
+            *message > 7
+        }
+    }
+
+    /// Whoever wraps a policy and forgets one of its parts loses deadlines, or sends twice what must not be.
+    #[test]
+    fn all_but_the_key_is_the_policys_own() {
+        fn check<P: Classify<u32> + Carry<u32> + KeyOf<u32>>(policy: &P) {
+            let mut message = 7;
+            policy.carry(&mut message, |_| {});
+            assert!(P::ACTIVE && message == 8 && policy.may_repeat(&message) && !policy.may_repeat(&7));
+            assert_eq!(policy.classify(Ok(&0)), Verdict::failure(Kind::Throttled));
+            assert_eq!((policy.key(&0).as_deref(), policy.carried(&0)), (Some("key"), None));
+        }
+        check(&key_by(Known, |_: &u32| Some("key".into())));
+    }
+}

@@ -67,36 +67,37 @@ async fn begun(effects: &Effects) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_postgres_in_the_sweep_loses_nothing() {
-    let mut server = services::Postgres::start();
-    let store = AnyStore::create(&server.url()).await.unwrap();
+async fn restarted_in_the_sweep(url: &str, restart: impl FnOnce()) {
+    let store = AnyStore::create(url).await.unwrap();
     let effects = Effects::default();
     abandoned(&store, &effects).await;
     let worker = sweeping(&store, &effects);
     begun(&effects).await;
-    tokio::task::block_in_place(|| {
-        server.kill();
-        server.restart();
-    });
+    tokio::task::block_in_place(restart);
     all_are_done(&store, &effects).await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_redis_in_the_sweep_loses_nothing() {
-    let mut server = services::Redis::start();
-    let store = AnyStore::create(&server.url()).await.unwrap();
-    let effects = Effects::default();
-    abandoned(&store, &effects).await;
-    let worker = sweeping(&store, &effects);
-    begun(&effects).await;
-    tokio::task::block_in_place(|| {
+async fn a_restart_of_postgres_in_the_sweep_loses_nothing() {
+    let mut server = services::Postgres::start();
+    let url = server.url();
+    let restart = || {
         server.kill();
         server.restart();
-    });
-    all_are_done(&store, &effects).await;
-    worker.stop().await;
+    };
+    restarted_in_the_sweep(&url, restart).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_redis_in_the_sweep_loses_nothing() {
+    let mut server = services::Redis::start();
+    let url = server.url();
+    let restart = || {
+        server.kill();
+        server.restart();
+    };
+    restarted_in_the_sweep(&url, restart).await;
 }
 
 /// What is embedded is restarted with its process: the file is closed under one worker and opened by the next.

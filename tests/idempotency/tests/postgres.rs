@@ -1,11 +1,12 @@
 //! What the layer does, on the store `postgres`.
 
+use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
-use buttress_idempotency::{Claim, Config, Hash, HttpKeys, Idempotency, Ran, record_of};
+use buttress_idempotency::{Claim, Config, Hash, Idempotency, Ran, record_of};
 use buttress_store::{Postgres, ScopedKey};
-use idempotency_tests::{Handler, Rig, cases, post};
+use idempotency_tests::cases;
 use tokio_postgres::{Client, NoTls};
 
 idempotency_tests::behaviours!(services::InPostgres);
@@ -30,23 +31,13 @@ async fn a_claim_without_a_lease_is_never_an_orphan() {
     cases::leases::a_claim_without_a_lease_is_never_an_orphan(store, strip, outdate).await;
 }
 
-/// IA-26, IA-27: the server itself is killed, in the middle of a call and before one.
+/// IA-26, IA-27
 #[tokio::test]
 async fn a_server_that_is_killed_refuses_calls_and_loses_none() {
-    let mut server = services::Postgres::start();
-    let store = server.store().await;
-    let rig = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut());
-    let first = rig.spawn(post("k1", "100"));
-    rig.handler.called(1).await;
-    server.kill();
-    rig.handler.release();
-    assert_eq!(first.await.unwrap().seen(), (201, false), "the caller gets the true answer");
-    assert_eq!(rig.post("k2", "100").await.status, 503);
-    assert_eq!(rig.handler.calls(), 1);
-    server.restart();
-    idempotency_tests::until("it is recorded", || rig.log.has(buttress_core::IdempotencyResult::Recorded))
-        .await;
-    assert_eq!(rig.post_until_free("k1", "100").await.seen(), (201, true));
+    let server = services::Postgres::start();
+    let (store, server) = (server.store().await, RefCell::new(server));
+    let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
+    cases::store_failures::a_server_that_is_killed_refuses_calls_and_loses_none(store, kill, restart).await;
 }
 
 async fn pay(store: &Postgres, config: &str, claim: &Claim, commits: bool) -> io::Result<u64> {

@@ -1,5 +1,6 @@
 //! What the layer does, on the store `redis`.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use buttress_core::{IdempotencyResult as Is, find};
 use buttress_idempotency::{Config, Error, HttpKeys};
 use http_body_util::BodyExt;
-use idempotency_tests::{Handler, Rig, cases, post, until};
+use idempotency_tests::{Handler, Rig, cases, post};
 
 idempotency_tests::behaviours!(services::InRedis);
 
@@ -33,22 +34,13 @@ async fn a_claim_without_a_lease_is_never_an_orphan() {
     cases::leases::a_claim_without_a_lease_is_never_an_orphan(store, strip, outdate).await;
 }
 
-/// IA-26, IA-27: the server itself is killed, in the middle of a call and before one.
+/// IA-26, IA-27
 #[tokio::test]
 async fn a_server_that_is_killed_refuses_calls_and_loses_none() {
-    let mut server = services::Redis::start();
-    let store = server.store().await;
-    let rig = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut());
-    let first = rig.spawn(post("k1", "100"));
-    rig.handler.called(1).await;
-    server.kill();
-    rig.handler.release();
-    assert_eq!(first.await.unwrap().seen(), (201, false), "the caller gets the true answer");
-    assert_eq!(rig.post("k2", "100").await.status, 503);
-    assert_eq!(rig.handler.calls(), 1);
-    server.restart();
-    until("it is recorded", || rig.log.has(Is::Recorded)).await;
-    assert_eq!(rig.post_until_free("k1", "100").await.seen(), (201, true));
+    let server = services::Redis::start();
+    let (store, server) = (server.store().await, RefCell::new(server));
+    let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
+    cases::store_failures::a_server_that_is_killed_refuses_calls_and_loses_none(store, kill, restart).await;
 }
 
 /// IA-35: with `everysec` a crash loses a second at most, of which the store warns.

@@ -93,3 +93,22 @@ pub async fn an_answer_that_the_store_has_no_room_for_is_never_made_again<St: Cl
     let refused = rig.post("k1", "100").await;
     assert_eq!((refused.status.as_u16(), refused.retry_after(), rig.handler.calls()), (409, None, 1));
 }
+
+/// IA-26, IA-27: the server itself is killed, in the middle of a call and before one.
+pub async fn a_server_that_is_killed_refuses_calls_and_loses_none<St: ClaimStore>(
+    store: St,
+    kill: impl FnOnce(),
+    restart: impl FnOnce(),
+) {
+    let rig = Rig::new(&store, Config::new(), HttpKeys::default(), Handler::shut());
+    let first = rig.spawn(post("k1", "100"));
+    rig.handler.called(1).await;
+    kill();
+    rig.handler.release();
+    assert_eq!(first.await.unwrap().seen(), (201, false), "the caller gets the true answer");
+    assert_eq!(rig.post("k2", "100").await.status, 503);
+    assert_eq!(rig.handler.calls(), 1);
+    restart();
+    until("it is recorded", || rig.log.has(Is::Recorded)).await;
+    assert_eq!(rig.post_until_free("k1", "100").await.seen(), (201, true));
+}
