@@ -67,7 +67,7 @@ impl<C: Rungs, P> Call<C, P> {
     pub(crate) fn of(
         shared: &Holder<P, C>,
         copy: impl FnOnce(&Holder<P, C>) -> Option<Copied<C::Request>>,
-        request: &C::Request,
+        request: &mut C::Request,
     ) -> Self
     where
         P: Carry<C::Request>,
@@ -77,8 +77,12 @@ impl<C: Rungs, P> Call<C, P> {
             return Self { shared: shared.clone(), request: None, bound: Seldom(None) };
         }
         let bound = deadline.map(|deadline| Box::new(Bound { deadline: Some(deadline), ..Bound::default() }));
-        let request = copy(shared).map(|copy| copy(request));
-        Self { shared: shared.busy(), request, bound: Seldom(bound) }
+        // What rungs get has the time of the whole call, and not that of the service.
+        let kept = copy(shared).map(|copy| copy(request));
+        if let Some(budget) = shared.limits.budget.filter(|_| P::ACTIVE) {
+            travels(&shared.policy, request, after(Instant::now(), budget));
+        }
+        Self { shared: shared.busy(), request: kept, bound: Seldom(bound) }
     }
 
     /// A drill leaves the service out.
@@ -154,6 +158,15 @@ impl<C: Rungs, P> Call<C, P> {
 #[inline(always)]
 pub(crate) fn deadline<P: Carry<Req>, Req>(policy: &P, request: &Req) -> Option<Instant> {
     if P::ACTIVE { policy.carried(request).and_then(|carried| carried.deadline) } else { None }
+}
+
+/// Tells the layers below how much time they have: one that knows gives up by itself, and the circuit hears of a time-out, and not of a
+/// caller who has gone.
+#[cold]
+pub(crate) fn travels<P: Carry<Req>, Req>(policy: &P, request: &mut Req, end: Instant) {
+    policy.carry(request, |carried| {
+        carried.deadline = Some(carried.deadline.map_or(end, |deadline| deadline.min(end)));
+    });
 }
 
 /// What is seldom there, and costs nothing to drop where it is not: neither moves nor code in its owner's own.

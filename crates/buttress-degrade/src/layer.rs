@@ -130,7 +130,11 @@ impl<C, P> DegradeLayer<C, P> {
     }
 
     /// How long the service has for the whole call, readiness included, until the chain answers. It takes the place of
-    /// [`patience`](Self::patience). Not set by default; for services with no deadline of their own.
+    /// [`patience`](Self::patience). Not set by default; for services with no deadline of their own, or a longer one.
+    ///
+    /// It travels with the request, if the policy lets it (that for HTTP does): a deadline below then ends by it, and the circuit breaker
+    /// beneath hears of a time-out. Where nothing below knows of deadlines the call is dropped, which looks to a circuit breaker
+    /// as if the caller had gone.
     ///
     /// The deadline that travels with a request bounds the call in any case.
     ///

@@ -154,7 +154,7 @@ where
 
     /// What has nothing to do with the store, but that it may make an answer obsolete.
     #[inline(never)]
-    fn pass(&mut self, request: Req) -> Answers<S::Future, P, Req, A, L, R> {
+    fn pass(&mut self, mut request: Req) -> Answers<S::Future, P, Req, A, L, R> {
         let store = &self.shared.chain.store;
         let drill = self.is_in_drill();
         if let Some(key) = store.rules.key_in_outage(&request) {
@@ -166,7 +166,7 @@ where
             }));
         }
         let obsolete = store.rules.obsoletes(&request);
-        let call = Call::of(&self.shared, |shared| shared.chain.chain.copy, &request);
+        let call = Call::of(&self.shared, |shared| shared.chain.chain.copy, &mut request);
         if drill {
             return ResponseFuture::falling(call.drill());
         }
@@ -189,7 +189,7 @@ where
 
 /// A call for all has the time of one for all, and not that of the caller who came first.
 fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req) {
-    if deadline(&shared.policy, request).is_some() {
+    if P::ACTIVE {
         let end = after(Instant::now(), shared.limits.bound());
         shared.policy.carry(request, |carried| carried.deadline = Some(end));
     }

@@ -110,10 +110,10 @@ where
     }
 
     #[inline(always)]
-    fn call(&mut self, request: Req) -> Self::Future {
+    fn call(&mut self, mut request: Req) -> Self::Future {
         if self.readiness == Readiness::Ready && !self.is_in_drill() {
             self.readiness = Readiness::Unknown;
-            let call = Call::of(&self.shared, |shared| shared.chain.copy, &request);
+            let call = Call::of(&self.shared, |shared| shared.chain.copy, &mut request);
             return ResponseFuture::calling(self.inner.call(request), call);
         }
         ResponseFuture::rare(self.call_otherwise(request))
@@ -132,8 +132,8 @@ where
     /// In a drill, or where the service inside has yet to become ready.
     #[allow(clippy::type_complexity, reason = "it is what the future has, but for the box")]
     #[cold]
-    fn call_otherwise(&mut self, request: Req) -> Box<Rare<S::Future, Chain<Req, A, L>, P>> {
-        let mut call = Call::of(&self.shared, |shared| shared.chain.copy, &request);
+    fn call_otherwise(&mut self, mut request: Req) -> Box<Rare<S::Future, Chain<Req, A, L>, P>> {
+        let mut call = Call::of(&self.shared, |shared| shared.chain.copy, &mut request);
         // One that is ready was in a drill a moment ago.
         if self.readiness == Readiness::Ready || self.is_in_drill() {
             return Rare::falling(call.drill());

@@ -5,6 +5,8 @@
 mod origin;
 mod support;
 
+use std::sync::{Arc, Mutex};
+
 use buttress_core::{BoxError, Elapsed, ErrorsAreFailures, Level, Reason, Refused, find};
 use buttress_degrade::{
     Chain, DEGRADATION, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Served, Unanswered,
@@ -84,6 +86,54 @@ async fn a_deadline_that_travels_with_the_request_bounds_the_service_and_the_run
         Http::new().carry(&mut request, |carried| carried.deadline = Some(start + ms(300)));
         let answer = layer.layer(hanging()).oneshot(request).await.unwrap();
         assert_eq!((answer.level(), start.elapsed()), (Level::Minimal, ms(300)));
+    }
+}
+
+/// A layer below that knows how much time it has gives up by itself; the rungs have the time of the whole call.
+#[tokio::test(start_paused = true)]
+async fn a_budget_travels_to_the_service_and_not_to_the_rungs() {
+    use buttress_core::Carry;
+    let deadlines = Arc::new(Mutex::new(Vec::new()));
+    let seen = {
+        let deadlines = Arc::clone(&deadlines);
+        move |request: &Asked| {
+            let deadline = Http::new().carried(request).and_then(|carried| carried.deadline);
+            deadlines.lock().unwrap().push(deadline);
+        }
+    };
+    let (seen_by_rung, start) = (seen.clone(), tokio::time::Instant::now());
+    let origin = Origin::new(move |request| {
+        seen(request);
+        Ok(response(503, &[], "busy"))
+    });
+    let replica = Origin::new(move |request| {
+        seen_by_rung(request);
+        Ok(response(200, &[("cache-control", "no-store")], "replica"))
+    });
+    let chain =
+        || Chain::<Asked, Given>::new().rung(Rung::alternate("replica", replica.service(), Http::new()));
+    let layer = DegradeLayer::new("search", chain()).unwrap().policy(Http::new()).budget(ms(500)).unwrap();
+    let stored = layer.clone().last_good(store(HttpRules::private())).unwrap();
+    for carried in [None, Some(start + ms(300)), Some(start + ms(900))] {
+        let request = || {
+            let mut request = get(&[]);
+            if carried.is_some() {
+                Http::new().carry(&mut request, |it| it.deadline = carried);
+            }
+            request
+        };
+        let below = start + ms(500);
+        layer.layer(origin.service()).oneshot(request()).await.unwrap();
+        let own = carried.map_or(below, |carried| carried.min(below));
+        assert_eq!(std::mem::take(&mut *deadlines.lock().unwrap()), [Some(own), carried]);
+        // A call for all has the time of one for all.
+        stored.layer(origin.service()).oneshot(request()).await.unwrap();
+        assert_eq!(std::mem::take(&mut *deadlines.lock().unwrap()), [Some(below), carried]);
+        // One for one alone has that one's.
+        let mut part = request();
+        part.headers_mut().insert("range", http::HeaderValue::from_static("bytes=0-1"));
+        stored.layer(origin.service()).oneshot(part).await.unwrap();
+        assert_eq!(std::mem::take(&mut *deadlines.lock().unwrap()), [Some(own), carried]);
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Shared, answer, kept_for};
 use crate::chain::{DRILL, Last, LastGood as StoredAnswer, descend};
 use crate::error::{NotAsked, SharedFailure, Vanished};
 use crate::fallen::{Failure, Fallen, cause_of, elapsed, is_failure};
+use crate::falling::travels;
 use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::layer::Recalling;
 use crate::primary::{Ended, run, start};
@@ -196,7 +197,7 @@ where
     where
         S: Service<Req, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
         S::Response: IntoAnswer<A> + Send,
-        P: Classify<S::Response>,
+        P: Classify<S::Response> + Carry<Req>,
         R: Recall<Req, S::Response, Answer = A>,
     {
         let limit = self.limit();
@@ -204,14 +205,17 @@ where
     }
 
     /// Calls the service for itself; nothing is kept of it.
-    async fn alone<S>(&mut self, mut inner: S, request: Req, limit: Limit) -> Result<A, L::Error>
+    async fn alone<S>(&mut self, mut inner: S, mut request: Req, limit: Limit) -> Result<A, L::Error>
     where
         S: Service<Req, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
         S::Response: IntoAnswer<A> + Send,
-        P: Classify<S::Response>,
+        P: Classify<S::Response> + Carry<Req>,
         R: Recall<Req, S::Response, Answer = A>,
     {
         let asked = self.shared.chain.store.rules.asked(&request);
+        if P::ACTIVE {
+            travels(&self.shared.policy, &mut request, limit.end);
+        }
         let made = start(&mut inner, request);
         drop(inner);
         let Some(ended) = within(limit.left(), run(made)).await else {
