@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Level, Timer, error_verdict};
+use buttress_core::{BoxError, Classify, ErrorsAreFailures, Level, Timer};
 use tokio::time::Instant;
 
-use crate::fallen::cause_of;
+use crate::fallen::{cause_of, is_failure};
 use crate::grade::Grade;
 use crate::score::{Need, level};
 use crate::served::{Cause, Served, Shortfall, sort};
@@ -22,8 +22,9 @@ use crate::served::{Cause, Served, Shortfall, sort};
 /// Where its stack keeps [last good answers](crate::LastGood), the call below goes on all the same and its late answer is kept
 /// for the next time.
 ///
-/// What counts is the level that a part's answer has, or that the next hop has said. It takes a policy to judge a status: a bare
-/// `Ok` with an HTTP 500 is complete, and one out of a [`DegradeLayer`](crate::DegradeLayer) is not.
+/// What counts is the level that a part's answer has, or that the next hop has said. It takes a policy to judge a status: an
+/// `Ok` with an HTTP 500 is complete, but not out of a [`DegradeLayer`](crate::DegradeLayer), nor of a
+/// [part that is judged](Gather::judged_part).
 ///
 /// A part that panics is missing, and takes no other with it. It ends as soon as all parts have answered. With each wake-up all parts that are still out are polled, so it is meant for a
 /// handful, not for thousands.
@@ -52,7 +53,7 @@ pub struct Gather<'a, A> {
     soft_deadline: Option<Duration>,
 }
 
-type PartFuture<'a, A> = std::pin::Pin<Box<dyn Future<Output = Result<A, BoxError>> + Send + 'a>>;
+type PartFuture<'a, A> = std::pin::Pin<Box<dyn Future<Output = Result<A, Cause>> + Send + 'a>>;
 
 enum Asked<'a, A> {
     Out(PartFuture<'a, A>),
@@ -80,12 +81,31 @@ impl<'a, A: Grade + Send + 'a> Gather<'a, A> {
 
     /// Adds a part: its name, how much it matters, and the call. One of the same name takes the place of the one before.
     #[must_use]
-    pub fn part<F, E>(mut self, name: impl Into<Arc<str>>, need: Need, call: F) -> Self
+    pub fn part<F, E>(self, name: impl Into<Arc<str>>, need: Need, call: F) -> Self
     where
         F: Future<Output = Result<A, E>> + Send + 'a,
         E: Into<BoxError>,
     {
-        let call: PartFuture<'a, A> = Box::pin(async move { call.await.map_err(Into::into) });
+        self.judged_part(name, need, ErrorsAreFailures, call)
+    }
+
+    /// The same, of a client that takes every response for a success: what is a failure by this policy is missing, and dropped.
+    #[must_use]
+    pub fn judged_part<P, F, E>(mut self, name: impl Into<Arc<str>>, need: Need, policy: P, call: F) -> Self
+    where
+        P: Classify<A> + Send + 'a,
+        F: Future<Output = Result<A, E>> + Send + 'a,
+        E: Into<BoxError>,
+    {
+        let call: PartFuture<'a, A> = Box::pin(async move {
+            let outcome = call.await.map_err(Into::into);
+            let verdict = policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));
+            match outcome {
+                Ok(answer) if !is_failure(&verdict) => Ok(answer),
+                Ok(_) => Err(cause_of(verdict, None)),
+                Err(error) => Err(cause_of(verdict, Some(&error))),
+            }
+        });
         self.parts.insert(name.into(), (need, Asked::Out(call)));
         self
     }
@@ -106,9 +126,7 @@ impl<'a, A: Grade + Send + 'a> Gather<'a, A> {
                     answer.note_next_hop();
                     *asked = Asked::Back(Ok(answer));
                 }
-                Ok(Poll::Ready(Err(error))) => {
-                    *asked = Asked::Back(Err(cause_of(error_verdict(&*error), Some(&error))));
-                }
+                Ok(Poll::Ready(Err(cause))) => *asked = Asked::Back(Err(cause)),
                 Ok(Poll::Pending) => out = true,
                 // Its future is dropped here, and never polled again.
                 Err(_) => *asked = Asked::Back(Err(Cause::Panicked)),

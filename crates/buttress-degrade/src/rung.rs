@@ -19,7 +19,8 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a rung has for a call: an answer, or why it has none.
 type Given<A> = Result<A, (Cause, Option<BoxError>)>;
-type Ask<Req, A> = dyn Fn(&Fallen<Req, A>) -> BoxFuture<Given<A>> + Send + Sync;
+/// The flag: whether what a service says of its answers is not believed.
+type Ask<Req, A> = dyn Fn(&Fallen<Req, A>, bool) -> BoxFuture<Given<A>> + Send + Sync;
 type Skip<Req, A> = dyn Fn(&Fallen<Req, A>) -> Option<(Cause, Option<BoxError>)> + Send + Sync;
 
 /// The service may have done what was asked, and an alternate would do it again.
@@ -51,6 +52,7 @@ pub struct Rung<Req, A> {
     skip: Vec<Box<Skip<Req, A>>>,
     /// Whether it takes what may have been applied and must not be twice.
     repeats: bool,
+    foreign: bool,
     /// How a request is copied for it.
     pub(crate) copy: Option<fn(&Req) -> Req>,
     ask: Box<Ask<Req, A>>,
@@ -83,7 +85,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     {
         // A lock to clone it under, so that it need not be `Sync`.
         let service = Mutex::new(service);
-        let ask = move |fallen: &Fallen<Req, A>| -> BoxFuture<Given<A>> {
+        let ask = move |fallen: &Fallen<Req, A>, foreign: bool| -> BoxFuture<Given<A>> {
             let Some(request) = fallen.request.clone() else {
                 return Box::pin(ready(Err((Cause::Nothing, None))));
             };
@@ -94,7 +96,10 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
                 if let Err(error) = ready {
                     return Err((Cause::NotReady, Some(error)));
                 }
-                let outcome = service.call(request).await.map_err(Into::into);
+                let mut outcome = service.call(request).await.map_err(Into::into);
+                if let (Ok(response), true) = (&mut outcome, foreign) {
+                    response.disbelieve();
+                }
                 let verdict = policy.classify(outcome.as_ref().map_err(|error: &BoxError| &**error));
                 match outcome {
                     Ok(response) if !is_failure(&verdict) => Ok(response.into_answer()),
@@ -112,7 +117,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
         F: Fn(&Fallen<Req, A>) -> Option<T> + Send + Sync + 'static,
         T: IntoAnswer<A>,
     {
-        let ask = move |fallen: &Fallen<Req, A>| -> BoxFuture<Given<A>> {
+        let ask = move |fallen: &Fallen<Req, A>, _: bool| -> BoxFuture<Given<A>> {
             let answer = answer(fallen).map(IntoAnswer::into_answer);
             Box::pin(ready(answer.ok_or((Cause::Nothing, None))))
         };
@@ -127,7 +132,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
         T: IntoAnswer<A>,
         E: Into<BoxError>,
     {
-        let ask = move |fallen: &Fallen<Req, A>| -> BoxFuture<Given<A>> {
+        let ask = move |fallen: &Fallen<Req, A>, _: bool| -> BoxFuture<Given<A>> {
             let answer = answer(fallen);
             Box::pin(async move {
                 match answer.await {
@@ -145,7 +150,8 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
 
     fn of(name: Arc<str>, level: Level, ask: Box<Ask<Req, A>>) -> Self {
         let (time, running) = (Duration::from_secs(1), AtomicUsize::new(0));
-        Self { name, level, time, at_most: 10, running, skip: Vec::new(), repeats: true, copy: None, ask }
+        let (skip, repeats, foreign, copy) = (Vec::new(), true, false, None);
+        Self { name, level, time, at_most: 10, running, skip, repeats, foreign, copy, ask }
     }
 
     /// How good its answers are: 1 to 3. An answer that says itself that it is worse stays so.
@@ -171,6 +177,13 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
     #[must_use]
     pub fn at_least_once(self) -> Self {
         Self { repeats: true, ..self }
+    }
+
+    /// The alternate service is somebody else's: what it says of the level of its answers is neither believed nor passed on, as with
+    /// [`DegradeLayer::foreign`](crate::DegradeLayer::foreign).
+    #[must_use]
+    pub fn foreign(self) -> Self {
+        Self { foreign: true, ..self }
     }
 
     /// Leaves the rung out where this gives a reason, which the events and the error then name. Of several, each counts.
@@ -232,7 +245,7 @@ impl<Req: 'static, A: Send + 'static> Rung<Req, A> {
         }
         // From here on dropping it gives the place back, also if the function panics.
         let mut asked = Asked { rung: Arc::clone(self), time: self.time, future: None };
-        asked.future = Some((self.ask)(fallen));
+        asked.future = Some((self.ask)(fallen, self.foreign));
         if let Some(deadline) = fallen.deadline {
             asked.time = deadline.saturating_duration_since(Instant::now()).min(self.time);
         }
