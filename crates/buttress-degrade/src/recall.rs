@@ -65,6 +65,13 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
         true
     }
 
+    /// Which keys' answers are out of date as well, by what that answer says; `key` is what the request itself
+    /// [obsoletes](Self::obsoletes).
+    fn obsoletes_too(&self, key: &str, answer: &Self::Answer) -> Vec<String> {
+        let _ = (key, answer);
+        Vec::new()
+    }
+
     /// What is remembered of a request.
     fn asked(&self, request: &Req) -> Self::Asked;
 

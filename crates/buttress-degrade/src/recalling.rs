@@ -179,8 +179,9 @@ where
             // What a rung answers says nothing of the write.
             let of_service =
                 |answer: &A| answer.served().is_none_or(|served| served.source() == Source::Primary);
-            if answer.as_ref().is_ok_and(|answer| of_service(answer) && store.rules.done(answer)) {
+            if let Some(done) = answer.as_ref().ok().filter(|it| of_service(it) && store.rules.done(it)) {
                 store.invalidate(&obsolete);
+                store.rules.obsoletes_too(&obsolete, done).iter().for_each(|key| _ = store.invalidate(key));
             }
             answer
         }))

@@ -248,6 +248,30 @@ async fn only_a_write_that_was_done_forgets_what_was_read() {
     }
 }
 
+/// RFC 9111 § 4.4: what the answer to a write names is out of date, too, unless it is somebody else's.
+#[tokio::test(start_paused = true)]
+async fn what_a_write_says_that_it_has_changed_is_forgotten_too() {
+    const READ: &str = "http://search.example/q?x=1";
+    let cases: [(u16, &str, &'static str, usize); 5] = [
+        (201, "location", "/q?x=1", 0),
+        (200, "content-location", READ, 0),
+        (200, "content-location", "http://other.example/q?x=1", 1),
+        (404, "location", READ, 1),
+        (200, "link", READ, 1),
+    ];
+    for (status, field, says, kept) in cases {
+        let store = store(HttpRules::private());
+        let layer = layer(&store);
+        let origin = Origin::of(200, &[KEEPS]);
+        body(&layer, &origin, &[]).await;
+        origin.then(move |_| Ok(response(status, &[(field, says)], "")));
+        let mut write = put(&[]);
+        *write.uri_mut() = "http://search.example/orders".parse().unwrap();
+        seen(&layer, &origin, write).await.unwrap();
+        assert_eq!(store.len(), kept, "{status} {field}: {says}");
+    }
+}
+
 /// A client's body is a part of what it has read at once, and so are its header fields.
 #[tokio::test(start_paused = true)]
 async fn the_bound_is_that_of_the_memory_that_is_held() {

@@ -4,6 +4,7 @@ mod directives;
 mod field;
 mod fields;
 mod kept;
+mod named;
 mod rules;
 #[cfg(feature = "store")]
 mod written;

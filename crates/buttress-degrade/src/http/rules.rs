@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::directives::Directives;
 use super::fields::{NOT_RENEWED, combined, detach, etag, expires_in, initial_age, varying};
 use super::kept::{HttpAsked, HttpKept, HttpRecording};
+use super::named::named;
 use super::{field, note_next_hop};
 use crate::recall::{Accepts, Keep, Kept, Recall, Renewal, Restore};
 use crate::store::Lifetime;
@@ -58,8 +59,9 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 /// * A stale answer with an `ETag` or a `Last-Modified` is asked about with that, and a 304 makes it fresh again (§ 4.3), unless
 ///   it is degraded or forbids to keep it.
 /// * Of each URI one answer is kept; a request whose headers differ in what its `Vary` names asks anew (§ 4.1).
-/// * A write that succeeds forgets the answer of its URI (§ 4.4); 410 does, too, and so does a newer complete answer that may not be
-///   kept. 401, 403 and 404 pass through and change nothing.
+/// * A write that succeeds forgets the answers of its URI and of those that its answer's `Location` and `Content-Location` name, if they
+///   are of the same origin (§ 4.4); 410 forgets, too, and so does a newer complete answer that may not be kept. 401, 403 and 404 pass
+///   through and change nothing.
 ///
 /// A body over 1 MiB passes and is not kept.
 ///
@@ -257,6 +259,10 @@ where
 
     fn done(&self, answer: &Self::Answer) -> bool {
         answer.status().is_success() || answer.status().is_redirection()
+    }
+
+    fn obsoletes_too(&self, key: &str, answer: &Self::Answer) -> Vec<String> {
+        named(key, answer.headers())
     }
 
     fn asked(&self, request: &Request<B>) -> HttpAsked {
