@@ -25,17 +25,18 @@ pub struct PeekedBody<B: Body> {
     /// Until it has ended.
     body: Option<B>,
     first: Option<B::Data>,
-    second: Option<B::Data>,
-    last: Option<Last>,
+    /// What has been looked at behind it, or before any data.
+    next: Option<Next<B::Data>>,
     /// The status is still to come.
     expects_status: bool,
     /// When it has to be over.
     time: Option<Box<Time>>,
 }
 
-/// What has been looked at of a body's end.
+/// More of a body, or its end.
 #[derive(Debug)]
-enum Last {
+enum Next<D> {
+    Data(D),
     Trailers(HeaderMap),
     Failed(BoxError),
 }
@@ -90,7 +91,7 @@ where
 {
     /// `expects_status`: its head has none.
     pub(crate) fn new(body: B, expects_status: bool, time: Option<Box<Time>>) -> Self {
-        Self { body: Some(body), first: None, second: None, last: None, expects_status, time }
+        Self { body: Some(body), first: None, next: None, expects_status, time }
     }
 
     /// Whether it has ended without the status that its head lacks.
@@ -101,7 +102,7 @@ where
     /// Waits for the first frame; if that is data, looks whether its end is there too: once, without waiting, or for as
     /// long as it takes if the message is the only one (`whole`). A second piece of data is looked at no further.
     pub(crate) fn poll_look(&mut self, whole: bool, cx: &mut Context<'_>) -> Poll<Look> {
-        while self.second.is_none() {
+        while self.next.is_none() {
             let flowing = self.first.is_some();
             match self.poll_body(cx) {
                 Poll::Pending if flowing && !whole => break,
@@ -119,28 +120,28 @@ where
 
     /// Keeps a frame that has been looked at; how the response ended, if it is the last, whose status this is.
     fn keep(&mut self, frame: Option<Result<Frame<B::Data>, BoxError>>, status: Option<End>) -> Option<End> {
-        let (last, end) = match frame {
-            None => (Last::Failed(error(Truncated)), End::Truncated),
+        let (next, end) = match frame {
+            None => (Next::Failed(error(Truncated)), Some(End::Truncated)),
             Some(Err(error)) => {
                 let verdict = error_verdict(&*error);
-                (Last::Failed(error), End::Failed(verdict))
+                (Next::Failed(error), Some(End::Failed(verdict)))
             }
             Some(Ok(frame)) => match frame.into_data() {
                 // HTTP/2 ends many a stream with one.
                 Ok(data) if !data.has_remaining() => return None,
-                Ok(data) => {
-                    let slot = if self.first.is_none() { &mut self.first } else { &mut self.second };
-                    *slot = Some(data);
+                Ok(data) if self.first.is_none() => {
+                    self.first = Some(data);
                     return None;
                 }
+                Ok(data) => (Next::Data(data), None),
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    (Last::Trailers(trailers), status.unwrap_or(End::Truncated))
+                    (Next::Trailers(trailers), Some(status.unwrap_or(End::Truncated)))
                 }
             },
         };
-        self.last = Some(last);
-        Some(end)
+        self.next = Some(next);
+        end
     }
 
     /// The next frame of the body itself, which is let go with its last one; and the status in it, if it is trailers.
@@ -211,12 +212,13 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let this = self.get_mut();
-        if let Some(data) = this.first.take().or_else(|| this.second.take()) {
+        if let Some(data) = this.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        match this.last.take() {
-            Some(Last::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Some(Last::Failed(error)) => return Poll::Ready(Some(Err(error))),
+        match this.next.take() {
+            Some(Next::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Next::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Some(Next::Failed(error)) => return Poll::Ready(Some(Err(error))),
             None if this.body.is_none() => return Poll::Ready(None),
             None => {}
         }
@@ -228,13 +230,14 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        let ahead = self.first.is_some() || self.second.is_some() || self.last.is_some();
+        let ahead = self.first.is_some() || self.next.is_some();
         !ahead && self.body.as_ref().is_none_or(|body| !self.expects_status && body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let ahead = [&self.first, &self.second].into_iter().flatten();
-        let ahead = ahead.fold(0, |sum: u64, data| sum.saturating_add(data.remaining() as u64));
+        let first = self.first.as_ref().map_or(0, |data| data.remaining() as u64);
+        let next = if let Some(Next::Data(data)) = &self.next { data.remaining() as u64 } else { 0 };
+        let ahead = first.saturating_add(next);
         let rest = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {

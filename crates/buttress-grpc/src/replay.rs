@@ -2,10 +2,12 @@ use std::fmt;
 
 use buttress_core::{BoxError, Repeatable, Replay};
 use buttress_http::{HttpReplay, ReplayBody};
+use http::header::{CONTENT_TYPE, TE};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 
 use crate::call::Known;
+use crate::grpc::field;
 
 /// Keeps calls so that they can be sent again: as [`HttpReplay`] does, but a request that consists of one message is in memory as a
 /// whole before it is sent.
@@ -37,7 +39,7 @@ impl Default for GrpcReplay {
 /// A kept call. Its `Debug` shows no metadata and no message.
 pub struct SavedCall<B>(Box<Saved<B>>);
 
-/// Boxed, with its metadata in the same allocation: it is large, and lies in the future of a call, which is moved several times.
+/// Boxed: it is large, and lies in the future of a call, which is moved several times.
 struct Saved<B> {
     method: Method,
     uri: Uri,
@@ -48,30 +50,39 @@ struct Saved<B> {
 }
 
 /// Metadata. A list takes less than a map does, and the next attempt is rare.
-#[derive(Default)]
 struct Fields {
-    first: [Option<Field>; FIRST],
-    others: Vec<Field>,
+    /// Which of the [`USUAL`] fields there are.
+    usual: [bool; 2],
+    others: Vec<(HeaderName, HeaderValue)>,
 }
 
-type Field = (HeaderName, HeaderValue);
-
-/// `te`, `content-type`, and what most calls have besides: `authorization`, `grpc-timeout`.
-const FIRST: usize = 4;
+/// What every client of gRPC sends. Most calls have nothing else, and then nothing is kept of their metadata.
+static USUAL: [(HeaderName, &str); 2] = [(TE, "trailers"), (CONTENT_TYPE, "application/grpc")];
 
 impl Fields {
-    /// Puts them where they are to stay.
-    fn fill(&mut self, headers: &HeaderMap) {
-        let mut all = headers.iter().map(|(name, value)| (name.clone(), value.clone()));
-        for place in &mut self.first {
-            *place = all.next();
+    fn of(headers: &HeaderMap) -> Self {
+        // Of a name that comes more than once the order would be lost.
+        let once = headers.len() == headers.keys_len();
+        let usual = USUAL
+            .each_ref()
+            .map(|(name, usual)| once && field(headers, name).is_some_and(|value| value == usual));
+        let is_usual =
+            |of: &HeaderName| USUAL.iter().zip(usual).any(|((name, _), is_there)| is_there && name == of);
+        let left = headers.len() - usual.iter().filter(|is_there| **is_there).count();
+        let mut others = Vec::with_capacity(left);
+        if left > 0 {
+            let all = headers.iter().filter(|(name, _)| !is_usual(name));
+            others.extend(all.map(|(name, value)| (name.clone(), value.clone())));
         }
-        self.others.extend(all);
+        Self { usual, others }
     }
 
     fn restored(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        for (name, value) in self.first.iter().flatten().chain(&self.others) {
+        for ((name, value), _) in USUAL.iter().zip(self.usual).filter(|(_, is_there)| *is_there) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        for (name, value) in &self.others {
             headers.append(name.clone(), value.clone());
         }
         headers
@@ -161,16 +172,14 @@ where
     }
 
     fn keep(&self, request: &Self::Request) -> SavedCall<B> {
-        let mut saved = Box::new(Saved {
+        SavedCall(Box::new(Saved {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            headers: Fields::default(),
+            headers: Fields::of(request.headers()),
             extensions: Kept::of(request.extensions()),
             body: request.body().fork(),
-        });
-        saved.headers.fill(request.headers());
-        SavedCall(saved)
+        }))
     }
 
     fn replay(&self, SavedCall(saved): &mut SavedCall<B>) -> Option<Self::Request> {
@@ -254,12 +263,17 @@ mod tests {
         #[derive(Clone, Debug, PartialEq)]
         struct Mark(u32);
         let known = Known { unary: true, ..Known::default() };
-        let values: [&'static str; FIRST + 1] = ["1", "2", "3", "4", "5"];
-        for (others, values) in [(false, &values[..2]), (true, &values[..FIRST]), (false, &values)] {
+        for (others, metadata) in [
+            (false, &[("te", "trailers"), ("content-type", "application/grpc")][..]),
+            (true, &[("authorization", "x"), ("te", "trailers"), ("content-type", "application/grpc+json")]),
+            (false, &[("te", "gzip"), ("te", "trailers"), ("a", "1"), ("a", "2")]),
+            (false, &[]),
+        ] {
             let mut request = call(&["message"], true);
-            for value in values {
-                request.headers_mut().append("a", HeaderValue::from_static(value));
+            for (name, value) in metadata {
+                request.headers_mut().append(*name, HeaderValue::from_static(value));
             }
+            let headers = request.headers().clone();
             request.extensions_mut().insert(Repeatable);
             request.extensions_mut().insert(known);
             #[cfg(feature = "tonic")]
@@ -274,7 +288,7 @@ mod tests {
                     (request.version(), request.body().as_bytes().unwrap().len()),
                     (Version::HTTP_2, 7)
                 );
-                assert!(request.headers().get_all("a").iter().eq(values));
+                assert_eq!(request.headers(), &headers);
                 let extensions = request.extensions();
                 assert_eq!(extensions.get(), Some(&known));
                 assert_eq!(extensions.get(), Some(&Repeatable));

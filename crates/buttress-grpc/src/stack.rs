@@ -50,10 +50,12 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReplayBody<B>>) -> S::Future {
-        self.0.call(request.map(|body| match body.try_into_bytes() {
+        let (head, body) = request.into_parts();
+        let body = match body.try_into_bytes() {
             Ok(message) => Body::new(Whole(Some(message))),
             Err(body) => Body::new(body),
-        }))
+        };
+        self.0.call(Request::from_parts(head, body))
     }
 }
 

@@ -41,14 +41,13 @@ impl<B: Body> Watch<Response<B>> for GrpcWatch {
             || noted.end.is_some()
             || noted.stream
             || End::of(response.headers()).is_some();
-        response.map(|body| {
-            if is_over {
-                permit.settle(verdict);
-            }
-            permit.resume();
-            let (permit, grpc) = (mem::take(permit), self.grpc.clone());
-            WatchBody { body, permit, grpc, flowing: false, waiting: false }
-        })
+        if is_over {
+            permit.settle(verdict);
+        }
+        permit.resume();
+        let (permit, grpc) = (mem::take(permit), self.grpc.clone());
+        // With nothing to do in between the body is moved straight to where it stays.
+        response.map(|body| WatchBody { body, permit, grpc, flowing: false, waiting: false })
     }
 }
 
