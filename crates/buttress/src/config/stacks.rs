@@ -1,8 +1,5 @@
 //! The keys of whole stacks.
 
-use std::time::Duration;
-
-use buttress_core::Mode;
 use buttress_http::{HttpReplay, Vendor};
 use http::StatusCode;
 
@@ -12,6 +9,33 @@ use super::reader::{Table, Value};
 use crate::HttpBuilder;
 
 type Result<T> = std::result::Result<T, FileError>;
+
+/// Reads the keys that stacks of every protocol have into a builder of either. After those that a retry's defaults depend on.
+macro_rules! common {
+    ($builder:ident, $table:ident) => {
+        let total = $table.with("total", limit)?;
+        if let Some(total) = total {
+            $builder = $builder.total(total);
+        }
+        if let Some(attempt) = $table.with("attempt", limit)? {
+            $builder = $builder.attempt(attempt);
+        }
+        if let Some(mode) = $table.with("mode", mode)? {
+            $builder = $builder.mode(mode);
+        }
+        if $table.with("silent", Value::bool)? == Some(true) {
+            $builder = $builder.silent();
+        }
+        if let Some(value) = $table.get("retry") {
+            let base = $builder.retry_config();
+            $builder = $builder.retry(retry(value.table()?, base, total.is_some())?);
+        }
+        if let Some(value) = $table.get("breaker") {
+            let base = $builder.breaker_config();
+            $builder = $builder.circuit_breaker(breaker(value.table()?, base)?);
+        }
+    };
+}
 
 pub(super) fn http(name: &str, table: Table<'_>) -> Result<HttpBuilder> {
     let mut builder = crate::http(name);
@@ -35,19 +59,7 @@ pub(super) fn http(name: &str, table: Table<'_>) -> Result<HttpBuilder> {
             ("aws", Vendor::Aws),
         ])?);
     }
-    let common = Common::read(&table)?;
-    if let Some(total) = common.total {
-        builder = builder.total(total);
-    }
-    if let Some(attempt) = common.attempt {
-        builder = builder.attempt(attempt);
-    }
-    if let Some(mode) = common.mode {
-        builder = builder.mode(mode);
-    }
-    if common.silent {
-        builder = builder.silent();
-    }
+    common!(builder, table);
     if table.with("deadline_travels", Value::bool)? == Some(true) {
         builder = builder.deadline_travels();
     }
@@ -61,38 +73,11 @@ pub(super) fn http(name: &str, table: Table<'_>) -> Result<HttpBuilder> {
             builder = builder.status(code, verdict(&value)?);
         }
     }
-    if let Some(value) = table.get("retry") {
-        let base = builder.retry_config();
-        builder = builder.retry(retry(value.table()?, base, common.total.is_some())?);
-    }
-    if let Some(value) = table.get("breaker") {
-        let base = builder.breaker_config();
-        builder = builder.circuit_breaker(breaker(value.table()?, base)?);
-    }
     table.finish()?;
     if name.is_empty() {
         return Err(FileError::whole(None, "http.\"\"".to_owned(), "must have a name".to_owned()));
     }
     Ok(builder)
-}
-
-/// The keys that stacks of every protocol have.
-struct Common {
-    total: Option<Duration>,
-    attempt: Option<Duration>,
-    mode: Option<Mode>,
-    silent: bool,
-}
-
-impl Common {
-    fn read(table: &Table<'_>) -> Result<Self> {
-        Ok(Self {
-            total: table.with("total", limit)?,
-            attempt: table.with("attempt", limit)?,
-            mode: table.with("mode", mode)?,
-            silent: table.with("silent", Value::bool)?.unwrap_or(false),
-        })
-    }
 }
 
 /// How requests are kept, and which may be repeated.
@@ -133,19 +118,7 @@ mod over_grpc {
         if let Some(value) = table.get("service_config") {
             builder = builder.service_config(value.check(ServiceConfig::from_json(value.string()?))?);
         }
-        let common = Common::read(&table)?;
-        if let Some(total) = common.total {
-            builder = builder.total(total);
-        }
-        if let Some(attempt) = common.attempt {
-            builder = builder.attempt(attempt);
-        }
-        if let Some(mode) = common.mode {
-            builder = builder.mode(mode);
-        }
-        if common.silent {
-            builder = builder.silent();
-        }
+        common!(builder, table);
         for (key, name) in [
             ("repeatable", GrpcBuilder::repeatable as fn(GrpcBuilder, &str) -> GrpcBuilder),
             ("streams", GrpcBuilder::stream),
@@ -161,14 +134,6 @@ mod over_grpc {
             }
         }
         builder = builder.attempts(attempts(&table)?);
-        if let Some(value) = table.get("retry") {
-            let base = builder.retry_config();
-            builder = builder.retry(retry(value.table()?, base, common.total.is_some())?);
-        }
-        if let Some(value) = table.get("breaker") {
-            let base = builder.breaker_config();
-            builder = builder.circuit_breaker(breaker(value.table()?, base)?);
-        }
         table.finish()?;
         Ok(builder)
     }
