@@ -3,6 +3,7 @@ mod plan;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,23 +51,33 @@ static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rp
 /// let layer = AttemptLayer::new().peek(Duration::from_millis(100));
 /// # tower::ServiceBuilder::new().layer(layer);
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AttemptLayer {
     settings: Settings,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Settings {
     peek: Option<Duration>,
     send_deadline: bool,
-    limit: Option<Duration>,
+    above: Option<Above>,
+}
+
+/// How much time a deadline above gives an attempt.
+#[derive(Clone)]
+struct Above(Arc<dyn Fn() -> Option<Duration> + Send + Sync>);
+
+impl fmt::Debug for Above {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Above({:?})", (self.0)())
+    }
 }
 
 impl AttemptLayer {
     /// Looks into responses, for at most 500 ms after their head.
     pub fn new() -> Self {
         Self {
-            settings: Settings { peek: Some(Duration::from_millis(500)), send_deadline: false, limit: None },
+            settings: Settings { peek: Some(Duration::from_millis(500)), send_deadline: false, above: None },
         }
     }
 
@@ -77,11 +88,11 @@ impl AttemptLayer {
         Self { settings: Settings { peek: wait.into(), ..self.settings } }
     }
 
-    /// The time that an attempt has, by a deadline above this layer: a look then ends before the attempt does, also of
-    /// requests with which no deadline travels. Default: nothing is known of one.
+    /// Asks this, of each call that is looked into, how much time a deadline above gives the attempt: a look then ends before the
+    /// attempt does, also of requests with which no deadline travels. `None` stands for no limit. Default: nothing is known of one.
     #[must_use]
-    pub fn within(self, limit: Duration) -> Self {
-        Self { settings: Settings { limit: Some(limit), ..self.settings } }
+    pub fn deadline_above(self, limit: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
+        Self { settings: Settings { above: Some(Above(Arc::new(limit))), ..self.settings } }
     }
 
     /// Tells the server of the stack's own deadline where the call has no `grpc-timeout`. Default `false`: a server ends a
@@ -126,15 +137,16 @@ impl<S> Layer<S> for AttemptLayer {
     type Service = Attempt<S>;
 
     fn layer(&self, inner: S) -> Attempt<S> {
-        Attempt { inner, settings: self.settings }
+        Attempt { inner, settings: self.settings.clone() }
     }
 }
 
 /// Gives each attempt its headers, and looks into its response; made by [`AttemptLayer`].
 #[derive(Clone, Debug)]
 pub struct Attempt<S> {
-    inner: S,
     settings: Settings,
+    // Cloned last, where it is to stay.
+    inner: S,
 }
 
 impl Settings {
@@ -169,9 +181,10 @@ impl Settings {
             Some(wait) if repeatable && !known.stream => Depth::First(wait),
             _ => Depth::Head,
         };
-        let until = match (depth, deadline, self.limit) {
-            (Depth::First(_), Some(deadline), _) => Until::At(deadline),
-            (Depth::First(_), None, Some(limit)) => Until::After(limit),
+        let above = || self.above.as_ref().and_then(|Above(limit)| limit());
+        let until = match (depth, deadline) {
+            (Depth::First(_), Some(deadline)) => Until::At(deadline),
+            (Depth::First(_), None) => above().map_or(Until::Unknown, Until::After),
             _ => Until::Unknown,
         };
         let Known { codes, stream, time, .. } = known;

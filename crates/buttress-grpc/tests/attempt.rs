@@ -103,7 +103,7 @@ async fn a_message_is_not_held_up_for_what_follows() {
 #[tokio::test(start_paused = true)]
 async fn a_head_is_held_up_for_so_long_and_no_longer() {
     let layer = AttemptLayer::new().peek(Duration::from_millis(300));
-    let (mut sender, calling) = call(layer, repeatable());
+    let (mut sender, calling) = call(layer.clone(), repeatable());
     let started = Instant::now();
     let answer = calling.await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_millis(300));
@@ -126,7 +126,7 @@ async fn a_look_ends_before_its_attempt_although_no_deadline_travels() {
     let started = Instant::now();
     let (_sender, body) = Channel::<Bytes, BoxError>::new(8);
     let body = std::sync::Mutex::new(Some(body));
-    let layer = AttemptLayer::new().within(Duration::from_millis(600));
+    let layer = AttemptLayer::new().deadline_above(|| Some(Duration::from_millis(600)));
     let service = layer.layer(service_fn(move |_: Ask| {
         let body = body.lock().unwrap().take().unwrap();
         async move {
@@ -232,8 +232,8 @@ async fn what_nobody_would_repeat_is_not_looked_into() {
     let layer = AttemptLayer::new();
     let stream = known(ServiceConfig::new().stream("echo.v1.Echo"), repeatable()).await;
     for (what, layer, ask) in [
-        ("not repeatable", layer, ask(|carried| carried.max_retries = Some(3))),
-        ("no peek", layer.peek(None), repeatable()),
+        ("not repeatable", layer.clone(), ask(|carried| carried.max_retries = Some(3))),
+        ("no peek", layer.clone().peek(None), repeatable()),
         ("a stream", layer, stream),
     ] {
         let (_sender, mut calling) = call(layer, ask);

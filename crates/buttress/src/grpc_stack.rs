@@ -320,12 +320,12 @@ impl<A> GrpcBuilder<A> {
         let travels = plan.travels;
         let deadline =
             |layer: DeadlineLayer, grpc| if travels { layer.carry(grpc) } else { layer.obey(grpc) };
-        let within = plan.attempt.min(plan.total);
         let total = DeadlineLayer::total(name(), plan.total)?;
         let above = total.clone();
         let retry = RetryLayer::new(name(), plan.retry.clone())?
             .deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()));
-        let attempt = DeadlineLayer::attempt(name(), within)?;
+        let attempt = DeadlineLayer::attempt(name(), plan.attempt.min(plan.total))?;
+        let below = attempt.clone();
         let layers = Layers::new(&total, &retry, circuits, &attempt);
         let (methods, headers, own) = (self.methods.to_string(), self.attempts.to_string(), self.own);
         let bare = own.is_empty();
@@ -341,7 +341,9 @@ impl<A> GrpcBuilder<A> {
             per_attempt: self.per_attempt,
             breaker,
             attempt: deadline(attempt, self.grpc),
-            headers: self.attempts.within(within),
+            headers: self
+                .attempts
+                .deadline_above(move || (below.mode() == Mode::Enforce).then(|| below.limit())),
             handle,
         };
         if let Some(observer) = observer {

@@ -110,9 +110,7 @@ fn put_in_force<'a>(
         let Some(plan) = config.plan(stack) else { return Err(ReloadError::Missing { name }) };
         let after = plan.written.clone().unwrap_or_default();
         let changes = changes(&name, &before, &after);
-        let structure = changes
-            .iter()
-            .filter(|change| is_structure(stack.protocol(), &change.key[name.len() + 1..], change));
+        let structure = changes.iter().filter(|change| is_structure(&change.key[name.len() + 1..], change));
         rebuild.extend(structure.map(|change| change.key.clone()));
         plans.push((name, stack, plan, before, after, changes));
     }
@@ -156,7 +154,7 @@ fn changes(stack: &str, before: &Written, after: &Written) -> Vec<Change> {
 }
 
 /// Whether this change, of this key of a stack, changes how the stack is built.
-fn is_structure(protocol: &str, key: &str, change: &Change) -> bool {
+fn is_structure(key: &str, change: &Change) -> bool {
     let first = key.split('.').next().unwrap_or_default();
     // Presets are figures, but those for vendors say how their answers are read.
     let vendor =
@@ -166,8 +164,6 @@ fn is_structure(protocol: &str, key: &str, change: &Change) -> bool {
             Some(vendor) => vendor.to_owned(),
         };
     match key {
-        // The look for a status in trailers is made for the attempt's time.
-        "preset" | "attempt" if protocol == "grpc" => true,
         "preset" => vendor(&change.from) != vendor(&change.to),
         _ => STRUCTURE.contains(&first),
     }

@@ -16,7 +16,7 @@ impl<A> GrpcBuilder<A> {
 
     /// Puts what this builder says of deadlines, retry and circuit breaker, and of their mode if it says one, in force in a
     /// stack that is running, without losing its state: all of it or, with an error, nothing. What belongs to how a stack is
-    /// built is left as it is; the look for a status in trailers stays bounded by the attempt's time that it was built with.
+    /// built is left as it is.
     ///
     /// # Errors
     ///
