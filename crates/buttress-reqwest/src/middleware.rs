@@ -6,19 +6,20 @@ mod attempt;
 mod courier;
 mod error;
 mod in_place;
+mod kept;
 mod mailbox;
 mod next;
 mod request;
+mod waiting;
 
 use std::future::{Future, poll_fn, ready};
 use std::mem;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use buttress::BoxError;
 use bytes::Bytes;
-use http::Extensions;
+use http::{Extensions, Method};
 use http_body::Body;
 use reqwest_middleware::{Middleware, Next};
 use tower_layer::Layer;
@@ -31,7 +32,7 @@ use attempt::{Attempt, Attempts};
 use courier::{Job, Jobs};
 pub use error::{Detached, StackError};
 pub use in_place::{InPlaceFuture, InPlaceService};
-use mailbox::Mailbox;
+use mailbox::{Mailbox, Stack};
 pub use next::{NextFuture, NextService};
 pub use request::{RequestBuilderExt, attempts, gave_up};
 
@@ -60,6 +61,9 @@ pub use request::{RequestBuilderExt, attempts, gave_up};
 /// [`in_place`](StackMiddleware::in_place); one with a layer that hands calls to other tasks, such as tower's `Buffer`, by
 /// [`new`](StackMiddleware::new).
 ///
+/// The stack's service must be `Sync` as well as `Clone` and `Send`, as axum demands it too, since calls of several threads copy
+/// it without a lock: those of Buttress are; in place of tower's `BoxCloneService` there is `BoxCloneSyncService`.
+///
 /// Layers see the middlewares' extensions on the request, so that per-request limits pass
 /// ([`RequestBuilderExt`]).
 ///
@@ -70,12 +74,11 @@ pub use request::{RequestBuilderExt, attempts, gave_up};
 /// reqwest's own error as it came (`Error::Reqwest`), or, when the stack has something to say, a [`StackError`] in
 /// `Error::Middleware`. `buttress::find` finds what it holds: `find::<Refused>(&error)`, `find::<Exhausted>(&error)`, and
 /// within that the last attempt's `reqwest::Error`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StackMiddleware<S> {
-    /// Behind a lock, since a service need not be `Sync`.
-    service: Mutex<S>,
-    /// Its calls stay in the caller's task.
-    in_place: bool,
+    service: S,
+    /// Its calls stay in the caller's task: this is what its innermost service knows them by.
+    in_place: Option<Stack>,
 }
 
 impl<S> StackMiddleware<S> {
@@ -87,7 +90,7 @@ impl<S> StackMiddleware<S> {
     where
         L: Layer<NextService, Service = S>,
     {
-        Self { service: Mutex::new(layer.layer(NextService::new())), in_place: false }
+        Self { service: layer.layer(NextService::new()), in_place: None }
     }
 
     /// Applies this layer, whose calls stay in the task that polls them: an `HttpLayer`, or any other that neither spawns nor
@@ -97,30 +100,22 @@ impl<S> StackMiddleware<S> {
     /// Such a call costs less: an attempt needs no way back in the request's extensions, and no lock; and a response that no
     /// layer has read or wrapped goes to the caller as it came. Dropped in another task, an attempt ends no later than its call. An attempt
     /// works on the caller's own extensions: of a call that is dropped in its middle, what the attempt has put there stays, as it does
-    /// without a stack. The URL that was called last stays in the thread's memory until another one is.
+    /// without a stack. The URL that was called last stays in the thread's memory until another one is, unless it has a user, a password, a query or
+    /// a fragment, which may be secrets.
+    ///
+    /// An innermost service sends by its own stack only, also where it is called within another stack's call.
     pub fn in_place<L>(layer: L) -> Self
     where
         L: Layer<InPlaceService, Service = S>,
     {
-        Self { service: Mutex::new(layer.layer(InPlaceService::new())), in_place: true }
-    }
-}
-
-impl<S: Clone> Clone for StackMiddleware<S> {
-    fn clone(&self) -> Self {
-        Self { service: Mutex::new(self.service()), in_place: self.in_place }
-    }
-}
-
-impl<S: Clone> StackMiddleware<S> {
-    fn service(&self) -> S {
-        self.service.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let stack = Stack::new();
+        Self { service: layer.layer(InPlaceService::new(stack)), in_place: Some(stack) }
     }
 }
 
 impl<S, B> Middleware for StackMiddleware<S>
 where
-    S: Service<http::Request<reqwest::Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    S: Service<http::Request<reqwest::Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Body + Send + Sync + 'static,
@@ -138,11 +133,12 @@ where
         'e: 'a,
         'n: 'a,
     {
-        let service = self.service();
+        let service = self.service.clone();
         let failed = |error: reqwest::Error| Box::pin(ready(Err(error.into())));
-        if self.in_place {
-            return match Mailbox::new(request, extensions) {
-                Ok(mailbox) => in_place::call(service, mailbox, extensions, next),
+        if let Some(stack) = self.in_place {
+            let mut mailbox = Mailbox::new(stack);
+            return match mailbox.request(request, extensions) {
+                Ok(request) => in_place::call(service, request, mailbox, extensions, next),
                 Err(error) => failed(error),
             };
         }
@@ -215,7 +211,9 @@ async fn drive<T>(
                 match job {
                     Job::Make(number, mut request) => {
                         let request = if asked.is_of(&request) {
-                            Ok(asked::to_reqwest(&mut request, asked.url().clone()))
+                            let mut whole = reqwest::Request::new(Method::GET, asked.url().clone());
+                            asked::fill(&mut whole, &mut request);
+                            Ok(whole)
                         } else {
                             asked.converted(request)
                         };

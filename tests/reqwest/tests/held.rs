@@ -3,6 +3,8 @@
 mod common;
 
 use std::future::{pending, poll_fn};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
@@ -120,7 +122,7 @@ where
         let (parts, _) = request.into_parts();
         Box::pin(async move {
             let copy = || Request::from_parts(parts.clone(), reqwest::Body::default());
-            let first = std::panic::AssertUnwindSafe(inner.call(copy())).catch_unwind().await;
+            let first = AssertUnwindSafe(inner.call(copy())).catch_unwind().await;
             match first {
                 Ok(answer) => answer,
                 Err(_panic) => inner.call(copy()).await,
@@ -144,4 +146,54 @@ async fn what_an_attempt_has_left_that_panicked_reaches_no_other() {
     assert_eq!(found_by_each_attempt(in_place).await, [Some(Left(0)); 2]);
     let by_courier = StackMiddleware::new(layer_fn(Twice::<NextService>));
     assert_eq!(found_by_each_attempt(by_courier).await, [Some(Left(0)); 2]);
+}
+
+/// Panics in its first call, in the middle of it or before it has begun.
+#[derive(Clone)]
+struct Panics {
+    at_once: bool,
+    calls: Arc<AtomicU32>,
+}
+
+impl Middleware for Panics {
+    fn handle<'s, 'e, 'n, 'a>(
+        &'s self,
+        request: reqwest::Request,
+        _: &'e mut Extensions,
+        _: Next<'n>,
+    ) -> BoxFuture<'a, Outcome>
+    where
+        's: 'a,
+        'e: 'a,
+        'n: 'a,
+    {
+        let first = self.calls.fetch_add(1, Relaxed) == 0;
+        assert!(!(first && self.at_once), "beneath the stack");
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            assert!(!first, "beneath the stack");
+            Ok(answer(request.url()))
+        })
+    }
+}
+
+async fn a_panic_counts_and_is_over(stack: impl Middleware, failures: impl Fn() -> u32, at_once: bool) {
+    let panics = Panics { at_once, calls: Arc::default() };
+    let client = ClientBuilder::new(reqwest::Client::new()).with(stack).with(panics).build();
+    let call = AssertUnwindSafe(client.get("http://api/x").send()).catch_unwind().await;
+    assert_eq!(call.unwrap_err().downcast_ref(), Some(&"beneath the stack"));
+    assert_eq!(failures(), 1);
+    let answer = client.get("http://api/x").send().await.unwrap();
+    assert_eq!((answer.url().as_str(), failures()), ("http://api/x", 0));
+}
+
+/// A middleware that is no `async fn` may panic before it gives a future.
+#[tokio::test]
+async fn a_panic_beneath_counts_as_a_failure_and_passes_on_and_the_next_call_is_as_any_other() {
+    for at_once in [false, true] {
+        let layer = common::stack().build().unwrap();
+        let failures = || layer.circuit_breaker().handle().metrics().consecutive_failures;
+        a_panic_counts_and_is_over(StackMiddleware::in_place(&layer), failures, at_once).await;
+        a_panic_counts_and_is_over(StackMiddleware::new(&layer), failures, at_once).await;
+    }
 }

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use loopback::{Do, Server, status};
 use middleware::common::in_place::{BoxFuture, By, Request, Response, over};
 use middleware::common::{client, stack, until};
-use reqwest_middleware::{ClientBuilder, Middleware, Next};
+use reqwest_middleware::ClientBuilder;
 use tower::buffer::BufferLayer;
 use tower::util::MapResponseLayer;
 use tower::{Service, ServiceExt};
@@ -177,29 +177,6 @@ async fn calls_within_calls_and_beside_each_other_keep_to_themselves() {
         assert_eq!(answer.unwrap().url().path(), "/outer");
     }
     assert_eq!(server.calls(), 16);
-}
-
-#[tokio::test]
-async fn a_panic_beneath_counts_as_a_failure_and_passes_on() {
-    struct Panics;
-    #[async_trait::async_trait]
-    impl Middleware for Panics {
-        async fn handle(
-            &self,
-            _: reqwest::Request,
-            _: &mut http::Extensions,
-            _: Next<'_>,
-        ) -> reqwest_middleware::Result<reqwest::Response> {
-            panic!("beneath the stack")
-        }
-    }
-    let layer = stack().build().unwrap();
-    let client =
-        ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::in_place(&layer)).with(Panics);
-    let client = client.build();
-    let call = tokio::spawn(async move { client.get("http://127.0.0.1:9/").send().await });
-    assert_eq!(call.await.unwrap_err().into_panic().downcast_ref(), Some(&"beneath the stack"));
-    assert_eq!(layer.circuit_breaker().handle().metrics().consecutive_failures, 1);
 }
 
 #[tokio::test]

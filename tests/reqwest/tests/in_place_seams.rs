@@ -4,17 +4,17 @@ mod common;
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use buttress_reqwest::{Detached, InPlaceFuture, InPlaceService, StackMiddleware};
 use common::in_place::{BoxFuture, By, Request, Response};
-use common::stack;
 use futures_util::FutureExt;
 use futures_util::future::select_ok;
 use http::Extensions;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use tower::layer::layer_fn;
 use tower::layer::util::Identity;
 use tower::{Layer, Service};
 
@@ -199,6 +199,73 @@ async fn odd_urls_stay_as_they_are(timeout: Option<Duration>) {
     }
 }
 
+/// In the extensions of a request that was made of one of `http`'s.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Brought;
+
+#[tokio::test]
+async fn layers_see_what_a_request_has_brought_in_every_attempt() {
+    let seen: Arc<Mutex<Vec<Option<Brought>>>> = Arc::default();
+    let sees = seen.clone();
+    let twice = By(move |mut inner: InPlaceService, request: Request| -> BoxFuture<Response> {
+        sees.lock().unwrap().push(request.extensions().get().copied());
+        let mut copy = copies(request);
+        Box::pin(async move {
+            inner.call(copy()).await?;
+            inner.call(copy()).await
+        })
+    });
+    let again = seen.clone();
+    let again = By(move |mut inner: InPlaceService, request: Request| -> BoxFuture<Response> {
+        again.lock().unwrap().push(request.extensions().get().copied());
+        Box::pin(async move { inner.call(request).await })
+    });
+    let client = ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::in_place(twice));
+    let client = client.with(StackMiddleware::in_place(again)).with(Beneath::default()).build();
+    for _ in 0..2 {
+        let request = http::Request::get("http://api/x").extension(Brought).body("").unwrap();
+        client.execute(request.try_into().unwrap()).await.unwrap();
+        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [Some(Brought); 3]);
+        client.get("http://api/x").send().await.unwrap();
+        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [None; 3]);
+    }
+}
+
+/// One stack's innermost service, in the hands of another's layer.
+#[tokio::test]
+async fn a_service_sends_by_its_own_stack_within_whatever_call_it_is_used() {
+    let (of_one, of_other) = (Beneath::default(), Beneath::default());
+    let bare = || ClientBuilder::new(reqwest::Client::new());
+    let own: Arc<OnceLock<InPlaceService>> = Arc::default();
+    let foreign = own.clone();
+    let other = By(move |_, request: Request| -> BoxFuture<Response> {
+        let mut foreign = *foreign.get().expect("the other stack has been made");
+        Box::pin(foreign.call(request))
+    });
+    let other = bare().with(StackMiddleware::in_place(other)).with(of_other.clone()).build();
+    let within = other.clone();
+    let asks_other = By(move |_, _: Request| -> BoxFuture<http::Response<reqwest::Body>> {
+        let within = within.get("http://api/within").send();
+        Box::pin(async move { Ok(within.await?.into()) })
+    });
+    let one = layer_fn(move |service: InPlaceService| {
+        own.set(service).expect("there is one stack");
+        asks_other.layer(service)
+    });
+    let one = bare().with(StackMiddleware::in_place(one)).with(of_one.clone()).build();
+
+    let answer = one.get("http://api/x").send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "from beneath");
+    let urls = |beneath: &Beneath| -> Vec<String> {
+        beneath.seen.lock().unwrap().drain(..).map(|seen| seen.url).collect()
+    };
+    assert_eq!((urls(&of_one), urls(&of_other)), (vec!["http://api/within".to_owned()], vec![]));
+
+    let error = other.get("http://api/alone").send().await.unwrap_err();
+    assert!(buttress::find::<Detached>(&error).is_some(), "{error:?}");
+    assert_eq!((urls(&of_one), urls(&of_other)), (vec![], vec![]));
+}
+
 /// Layers see the URI that was asked for, and the request goes where they have sent it, also when the call before asked for
 /// the same.
 #[tokio::test]
@@ -235,34 +302,6 @@ async fn an_odd_url_stays_as_it_is() {
 #[tokio::test]
 async fn settings_of_a_request_s_own_reach_reqwest_and_an_odd_url_stays_as_it_is() {
     odd_urls_stay_as_they_are(Some(Duration::from_secs(60))).await;
-}
-
-/// A middleware that is no `async fn` may panic before it gives a future.
-#[tokio::test]
-async fn a_panic_before_an_attempt_has_begun_counts_as_a_failure_and_passes_on() {
-    struct Panics;
-    impl Middleware for Panics {
-        fn handle<'s, 'e, 'n, 'a>(
-            &'s self,
-            _: reqwest::Request,
-            _: &'e mut Extensions,
-            _: Next<'n>,
-        ) -> std::pin::Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>
-        where
-            's: 'a,
-            'e: 'a,
-            'n: 'a,
-        {
-            panic!("beneath the stack")
-        }
-    }
-    let layer = stack().build().unwrap();
-    let client =
-        ClientBuilder::new(reqwest::Client::new()).with(StackMiddleware::in_place(&layer)).with(Panics);
-    let client = client.build();
-    let call = tokio::spawn(async move { client.get("http://127.0.0.1:9/").send().await });
-    assert_eq!(call.await.unwrap_err().into_panic().downcast_ref(), Some(&"beneath the stack"));
-    assert_eq!(layer.circuit_breaker().handle().metrics().consecutive_failures, 1);
 }
 
 /// Above a stack: makes a call of it that it does not poll.

@@ -1,7 +1,7 @@
 use std::mem;
 use std::sync::LazyLock;
 
-use http::{Extensions, HeaderMap, Uri};
+use http::{HeaderMap, Uri};
 use reqwest::{ResponseBuilderExt, Url};
 
 use crate::service::{into_http, with_url};
@@ -99,16 +99,14 @@ impl Asked {
     }
 }
 
-/// A request for this URL as reqwest has it. It is a blank one then.
+/// Puts a request into one of reqwest's that has its URL and nothing else of it. It is a blank one then; its URI is given back.
 #[inline(always)]
-pub(crate) fn to_reqwest(request: &mut http::Request<reqwest::Body>, url: Url) -> reqwest::Request {
-    let mut asked = reqwest::Request::new(mem::take(request.method_mut()), url);
+pub(crate) fn fill(asked: &mut reqwest::Request, request: &mut http::Request<reqwest::Body>) -> Uri {
+    *asked.method_mut() = mem::take(request.method_mut());
     put(asked.headers_mut(), mem::take(request.headers_mut()));
     *asked.version_mut() = mem::take(request.version_mut());
     *asked.body_mut() = Some(mem::take(request.body_mut()));
-    *request.uri_mut() = Uri::default();
-    *request.extensions_mut() = Extensions::new();
-    asked
+    mem::take(request.uri_mut())
 }
 
 /// A URL for a request whose own is kept elsewhere: of all, one of those that are soonest parsed.

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,8 @@ use tower_service::Service;
 use super::answer::InPlaceBody;
 use super::attempt::{Attempt, Attempts};
 use super::error::to_middleware;
-use super::mailbox::{Job, Mailbox, Reply, Waiting, detached};
+use super::mailbox::{Job, Mailbox, Reply, Stack};
+use super::waiting::{Waiting, detached};
 use crate::body::{request_body, response_body};
 
 /// The innermost service of a stack that works [in place](crate::StackMiddleware::in_place): what lies beneath the stack.
@@ -23,12 +25,12 @@ use crate::body::{request_body, response_body};
 /// [`Detached`](crate::Detached).
 #[derive(Clone, Copy, Debug)]
 pub struct InPlaceService {
-    _made_here: (),
+    stack: Stack,
 }
 
 impl InPlaceService {
-    pub(crate) fn new() -> Self {
-        Self { _made_here: () }
+    pub(crate) fn new(stack: Stack) -> Self {
+        Self { stack }
     }
 }
 
@@ -47,8 +49,14 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: http::Request<B>) -> InPlaceFuture {
-        InPlaceFuture { waiting: Waiting::new(request.map(request_body)) }
+    fn call(&mut self, mut request: http::Request<B>) -> InPlaceFuture {
+        // Looked at where it is: a request is large.
+        let as_it_is = (&mut request as &mut dyn Any).downcast_mut::<http::Request<reqwest::Body>>();
+        let waiting = match as_it_is {
+            Some(request) => Waiting::new(self.stack, request),
+            None => Waiting::new(self.stack, &mut request.map(request_body)),
+        };
+        InPlaceFuture { waiting }
     }
 }
 
@@ -75,8 +83,10 @@ type Outcome = reqwest_middleware::Result<reqwest::Response>;
 type BoxFuture<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 /// A call through a stack that works in place, and the attempts that it asks for beside it.
+#[inline(always)]
 pub(crate) fn call<'a, S, B>(
     mut service: S,
+    request: http::Request<reqwest::Body>,
     mut mailbox: Mailbox,
     extensions: &'a mut Extensions,
     next: Next<'a>,
@@ -95,34 +105,23 @@ where
         let call = pin!({
             // It ends with this block: what its layers have reserved and not used is free again.
             let mut service = service;
-            let request = mailbox.request();
             let _lent = mailbox.lend();
             service.call(request)
         });
-        let mut driver = Driver { call, mailbox, next, others: Attempts::default(), left: None, asks: true };
+        let (others, left) = (Attempts::default(), None);
+        let mut driver = Driver { call, mailbox, next, others, under_way: None, left, asks: true };
+        let mut begin = None;
         loop {
-            let number = match poll_fn(|cx| driver.poll(None, cx)).await {
-                Step::Answered(answer) => {
-                    driver.restore(extensions);
-                    return answer;
-                }
-                Step::Begin(number) => number,
-                Step::Over | Step::GivenUp => continue,
-            };
-            driver.restore(extensions);
-            driver.left = Some(extensions.clone());
             // It works on the caller's own extensions, and so needs no box around them and itself.
-            let Some(mut attempt) = driver.begin(number, extensions) else { continue };
-            let step = poll_fn(|cx| driver.poll(Some((number, attempt.as_mut())), cx)).await;
+            let mut attempt = begin.and_then(|number| driver.begin(number, extensions));
+            let step = poll_fn(|cx| driver.poll(attempt.as_mut(), cx)).await;
             drop(attempt);
-            match step {
-                Step::Over => driver.left = None,
-                Step::Answered(answer) => {
-                    driver.restore(extensions);
-                    return answer;
-                }
-                Step::Begin(_) | Step::GivenUp => {}
-            }
+            driver.restore(extensions);
+            begin = match step {
+                Step::Answered(answer) => return answer,
+                Step::Begin(number) => Some(number),
+                Step::Over => None,
+            };
         }
     })
 }
@@ -132,9 +131,11 @@ struct Driver<'p, 'a, F> {
     call: Pin<&'p mut F>,
     mailbox: Mailbox,
     next: Next<'a>,
-    /// Attempts beside the one that works on the caller's extensions.
+    /// The attempt that works on the caller's extensions.
+    under_way: Option<usize>,
+    /// Those beside it.
     others: Attempts<'a>,
-    /// What becomes of the caller's extensions unless that one comes to its end: what was before it, or what another has
+    /// What becomes of the caller's extensions unless the first comes to its end: what was before it, or what another has
     /// left since.
     left: Option<Extensions>,
     /// The call is to be polled.
@@ -144,12 +145,10 @@ struct Driver<'p, 'a, F> {
 enum Step {
     /// The call is over.
     Answered(Outcome),
-    /// An attempt with this number is to be made, where there is none.
+    /// An attempt with this number is to be made, where none is under way.
     Begin(usize),
-    /// The attempt is over.
+    /// None is under way any longer.
     Over,
-    /// Nobody waits for the attempt any longer, or it has panicked.
-    GivenUp,
 }
 
 impl<'a, F, B, E> Driver<'_, 'a, F>
@@ -162,15 +161,10 @@ where
 {
     /// Polls the attempt under way, if there is one, and the call.
     #[inline]
-    fn poll(
-        &mut self,
-        mut attempt: Option<(usize, Pin<&mut (dyn Future<Output = Outcome> + Send + '_)>)>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Step> {
-        if let Some((number, attempt)) = &mut attempt {
-            if let Some(over) = self.over(*number, attempt.as_mut(), cx) {
-                return Poll::Ready(over);
-            }
+    fn poll<'e>(&mut self, attempt: Option<&mut BoxFuture<'e>>, cx: &mut Context<'_>) -> Poll<Step> {
+        let had_one = self.under_way.is_some();
+        if let (Some(number), Some(attempt)) = (self.under_way, attempt) {
+            self.poll_attempt(number, attempt.as_mut(), cx);
         }
         if !self.others.is_empty() {
             self.poll_others(cx);
@@ -193,16 +187,21 @@ where
                 }
             }
             while let Some(job) = self.mailbox.next() {
-                match (job, &attempt) {
+                match (job, self.under_way) {
                     (Job::Make(number), None) => return Poll::Ready(Step::Begin(number)),
                     (Job::Make(number), Some(_)) => self.begin_beside(number, cx),
-                    (Job::Drop(number), Some((other, _))) if number == *other => {
-                        return Poll::Ready(Step::GivenUp);
+                    (Job::Drop(number), Some(other)) if number == other => {
+                        self.under_way = None;
+                        return Poll::Ready(Step::Over);
                     }
                     (Job::Drop(number), _) => self.others.retain(|other, _| other != number),
                 }
             }
             if !self.asks {
+                if had_one && self.under_way.is_none() {
+                    // It is dropped before anything is waited for.
+                    return Poll::Ready(Step::Over);
+                }
                 // Whenever this is polled again.
                 self.asks = true;
                 return Poll::Pending;
@@ -216,27 +215,32 @@ where
     where
         'a: 'e,
     {
+        self.left = Some(extensions.clone());
         let next = self.next.clone();
-        let send = |request| next.run(request, extensions);
-        match catch_unwind(AssertUnwindSafe(|| self.mailbox.send(number, send))) {
-            Ok(Some(Ok(attempt))) => return Some(attempt),
-            Ok(Some(Err(error))) => self.answer(number, Ok(Err(error.into()))),
-            Ok(None) => {}
-            Err(panic) => self.answer(number, Err(panic)),
+        let begun =
+            AssertUnwindSafe(|| self.mailbox.send(number).map(|request| next.run(request, extensions)));
+        match catch_unwind(begun) {
+            Ok(attempt) => {
+                self.under_way = attempt.as_ref().map(|_| number);
+                attempt
+            }
+            Err(panic) => {
+                self.answer(number, Err(panic));
+                None
+            }
         }
-        None
     }
 
-    /// Polls an attempt and hands on what has become of it, if it is over. What one that has panicked leaves counts no more than
-    /// what one leaves that nobody waits for.
+    /// Polls the attempt under way and hands on what has become of it, if it is over. What one that has panicked leaves counts
+    /// no more than what one leaves that nobody waits for.
     #[inline]
-    fn over(
+    fn poll_attempt(
         &mut self,
         number: usize,
         attempt: Pin<&mut (dyn Future<Output = Outcome> + Send + '_)>,
         cx: &mut Context<'_>,
-    ) -> Option<Step> {
-        let Some(reply) = self.mailbox.reply(number) else { return Some(Step::Over) };
+    ) {
+        let Some(reply) = self.mailbox.reply(number) else { return };
         let polled = catch_unwind(AssertUnwindSafe(|| match attempt.poll(cx) {
             Poll::Ready(outcome) => {
                 *reply = Some(Ok(outcome));
@@ -244,17 +248,14 @@ where
             }
             Poll::Pending => false,
         }));
-        let over = match polled {
-            Ok(false) => return None,
-            Ok(true) => Step::Over,
-            Err(panic) => {
-                *reply = Some(Err(panic));
-                Step::GivenUp
-            }
-        };
+        match polled {
+            Ok(false) => return,
+            Ok(true) => self.left = None,
+            Err(panic) => *reply = Some(Err(panic)),
+        }
+        self.under_way = None;
         self.mailbox.answered(number);
         self.asks = true;
-        Some(over)
     }
 
     /// Hands on what has become of an attempt, for which the call is to be polled.
@@ -277,14 +278,9 @@ where
 
     #[cold]
     fn begin_beside(&mut self, number: usize, cx: &mut Context<'_>) {
-        let begin = |request| {
+        if let Some(request) = self.mailbox.send(number) {
             let extensions = self.left.clone().unwrap_or_default();
-            Attempt::new(request, self.next.clone(), extensions)
-        };
-        match self.mailbox.send(number, |request| begin(Ok(request))) {
-            Some(Ok(attempt)) => self.others.push(number, attempt),
-            Some(Err(error)) => self.answer(number, Ok(Err(error.into()))),
-            None => {}
+            self.others.push(number, Attempt::new(Ok(request), self.next.clone(), extensions));
         }
         self.poll_others(cx);
     }

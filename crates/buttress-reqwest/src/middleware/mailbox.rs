@@ -1,34 +1,40 @@
 //! The way from the innermost service of a stack to the task that drives it, where both are the same task.
 
 use std::cell::Cell;
-use std::panic::resume_unwind;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::{iter, mem, thread};
 
-use buttress::core::Judged;
-use buttress::{BoxError, Verdict};
-use http::{Extensions, Uri};
-use reqwest::Url;
+use http::Extensions;
+use reqwest::Request;
 
-use super::answer::InPlaceBody;
-use super::asked::{self, Asked};
-use super::error::{Detached, from_middleware};
+use super::asked::Asked;
 use super::extend;
+use super::kept::Kept;
+
+/// Tells the stacks of a process from each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Stack(u64);
+
+impl Stack {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
 
 /// The attempts of one call: with the task that made it, and while that polls the call, with the thread. Dropping it ends
 /// the call: whoever waits elsewhere hears of it.
 pub(crate) struct Mailbox(Option<Box<Attempts>>);
 
-struct Attempts {
+pub(crate) struct Attempts {
+    pub(crate) stack: Stack,
     /// Of this call alone.
-    call: u64,
-    /// What the call asks for, or the one before it did: mostly they ask for the same.
-    asked: Option<Asked>,
-    /// Of that, as long as it is not in a request.
-    uri: Option<Uri>,
-    /// The call's own, for its first attempt.
-    url: Option<Url>,
+    pub(crate) call: u64,
+    /// Of the call within which this one is polled.
+    pub(crate) outer: Option<Box<Attempts>>,
+    kept: Kept,
     /// Something was asked or given up since all were looked through.
     news: bool,
     /// Who polls the call, by what its waker is made of.
@@ -41,8 +47,8 @@ struct Attempts {
 #[derive(Default)]
 struct Attempt {
     stage: Stage,
-    /// What it is to send, as long as it is only asked for; else a blank one.
-    request: http::Request<reqwest::Body>,
+    /// What it is to send, as long as it is only asked for. Before that, what layers do not see of the call's own.
+    request: Option<Request>,
     /// What has become of it, until somebody asks.
     reply: Option<Reply>,
     /// Of whoever waits for it, unless that is polled with the call anyway.
@@ -71,35 +77,24 @@ pub(crate) enum Job {
 /// What became of an attempt; a panic is passed on to the service that asked.
 pub(crate) type Reply = thread::Result<reqwest_middleware::Result<reqwest::Response>>;
 
-/// An attempt that somebody waits for. Dropping it ends the attempt.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    call: u64,
-    number: usize,
-    over: bool,
+/// How it stands with an attempt, for whoever waits for it.
+pub(crate) enum Standing {
+    Answered(Option<Reply>),
+    /// The waker that was there before.
+    UnderWay(Option<Waker>),
 }
 
 thread_local! {
-    /// Of the call that this thread polls.
-    static OPEN: Cell<Option<Box<Attempts>>> = const { Cell::new(None) };
+    /// Of the call that this thread polls. A thread that ends polls none, so that this needs not be dropped, and is at hand
+    /// without a look whether it has been.
+    static OPEN: Cell<ManuallyDrop<Option<Box<Attempts>>>> = const { Cell::new(ManuallyDrop::new(None)) };
     /// Of a call that is over, for the next one.
     static SPARE: Cell<Option<Box<Attempts>>> = const { Cell::new(None) };
-    /// Numbers of calls that this thread may still give away: from the first to before the second.
-    static NUMBERS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// Threads take numbers by so many, so that calls seldom write what all threads share.
-const NUMBERS_AT_ONCE: u64 = 1 << 16;
-
-fn number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let (mut next, mut end) = NUMBERS.get();
-    if next == end {
-        next = NEXT.fetch_add(NUMBERS_AT_ONCE, Relaxed);
-        end = next + NUMBERS_AT_ONCE;
-    }
-    NUMBERS.set((next + 1, end));
-    next
+#[inline]
+fn replace_open(attempts: Option<Box<Attempts>>) -> Option<Box<Attempts>> {
+    ManuallyDrop::into_inner(OPEN.replace(ManuallyDrop::new(attempts)))
 }
 
 /// What a waker is: two that are alike wake the same task, as long as one of them lives.
@@ -108,49 +103,39 @@ fn who(cx: &Context<'_>) -> (usize, usize) {
 }
 
 impl Mailbox {
-    /// Of a call that asks for this.
+    /// Of a call of this stack that asks for nothing yet.
     #[inline]
-    pub(crate) fn new(
-        mut request: reqwest::Request,
-        extensions: &Extensions,
-    ) -> Result<Self, reqwest::Error> {
-        let mut attempts = SPARE.take().unwrap_or_else(Attempts::new);
-        let uri = attempts.uri.take();
-        match (uri, &attempts.asked) {
-            (Some(uri), Some(asked)) if asked.is_for(request.url()) => {
-                // What is known needs not be parsed.
-                attempts.url = Some(mem::replace(request.url_mut(), asked::nowhere()));
-                attempts.first.set(http::Request::try_from(request)?);
-                *attempts.first.request.uri_mut() = uri;
-            }
-            _ => {
-                attempts.asked = Some(Asked::new(request.url().clone()));
-                attempts.first.set(http::Request::try_from(request)?);
-            }
-        }
-        extend(&mut attempts.first.request, extensions);
-        attempts.call = number();
+    pub(crate) fn new(stack: Stack) -> Self {
+        let mut attempts = SPARE.take().unwrap_or_else(|| Attempts::new(stack));
+        attempts.stack = stack;
+        attempts.call = attempts.next_call();
         attempts.polled_by = (0, 0);
-        Ok(Self(Some(attempts)))
+        Self(Some(attempts))
     }
 
-    /// The call's own request, before the stack is called.
-    #[inline]
-    pub(crate) fn request(&mut self) -> http::Request<reqwest::Body> {
-        match &mut self.0 {
-            Some(attempts) => {
-                attempts.first.stage = Stage::Free;
-                mem::take(&mut attempts.first.request)
-            }
-            None => http::Request::default(),
+    /// The call's own request as layers see it.
+    #[inline(always)]
+    pub(crate) fn request(
+        &mut self,
+        request: Request,
+        extensions: &Extensions,
+    ) -> Result<http::Request<reqwest::Body>, reqwest::Error> {
+        let attempts = self.0.as_deref_mut().expect("it is lent to nobody");
+        let mut request = attempts.kept.seen_by_layers(request, &mut attempts.first.request);
+        if let Ok(request) = &mut request {
+            extend(request, extensions);
         }
+        request
     }
 
     /// Lends this mailbox to the innermost service of a stack, as long as the stack is called or polled.
     #[inline]
     pub(crate) fn lend(&mut self) -> Lent<'_> {
-        let before = OPEN.replace(self.0.take());
-        Lent { mailbox: &mut self.0, before }
+        if let Some(mut attempts) = self.0.take() {
+            attempts.outer = replace_open(None);
+            replace_open(Some(attempts));
+        }
+        Lent { mailbox: &mut self.0 }
     }
 
     /// Says who polls the call, so that whoever is polled with it needs no waker of its own.
@@ -168,22 +153,10 @@ impl Mailbox {
         if attempts.news { attempts.next() } else { None }
     }
 
-    /// Hands on what an attempt is to send, if it can be made.
-    #[inline]
-    pub(crate) fn send<T>(
-        &mut self,
-        number: usize,
-        send: impl FnOnce(reqwest::Request) -> T,
-    ) -> Option<Result<T, reqwest::Error>> {
-        let attempts = self.0.as_deref_mut()?;
-        let Attempts { asked: Some(asked), uri, url, first, more, .. } = attempts else { return None };
-        let request = &mut at(number, first, more).request;
-        if asked.is_of(request) {
-            *uri = Some(mem::take(request.uri_mut()));
-            let url = url.take().unwrap_or_else(|| asked.url().clone());
-            return Some(Ok(send(asked::to_reqwest(request, url))));
-        }
-        Some(asked.converted(mem::take(request)).map(send))
+    /// Hands on what an attempt is to send.
+    #[inline(always)]
+    pub(crate) fn send(&mut self, number: usize) -> Option<Request> {
+        self.0.as_deref_mut()?.get(number).request.take()
     }
 
     /// Where the reply of an attempt goes; `answered` is to be told of it.
@@ -196,9 +169,9 @@ impl Mailbox {
     #[inline]
     pub(crate) fn answered(&mut self, number: usize) {
         let Some(attempts) = self.0.as_deref_mut() else { return };
-        let Attempts { asked: Some(asked), first, more, .. } = attempts else { return };
+        let Attempts { kept, first, more, .. } = attempts;
         let attempt = at(number, first, more);
-        if let Some(Ok(Ok(response))) = &mut attempt.reply {
+        if let (Some(asked), Some(Ok(Ok(response)))) = (kept.asked(), &mut attempt.reply) {
             asked.note(response);
         }
         if attempt.stage == Stage::UnderWay {
@@ -214,7 +187,7 @@ impl Mailbox {
 
     /// What the call asks for.
     pub(crate) fn asked(&self) -> Option<&Asked> {
-        self.0.as_deref()?.asked.as_ref()
+        self.0.as_deref()?.kept.asked()
     }
 }
 
@@ -222,10 +195,11 @@ impl Drop for Mailbox {
     #[inline]
     fn drop(&mut self) {
         let Some(mut attempts) = self.0.take() else { return };
-        attempts.url = None;
-        if attempts.first.stage != Stage::Free || !attempts.more.is_empty() {
+        let first = &attempts.first;
+        if first.stage != Stage::Free || first.request.is_some() || !attempts.more.is_empty() {
             attempts.end();
         }
+        attempts.kept.end();
         attempts.news = false;
         // Without a thread's own data there is no next call either.
         let _ = SPARE.try_with(|spare| spare.set(Some(attempts)));
@@ -234,10 +208,15 @@ impl Drop for Mailbox {
 
 impl Attempts {
     #[cold]
-    fn new() -> Box<Self> {
+    fn new(stack: Stack) -> Box<Self> {
+        let (call, kept, polled_by) = (some_calls(), Kept::default(), (0, 0));
         let (first, more) = (Attempt::default(), Vec::new());
-        let (asked, uri, url) = (None, None, None);
-        Box::new(Self { call: 0, asked, uri, url, news: false, polled_by: (0, 0), first, more })
+        Box::new(Self { stack, call, outer: None, kept, news: false, polled_by, first, more })
+    }
+
+    #[inline]
+    fn next_call(&self) -> u64 {
+        if (self.call + 1) % CALLS_AT_ONCE == 0 { some_calls() } else { self.call + 1 }
     }
 
     #[inline]
@@ -249,12 +228,21 @@ impl Attempts {
         iter::once(&self.first).chain(&self.more).position(|attempt| wanted(attempt.stage))
     }
 
+    /// Asks for an attempt that sends this, and says its number. The request is a blank one then.
     #[inline(always)]
-    fn ask(&mut self, request: http::Request<reqwest::Body>) -> Waiting {
+    pub(crate) fn ask(&mut self, request: &mut http::Request<reqwest::Body>) -> usize {
         let number = if self.first.stage == Stage::Free { 0 } else { self.another() };
-        self.get(number).set(request);
+        let Self { kept, first, more, .. } = self;
+        let attempt = at(number, first, more);
+        attempt.stage = match kept.put_back(request, &mut attempt.request) {
+            Ok(()) => Stage::Asked,
+            Err(error) => {
+                attempt.reply = Some(Ok(Err(error.into())));
+                Stage::Answered
+            }
+        };
         self.news = true;
-        Waiting { call: self.call, number, over: false }
+        number
     }
 
     /// A place that is free, besides the first.
@@ -280,6 +268,28 @@ impl Attempts {
         Some(Job::Make(number))
     }
 
+    /// How it stands with an attempt. If it is under way, whoever asks is woken, unless it is polled with the call anyway.
+    #[inline(always)]
+    pub(crate) fn standing(&mut self, number: usize, cx: &Context<'_>) -> Standing {
+        let polled_by_call = self.polled_by == who(cx);
+        let attempt = self.get(number);
+        if attempt.stage == Stage::Answered {
+            attempt.stage = Stage::Free;
+            return Standing::Answered(attempt.reply.take());
+        }
+        Standing::UnderWay(if polled_by_call { None } else { attempt.wait(cx) })
+    }
+
+    /// Nobody waits for an attempt any longer. What is left of it may be anything, and is to be dropped elsewhere.
+    pub(crate) fn give_up(&mut self, number: usize) -> impl Sized + use<> {
+        let left = mem::take(self.get(number));
+        if left.stage == Stage::UnderWay {
+            self.get(number).stage = Stage::GivenUp;
+            self.news = true;
+        }
+        left
+    }
+
     #[cold]
     fn end(&mut self) {
         let first = mem::take(&mut self.first);
@@ -288,134 +298,21 @@ impl Attempts {
     }
 }
 
+/// A mailbox takes numbers of calls by so many, so that calls seldom write what all threads share.
+const CALLS_AT_ONCE: u64 = 1 << 16;
+
+#[cold]
+fn some_calls() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(CALLS_AT_ONCE, Relaxed)
+}
+
 #[inline]
 fn at<'a>(number: usize, first: &'a mut Attempt, more: &'a mut [Attempt]) -> &'a mut Attempt {
     if number == 0 { first } else { &mut more[number - 1] }
 }
 
-/// Takes the mailbox back when it is dropped, also when the stack panics.
-pub(crate) struct Lent<'a> {
-    mailbox: &'a mut Option<Box<Attempts>>,
-    /// Of the call within which this one is polled.
-    before: Option<Box<Attempts>>,
-}
-
-impl Drop for Lent<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        *self.mailbox = OPEN.replace(self.before.take());
-    }
-}
-
-/// Of the call that this thread polls, out of reach for whatever is called before they are put back.
-struct Open(Option<Box<Attempts>>);
-
-impl Open {
-    #[inline]
-    fn take() -> Self {
-        Self(OPEN.try_with(Cell::take).ok().flatten())
-    }
-
-    /// Of this call.
-    #[inline]
-    fn of(&mut self, call: u64) -> Option<&mut Attempts> {
-        self.0.as_deref_mut().filter(|attempts| attempts.call == call)
-    }
-}
-
-impl Drop for Open {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(attempts) = self.0.take() {
-            OPEN.set(Some(attempts));
-        }
-    }
-}
-
-impl Waiting {
-    /// Asks the task that polls this call for an attempt. `None` if no call is polled here.
-    #[inline(always)]
-    pub(crate) fn new(request: http::Request<reqwest::Body>) -> Option<Self> {
-        let mut open = Open::take();
-        Some(open.0.as_deref_mut()?.ask(request))
-    }
-
-    /// Fails if it is another call that is polled here, or none.
-    #[inline]
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<http::Response<InPlaceBody>, BoxError>> {
-        let mut open = Open::take();
-        // Of one that is over, the place may be another one's by now.
-        let Some(attempts) = open.of(self.call).filter(|_| !self.over) else {
-            return Poll::Ready(Err(detached()));
-        };
-        let polled_by_call = attempts.polled_by == who(cx);
-        let attempt = attempts.get(self.number);
-        if attempt.stage == Stage::Answered {
-            attempt.stage = Stage::Free;
-            self.over = true;
-            return Poll::Ready(match attempt.reply.take() {
-                Some(Ok(Ok(response))) => Ok(InPlaceBody::of(response)),
-                reply => Err(failed(reply)),
-            });
-        }
-        let before = if polled_by_call { None } else { attempt.wait(cx) };
-        // What a waker owns may be anything, which may look for the call.
-        drop(open);
-        drop(before);
-        Poll::Pending
-    }
-
-    #[cold]
-    fn give_up(&mut self) {
-        let mut open = Open::take();
-        let Some(attempts) = open.of(self.call) else { return };
-        let left = mem::take(attempts.get(self.number));
-        if left.stage == Stage::UnderWay {
-            attempts.get(self.number).stage = Stage::GivenUp;
-            attempts.news = true;
-        }
-        // What is left may be anything, which may look for the call.
-        drop(open);
-    }
-}
-
-impl Drop for Waiting {
-    #[inline]
-    fn drop(&mut self) {
-        if !self.over {
-            self.give_up();
-        }
-    }
-}
-
-/// What a service says whose call is not polled where it asks.
-#[cold]
-pub(crate) fn detached() -> BoxError {
-    Judged::new(Verdict::Ignored, Detached::new()).into()
-}
-
-/// What the service that asked says of an attempt that has not become a response.
-#[cold]
-fn failed(reply: Option<Reply>) -> BoxError {
-    match reply {
-        Some(Ok(Err(error))) => from_middleware(error),
-        Some(Err(panic)) => resume_unwind(panic),
-        _ => unreachable!("it was answered"),
-    }
-}
-
 impl Attempt {
-    /// To be called where it is free.
-    #[inline(always)]
-    fn set(&mut self, request: http::Request<reqwest::Body>) {
-        // A blank one owns nothing, and whoever drops it has to find that out.
-        mem::forget(mem::replace(&mut self.request, request));
-        self.stage = Stage::Asked;
-    }
-
     /// The waker that was there before.
     #[cold]
     fn wait(&mut self, cx: &Context<'_>) -> Option<Waker> {
@@ -423,5 +320,50 @@ impl Attempt {
             return None;
         }
         self.waker.replace(cx.waker().clone())
+    }
+}
+
+/// Takes the mailbox back when it is dropped, also when the stack panics.
+pub(crate) struct Lent<'a> {
+    mailbox: &'a mut Option<Box<Attempts>>,
+}
+
+impl Drop for Lent<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let mut attempts = replace_open(None);
+        if let Some(outer) = attempts.as_mut().and_then(|attempts| attempts.outer.take()) {
+            replace_open(Some(outer));
+        }
+        *self.mailbox = attempts;
+    }
+}
+
+/// Of the call that this thread polls, out of reach for whatever is called before they are put back.
+pub(crate) struct Open(Option<Box<Attempts>>);
+
+impl Open {
+    #[inline]
+    pub(crate) fn take() -> Self {
+        Self(replace_open(None))
+    }
+
+    /// Of the innermost call of those that this thread polls of which this is true.
+    #[inline]
+    pub(crate) fn find(&mut self, wanted: impl Fn(&Attempts) -> bool) -> Option<&mut Attempts> {
+        let mut attempts = self.0.as_deref_mut()?;
+        while !wanted(attempts) {
+            attempts = attempts.outer.as_deref_mut()?;
+        }
+        Some(attempts)
+    }
+}
+
+impl Drop for Open {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(attempts) = self.0.take() {
+            replace_open(Some(attempts));
+        }
     }
 }
