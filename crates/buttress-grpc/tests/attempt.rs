@@ -37,7 +37,7 @@ fn repeatable() -> Ask {
 }
 
 /// A call through this layer, and who sends the body of its response.
-fn call(layer: AttemptLayer, ask: Ask) -> (Sender<Bytes, BoxError>, Calling) {
+fn call(layer: &AttemptLayer, ask: Ask) -> (Sender<Bytes, BoxError>, Calling) {
     let (sender, body) = Channel::new(8);
     let body = Mutex::new(Some(body));
     let service = service_fn(move |_: Ask| {
@@ -70,7 +70,7 @@ async fn what_was_looked_at_is_given_back_as_it_came() {
     for (pieces, code) in
         [(vec![], "14"), (vec!["one"], "14"), (vec!["one"], "0"), (vec!["one", "two", "three"], "14")]
     {
-        let (mut sender, calling) = call(AttemptLayer::new(), repeatable());
+        let (mut sender, calling) = call(&AttemptLayer::new(), repeatable());
         for piece in &pieces {
             sender.send_data(data(piece)).await.unwrap();
         }
@@ -90,7 +90,7 @@ async fn what_was_looked_at_is_given_back_as_it_came() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_is_not_held_up_for_what_follows() {
-    let (mut sender, mut calling) = call(AttemptLayer::new(), repeatable());
+    let (mut sender, mut calling) = call(&AttemptLayer::new(), repeatable());
     assert!(is_pending(&mut calling).await, "it may be a failure");
     sender.send_data(Bytes::from_static(b"one")).await.unwrap();
     let answer = calling.await.unwrap();
@@ -103,7 +103,7 @@ async fn a_message_is_not_held_up_for_what_follows() {
 #[tokio::test(start_paused = true)]
 async fn a_head_is_held_up_for_so_long_and_no_longer() {
     let layer = AttemptLayer::new().peek(Duration::from_millis(300));
-    let (mut sender, calling) = call(layer.clone(), repeatable());
+    let (mut sender, calling) = call(&layer, repeatable());
     let started = Instant::now();
     let answer = calling.await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_millis(300));
@@ -115,7 +115,7 @@ async fn a_head_is_held_up_for_so_long_and_no_longer() {
     // Nor does the look make a head late that came in time.
     let soon = Instant::now() + Duration::from_millis(100);
     let (_sender, calling) =
-        call(layer, ask(|carried| (carried.repeatable, carried.deadline) = (true, Some(soon))));
+        call(&layer, ask(|carried| (carried.repeatable, carried.deadline) = (true, Some(soon))));
     calling.await.unwrap();
     assert_eq!(Instant::now(), soon);
 }
@@ -175,7 +175,7 @@ async fn known(config: ServiceConfig, ask: Ask) -> Ask {
 #[tokio::test(start_paused = true)]
 async fn the_status_of_a_single_message_is_waited_for() {
     let unary = known(ServiceConfig::new().unary("echo.v1.Echo"), ask(|_| {})).await;
-    let (mut sender, mut calling) = call(AttemptLayer::new(), unary);
+    let (mut sender, mut calling) = call(&AttemptLayer::new(), unary);
     sender.send_data(Bytes::new()).await.unwrap();
     sender.send_data(Bytes::from_static(b"one")).await.unwrap();
     assert!(is_pending(&mut calling).await);
@@ -191,7 +191,7 @@ async fn the_status_of_a_single_message_is_waited_for() {
 async fn a_body_is_over_when_the_time_of_its_call_is() {
     let mut timed = ask(|_| {});
     timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("5S"));
-    let (mut sender, calling) = call(AttemptLayer::new(), known(ServiceConfig::new(), timed).await);
+    let (mut sender, calling) = call(&AttemptLayer::new(), known(ServiceConfig::new(), timed).await);
     let started = Instant::now();
     let mut body = calling.await.unwrap().into_body();
     sender.send_data(Bytes::from_static(b"one")).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_body_is_over_when_the_time_of_its_call_is() {
 async fn a_body_that_never_lets_its_reader_wait_is_over_in_time_too() {
     let mut timed = ask(|_| {});
     timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("5S"));
-    let (mut sender, calling) = call(AttemptLayer::new(), known(ServiceConfig::new(), timed).await);
+    let (mut sender, calling) = call(&AttemptLayer::new(), known(ServiceConfig::new(), timed).await);
     let started = Instant::now();
     let mut body = calling.await.unwrap().into_body();
     let error = loop {
@@ -236,7 +236,7 @@ async fn what_nobody_would_repeat_is_not_looked_into() {
         ("no peek", layer.clone().peek(None), repeatable()),
         ("a stream", layer, stream),
     ] {
-        let (_sender, mut calling) = call(layer, ask);
+        let (_sender, mut calling) = call(&layer, ask);
         assert!(!is_pending(&mut calling).await, "{what}");
     }
 }
@@ -264,7 +264,7 @@ async fn a_response_is_not_looked_into_before_its_request_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_ends_without_a_status_fails() {
     for pieces in [vec![], vec!["half"]] {
-        let (mut sender, calling) = call(AttemptLayer::new(), repeatable());
+        let (mut sender, calling) = call(&AttemptLayer::new(), repeatable());
         for piece in &pieces {
             sender.send_data(Bytes::from_static(piece.as_bytes())).await.unwrap();
         }
@@ -275,7 +275,7 @@ async fn a_body_that_ends_without_a_status_fails() {
         assert!(find::<Truncated>(&*error).is_some(), "{error:?}");
     }
     // Later on, and of a call that was not looked into.
-    let (mut sender, calling) = call(AttemptLayer::new().peek(None), repeatable());
+    let (mut sender, calling) = call(&AttemptLayer::new().peek(None), repeatable());
     let mut body = calling.await.unwrap().into_body();
     sender.send_data(Bytes::from_static(b"half")).await.unwrap();
     drop(sender);
@@ -292,7 +292,7 @@ async fn trailers_without_a_status_are_no_end() {
         HeaderMap::from_iter([(http::HeaderName::from_static("x-checksum"), HeaderValue::from_static("7"))]);
     for peek in [None, Some(Duration::from_millis(500))] {
         for pieces in [&[][..], &["half"]] {
-            let (mut sender, calling) = call(AttemptLayer::new().peek(peek), repeatable());
+            let (mut sender, calling) = call(&AttemptLayer::new().peek(peek), repeatable());
             for piece in pieces {
                 sender.send_data(Bytes::from_static(piece.as_bytes())).await.unwrap();
             }
@@ -325,11 +325,11 @@ async fn a_status_in_the_head_needs_none_at_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_fails_before_its_first_message_fails_the_call_and_after_it_itself() {
-    let (sender, calling) = call(AttemptLayer::new(), repeatable());
+    let (sender, calling) = call(&AttemptLayer::new(), repeatable());
     sender.abort("reset".into());
     assert_eq!(calling.await.unwrap_err().to_string(), "reset");
 
-    let (mut sender, calling) = call(AttemptLayer::new(), repeatable());
+    let (mut sender, calling) = call(&AttemptLayer::new(), repeatable());
     sender.send_data(Bytes::from_static(b"one")).await.unwrap();
     sender.abort("reset".into());
     let answer = calling.await.unwrap();
@@ -341,7 +341,7 @@ async fn a_body_that_fails_before_its_first_message_fails_the_call_and_after_it_
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_is_dropped_while_it_is_looked_into_lets_its_body_go() {
-    let (mut sender, mut calling) = call(AttemptLayer::new(), repeatable());
+    let (mut sender, mut calling) = call(&AttemptLayer::new(), repeatable());
     assert!(is_pending(&mut calling).await);
     drop(calling);
     assert!(sender.send_data(Bytes::new()).await.is_err());
