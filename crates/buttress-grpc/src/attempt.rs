@@ -215,7 +215,7 @@ where
         let (plan, time) = self.settings.prepare(&mut request);
         // One that is all there need not be asked.
         let asks = matches!(plan.depth, Depth::First(_)) && request.body().as_bytes().is_none();
-        let sent = asks.then(|| request.body().fork());
+        let sent = asks.then(|| Box::new(request.body().fork()));
         let time = time.map(|(deadline, limit)| {
             let method = request.uri().path().into();
             Box::new(Time { deadline, limit, method, timer: Timer::default() })
@@ -233,8 +233,9 @@ pin_project! {
         #[pin]
         state: State<F, R>,
         plan: Plan,
-        // Of a request's body that is not all there; it is asked whether all of it has been sent, and never read.
-        sent: Option<ReplayBody<B>>,
+        // Of a request's body that is not all there; it is asked whether all of it has been sent, and never read. Boxed, as the
+        // time, since most calls have neither.
+        sent: Option<Box<ReplayBody<B>>>,
         time: Option<Box<Time>>,
     }
 }
@@ -302,7 +303,7 @@ where
                 let sent = this.sent.take();
                 if response.body().is_truncated() {
                     this.plan.note(&mut response, Some(End::Truncated));
-                } else if !(is_open && this.plan.looks(sent.as_ref())) {
+                } else if !(is_open && this.plan.looks(sent.as_deref())) {
                     this.plan.note(&mut response, end);
                 } else {
                     let mut timer = None;

@@ -54,8 +54,9 @@ impl<S> Layer<S> for CallLayer {
 /// Says what is known of a call's method; made by [`CallLayer`].
 #[derive(Clone, Debug)]
 pub struct Call<S> {
-    inner: S,
     config: Arc<ServiceConfig>,
+    // Cloned last, where it is to stay.
+    inner: S,
 }
 
 /// What an attempt has to know of its call, in the request's extensions; nothing is noted where there is nothing to say.

@@ -64,8 +64,8 @@ const LONGEST_HINT: Duration = Duration::from_secs(86_400);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Grpc {
-    /// What differs from the table; usually nothing.
-    custom: Option<Arc<[(Code, Verdict)]>>,
+    /// What differs from the table; usually nothing. One word: it lies in services, futures and bodies, which are moved.
+    custom: Option<Arc<Vec<(Code, Verdict)>>>,
 }
 
 /// What is known of a response beyond its head, in its extensions; nothing is noted of one that is simply good.
@@ -140,7 +140,7 @@ impl Grpc {
     pub fn code(self, code: Code, verdict: Verdict) -> Self {
         let others =
             self.custom.iter().flat_map(|custom| custom.iter()).filter(|(of, _)| *of != code).copied();
-        Self { custom: Some(others.chain([(code, verdict)]).collect()) }
+        Self { custom: Some(Arc::new(others.chain([(code, verdict)]).collect())) }
     }
 
     /// The verdict on a code, without a hint.
