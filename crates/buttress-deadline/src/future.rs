@@ -63,6 +63,8 @@ impl Limit {
         let limit = deadline.map_or_else(|| settings.limit(), |(_, limit)| limit);
         settings.observer.emit(&settings.name, || Event::Elapsed { limit, enforced });
         if !enforced {
+            // No deadline wakes the task any longer, whatever the service has polled.
+            wakes_by(None);
             return Poll::Pending;
         }
         Poll::Ready(Box::new(Elapsed::new(Arc::clone(&settings.name), limit)))

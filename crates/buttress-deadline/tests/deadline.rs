@@ -1,15 +1,18 @@
 //! When a call runs out of time, and what it is told.
 
+use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use buttress_core::{BoxError, Carried, Carry, Elapsed, Event, Mode, NoTimer, Reason, Refused, find};
 use buttress_deadline::DeadlineLayer;
 use buttress_testkit::clock::advance;
 use buttress_testkit::{Scripted, contract, err, hang, ok, recorder};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower::limit::ConcurrencyLimitLayer;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -282,4 +285,32 @@ async fn a_changed_limit_travels_with_the_requests_that_follow() {
     }));
     service.oneshot(Job::default()).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [Some(Instant::now() + ms(80))]);
+}
+
+/// What the service itself waits for says nothing to a deadline that leans: it may be let go of in the same poll.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_leans_on_no_other_than_the_one_below_it() {
+    let below = attempt(ms(20));
+    let service = service_fn(move |()| {
+        let below = below.clone();
+        poll_fn(move |cx| {
+            let mut call = pin!(below.run(pending::<Result<(), BoxError>>()));
+            let _let_go_of = call.as_mut().poll(cx);
+            Poll::<Result<(), BoxError>>::Pending
+        })
+    });
+    for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
+        let layer = attempt(ms(30));
+        layer.set_mode(mode);
+        let total = DeadlineLayer::total("test", ms(100)).unwrap().lean();
+        let started = Instant::now();
+        let call = total.layer(layer.layer(service.clone())).oneshot(());
+        let error = timeout(ms(1000), call).await.expect("it is woken").unwrap_err();
+        let limit = if mode == Mode::Enforce { ms(30) } else { ms(100) };
+        assert_eq!(
+            (find::<Elapsed>(&*error).unwrap().limit(), started.elapsed()),
+            (limit, limit),
+            "{mode:?}"
+        );
+    }
 }
