@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use buttress::circuit_breaker::CircuitState;
@@ -50,7 +50,7 @@ impl Server {
         let serving = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                serving.connections.fetch_add(1, Relaxed);
+                serving.connections.fetch_add(1, SeqCst);
                 let server = serving.clone();
                 let service = service_fn(move |_: Request<Incoming>| server.clone().answer(name));
                 let connection = hyper::server::conn::http1::Builder::new();
@@ -61,9 +61,11 @@ impl Server {
     }
 
     async fn answer(self, name: &'static str) -> Result<Response<Full<Bytes>>, Infallible> {
-        self.calls.fetch_add(1, Relaxed);
+        // Whoever sees that a call was counted knows how it is answered: later modes are not for it.
+        let mode = self.mode.load(SeqCst);
+        self.calls.fetch_add(1, SeqCst);
         let response = Response::builder().header("cache-control", "max-age=0, stale-if-error=60");
-        Ok(match self.mode.load(Relaxed) {
+        Ok(match mode {
             WELL => response.body(Full::from(name)).unwrap(),
             FAILING => response.status(503).body(Full::from(vec![b'.'; 100_000])).unwrap(),
             _ => std::future::pending().await,
@@ -131,16 +133,16 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
         tokio::task::yield_now().await;
     }
     // The server is busy: the replica is as good.
-    primary.mode.store(FAILING, Relaxed);
+    primary.mode.store(FAILING, SeqCst);
     assert_eq!(stack.get("/a").await, (Level::Slight, "replica".into()));
     // The replica fails as well: the last good answer, and for what there is none, something.
-    replica.mode.store(FAILING, Relaxed);
+    replica.mode.store(FAILING, SeqCst);
     assert_eq!(stack.get("/a").await, (Level::Moderate, "primary".into()));
     assert_eq!(stack.get("/b").await, (Level::Minimal, "sorry".into()));
     assert_eq!(stack.get("/b").await, (Level::Minimal, "sorry".into()));
     // Both hang. From the fifth failure on the circuit is open, and nothing waits for the server any more.
-    primary.mode.store(HANGING, Relaxed);
-    replica.mode.store(HANGING, Relaxed);
+    primary.mode.store(HANGING, SeqCst);
+    replica.mode.store(HANGING, SeqCst);
     let circuit = layer.stack().circuit_breaker().handle();
     let (mut opens, mut calls) = (Instant::now(), 0);
     while circuit.state() != CircuitState::Open {
@@ -149,10 +151,10 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
         calls += 1;
         assert!(calls <= 5, "it does not open");
     }
-    let calls = primary.calls.load(Relaxed);
+    let calls = primary.calls.load(SeqCst);
     assert_eq!(stack.get("/b").await, (Level::Minimal, "sorry".into()));
     // Unless the machine was so busy that it was time to try again.
-    assert!(primary.calls.load(Relaxed) == calls || opens.elapsed() >= OPEN, "the circuit is open");
+    assert!(primary.calls.load(SeqCst) == calls || opens.elapsed() >= OPEN, "the circuit is open");
     assert_eq!(registry.levels().instant, Level::Minimal);
     // A hundred who ask at once, all of them are answered.
     let all: Vec<_> = (0..100)
@@ -165,7 +167,7 @@ async fn an_outage_falls_one_level_after_the_other_and_ends() {
         assert_eq!(one.await.unwrap(), Level::Moderate);
     }
     // It is over.
-    primary.mode.store(WELL, Relaxed);
+    primary.mode.store(WELL, SeqCst);
     let well = async {
         while stack.get("/b").await.0 != Level::Full {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -190,30 +192,36 @@ async fn a_thousand_real_callers_make_one_request() {
     let degrade = DegradeLayer::new("search", chain).unwrap().last_good(store.clone()).unwrap();
     let layer = buttress::http("search").silent().build_degrading(degrade).unwrap();
     let service = layer.layer(client());
-    primary.mode.store(HANGING, Relaxed);
+    primary.mode.store(HANGING, SeqCst);
+    let asking = Arc::new(AtomicUsize::new(0));
     let all: Vec<_> = (0..1000)
         .map(|_| {
             let stack = Stack { service: service.clone(), url: url.clone() };
-            tokio::spawn(async move { stack.get("/a").await })
+            let asking = asking.clone();
+            tokio::spawn(async move {
+                asking.fetch_add(1, SeqCst);
+                stack.get("/a").await
+            })
         })
         .collect();
-    while primary.calls.load(Relaxed) == 0 {
+    // A caller asks in the poll in which it is counted.
+    while asking.load(SeqCst) < 1000 || primary.calls.load(SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!((primary.calls.load(Relaxed), store.in_flight()), (1, 1));
-    primary.mode.store(WELL, Relaxed);
+    assert_eq!((primary.calls.load(SeqCst), store.in_flight()), (1, 1));
+    primary.mode.store(WELL, SeqCst);
     // The attempt's own time is over, and the next one is answered.
     for one in all {
         assert_eq!(one.await.unwrap(), (Level::Full, "primary".into()));
     }
-    assert_eq!(primary.calls.load(Relaxed), 2, "the attempt that hung, and its retry");
+    assert_eq!(primary.calls.load(SeqCst), 2, "the attempt that hung, and its retry");
 }
 
 /// A failed response in whose place another one is given is read to its end, so that its connection serves the next call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_response_gives_its_connection_back() {
     let (primary, url) = Server::start("primary").await;
-    primary.mode.store(FAILING, Relaxed);
+    primary.mode.store(FAILING, SeqCst);
     let chain = Chain::<Asked, Given>::new()
         .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("sorry")));
     let degrade = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
@@ -224,5 +232,5 @@ async fn a_failed_response_gives_its_connection_back() {
         // Until it is read, also on a machine that is busy.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!((primary.calls.load(Relaxed), primary.connections.load(Relaxed)), (4, 1));
+    assert_eq!((primary.calls.load(SeqCst), primary.connections.load(SeqCst)), (4, 1));
 }
