@@ -6,14 +6,14 @@ use std::sync::Arc;
 ///
 /// A clone of the former counts a reference up, and its drop counts it down, which are two locked operations; one of the latter
 /// copies a pointer.
-pub enum Shared<T: 'static> {
+pub enum Shared<T: ?Sized + 'static> {
     /// Freed with the last reference.
     Counted(Arc<T>),
     /// Never freed.
     Leaked(&'static T),
 }
 
-impl<T> Shared<T> {
+impl<T: ?Sized> Shared<T> {
     /// From now on it is never freed. That takes its memory for good.
     #[must_use]
     pub fn leaked(self) -> Self {
@@ -30,7 +30,7 @@ impl<T> From<T> for Shared<T> {
     }
 }
 
-impl<T> Clone for Shared<T> {
+impl<T: ?Sized> Clone for Shared<T> {
     #[inline]
     fn clone(&self) -> Self {
         match self {
@@ -40,7 +40,7 @@ impl<T> Clone for Shared<T> {
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T: ?Sized> Deref for Shared<T> {
     type Target = T;
 
     #[inline]
@@ -52,7 +52,7 @@ impl<T> Deref for Shared<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+impl<T: fmt::Debug + ?Sized> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::clock::{Seconds, before_poll};
-use buttress_core::{BoxError, Carried, Repeatable, Timer};
+use buttress_core::{BoxError, Carried, Repeatable, Shared, Timer};
 use buttress_http::ReplayBody;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
@@ -65,7 +65,7 @@ struct Settings {
 
 /// How much time a deadline above gives an attempt.
 #[derive(Clone)]
-struct Above(Arc<dyn Fn() -> Option<Duration> + Send + Sync>);
+struct Above(Shared<dyn Fn() -> Option<Duration> + Send + Sync>);
 
 impl fmt::Debug for Above {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +92,15 @@ impl AttemptLayer {
     /// attempt does, also of requests with which no deadline travels. `None` stands for no limit. Default: nothing is known of one.
     #[must_use]
     pub fn deadline_above(self, limit: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
-        Self { settings: Settings { above: Some(Above(Arc::new(limit))), ..self.settings } }
+        Self { settings: Settings { above: Some(Above(Shared::Counted(Arc::new(limit)))), ..self.settings } }
+    }
+
+    /// For a layer that lives as long as the process: what its services share is never freed, and their clones count no references
+    /// for it. Each use of this method takes a few bytes for good.
+    #[must_use]
+    pub fn leaked(self) -> Self {
+        let above = self.settings.above.map(|Above(limit)| Above(limit.leaked()));
+        Self { settings: Settings { above, ..self.settings } }
     }
 
     /// Tells the server of the stack's own deadline where the call has no `grpc-timeout`. Default `false`: a server ends a

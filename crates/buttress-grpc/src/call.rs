@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{Carried, Repeatable};
+use buttress_core::{Carried, Repeatable, Shared};
 use http::Request;
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -31,15 +31,29 @@ use crate::timeout::{GRPC_TIMEOUT, parse_timeout};
 /// let layer = CallLayer::new(ServiceConfig::new().repeatable("helloworld.Greeter"));
 /// # tower::ServiceBuilder::new().layer(layer);
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CallLayer {
-    config: Arc<ServiceConfig>,
+    config: Shared<ServiceConfig>,
 }
 
 impl CallLayer {
     /// With what this says of single methods.
     pub fn new(config: ServiceConfig) -> Self {
-        Self { config: Arc::new(config) }
+        Self { config: config.into() }
+    }
+
+    /// For a layer that lives as long as the process: what its services share is never freed, and their clones count no references
+    /// for it. Each use of this method takes the memory of the configuration for good.
+    #[must_use]
+    pub fn leaked(self) -> Self {
+        Self { config: self.config.leaked() }
+    }
+}
+
+/// Knows no method.
+impl Default for CallLayer {
+    fn default() -> Self {
+        Self::new(ServiceConfig::default())
     }
 }
 
@@ -47,14 +61,14 @@ impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, inner: S) -> Call<S> {
-        Call { inner, config: Arc::clone(&self.config) }
+        Call { inner, config: self.config.clone() }
     }
 }
 
 /// Says what is known of a call's method; made by [`CallLayer`].
 #[derive(Clone, Debug)]
 pub struct Call<S> {
-    config: Arc<ServiceConfig>,
+    config: Shared<ServiceConfig>,
     // Cloned last, where it is to stay.
     inner: S,
 }

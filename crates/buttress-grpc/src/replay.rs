@@ -1,13 +1,13 @@
 use std::fmt;
 
 use buttress_core::{BoxError, Repeatable, Replay};
-use buttress_http::{HttpReplay, ReplayBody};
+use buttress_http::{HttpReplay, KeptUri, ReplayBody};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Body;
 
 use crate::call::Known;
-use crate::grpc::field;
 
 /// Keeps calls so that they can be sent again: as [`HttpReplay`] does, but a request that consists of one message is in memory as a
 /// whole before it is sent.
@@ -42,11 +42,46 @@ pub struct SavedCall<B>(Box<Saved<B>>);
 /// Boxed: it is large, and lies in the future of a call, which is moved several times.
 struct Saved<B> {
     method: Method,
-    uri: Uri,
+    uri: KeptUri,
     version: Version,
     headers: Fields,
     extensions: Kept,
-    body: ReplayBody<B>,
+    body: KeptBody<B>,
+}
+
+/// The body of a request. A short message is copied, which takes less than to count the references of one that is shared.
+enum KeptBody<B> {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Whole(ReplayBody<B>),
+}
+
+/// What has more bytes is shared.
+const SHORT: usize = 112;
+
+impl<B> KeptBody<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn of(body: &ReplayBody<B>) -> Self {
+        match body.as_bytes() {
+            Some(message) if message.len() <= SHORT => {
+                let mut bytes = [0; SHORT];
+                bytes[..message.len()].copy_from_slice(message);
+                Self::Short { len: message.len() as u8, bytes }
+            }
+            _ => Self::Whole(body.fork()),
+        }
+    }
+
+    fn restarted(&self) -> Option<ReplayBody<B>> {
+        match self {
+            Self::Short { len, bytes } => {
+                Some(ReplayBody::from(Bytes::copy_from_slice(&bytes[..usize::from(*len)])))
+            }
+            Self::Whole(body) => body.restarted(),
+        }
+    }
 }
 
 /// Metadata. A list takes less than a map does, and the next attempt is rare.
@@ -63,9 +98,12 @@ impl Fields {
     fn of(headers: &HeaderMap) -> Self {
         // Of a name that comes more than once the order would be lost.
         let once = headers.len() == headers.keys_len();
-        let usual = USUAL
-            .each_ref()
-            .map(|(name, usual)| once && field(headers, name).is_some_and(|value| value == usual));
+        let mut usual = [false; 2];
+        for (name, value) in headers.iter().filter(|_| once) {
+            for ((of, usual), is_there) in USUAL.iter().zip(&mut usual) {
+                *is_there |= name == of && value == usual;
+            }
+        }
         let is_usual =
             |of: &HeaderName| USUAL.iter().zip(usual).any(|((name, _), is_there)| is_there && name == of);
         let left = headers.len() - usual.iter().filter(|is_there| **is_there).count();
@@ -144,9 +182,19 @@ fn taken<T: Clone + Send + Sync + 'static>(extensions: &Extensions, others: &mut
     found.cloned()
 }
 
+/// As that of a body: never the contents.
+impl<B> fmt::Debug for KeptBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { len, .. } => write!(f, "ReplayBody({len} bytes in memory)"),
+            Self::Whole(body) => body.fmt(f),
+        }
+    }
+}
+
 impl<B> fmt::Debug for SavedCall<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SavedCall({} {:?})", self.0.uri.path(), self.0.body)
+        write!(f, "SavedCall({} {:?})", self.0.uri.restored().path(), self.0.body)
     }
 }
 
@@ -174,18 +222,18 @@ where
     fn keep(&self, request: &Self::Request) -> SavedCall<B> {
         SavedCall(Box::new(Saved {
             method: request.method().clone(),
-            uri: request.uri().clone(),
+            uri: KeptUri::new(request.uri()),
             version: request.version(),
             headers: Fields::of(request.headers()),
             extensions: Kept::of(request.extensions()),
-            body: request.body().fork(),
+            body: KeptBody::of(request.body()),
         }))
     }
 
     fn replay(&self, SavedCall(saved): &mut SavedCall<B>) -> Option<Self::Request> {
         let mut request = Request::new(saved.body.restarted()?);
         *request.method_mut() = saved.method.clone();
-        *request.uri_mut() = saved.uri.clone();
+        *request.uri_mut() = saved.uri.restored();
         *request.version_mut() = saved.version;
         *request.headers_mut() = saved.headers.restored();
         *request.extensions_mut() = saved.extensions.restored();

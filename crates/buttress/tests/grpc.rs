@@ -219,3 +219,18 @@ async fn a_host_that_is_ill_opens_no_circuit_but_its_own() {
     layer.set_mode(Mode::Off);
     ask("shard-1").await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leaked_stack_knows_its_methods_and_shares_its_circuit() {
+    let layer = buttress::grpc("greeter").repeatable("helloworld.Greeter/SayHello").build().unwrap();
+    let (transport, calls) = transport(&[14, 0]);
+    let service = layer.clone().leaked().layer(transport);
+    let ask = |path: &str| Request::post(format!("http://greeter{path}")).body(Full::<Bytes>::from("ask"));
+    let again = service.clone().oneshot(ask(HELLO).unwrap()).await.unwrap();
+    assert_eq!((again.headers()["grpc-status"].to_str().unwrap(), again.attempts()), ("0", 2));
+    assert_eq!(*calls.lock().unwrap(), 2);
+    layer.circuit_breaker().handle().isolate();
+    drop(layer);
+    let refused = service.oneshot(ask(HELLO).unwrap()).await.unwrap_err();
+    assert!(find::<Refused>(&*refused).is_some());
+}

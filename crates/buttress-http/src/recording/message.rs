@@ -10,7 +10,7 @@ use super::state::compact;
 pub(super) fn message(data: &Bytes) -> Bytes {
     match data.len() {
         0 => Bytes::new(),
-        1..=112 => Bytes::from_owner(Short::<112>::of(data)),
+        1..=112 => Bytes::copy_from_slice(data),
         113..=496 => Bytes::from_owner(Short::<496>::of(data)),
         _ => compact(data),
     }
