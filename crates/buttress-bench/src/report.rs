@@ -102,6 +102,9 @@ impl Report {
         ratio("untriggered chain, leaked / bare service", 1.2, chain("closed chain, leaked"), chain("bare"));
         let chain = |name| ("degrade, not triggered, pending once", name);
         ratio("the same, pending once", 1.2, chain("closed chain, leaked"), chain("bare"));
+        let chain = |name| ("degrade, not triggered, HTTP answer with 10 headers", name);
+        let leaked = chain("closed chain, leaked");
+        ratio("the same, an HTTP answer with 10 headers", 1.2, leaked, chain("bare"));
         let hit = |name| ("degrade, store hit, 1,024 keys of 36 characters, 1 KiB", name);
         let peer = hit("tower-resilience cache, String");
         ratio("store hit / tower-resilience's cache, String key", 0.6, hit("last good"), peer);

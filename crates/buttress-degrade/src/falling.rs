@@ -62,6 +62,12 @@ struct Bound {
 }
 
 impl<C: Rungs, P> Call<C, P> {
+    /// Of a request without a deadline, where [nothing is needed](Holder::is_idle).
+    #[inline(always)]
+    pub(crate) fn idle(shared: &Holder<P, C>) -> Self {
+        Self { shared: shared.clone(), request: None, bound: Seldom(None) }
+    }
+
     #[allow(clippy::type_complexity, reason = "it is a function from a request to one")]
     #[inline(always)]
     pub(crate) fn of(
@@ -74,7 +80,7 @@ impl<C: Rungs, P> Call<C, P> {
     {
         let deadline = deadline(&shared.policy, request);
         if shared.is_idle() && deadline.is_none() {
-            return Self { shared: shared.clone(), request: None, bound: Seldom(None) };
+            return Self::idle(shared);
         }
         let bound = deadline.map(|deadline| Box::new(Bound { deadline: Some(deadline), ..Bound::default() }));
         // What rungs get has the time of the whole call, and not that of the service.

@@ -5,7 +5,7 @@ use tower_service::Service;
 
 use crate::chain::{Chain, Last};
 use crate::fallen::Failure;
-use crate::falling::Call;
+use crate::falling::{Call, deadline};
 use crate::future::{Rare, ResponseFuture};
 use crate::grade::{Grade, IntoAnswer};
 use crate::primary::start;
@@ -110,13 +110,16 @@ where
     }
 
     #[inline(always)]
-    fn call(&mut self, mut request: Req) -> Self::Future {
-        if self.readiness == Readiness::Ready && !self.is_in_drill() {
-            self.readiness = Readiness::Unknown;
-            let call = Call::of(&self.shared, |shared| shared.chain.copy, &mut request);
+    fn call(&mut self, request: Req) -> Self::Future {
+        if self.readiness != Readiness::Ready || self.is_in_drill() {
+            return ResponseFuture::rare(self.call_otherwise(request));
+        }
+        self.readiness = Readiness::Unknown;
+        if self.shared.is_idle() && deadline(&self.shared.policy, &request).is_none() {
+            let call = Call::idle(&self.shared);
             return ResponseFuture::calling(self.inner.call(request), call);
         }
-        ResponseFuture::rare(self.call_otherwise(request))
+        self.call_busy(request)
     }
 }
 
@@ -129,6 +132,13 @@ where
     A: Grade + Send + 'static,
     L: Last<Req, A>,
 {
+    /// Apart, since a request that may be changed is moved once more.
+    #[inline]
+    fn call_busy(&mut self, mut request: Req) -> ResponseFuture<S::Future, Chain<Req, A, L>, P> {
+        let call = Call::of(&self.shared, |shared| shared.chain.copy, &mut request);
+        ResponseFuture::calling(self.inner.call(request), call)
+    }
+
     /// In a drill, or where the service inside has yet to become ready.
     #[allow(clippy::type_complexity, reason = "it is what the future has, but for the box")]
     #[cold]

@@ -14,7 +14,7 @@ use crate::stored::StoredResponse;
 
 mod reel;
 
-use reel::{Frames, Reel, Tape, data_left, into_bytes, next};
+use reel::{Left, Reel, Tape, into_bytes};
 
 /// Stores HTTP responses: status, headers (but hop-by-hop ones and `Date`), the body up to a cap, and trailers.
 ///
@@ -135,8 +135,7 @@ where
             held: [None, None],
         };
         let ended = body.is_end_stream();
-        let mut live =
-            Live { reel: Some(Reel { body: Box::pin(body), tape }), done: Some(done), sealed: None };
+        let mut live = Live { reel: Some(Box::pin(Reel { body, tape })), done: Some(done), sealed: None };
         // Nobody reads a body that has nothing to read.
         if ended {
             live.finish();
@@ -147,9 +146,8 @@ where
 
     fn restore(&self, record: &StoredResponse) -> Result<Response<Answer<B>>, BoxError> {
         let body = record.body.clone().ok_or(Incomplete)?;
-        let data = Some(body).filter(|data| !data.is_empty()).map(Frame::data);
-        let frames = [data, record.trailers.clone().map(Frame::trailers)];
-        let mut response = Response::new(Answer { from: From::Store { frames } });
+        let left = Left::new(body, record.trailers.clone());
+        let mut response = Response::new(Answer { from: From::Store { left } });
         *response.status_mut() = record.status;
         *response.headers_mut() = record.headers.clone();
         Ok(response)
@@ -164,7 +162,7 @@ pub struct Recording<B> {
 
 enum Recorder<B> {
     Listening(oneshot::Receiver<Told<B>>),
-    Reading(Box<Reel<B>>),
+    Reading(Pin<Box<Reel<B>>>),
 }
 
 /// What the live response says in the end.
@@ -172,7 +170,7 @@ enum Recorder<B> {
 enum Told<B> {
     Whole(Captured<StoredResponse>),
     /// It was dropped, and this is left.
-    Rest(Box<Reel<B>>),
+    Rest(Pin<Box<Reel<B>>>),
 }
 
 impl<B> Recording<B> {
@@ -206,12 +204,12 @@ where
                 },
                 Recorder::Reading(reel) => {
                     if reel.tape.left.is_some() {
-                        if let Some(frame) = ready!(reel.poll_frame(cx)) {
+                        if let Some(frame) = ready!(reel.as_mut().poll_frame(cx)) {
                             frame?;
                             continue;
                         }
                     }
-                    let record = reel.tape.finish();
+                    let record = reel.as_mut().tape().finish();
                     return Poll::Ready(Ok(Captured { record, seal: Seal::default() }));
                 }
             }
@@ -231,7 +229,7 @@ pin_project! {
     #[project = FromProj]
     enum From<B> {
         Service { live: Live<B> },
-        Store { frames: Frames },
+        Store { left: Left },
         /// Comes from the service, too, and is not recorded.
         Passing { #[pin] body: B },
     }
@@ -252,8 +250,7 @@ impl<B> Answer<B> {
 /// A body that is not the service's: stored, or fixed.
 impl<B> std::convert::From<Bytes> for Answer<B> {
     fn from(data: Bytes) -> Self {
-        let data = Some(data).filter(|data| !data.is_empty()).map(Frame::data);
-        Self { from: From::Store { frames: [data, None] } }
+        Self { from: From::Store { left: Left::new(data, None) } }
     }
 }
 
@@ -266,7 +263,7 @@ impl<B> fmt::Debug for Answer<B> {
 /// A body that is told while it is recorded.
 struct Live<B> {
     /// Until the response is dropped.
-    reel: Option<Reel<B>>,
+    reel: Option<Pin<Box<Reel<B>>>>,
     done: Option<oneshot::Sender<Told<B>>>,
     /// Resolves when the record is durable, to an error if it is not the answer.
     sealed: Option<oneshot::Receiver<BoxError>>,
@@ -279,7 +276,7 @@ impl<B> Live<B> {
         let (seal, sealed) = Seal::new();
         // Nobody may be waiting for the record, or no longer; the seal is then released at once.
         if let Some(done) = self.done.take() {
-            let _ = done.send(Told::Whole(Captured { record: reel.tape.finish(), seal }));
+            let _ = done.send(Told::Whole(Captured { record: reel.as_mut().tape().finish(), seal }));
         }
         self.sealed = Some(sealed);
     }
@@ -290,7 +287,8 @@ impl<B> Live<B> {
             return;
         };
         if let Some(done) = self.done.take() {
-            let _ = done.send(Told::Whole(Captured { record: reel.tape.finish(), seal: Seal::default() }));
+            let _ = done
+                .send(Told::Whole(Captured { record: reel.as_mut().tape().finish(), seal: Seal::default() }));
         }
     }
 }
@@ -298,7 +296,7 @@ impl<B> Live<B> {
 impl<B> Drop for Live<B> {
     fn drop(&mut self) {
         if let (Some(done), Some(reel)) = (self.done.take(), self.reel.take()) {
-            let _ = done.send(Told::Rest(Box::new(reel)));
+            let _ = done.send(Told::Rest(reel));
         }
     }
 }
@@ -316,7 +314,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let live = match self.project().from.project() {
-            FromProj::Store { frames } => return Poll::Ready(next(frames)),
+            FromProj::Store { left } => return Poll::Ready(left.next().map(Ok)),
             FromProj::Passing { body } => {
                 let frame = ready!(body.poll_frame(cx));
                 return Poll::Ready(frame.map(|frame| frame.map(into_bytes).map_err(Into::into)));
@@ -328,16 +326,16 @@ where
             if let Some(sealed) = &mut live.sealed {
                 if !sealed.is_terminated() {
                     if let Ok(error) = ready!(Pin::new(sealed).poll(cx)) {
-                        reel.tape.held = [None, None];
+                        reel.as_mut().tape().held = [None, None];
                         return Poll::Ready(Some(Err(error)));
                     }
                 }
-                return Poll::Ready(next(&mut reel.tape.held));
+                return Poll::Ready(reel.as_mut().tape().release().map(Ok));
             }
             if live.done.as_ref().is_some_and(oneshot::Sender::is_closed) {
-                reel.tape.stop();
+                reel.as_mut().tape().stop();
             }
-            match ready!(reel.poll_frame(cx)) {
+            match ready!(reel.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     live.stop_at_cap();
                     return Poll::Ready(Some(Ok(frame)));
@@ -353,10 +351,10 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Store { frames } => frames.iter().all(Option::is_none),
+            From::Store { left } => left.is_over(),
             From::Passing { body } => body.is_end_stream(),
             From::Service { live } => {
-                let told = live.reel.as_ref().is_none_or(|reel| reel.tape.held.iter().all(Option::is_none));
+                let told = live.reel.as_ref().is_none_or(|reel| reel.tape.is_released());
                 told && live.sealed.as_ref().is_some_and(oneshot::Receiver::is_terminated)
             }
         }
@@ -364,12 +362,12 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Store { frames } => SizeHint::with_exact(data_left(frames)),
+            From::Store { left } => SizeHint::with_exact(left.data_left()),
             From::Passing { body } => body.size_hint(),
             From::Service { live: Live { reel: None, .. } } => SizeHint::with_exact(0),
             From::Service { live: Live { reel: Some(reel), sealed, .. } } => {
                 // What is withheld has left the body, but not yet arrived.
-                let held = data_left(&reel.tape.held);
+                let held = reel.tape.data_held();
                 let rest = if sealed.is_some() { SizeHint::with_exact(0) } else { reel.body.size_hint() };
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower() + held);

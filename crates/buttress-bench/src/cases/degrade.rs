@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use buttress_core::{ErrorsAreFailures, Level};
 use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, Kept, LastGood, Rung};
+use buttress_http::{Answer, Http, StoredResponse};
 use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use layered::{Execute, Service as _, Stack};
 use seatbelt::ResilienceContext;
 use seatbelt::fallback::Fallback;
@@ -14,13 +17,38 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_resilience::cache::CacheLayer;
 use tower_resilience::fallback::FallbackLayer;
 
-use crate::leaf::{Down, Leaf, Mapped, PENDING, READY, calls, futures};
+use crate::leaf::{Down, HttpLeaf, Leaf, Mapped, PENDING, READY, calls, futures};
 use crate::measure::{Case, Side, counted};
 
 pub(super) fn untriggered() -> Vec<Case> {
     let mut cases = chains("degrade, not triggered", READY);
     cases.extend(chains("degrade, not triggered, pending once", PENDING));
+    cases.extend(http());
     cases
+}
+
+/// Over answers as services give them.
+fn http() -> Vec<Case> {
+    const GROUP: &str = "degrade, not triggered, HTTP answer with 10 headers";
+    type Body = Full<Bytes>;
+    let leaf = HttpLeaf(READY);
+    let make = |_| Request::new(());
+    let chain = Chain::<Request<()>, Response<Answer<Body>>>::new()
+        .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("sorry")));
+    let layer = DegradeLayer::new("bench", chain).unwrap().policy(Http::new());
+    let resilience =
+        FallbackLayer::<Request<()>, Response<Body>, Down>::value(Response::new(Body::default()));
+    vec![
+        Case::new(GROUP, Side::Floor, "bare service", calls(leaf, make, true)),
+        Case::new(
+            GROUP,
+            Side::Buttress,
+            "closed chain, leaked",
+            calls(layer.clone().leaked().layer(leaf), make, true),
+        ),
+        Case::new(GROUP, Side::Buttress, "closed chain, counted", calls(layer.layer(leaf), make, true)),
+        Case::new(GROUP, Side::Peer, "tower-resilience, value", calls(resilience.layer(leaf), make, true)),
+    ]
 }
 
 fn chains(group: &'static str, leaf: Leaf) -> Vec<Case> {

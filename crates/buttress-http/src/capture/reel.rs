@@ -5,18 +5,51 @@ use std::task::{Context, Poll, ready};
 
 use buttress_core::BoxError;
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::{Body, Frame};
+use pin_project_lite::pin_project;
 
 use crate::replay_body::concat;
 use crate::stored::StoredResponse;
 
-pub(super) struct Reel<B> {
-    pub(super) body: Pin<Box<B>>,
-    pub(super) tape: Tape,
+pin_project! {
+    /// A body that is recorded. Boxed, once: it is large, and an answer is moved from layer to layer.
+    pub(super) struct Reel<B> {
+        #[pin]
+        pub(super) body: B,
+        pub(super) tape: Tape,
+    }
 }
 
-/// Data and trailers that are still to be told.
-pub(super) type Frames = [Option<Frame<Bytes>>; 2];
+/// What of a stored body is still to be told. Few have trailers.
+pub(super) struct Left {
+    data: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Left {
+    pub(super) fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { data, trailers: trailers.map(Box::new) }
+    }
+
+    pub(super) fn next(&mut self) -> Option<Frame<Bytes>> {
+        if self.data.is_empty() {
+            return self.trailers.take().map(|trailers| Frame::trailers(*trailers));
+        }
+        Some(Frame::data(std::mem::take(&mut self.data)))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    pub(super) fn data_left(&self) -> u64 {
+        self.data.len() as u64
+    }
+}
+
+/// Data and trailers that are withheld.
+type Held = [Option<Frame<Bytes>>; 2];
 
 /// A recording in progress.
 pub(super) struct Tape {
@@ -29,7 +62,7 @@ pub(super) struct Tape {
     /// What of the declared length has not come yet.
     pub(super) unsent: Option<u64>,
     /// The end, as far as it has been seen: it is told when the record is durable.
-    pub(super) held: Frames,
+    pub(super) held: Held,
 }
 
 impl Tape {
@@ -42,6 +75,21 @@ impl Tape {
             }
             None => self.stop(),
         }
+    }
+
+    /// What was withheld, piece by piece.
+    pub(super) fn release(&mut self) -> Option<Frame<Bytes>> {
+        self.held.iter_mut().find_map(Option::take)
+    }
+
+    /// Whether nothing is withheld.
+    pub(super) fn is_released(&self) -> bool {
+        self.held.iter().all(Option::is_none)
+    }
+
+    /// Of what is withheld, so many bytes.
+    pub(super) fn data_held(&self) -> u64 {
+        self.held[0].as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64)
     }
 
     /// Records no more.
@@ -59,6 +107,12 @@ impl Tape {
     }
 }
 
+impl<B> Reel<B> {
+    pub(super) fn tape(self: Pin<&mut Self>) -> &mut Tape {
+        self.project().tape
+    }
+}
+
 impl<B> Reel<B>
 where
     B: Body,
@@ -66,30 +120,32 @@ where
 {
     /// The next frame that may be told before the record is durable; `None` at the end.
     pub(super) fn poll_frame(
-        &mut self,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let tape = this.tape;
         loop {
-            let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
+            let frame = match ready!(this.body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => into_bytes(frame),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => return Poll::Ready(None),
             };
             let Some(data) = frame.data_ref() else {
-                self.tape.held[1] = Some(frame);
+                tape.held[1] = Some(frame);
                 continue;
             };
             if data.is_empty() {
                 continue;
             }
-            self.tape.record(data);
+            tape.record(data);
             // Whoever knows the length takes the last of it for the end: that is withheld, too.
-            let last = self.tape.unsent == Some(0)
-                || self.body.is_end_stream()
-                || self.body.size_hint().exact() == Some(0);
-            let told = if last || self.tape.held[0].is_some() {
+            let last = tape.unsent == Some(0)
+                || this.body.is_end_stream()
+                || this.body.size_hint().exact() == Some(0);
+            let told = if last || tape.held[0].is_some() {
                 // What was taken for the last before was not.
-                self.tape.held[0].replace(frame)
+                tape.held[0].replace(frame)
             } else {
                 Some(frame)
             };
@@ -102,12 +158,4 @@ where
 
 pub(super) fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
-}
-
-pub(super) fn next(frames: &mut Frames) -> Option<Result<Frame<Bytes>, BoxError>> {
-    frames.iter_mut().find_map(Option::take).map(Ok)
-}
-
-pub(super) fn data_left(frames: &Frames) -> u64 {
-    frames[0].as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64)
 }

@@ -306,3 +306,8 @@ async fn a_recording_may_end_at_the_cap_and_the_body_goes_on_to_its_end() {
         assert!(body.frame().await.is_none() && body.frame().await.is_none() && body.is_end_stream());
     }
 }
+
+#[test]
+fn an_answer_is_hardly_larger_than_a_body() {
+    assert!(size_of::<Answer<Full<Bytes>>>() <= 48, "it is moved from layer to layer");
+}
