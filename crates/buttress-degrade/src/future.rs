@@ -14,7 +14,7 @@ use crate::grade::{Grade, IntoAnswer, no_failure};
 use crate::primary::Made;
 use crate::rung::BoxFuture;
 use crate::served::Cause;
-use crate::shared::Told;
+use crate::shared::{Holder, Told};
 
 /// What a chain is made for; [`Chain`] and [`Recalling`](crate::Recalling) are the two.
 pub trait Rungs: 'static {
@@ -104,6 +104,12 @@ impl<F, C: Rungs, P> ResponseFuture<F, C, P> {
     #[inline]
     pub(crate) fn calling(inner: F, call: Call<C, P>) -> Self {
         Self { state: State::Calling { inner, call } }
+    }
+
+    /// Of a call that needs nothing.
+    #[inline(always)]
+    pub(crate) fn idle(inner: F, shared: &Holder<P, C>) -> Self {
+        Self { state: State::Calling { inner, call: Call::idle(shared) } }
     }
 
     #[inline]

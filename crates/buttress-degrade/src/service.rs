@@ -116,8 +116,7 @@ where
         }
         self.readiness = Readiness::Unknown;
         if self.shared.is_idle() && deadline(&self.shared.policy, &request).is_none() {
-            let call = Call::idle(&self.shared);
-            return ResponseFuture::calling(self.inner.call(request), call);
+            return ResponseFuture::idle(self.inner.call(request), &self.shared);
         }
         self.call_busy(request)
     }

@@ -75,6 +75,8 @@ fn cache_status(served: &Served) -> Option<HeaderValue> {
 
 /// The service's own response, with the level that the next hop has given it.
 impl<B> IntoAnswer<Response<Answer<B>>> for Response<B> {
+    // Responses are large, and moved once less for it.
+    #[inline(always)]
     fn into_answer(mut self) -> Response<Answer<B>> {
         note_next_hop(&mut self);
         self.map(Answer::passing)
@@ -108,10 +110,15 @@ impl<B> IntoAnswer<Response<Answer<B>>> for StoredResponse {
 }
 
 /// The field is passed on as far as it was understood.
+#[inline(always)]
 fn note_next_hop<B>(response: &mut Response<B>) {
-    if !is_said_by_next_hop(response) {
-        return;
+    if is_said_by_next_hop(response) {
+        read_next_hop(response);
     }
+}
+
+#[cold]
+fn read_next_hop<B>(response: &mut Response<B>) {
     match field::read(response.headers()) {
         Some(served) => {
             response.headers_mut().insert(DEGRADATION, field::write(&served));
