@@ -114,7 +114,8 @@ fn count(from: impl Read, show: impl Fn(&str)) -> (usize, usize) {
 /// Passed and failed tests, if this is the line in which libtest or nextest sums up.
 fn summary(line: &str) -> (usize, usize) {
     let text = line.trim_start();
-    if !text.starts_with("test result:") && !text.starts_with("Summary [") {
+    // One that is indented is what a test that failed has printed, and counted already.
+    if !line.starts_with("test result:") && !text.starts_with("Summary [") {
         return (0, 0);
     }
     let before = |word: &str| {
@@ -138,5 +139,7 @@ mod tests {
             (119, 2)
         );
         assert_eq!(summary("test a_summary ... ok, 3 passed"), (0, 0));
+        let told = "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.20s";
+        assert_eq!(summary(told), (0, 0), "nextest shows what a failed test printed");
     }
 }
