@@ -118,7 +118,8 @@ pub trait ResponseExt {
     fn attempts(&self) -> u32;
 
     /// Why a retry made no further attempt, if this is a failure that it gave up on. `None` of an answer that is no failure, and of
-    /// one that is never retried and came at the first attempt.
+    /// one that is never retried and came at the first attempt. Of a retry above another one, with a policy of its own, the word of the one below
+    /// stays on an answer that the one above finds good.
     fn gave_up(&self) -> Option<Stop>;
 
     /// How long the server wants to be left alone, if it says so in `Retry-After`; at most a day.

@@ -41,6 +41,10 @@ impl Form {
     #[inline]
     fn text(uri: &Uri) -> Option<Self> {
         let path = uri.path_and_query()?.as_str();
+        // What does not part itself from the authority would become a part of it.
+        if !path.starts_with(['/', '?']) {
+            return None;
+        }
         let (scheme, authority) = match (uri.scheme(), uri.authority()) {
             (Some(scheme), Some(authority)) if *scheme == Scheme::HTTP => ("http://", authority.as_str()),
             (Some(scheme), Some(authority)) if *scheme == Scheme::HTTPS => ("https://", authority.as_str()),
@@ -119,6 +123,10 @@ mod tests {
             assert_kept(&uri);
         }
         assert_kept(&Uri::default());
+        // `OPTIONS *` through a client that picks the connection by its authority.
+        let all = Uri::builder().scheme("http").authority("a.example").path_and_query("*").build().unwrap();
+        assert!(!is_text(&all), "as text the star would belong to the host");
+        assert_kept(&all);
         assert_kept(&Uri::from_static("http://a/").into_parts().path_and_query.unwrap().into());
     }
 

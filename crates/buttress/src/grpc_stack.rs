@@ -325,7 +325,7 @@ impl<A> GrpcBuilder<A> {
         let retry = RetryLayer::new(name(), plan.retry.clone())?
             .deadline_above(move || (above.mode() == Mode::Enforce).then(|| above.limit()));
         let attempt = DeadlineLayer::attempt(name(), plan.attempt.min(plan.total))?;
-        let below = attempt.clone();
+        let (below, over) = (attempt.clone(), total.clone());
         let layers = Layers::new(&total, &retry, circuits, &attempt);
         let (methods, headers, own) = (self.methods.to_string(), self.attempts.to_string(), self.own);
         let bare = own.is_empty();
@@ -341,9 +341,10 @@ impl<A> GrpcBuilder<A> {
             per_attempt: self.per_attempt,
             breaker,
             attempt: deadline(attempt, self.grpc),
-            headers: self
-                .attempts
-                .deadline_above(move || (below.mode() == Mode::Enforce).then(|| below.limit())),
+            // Where attempts are not bounded, the call is.
+            headers: self.attempts.deadline_above(move || {
+                [&below, &over].into_iter().find(|it| it.mode() == Mode::Enforce).map(|it| it.limit())
+            }),
             handle,
         };
         if let Some(observer) = observer {

@@ -234,3 +234,25 @@ async fn a_leaked_stack_knows_its_methods_and_shares_its_circuit() {
     let refused = service.oneshot(ask(HELLO).unwrap()).await.unwrap_err();
     assert!(find::<Refused>(&*refused).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_ends_before_the_total_deadline_where_attempts_are_not_bounded() {
+    for mode in [Mode::Off, Mode::Observe, Mode::Enforce] {
+        let layer = buttress::grpc("greeter").repeatable("helloworld.Greeter");
+        let layer = layer.total(Duration::from_millis(300)).build().unwrap();
+        layer.attempt().set_mode(mode);
+        // A head, and no message for now.
+        let slow = tower::service_fn(async |_: Ask| {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let (sender, body) = http_body_util::Channel::<Bytes>::new(1);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                drop(sender);
+            });
+            Ok::<_, Infallible>(Response::new(body))
+        });
+        let request = Request::post(format!("http://greeter{HELLO}")).body(Full::<Bytes>::default()).unwrap();
+        let answered = layer.layer(slow).oneshot(request).await;
+        assert_eq!(answered.expect("the head is given out in time").status(), 200, "{mode:?}");
+    }
+}
