@@ -343,7 +343,7 @@ impl<A> GrpcBuilder<A> {
             attempt: deadline(attempt, self.grpc),
             // Where attempts are not bounded, the call is.
             headers: self.attempts.deadline_above(move || {
-                [&below, &over].into_iter().find(|it| it.mode() == Mode::Enforce).map(|it| it.limit())
+                [&below, &over].into_iter().find(|it| it.mode() == Mode::Enforce).map(DeadlineLayer::limit)
             }),
             handle,
         };
