@@ -9,7 +9,7 @@ use buttress::circuit_breaker::CircuitBreakerLayer;
 use buttress::core::Backoff;
 use buttress::http::{Http, ReplayBody};
 use buttress::retry::{Budget, Config};
-use buttress::{BoxError, HttpBuilder, HttpLayer, Mode};
+use buttress::{BoxError, HttpBuilder, HttpLayer, Mode, RequestExt};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -27,6 +27,9 @@ struct Case {
     total: u64,
     attempt: u64,
     pause: u64,
+    /// Whether the deadline travels with the request, and the limits that the request brings.
+    travels: bool,
+    own: (Option<u64>, Option<u64>),
     /// How long each attempt takes and how it ends; the last one repeats.
     attempts: Vec<(u64, Answer)>,
     /// What is changed while the call is under way, and when.
@@ -70,8 +73,17 @@ fn cases() -> impl Strategy<Value = Case> {
     ];
     let attempts = prop::collection::vec((0..200_u64, answer), 1..5);
     let changes = prop::collection::vec((0..400_u64, change), 0..4);
-    (1..400_u64, 1..200_u64, 0..100_u64, attempts, changes).prop_map(
-        |(total, attempt, pause, attempts, changes)| Case { total, attempt, pause, attempts, changes },
+    let own = (prop::option::weighted(0.2, 1..400_u64), prop::option::weighted(0.2, 1..200_u64));
+    (1..400_u64, 1..200_u64, 0..100_u64, any::<bool>(), own, attempts, changes).prop_map(
+        |(total, attempt, pause, travels, own, attempts, changes)| Case {
+            total,
+            attempt,
+            pause,
+            travels,
+            own,
+            attempts,
+            changes,
+        },
     )
 }
 
@@ -84,7 +96,8 @@ fn builder(case: &Case) -> HttpBuilder {
     let pause = Backoff::constant(millis(case.pause));
     let retry = Config::background().max_retries(3).backoff(pause).budget(Budget::unlimited());
     let builder = buttress::http("one").silent().total(millis(case.total)).attempt(millis(case.attempt));
-    builder.retry(retry)
+    let builder = builder.retry(retry);
+    if case.travels { builder.deadline_travels() } else { builder }
 }
 
 type Client = BoxCloneService<Request<ReplayBody<Body>>, Response<Body>, BoxError>;
@@ -150,7 +163,14 @@ where
     };
     let call = async {
         let start = Instant::now();
-        let outcome = layer.layer(client(case)).oneshot(get()).await;
+        let mut request = get();
+        if let Some(total) = case.own.0 {
+            request = request.with_time_limit(millis(total));
+        }
+        if let Some(attempt) = case.own.1 {
+            request = request.with_attempt_limit(millis(attempt));
+        }
+        let outcome = layer.layer(client(case)).oneshot(request).await;
         let outcome = outcome.map(|response| response.status()).map_err(|error| error.to_string());
         (start.elapsed(), format!("{outcome:?}"))
     };
