@@ -182,7 +182,7 @@ async fn calls_within_calls_and_beside_each_other_keep_to_themselves() {
 #[tokio::test]
 async fn a_deadline_travels_from_one_stack_to_the_next() {
     let server = Server::start_then([], Do::Hang).await;
-    let outer = stack().total(Duration::from_millis(200)).attempt(Duration::from_secs(60)).deadline_travels();
+    let outer = stack().total(Duration::from_secs(2)).attempt(Duration::from_secs(60)).deadline_travels();
     let inner = stack().total(Duration::from_secs(60)).attempt(Duration::from_secs(60));
     let client = ClientBuilder::new(reqwest::Client::new())
         .with(StackMiddleware::in_place(outer.build().unwrap()))
