@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use buttress_core::clock::after;
-use buttress_core::{BoxError, Carry, Discard, Effect, Elapsed, Timer};
+use buttress_core::{BoxError, Carried, Carry, Discard, Effect, Elapsed, Timer};
 use tokio::time::Instant;
 
 use crate::chain::{Chain, DRILL, Last, descend};
@@ -163,7 +163,13 @@ impl<C: Rungs, P> Call<C, P> {
 /// When the whole call has to be over, if that travels with the request.
 #[inline(always)]
 pub(crate) fn deadline<P: Carry<Req>, Req>(policy: &P, request: &Req) -> Option<Instant> {
-    if P::ACTIVE { policy.carried(request).and_then(|carried| carried.deadline) } else { None }
+    carried(policy, request).and_then(|carried| carried.deadline)
+}
+
+/// What travels with the request.
+#[inline(always)]
+pub(crate) fn carried<'a, P: Carry<Req>, Req>(policy: &P, request: &'a Req) -> Option<&'a Carried> {
+    if P::ACTIVE { policy.carried(request) } else { None }
 }
 
 /// Tells the layers below how much time they have: one that knows gives up by itself, and the circuit hears of a time-out, and not of a

@@ -107,7 +107,8 @@ impl<C, P> DegradeLayer<C, P> {
     /// the chain answers. Default 10 s.
     ///
     /// A call that is under way is not bounded by it: a deadline below is what does that, and a second timer would be for
-    /// nothing.
+    /// nothing. With a store it is, and a time limit that a request brings along
+    /// ([`Carried::time_limit`](buttress_core::Carried::time_limit)) takes its place for that request.
     ///
     /// # Errors
     ///
@@ -136,7 +137,8 @@ impl<C, P> DegradeLayer<C, P> {
     /// beneath hears of a time-out. Where nothing below knows of deadlines the call is dropped, which looks to a circuit breaker
     /// as if the caller had gone.
     ///
-    /// The deadline that travels with a request bounds the call in any case.
+    /// The deadline that travels with a request bounds the call in any case; a time limit that a request brings along does not make
+    /// the budget longer.
     ///
     /// # Errors
     ///

@@ -5,6 +5,7 @@ mod caller;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arc_swap::Guard;
 use buttress_core::clock::after;
@@ -14,7 +15,7 @@ use tower_service::Service;
 
 use crate::chain::{Chain, Last, descend};
 use crate::fallen::Fallen;
-use crate::falling::{Call, Fall, deadline};
+use crate::falling::{Call, Fall, carried};
 use crate::future::{Rare, ResponseFuture, Rungs};
 use crate::grade::{Grade, IntoAnswer};
 use crate::layer::Recalling;
@@ -24,7 +25,7 @@ use crate::rung::BoxFuture;
 use crate::served::{Cause, Freshness, Served, Shortfall, Source};
 use crate::service::Degrade;
 use crate::shared::{Holder, Told};
-use crate::store::{Entry, Joined, Look};
+use crate::store::{Entry, Joined, Look, Which};
 use call::ForAll;
 use caller::Caller;
 
@@ -189,11 +190,23 @@ where
 }
 
 /// A call for all has the time of one for all, and not that of the caller who came first.
-fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req) {
+fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req, bound: Duration) {
     if P::ACTIVE {
-        let end = after(Instant::now(), shared.limits.bound());
-        shared.policy.carry(request, |carried| carried.deadline = Some(end));
+        shared.policy.carry(request, |carried| {
+            carried.deadline = Some(after(Instant::now(), bound));
+            carried.time_limit = carried.time_limit.map(|_| bound);
+        });
     }
+}
+
+/// Which of the calls for its key a request may share: those that have no less time, and the same limits otherwise.
+fn which<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &Req, variant: Option<u64>) -> Which {
+    let Some(carried) = carried(&shared.policy, request) else {
+        return Which { variant, bound: shared.limits.bound_for_all(None), ..Which::default() };
+    };
+    let bound = shared.limits.bound_for_all(carried.time_limit);
+    let (attempt_limit, max_retries) = (carried.attempt_limit, carried.max_retries);
+    Which { variant, bound, attempt_limit, max_retries, backoff: carried.backoff.clone() }
 }
 
 /// Somebody who asks for this key, and will be asked for when polled.
@@ -208,9 +221,11 @@ where
     P: Carry<Req>,
     R: Kept,
 {
-    let (kept, deadline) =
-        (shared.chain.chain.copy.map(|copy| copy(request)), deadline(&shared.policy, request));
-    Caller { shared: shared.clone(), key, kept, deadline, old, found: None }
+    let (kept, carried) =
+        (shared.chain.chain.copy.map(|copy| copy(request)), carried(&shared.policy, request));
+    let (deadline, time_limit) =
+        carried.map_or((None, None), |carried| (carried.deadline, carried.time_limit));
+    Caller { shared: shared.clone(), key, kept, deadline, time_limit, old, found: None }
 }
 
 /// What is kept under a key and answers this request, without a confirmation.
@@ -248,9 +263,11 @@ fn refresh<S, P, Req, A, L, R>(
         return;
     }
     let (Some(place), Some(refreshing)) = (store.refresh_place(), old.refreshing()) else { return };
-    let Joined::Leads(flight, _) = store.flights().join(key, None) else { return };
+    let which = which(shared, &request, None);
+    let Joined::Leads(flight, _) = store.flights().join(key, &which) else { return };
     let old = Some(Arc::clone(old));
-    let call = ForAll { shared: shared.clone(), flight, old, live: None, found: None, place: Some(place) };
+    let (bound, place) = (which.bound, Some(place));
+    let call = ForAll { shared: shared.clone(), flight, bound, old, live: None, found: None, place };
     let inner = take(inner);
     store.spawn(async move {
         let _refreshing = refreshing;

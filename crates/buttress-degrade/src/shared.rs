@@ -59,9 +59,15 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// For what has to be bounded in any case.
-    pub(crate) fn bound(&self) -> Duration {
-        self.budget.unwrap_or(self.patience())
+    /// For what has to be bounded in any case, of a request that may bring a limit of its own.
+    pub(crate) fn bound(&self, own: Option<Duration>) -> Duration {
+        let patience = own.unwrap_or(self.patience());
+        self.budget.map_or(patience, |budget| budget.min(patience))
+    }
+
+    /// For what is done for several, one of whom may have more time than the others.
+    pub(crate) fn bound_for_all(&self, own: Option<Duration>) -> Duration {
+        self.budget.unwrap_or(self.patience().max(own.unwrap_or_default()))
     }
 
     pub(crate) fn patience(&self) -> Duration {

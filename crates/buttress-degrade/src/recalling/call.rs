@@ -40,6 +40,8 @@ pub(super) type Found<V> = Arc<OnceLock<Arc<Entry<V>>>>;
 pub(super) struct ForAll<P: 'static, Req: 'static, A: 'static, L: 'static, R: Kept> {
     pub(super) shared: Shared<P, Req, A, L, R>,
     pub(super) flight: Flight<R::Record>,
+    /// How long it may take.
+    pub(super) bound: Duration,
     /// What there was before.
     pub(super) old: Option<Arc<Entry<R::Record>>>,
     /// Tells whoever made it; nobody, if it is a refresh.
@@ -85,14 +87,13 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         let _panics = Panics(self.old.clone());
         let rules = &self.shared.chain.store.rules;
         let asked = rules.asked(&request);
-        for_all(&self.shared, &mut request);
+        for_all(&self.shared, &mut request, self.bound);
         if let Some(old) = &self.old {
             rules.revalidate(&mut request, &old.record);
         }
         let made = start(&mut inner, request);
         drop(inner);
-        let bound = self.shared.limits.bound();
-        let ended = within(bound, self.while_it_matters(run(made))).await;
+        let ended = within(self.bound, self.while_it_matters(run(made))).await;
         let (cause, error) = match ended {
             Some(None) => return,
             Some(Some(Ended::Outcome(Ok(response)))) => return self.land(asked, response).await,
@@ -100,7 +101,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             Some(Some(Ended::Outcome(Err(error)))) => {
                 (cause_of(self.shared.policy.classify(Err(&*error)), Some(&error)), error)
             }
-            None => elapsed(&self.shared.told.name, bound),
+            None => elapsed(&self.shared.told.name, self.bound),
         };
         self.fail(cause, error);
     }
@@ -279,7 +280,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         R: Recall<Req, T, Answer = A>,
     {
         let Self { shared, flight, place, .. } = self;
-        let (bound, mut recording) = (shared.limits.bound(), pin!(recording));
+        let (bound, mut recording) = (self.bound, pin!(recording));
         let mut poll = |cx: &mut Context<'_>| {
             let polled = recording.as_mut().poll(cx).map(Some);
             let left = || <R as Recall<Req, T>>::is_left(&recording) && flight.waits() == 0;

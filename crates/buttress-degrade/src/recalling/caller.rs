@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::call::{ForAll, Found, Live};
-use super::{Shared, answer, kept_for};
+use super::{Shared, answer, kept_for, which};
 use crate::chain::{DRILL, Last, LastGood as StoredAnswer, descend};
 use crate::error::{NotAsked, SharedFailure, Vanished};
 use crate::fallen::{Failure, Fallen, cause_of, elapsed, is_failure};
@@ -27,6 +27,8 @@ pub(super) struct Caller<P: 'static, Req: 'static, A: 'static, L: 'static, R: Ke
     /// The request, where the chain keeps it.
     pub(super) kept: Option<Req>,
     pub(super) deadline: Option<Instant>,
+    /// How long it may take, if the request says so.
+    pub(super) time_limit: Option<Duration>,
     /// What may be served if the service fails.
     pub(super) old: Option<Arc<Entry<R::Record>>>,
     /// What its call has found since then.
@@ -64,7 +66,7 @@ where
     R: Restore<A>,
 {
     fn limit(&self) -> Limit {
-        let (now, bound) = (Instant::now(), self.shared.limits.bound());
+        let (now, bound) = (Instant::now(), self.shared.limits.bound(self.time_limit));
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let time = left.map_or(bound, |left| left.min(bound));
         Limit { time, end: after(now, time) }
@@ -81,13 +83,14 @@ where
         let (limit, shared) = (self.limit(), self.shared.clone());
         let store = &shared.chain.store;
         let known = store.entry(&self.key);
-        let mut variant = known.and_then(|known| store.rules.variant(&known.record, &request));
+        let variant = known.and_then(|known| store.rules.variant(&known.record, &request));
+        let mut which = which(&shared, &request, variant);
         // Whoever got nothing of another's call waits for one more, and for no third.
         for _ in 0..2 {
             if !store.can_spawn() {
                 break;
             }
-            let told = match store.flights().join(&self.key, variant) {
+            let told = match store.flights().join(&self.key, &which) {
                 Joined::Alone => break,
                 Joined::Waits(told) => told,
                 Joined::Leads(flight, _waits) => {
@@ -99,8 +102,8 @@ where
                     };
                     let (live, answered) = oneshot::channel();
                     self.found = store.is_backed().then(Found::default);
-                    let (live, found, place) = (Some(live), self.found.clone(), None);
-                    let call = ForAll { shared: shared.clone(), flight, old, live, found, place };
+                    let (live, found, place, bound) = (Some(live), self.found.clone(), None, which.bound);
+                    let call = ForAll { shared: shared.clone(), flight, bound, old, live, found, place };
                     store.spawn(call.fly(inner, request));
                     return self.lead(answered, limit).await;
                 }
@@ -113,7 +116,7 @@ where
             };
             match self.may_share::<S::Response>(outcome.as_ref(), &request) {
                 Share::Yes => return self.share(outcome).await,
-                Share::AskAgain(of) => variant = of.or(variant),
+                Share::AskAgain(of) => which.variant = of.or(which.variant),
                 Share::AskAlone => break,
             }
             self.old = kept_for(&shared, &self.key, &request);

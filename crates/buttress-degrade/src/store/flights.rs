@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use buttress_core::Backoff;
 use hashbrown::HashTable;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -25,11 +26,23 @@ struct Current<V> {
     alone: Alone,
 }
 
+/// Which of the calls for a key: one that differs in any of this is not for the same callers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Which {
+    /// Which of several answers to the same key it is for, as far as that is known.
+    pub(crate) variant: Option<u64>,
+    /// How long it may take.
+    pub(crate) bound: Duration,
+    /// The request's own limits, which lie beneath that.
+    pub(crate) attempt_limit: Option<Duration>,
+    pub(crate) max_retries: Option<u32>,
+    pub(crate) backoff: Option<Arc<Backoff>>,
+}
+
 /// A call under way, as those find it who ask for the same.
 struct Call<V> {
     key: Arc<str>,
-    /// Which of several answers to the same key it is for, as far as that is known.
-    variant: Option<u64>,
+    which: Which,
     told: watch::Sender<Option<Outcome<V>>>,
 }
 
@@ -74,19 +87,19 @@ pub(crate) struct Flight<V> {
 }
 
 impl<V> Flights<V> {
-    pub(crate) fn join(self: &Arc<Self>, key: &str, variant: Option<u64>) -> Joined<V> {
+    pub(crate) fn join(self: &Arc<Self>, key: &str, which: &Which) -> Joined<V> {
         let hash = self.hasher.hash_one(key);
         let mut current = self.lock();
         if current.alone.has(hash) {
             return Joined::Alone;
         }
-        let same = |call: &Call<V>| *call.key == *key && call.variant == variant;
+        let same = |call: &Call<V>| *call.key == *key && call.which == *which;
         if let Some(call) = current.calls.find(hash, same) {
             return Joined::Waits(call.told.subscribe());
         }
         let (told, waits) = watch::channel(None);
         let (key, forgotten): (Arc<str>, _) = (key.into(), current.forgotten);
-        let call = Call { key: Arc::clone(&key), variant, told: told.clone() };
+        let call = Call { key: Arc::clone(&key), which: which.clone(), told: told.clone() };
         current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
         let flights = Arc::clone(self);
         Joined::Leads(
@@ -266,11 +279,14 @@ mod tests {
     async fn a_call_that_has_not_begun_is_made_again_and_one_that_vanishes_is_not() {
         for begins in [false, true] {
             let flights = Arc::new(Flights::<()>::default());
-            let Joined::Leads(mut flight, _) = flights.join("a", None) else {
+            let Joined::Leads(mut flight, _) = flights.join("a", &Which::default()) else {
                 panic!("nobody else is there")
             };
-            let Joined::Waits(mut told) = flights.join("a", None) else { panic!("it is under way") };
-            assert!(matches!(flights.join("a", Some(1)), Joined::Leads(..)), "another variant is not");
+            let Joined::Waits(mut told) = flights.join("a", &Which::default()) else {
+                panic!("it is under way")
+            };
+            let another = Which { variant: Some(1), ..Which::default() };
+            assert!(matches!(flights.join("a", &another), Joined::Leads(..)), "another variant is not");
             if begins {
                 flight.begins();
             }
@@ -285,7 +301,7 @@ mod tests {
     fn what_is_forgotten_is_joined_by_nobody_in_any_variant() {
         let flights = Arc::new(Flights::<()>::default());
         let keys = [("a", None), ("a", Some(1)), ("b", None)];
-        let calls = keys.map(|(key, variant)| flights.join(key, variant));
+        let calls = keys.map(|(key, variant)| flights.join(key, &Which { variant, ..Which::default() }));
         flights.forget(Some("a"));
         assert_eq!(flights.len(), 1);
         let mut kept = Vec::new();

@@ -36,7 +36,7 @@ use crate::tasks::Tasks;
 use behind::Behind;
 pub(crate) use entry::Entry;
 pub use entry::Lifetime;
-pub(crate) use flights::{Flight, Flights, Joined, Waits};
+pub(crate) use flights::{Flight, Flights, Joined, Waits, Which};
 pub(crate) use front::Held;
 pub(crate) use look::Look;
 use lru::Lru;

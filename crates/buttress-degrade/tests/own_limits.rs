@@ -1,0 +1,156 @@
+//! Requests that bring limits of their own, and ask for what others ask for.
+#![cfg(feature = "http")]
+
+#[path = "support/origin.rs"]
+mod origin;
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use buttress_core::{BoxError, Elapsed, Level, find};
+use buttress_deadline::DeadlineLayer;
+use buttress_degrade::{Grade, HttpRules, LastGood};
+use buttress_http::{Http, RequestExt};
+use buttress_testkit::clock::settle;
+use http::Response;
+use http_body_util::BodyExt;
+use origin::{Asked, Body, Given, get, layer, response};
+use support::{ms, secs};
+use tokio::time::{Instant, sleep};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+/// Status and level, once the body was read.
+type Answered = Result<(u16, Level), BoxError>;
+
+const GOOD: (u16, Level) = (200, Level::Full);
+
+/// Answers after this time, and counts its calls.
+fn after(
+    time: Duration,
+) -> (
+    impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send,
+    Arc<AtomicUsize>,
+) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let service = service_fn(move |_: Asked| {
+        count.fetch_add(1, Relaxed);
+        async move {
+            sleep(time).await;
+            Ok::<_, BoxError>(response(200, &[("cache-control", "max-age=60, stale-if-error=600")], "x"))
+        }
+    });
+    (service, calls)
+}
+
+fn store() -> LastGood<HttpRules> {
+    LastGood::new(HttpRules::private()).while_revalidate(secs(0)).negative_ttl(secs(30)).refresh_jitter(0)
+}
+
+fn total(limit: Duration) -> DeadlineLayer<Http> {
+    DeadlineLayer::total("search", limit).unwrap().carry(Http::new())
+}
+
+/// What each of these requests gets, in the order in which they are sent, and after how long.
+async fn all<S>(service: &S, requests: impl IntoIterator<Item = Asked>) -> Vec<(Answered, Duration)>
+where
+    S: Service<Asked, Response = Given, Error = BoxError, Future: Send> + Clone + Send + 'static,
+{
+    let start = Instant::now();
+    let mut calls = Vec::new();
+    for request in requests {
+        let call = service.clone().oneshot(request);
+        calls.push(tokio::spawn(async move {
+            let answer = async {
+                let answer = call.await?;
+                let seen = (answer.status().as_u16(), answer.level());
+                answer.into_body().collect().await?;
+                Ok(seen)
+            };
+            (answer.await, start.elapsed())
+        }));
+        settle().await;
+    }
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    answers
+}
+
+fn waited(answer: &Answered) -> Duration {
+    find::<Elapsed>(&**answer.as_ref().unwrap_err()).unwrap().limit()
+}
+
+/// HD-51: one call for all, whose time is not that of the one who came first.
+#[tokio::test(start_paused = true)]
+async fn one_who_has_less_time_goes_and_the_others_get_what_he_asked_for() {
+    let (origin, calls) = after(secs(1));
+    let service = layer(&store()).layer(total(secs(10)).layer(origin));
+    let [(hurried, gone), (patient, came)] =
+        all(&service, [get(&[]).with_time_limit(ms(50)), get(&[])]).await.try_into().unwrap();
+    assert_eq!((waited(&hurried), gone), (ms(50), ms(50)));
+    assert_eq!((patient.unwrap(), came), (GOOD, secs(1)));
+    assert_eq!(calls.load(Relaxed), 1);
+}
+
+/// Nor does it count as a failure of the service that he had no time: a stale answer would be served for it as long.
+#[tokio::test(start_paused = true)]
+async fn what_one_in_a_hurry_did_not_wait_for_is_kept_and_is_fresh() {
+    let store = store();
+    let (origin, calls) = after(secs(1));
+    let service = layer(&store).layer(total(secs(10)).layer(origin));
+    all(&service, [get(&[])]).await;
+    tokio::time::advance(secs(61)).await;
+    let [(stale, gone)] = all(&service, [get(&[]).with_time_limit(ms(50))]).await.try_into().unwrap();
+    assert_eq!((stale.unwrap(), gone), ((200, Level::Moderate), ms(50)));
+    sleep(secs(1)).await;
+    let [(fresh, at_once)] = all(&service, [get(&[])]).await.try_into().unwrap();
+    assert_eq!((fresh.unwrap(), at_once), (GOOD, Duration::ZERO));
+    assert_eq!(calls.load(Relaxed), 2);
+}
+
+/// It is in the place of the layers' own limits, but of a budget.
+#[tokio::test(start_paused = true)]
+async fn one_who_has_more_time_gets_it_and_takes_nobody_elses_call() {
+    for budget in [None, Some(secs(2))] {
+        let (origin, calls) = after(secs(5));
+        let degrade = layer(&store()).patience(secs(2)).unwrap();
+        let degrade = if let Some(budget) = budget { degrade.budget(budget).unwrap() } else { degrade };
+        let service = degrade.layer(total(secs(1)).layer(origin));
+        let requests = [get(&[]), get(&[]).with_time_limit(secs(8)), get(&[]).with_time_limit(secs(8))];
+        let [plain, patient, other] = all(&service, requests).await.try_into().unwrap();
+        if budget.is_none() {
+            assert_eq!((waited(&plain.0), plain.1), (secs(1), secs(1)));
+            assert_eq!((patient.0.unwrap(), patient.1), (GOOD, secs(5)));
+            assert_eq!((other.0.unwrap(), other.1), (GOOD, secs(5)));
+            assert_eq!(calls.load(Relaxed), 2);
+        } else {
+            // Nobody has more time than another, so that it is one call, with the limits of those who made it.
+            assert_eq!([plain.1, patient.1, other.1], [secs(1), secs(1), secs(1)]);
+            assert_eq!(calls.load(Relaxed), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_attempts_have_limits_of_their_own_is_shared_with_those_who_have_the_same() {
+    let (origin, calls) = after(secs(1));
+    let attempt = DeadlineLayer::attempt("search", secs(10)).unwrap().carry(Http::new());
+    let service = layer(&store()).layer(attempt.layer(origin));
+    let hurried = || get(&[]).with_attempt_limit(ms(50));
+    let [first, plain, second] = all(&service, [hurried(), get(&[]), hurried()]).await.try_into().unwrap();
+    for (hurried, gone) in [first, second] {
+        assert_eq!((waited(&hurried), gone), (ms(50), ms(50)));
+    }
+    assert_eq!((plain.0.unwrap(), plain.1), (GOOD, secs(1)));
+    assert_eq!(calls.load(Relaxed), 2);
+    // So with how often it is sent, and when.
+    let (origin, calls) = after(ms(10));
+    let service = layer(&store()).layer(origin);
+    let requests = [get(&[]).with_max_retries(0), get(&[]), get(&[]).with_max_retries(0)];
+    all(&service, requests).await;
+    assert_eq!(calls.load(Relaxed), 2);
+}
