@@ -130,10 +130,3 @@ pub use score::Need;
 pub use served::{Cause, Freshness, Served, Shortfall, Source};
 pub use service::Degrade;
 pub use store::{LastGood, Lifetime};
-
-/// The page on degradation is compiled and run with the tests.
-#[cfg(all(doctest, feature = "http"))]
-mod page {
-    #[doc = include_str!("../../../docs/degrade.md")]
-    struct Page;
-}

@@ -9,8 +9,16 @@ use buttress_core::{Kind, Level};
 ///
 /// With HTTP it is in the response's extensions, with other services in [`Degraded`](crate::Degraded). An answer of level 0 has
 /// none, unless it was stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Served(Known);
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Served");
+        debug.field("level", &self.level()).field("source", &self.source()).field("age", &self.age());
+        debug.field("fresh_for", &self.fresh_for()).field("shortfalls", &self.shortfalls()).finish()
+    }
+}
 
 /// What a fresh answer of the store has is in the answer, and nothing is allocated for it. All else is apart, so that answers of which nothing
 /// is known are small, too.

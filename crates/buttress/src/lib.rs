@@ -227,6 +227,10 @@ mod pages {
     #[doc = include_str!("../../../docs/configuration.md")]
     struct Configuration;
 
+    #[cfg(feature = "degrade")]
+    #[doc = include_str!("../../../docs/degrade.md")]
+    struct Degradation;
+
     #[cfg(all(feature = "degrade", feature = "pager"))]
     #[doc = include_str!("../../../docs/heal.md")]
     struct Healing;
