@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_core::Level;
+use buttress_core::{Level, observe_fn};
 use buttress_degrade::{Backing, ByKey, Chain, DegradeLayer, Freshness, HttpRules, LastGood, Source};
 use buttress_store::{AnswerStore, Fault};
 use buttress_testkit::clock::settle;
@@ -245,8 +245,14 @@ async fn what_waits_to_be_written_is_bounded_and_memory_keeps_all() {
     let store = Store::new();
     store.set(Mode::Fails(Fault::Unavailable));
     let process = Process::new(&store, Scripted::new([ok(1)]));
+    // Whoever hears of it may look.
+    let memory = process.memory.clone();
+    let looks = observe_fn(move |_, _| {
+        assert!(memory.unwritten() + memory.in_flight() <= 1026);
+    });
+    let layer = process.layer.clone().observe(looks);
     for key in 0..1100 {
-        process.layer.layer(process.service.clone()).oneshot(key.to_string()).await.unwrap();
+        layer.layer(process.service.clone()).oneshot(key.to_string()).await.unwrap();
     }
     assert_eq!(process.memory.len(), 1100);
     let overflowed = |told: &String| told.contains("too many answers wait");

@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use buttress_core::{BoxError, Kind, Level, Verdict, classify_fn};
 use buttress_degrade::{ByKey, Cause, Chain, DegradeLayer, Degraded, IntoAnswer, LastGood, Rung};
@@ -230,6 +231,36 @@ async fn a_store_holds_its_bound_whatever_is_asked_for() {
     settle().await;
     // Some 2 % are for finding them.
     assert!(store.bytes() > 1000 * 1024 && store.len() > 700, "{} of {}", store.bytes(), store.len());
+}
+
+/// What is dropped runs code of others, which may look at the store.
+#[tokio::test(start_paused = true)]
+async fn what_goes_for_another_answer_may_ask_the_store_while_it_is_dropped() {
+    struct Looks(Arc<dyn Fn() + Send + Sync>);
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    let rules = ByKey::new(|key: &u32| Some(key.to_string().into())).weighing(|_: &Arc<Looks>| 60_000);
+    let store = LastGood::new(rules).max_bytes(100_000);
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let (of, count) = (store.clone(), Arc::clone(&dropped));
+    let look: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        count.fetch_add(1 + of.in_flight() + of.len(), Relaxed);
+    });
+    let chain = Chain::<u32, Degraded<Arc<Looks>>>::new();
+    let layer = DegradeLayer::new("prices", chain).unwrap().last_good(store.clone()).unwrap();
+    let service = layer.layer(tower::service_fn(move |_: u32| {
+        let answer = Arc::new(Looks(Arc::clone(&look)));
+        async { Ok::<_, BoxError>(answer) }
+    }));
+    for key in 0..10 {
+        service.clone().oneshot(key).await.unwrap();
+        settle().await;
+    }
+    assert!(dropped.load(Relaxed) >= 9 && store.len() == 1);
+    store.clear();
 }
 
 /// One store over another.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::clock::Clock;
-use super::pending::{Job, Pending};
+use super::pending::{Full, Job, Pending};
 use super::{Entry, Lifetime};
 use crate::backing::{self, Backing, Writes};
 use crate::shared::Told;
@@ -89,23 +89,32 @@ impl<V: Send + Sync + 'static> Behind<V> {
         self.lock().pending.len()
     }
 
-    /// To the call that was made then.
-    pub(crate) fn put(&self, key: &Arc<str>, entry: &Arc<Entry<V>>, born: Instant, size: usize) {
-        let mut state = self.lock();
-        let taken = state.pending.put(key, Arc::clone(entry), born, size);
-        let overflows = !taken && !std::mem::replace(&mut state.overflowed, true);
-        drop(state);
-        if overflows {
+    /// To the call that was made then. Gives what goes for it, which is not to be dropped under a lock; nor is it to be told under one
+    /// that [there was no room](Self::overflows).
+    pub(crate) fn put(
+        &self,
+        key: &Arc<str>,
+        entry: &Arc<Entry<V>>,
+        born: Instant,
+        size: usize,
+    ) -> Result<Option<Job<V>>, Full> {
+        self.lock().pending.put(key, Arc::clone(entry), born, size)
+    }
+
+    pub(crate) fn overflows(&self) {
+        if !std::mem::replace(&mut self.lock().overflowed, true) {
             self.tell("too many answers wait to be written to the store: not all will be", false);
         }
     }
 
     pub(crate) fn forget(&self, key: &str) {
-        self.lock().pending.forget(key, Instant::now());
+        let gone = self.lock().pending.forget(key, Instant::now());
+        drop(gone);
     }
 
     pub(crate) fn forget_all(&self) {
-        self.lock().pending.forget_all(Instant::now());
+        let gone = self.lock().pending.forget_all(Instant::now());
+        drop(gone);
     }
 
     /// What is stored under a key, if the store works, and how old it is by now.

@@ -21,17 +21,23 @@ impl<R: Kept> LastGood<R> {
         lifetime: Lifetime,
     ) -> Arc<Entry<R::Record>> {
         let (entry, size) = self.entry_of(flight, record, lifetime);
+        // What is dropped or told may run code of others: not under the lock of the flights.
+        let (mut gone, mut put) = (Vec::new(), None);
         flight.keep(|| {
             let key = flight.key();
             let newer = |released| self.entry(key).is_some_and(|kept| kept.stored() >= released);
             if !flight.released().is_some_and(newer) {
-                self.shared.entries.insert(Arc::clone(&entry), size);
+                gone = self.shared.entries.insert(Arc::clone(&entry), size);
                 if let Some(behind) = &self.behind {
-                    behind.put(key, &entry, flight.begun(), size);
+                    put = Some(behind.put(key, &entry, flight.begun(), size));
                 }
             }
         });
+        drop(gone);
         if let Some(behind) = &self.behind {
+            if let Some(Err(_)) = put {
+                behind.overflows();
+            }
             self.write_behind(behind);
         }
         entry
@@ -73,10 +79,10 @@ impl<R: Kept> LastGood<R> {
         }
         let mut adopted = None;
         flight.keep(|| {
-            self.shared.entries.insert(Arc::clone(&entry), size);
-            adopted = Some(entry);
+            let gone = self.shared.entries.insert(Arc::clone(&entry), size);
+            adopted = Some((entry, gone));
         });
-        adopted
+        adopted.map(|(entry, _)| entry)
     }
 
     /// As of now, and how many bytes it takes.

@@ -77,27 +77,27 @@ impl<V> Lru<V> {
         }
     }
 
-    /// Keeps this entry, unless it alone is too large; whether it is kept. What was there before goes in either case.
-    pub(crate) fn insert(&self, entry: Arc<Entry<V>>, size: usize) -> bool {
+    /// Keeps this entry, unless it alone is too large, and gives what goes for it: what was there before goes in either case. To drop
+    /// that may run code of others, and is not to be done under a lock.
+    #[must_use]
+    pub(crate) fn insert(&self, entry: Arc<Entry<V>>, size: usize) -> Vec<Arc<Entry<V>>> {
         let bytes = size.saturating_add(entry.key.len()).saturating_add(OVERHEAD);
         let mut gone = Vec::new();
         let (hash, Aligned { front, locked }) = self.shard(&entry.key);
         let mut shard = locked.lock();
         if let Some(old) = shard.find(hash, &entry.key) {
-            gone.push(shard.remove(old, front));
+            gone.extend(shard.remove(old, front));
         }
-        let fits = bytes <= shard.max_bytes;
-        if fits {
-            while shard.bytes > shard.max_bytes - bytes {
-                let oldest = shard.oldest();
-                gone.push(shard.remove(oldest, front));
-            }
-            shard.push(Slot { hash, entry: Some(entry), bytes, newer: NONE, older: NONE }, front);
+        if bytes > shard.max_bytes {
+            gone.push(entry);
+            return gone;
         }
-        // What is dropped may run code of others: not under the lock.
-        drop(shard);
-        drop(gone);
-        fits
+        while shard.bytes > shard.max_bytes - bytes {
+            let oldest = shard.oldest();
+            gone.extend(shard.remove(oldest, front));
+        }
+        shard.push(Slot { hash, entry: Some(entry), bytes, newer: NONE, older: NONE }, front);
+        gone
     }
 
     /// Forgets this key; whether it was there.
@@ -206,18 +206,18 @@ mod tests {
     fn the_oldest_that_was_not_used_goes_first() {
         let lru = Lru::new(3 * EACH);
         for name in ["a", "b", "c"] {
-            assert!(lru.insert(entry(name, 1), 0));
+            assert!(lru.insert(entry(name, 1), 0).is_empty());
         }
         assert_eq!(lru.get("a").and_then(|held| Some(held.as_ref()?.record)), Some(1));
-        lru.insert(entry("d", 4), 0);
+        assert_eq!(&*lru.insert(entry("d", 4), 0)[0].key, "b");
         assert_eq!(kept(&lru), "acd");
-        lru.insert(entry("c", 3), EACH);
+        assert_eq!(lru.insert(entry("c", 3), EACH).len(), 2);
         assert_eq!(
             (kept(&lru).as_str(), lru.bytes()),
             ("cd", 3 * EACH),
             "a larger one takes the room of two"
         );
-        assert!(!lru.insert(entry("c", 3), 3 * EACH), "too large");
+        assert_eq!(lru.insert(entry("c", 3), 3 * EACH).len(), 2, "too large");
         assert_eq!(kept(&lru), "d", "and the old one is out of date");
         assert_eq!((lru.retain(|entry| entry.record != 4), lru.len(), lru.bytes()), (1, 0, 0));
     }
@@ -226,7 +226,7 @@ mod tests {
     fn what_is_freed_is_given_back_and_the_order_stays() {
         let lru = Lru::new(SMALLEST_SHARD);
         for n in 0..10_000 {
-            lru.insert(entry(&n.to_string(), n % 1000 == 0), 0);
+            drop(lru.insert(entry(&n.to_string(), n % 1000 == 0), 0));
         }
         let places = || {
             let shard = lru.shards[0].locked.lock();
@@ -254,7 +254,7 @@ mod tests {
         let keys: Vec<String> = (0..10_000).map(|n| n.to_string()).collect();
         let value = |key: &String| lru.get(key).and_then(|held| Some(held.as_ref()?.record));
         for (n, key) in keys.iter().enumerate() {
-            lru.insert(entry(key, n), 0);
+            drop(lru.insert(entry(key, n), 0));
             assert_eq!(value(&keys[n / 2]), Some(n / 2));
         }
         for (n, key) in keys.iter().enumerate() {
@@ -268,7 +268,7 @@ mod tests {
             if n % 2 == 0 {
                 assert!(lru.remove(key));
             } else {
-                lru.insert(entry(key, 2 * n), 0);
+                drop(lru.insert(entry(key, 2 * n), 0));
             }
             assert_eq!(value(key), (n % 2 == 1).then_some(2 * n));
         }
@@ -294,7 +294,7 @@ mod tests {
                 });
             }
             for n in 1..=20_000 {
-                lru.insert(entry("a", n), 0);
+                drop(lru.insert(entry("a", n), 0));
                 lru.remove("a");
                 forgotten.store(n, Ordering::SeqCst);
             }
@@ -328,7 +328,7 @@ mod tests {
                             }
                             list.push((key.clone(), bytes, false));
                         }
-                        lru.insert(entry(&key, 0), size);
+                        drop(lru.insert(entry(&key, 0), size));
                     }
                     2 => {
                         at.iter().for_each(|at| list[*at].2 = true);

@@ -18,7 +18,17 @@ impl<V> Behind<V> {
         match self.0 {}
     }
 
-    pub(crate) fn put(&self, _: &Arc<str>, _: &Arc<Entry<V>>, _: Instant, _: usize) {
+    pub(crate) fn put(
+        &self,
+        _: &Arc<str>,
+        _: &Arc<Entry<V>>,
+        _: Instant,
+        _: usize,
+    ) -> Result<Infallible, Infallible> {
+        match self.0 {}
+    }
+
+    pub(crate) fn overflows(&self) {
         match self.0 {}
     }
 

@@ -10,6 +10,10 @@ use super::Entry;
 /// So many keys, and so many bytes of answers, wait to be written.
 pub(crate) const MOST: (usize, usize) = (1024, 16 * 1024 * 1024);
 
+/// There is no room for a further answer.
+#[derive(Debug)]
+pub(crate) struct Full;
+
 /// What is to be done with a key.
 #[derive(Debug)]
 pub(crate) enum Job<V> {
@@ -63,27 +67,35 @@ impl<V> Pending<V> {
         self.jobs.len() + usize::from(self.all.is_some())
     }
 
-    /// Whether there was room for it.
-    pub(crate) fn put(&mut self, key: &Arc<str>, entry: Arc<Entry<V>>, born: Instant, size: usize) -> bool {
+    /// Gives what goes for it; an error if there was no room for it. To drop what these methods give may run code of others.
+    pub(crate) fn put(
+        &mut self,
+        key: &Arc<str>,
+        entry: Arc<Entry<V>>,
+        born: Instant,
+        size: usize,
+    ) -> Result<Option<Job<V>>, Full> {
         let before = self.jobs.get(key).map(Job::size);
         let bytes = self.bytes - before.unwrap_or(0);
         if before.is_none() && self.jobs.len() >= MOST.0 || size > MOST.1 - bytes {
-            return false;
+            return Err(Full);
         }
-        self.set(key, Job::Put(entry, born, size));
-        true
+        Ok(self.set(key, Job::Put(entry, born, size)))
     }
 
     /// Always has room: where there is none, all is forgotten.
-    pub(crate) fn forget(&mut self, key: &str, at: Instant) {
+    #[must_use]
+    pub(crate) fn forget(&mut self, key: &str, at: Instant) -> Vec<Job<V>> {
         if self.jobs.len() >= MOST.0 && !self.jobs.contains_key(key) {
             return self.forget_all(at);
         }
-        self.set(&key.into(), Job::Forget(at));
+        self.set(&key.into(), Job::Forget(at)).into_iter().collect()
     }
 
-    pub(crate) fn forget_all(&mut self, at: Instant) {
-        *self = Self { all: Some(at), ..Self::default() };
+    #[must_use]
+    pub(crate) fn forget_all(&mut self, at: Instant) -> Vec<Job<V>> {
+        let before = std::mem::replace(self, Self { all: Some(at), ..Self::default() });
+        before.jobs.into_values().collect()
     }
 
     /// Whether what the store has under this key counts for nothing.
@@ -117,12 +129,14 @@ impl<V> Pending<V> {
         }
     }
 
-    fn set(&mut self, key: &Arc<str>, job: Job<V>) {
+    fn set(&mut self, key: &Arc<str>, job: Job<V>) -> Option<Job<V>> {
         self.bytes += job.size();
-        match self.jobs.insert(Arc::clone(key), job) {
+        let old = self.jobs.insert(Arc::clone(key), job);
+        match &old {
             Some(old) => self.bytes -= old.size(),
             None => self.order.push_back(Arc::clone(key)),
         }
+        old
     }
 }
 
@@ -139,14 +153,14 @@ mod tests {
     async fn the_newest_of_each_key_waits_and_what_was_overtaken_meanwhile_stays() {
         let (mut pending, now) = (Pending::default(), Instant::now());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        assert!(pending.put(&a, entry(), now, 10) && pending.put(&b, entry(), now, 20));
+        assert!(pending.put(&a, entry(), now, 10).is_ok() && pending.put(&b, entry(), now, 20).is_ok());
         let written = pending.first(9);
-        assert!(pending.put(&a, entry(), now, 30));
+        assert!(matches!(pending.put(&a, entry(), now, 30), Ok(Some(Job::Put(_, _, 10)))));
         assert_eq!((pending.len(), pending.bytes), (2, 50));
         written.iter().for_each(|(key, job)| pending.done(key, job));
         assert_eq!((pending.len(), pending.bytes), (1, 30), "of `a` there is something newer");
         assert!(pending.hides("a") && !pending.hides("b"));
-        pending.forget("a", now);
+        assert!(matches!(*pending.forget("a", now), [Job::Put(_, _, 30)]));
         assert_eq!((pending.len(), pending.bytes), (1, 0));
         for (key, job) in pending.first(9) {
             pending.done(&key, &job);
@@ -159,13 +173,13 @@ mod tests {
         let (mut pending, now) = (Pending::default(), Instant::now());
         for index in 0..2 * MOST.0 {
             let put = pending.put(&index.to_string().into(), entry(), now, 1);
-            assert_eq!(put, index < MOST.0);
+            assert_eq!(put.is_ok(), index < MOST.0);
         }
-        assert!(pending.put(&"7".into(), entry(), now, 2), "what waits may be replaced");
-        assert!(!pending.put(&"7".into(), entry(), now, MOST.1));
-        pending.forget("8", now);
+        assert!(pending.put(&"7".into(), entry(), now, 2).is_ok(), "what waits may be replaced");
+        assert!(pending.put(&"7".into(), entry(), now, MOST.1).is_err());
+        drop(pending.forget("8", now));
         assert_eq!((pending.len(), pending.all()), (MOST.0, None));
-        pending.forget("another", now);
+        assert_eq!(pending.forget("another", now).len(), MOST.0);
         assert_eq!((pending.len(), pending.all(), pending.bytes), (1, Some(now), 0));
         assert!(pending.hides("anything"));
         pending.done_all(now);
