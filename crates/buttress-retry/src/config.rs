@@ -29,6 +29,8 @@ pub struct Config {
     pub(crate) backoff: Backoff,
     pub(crate) throttled_backoff: Option<Backoff>,
     pub(crate) max_total_wait: Option<Duration>,
+    /// Nobody has said so but the preset.
+    pub(crate) wait_of_preset: bool,
     pub(crate) hints: HintRule,
     pub(crate) budget: Budget,
     pub(crate) retry_refused: bool,
@@ -79,6 +81,7 @@ impl Config {
             backoff: exponential(millis(500), 2.0, millis(5000)),
             throttled_backoff: None,
             max_total_wait: Some(millis(10_000)),
+            wait_of_preset: true,
             hints: HintRule::Floor { cap: HINT_CAP },
             budget: Budget::standard(),
             retry_refused: false,
@@ -151,7 +154,14 @@ impl Config {
     /// response may still delay an attempt that was planned in time.
     #[must_use]
     pub fn max_total_wait(self, limit: impl Into<Option<Duration>>) -> Self {
-        Self { max_total_wait: limit.into(), ..self }
+        Self { max_total_wait: limit.into(), wait_of_preset: false, ..self }
+    }
+
+    /// The [`max_total_wait`](Self::max_total_wait) where none has been set, in place of the preset's own, for whoever knows a better
+    /// default. The stacks of the `buttress` crate have none where they were told how long all of a call may take.
+    #[must_use]
+    pub fn default_max_total_wait(self, limit: impl Into<Option<Duration>>) -> Self {
+        if self.wait_of_preset { Self { max_total_wait: limit.into(), ..self } } else { self }
     }
 
     /// Draws the jitter of all delays from this seed, for reproducible runs. Calls still differ from each other.

@@ -179,7 +179,8 @@ impl<A, C, W> HttpBuilder<A, C, W> {
     }
 
     /// The time for the whole call, all attempts and waits included, until the response's head; the body is not bounded
-    /// ([`BodyDeadlineLayer`](buttress_http::BodyDeadlineLayer) does that). Default 10 s.
+    /// ([`BodyDeadlineLayer`](buttress_http::BodyDeadlineLayer) does that). Default 10 s. Set, it takes the place of what a preset of the retry says
+    /// of all attempts ([`default_max_total_wait`](buttress_retry::Config::default_max_total_wait)).
     #[must_use]
     pub fn total(self, limit: Duration) -> Self {
         Self { total: Some(limit), ..self }

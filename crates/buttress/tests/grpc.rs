@@ -154,6 +154,21 @@ async fn its_mode_is_that_of_all_its_layers() {
 }
 
 #[test]
+fn whoever_says_how_long_all_of_it_may_take_is_not_told_otherwise_by_a_preset() {
+    let (total, change) =
+        (std::time::Duration::from_secs(30), |retry: buttress::retry::Config| retry.max_retries(3));
+    for (stack, limited) in [
+        (buttress::grpc("x").map_retry(change), true),
+        (buttress::grpc("x").total(total).map_retry(change), false),
+        (buttress::grpc("x").map_retry(change).total(total), false),
+        (buttress::grpc("x").total(total).map_retry(|retry| retry.max_total_wait(total / 3)), true),
+    ] {
+        let explained = stack.silent().build().unwrap().explain().to_string();
+        assert_eq!(explained.contains("none starts later than 10 s"), limited, "{explained}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_an_error_when_it_is_built() {
     assert_eq!(buttress::grpc("").build().unwrap_err().field(), "name");
     assert_eq!(buttress::grpc("x").total(Duration::ZERO).build().unwrap_err().field(), "limit");

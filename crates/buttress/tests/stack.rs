@@ -205,6 +205,25 @@ async fn whoever_gives_a_call_more_time_gives_it_to_the_waits_too() {
     }
 }
 
+/// The preset's 10 s are a default, as in a configuration file.
+#[test]
+fn whoever_says_how_long_all_of_it_may_take_is_not_told_otherwise_by_a_preset() {
+    use buttress::retry::Config;
+    let total = || buttress::http("x").total(secs(30));
+    for (stack, limited) in [
+        (buttress::http("x"), true),
+        (buttress::http("x").map_retry(|retry| retry.max_retries(3)), true),
+        (total().map_retry(|retry| retry.max_retries(3)), false),
+        (buttress::http("x").map_retry(|retry| retry.max_retries(3)).total(secs(30)), false),
+        (total().retry(Config::user_facing().max_retries(3)), false),
+        (total().map_retry(|retry| retry.max_total_wait(secs(10))), true),
+        (total().retry(Config::user_facing().max_total_wait(secs(10))).map_retry(|retry| retry), true),
+    ] {
+        let explained = stack.silent().build().unwrap().explain().to_string();
+        assert_eq!(explained.contains("none starts later than 10 s"), limited, "{explained}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_preset_says_of_methods_goes_with_it_and_yields_to_what_is_said_explicitly() {
     let http = || buttress::http("api");

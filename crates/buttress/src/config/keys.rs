@@ -39,8 +39,8 @@ pub(super) fn verdict(value: &Value<'_>) -> Result<Verdict> {
     ])
 }
 
-/// Changes a retry as its table says. Where the stack says how long all of it may take, no preset says otherwise.
-pub(super) fn retry(table: Table<'_>, mut config: Retry, total_is_set: bool) -> Result<Retry> {
+/// Changes a retry as its table says.
+pub(super) fn retry(table: Table<'_>, mut config: Retry) -> Result<Retry> {
     if let Some(value) = table.get("preset") {
         config = value.choice::<fn() -> Retry>(&[
             ("user_facing", Retry::user_facing),
@@ -48,9 +48,6 @@ pub(super) fn retry(table: Table<'_>, mut config: Retry, total_is_set: bool) -> 
             ("aws_standard", Retry::aws_standard),
             ("grpc", Retry::grpc),
         ])?();
-        if total_is_set {
-            config = config.max_total_wait(None);
-        }
     }
     if let Some(retries) = table.with("max_retries", Value::number)? {
         config = config.max_retries(retries);

@@ -13,8 +13,7 @@ type Result<T> = std::result::Result<T, FileError>;
 /// Reads the keys that stacks of every protocol have into a builder of either. After those that a retry's defaults depend on.
 macro_rules! common {
     ($builder:ident, $table:ident) => {
-        let total = $table.with("total", limit)?;
-        if let Some(total) = total {
+        if let Some(total) = $table.with("total", limit)? {
             $builder = $builder.total(total);
         }
         if let Some(attempt) = $table.with("attempt", limit)? {
@@ -28,7 +27,7 @@ macro_rules! common {
         }
         if let Some(value) = $table.get("retry") {
             let base = $builder.retry_config();
-            $builder = $builder.retry(retry(value.table()?, base, total.is_some())?);
+            $builder = $builder.retry(retry(value.table()?, base)?);
         }
         if let Some(value) = $table.get("breaker") {
             let base = $builder.breaker_config();

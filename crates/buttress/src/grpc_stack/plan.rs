@@ -39,9 +39,12 @@ impl<A> GrpcBuilder<A> {
     }
 
     pub(crate) fn retry_config(&self) -> buttress_retry::Config {
-        if let Some(config) = &self.retry {
-            return config.clone();
-        }
+        let retry = self.retry.clone().unwrap_or_else(|| self.retry_of_preset());
+        // Whoever says how long all of it may take is not told otherwise by a preset.
+        if self.total.is_some() { retry.default_max_total_wait(None) } else { retry }
+    }
+
+    fn retry_of_preset(&self) -> buttress_retry::Config {
         let config = if self.methods.has_retries() {
             let background = matches!(self.preset, Preset::Background);
             buttress_retry::Config::grpc().retry_refused(background)
@@ -51,8 +54,6 @@ impl<A> GrpcBuilder<A> {
         let throttle = self.methods.throttle().map(|(max_tokens, ratio)| {
             Budget::grpc_throttle(max_tokens, ratio).expect("it was checked when it was read")
         });
-        // Whoever says how long all of it may take is not told otherwise by the preset.
-        let config = if self.total.is_some() { config.max_total_wait(None) } else { config };
         match throttle {
             Some(throttle) => config.budget(throttle),
             None => config,

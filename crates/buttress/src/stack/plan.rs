@@ -42,11 +42,9 @@ impl<A, C, W> HttpBuilder<A, C, W> {
     }
 
     pub(crate) fn retry_config(&self) -> buttress_retry::Config {
-        self.retry.clone().unwrap_or_else(|| match (self.preset.retry(), self.total) {
-            // Whoever says how long all of it may take is not told otherwise by the preset.
-            (retry, Some(_)) => retry.max_total_wait(None),
-            (retry, None) => retry,
-        })
+        let retry = self.retry.clone().unwrap_or_else(|| self.preset.retry());
+        // Whoever says how long all of it may take is not told otherwise by a preset.
+        if self.total.is_some() { retry.default_max_total_wait(None) } else { retry }
     }
 
     /// This is what a file says of it.

@@ -56,7 +56,7 @@ fn the_page_shows_every_key_with_its_default() {
     let config = Config::parse(http).unwrap_or_else(|error| panic!("{error}"));
     let (page, plain) = (config.http("example").unwrap(), buttress::http("example"));
     // Who says the total says nothing of a limit beside it.
-    let plain = plain.map_retry(|retry| retry.max_total_wait(None));
+    let plain = plain.map_retry(|retry| retry.default_max_total_wait(None));
     assert_eq!(in_force(&page.build().unwrap().handle()), in_force(&plain.build().unwrap().handle()));
     // What is shown as a comment is right, too.
     let all: String = http.lines().map(|line| format!("{}\n", shown(line))).collect();
@@ -66,7 +66,7 @@ fn the_page_shows_every_key_with_its_default() {
         let (page, plain) =
             (Config::parse(grpc).unwrap().grpc("billing").unwrap(), buttress::grpc("billing"));
         let plain = plain.repeatable("billing.Invoices/Get").stream("grpc.health.v1.Health/Watch");
-        let plain = plain.map_retry(|retry| retry.max_total_wait(None));
+        let plain = plain.map_retry(|retry| retry.default_max_total_wait(None));
         assert_eq!(in_force(&page.build().unwrap().handle()), in_force(&plain.build().unwrap().handle()));
         let all: String = grpc.lines().map(|line| format!("{}\n", shown(line))).collect();
         Config::parse(&all).unwrap_or_else(|error| panic!("{error}\n{all}"));
