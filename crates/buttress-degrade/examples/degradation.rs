@@ -21,6 +21,8 @@ use serde_json::json;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 
+const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
+
 type Part = BoxCloneSyncService<String, Degraded<String>, BoxError>;
 
 #[derive(Clone)]
@@ -56,8 +58,8 @@ async fn page(State(shop): State<Shop>) -> impl IntoResponse {
     let status = if page.level() == Level::Failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let served = page.served();
     let parts = ["prices", "reviews"].map(|part| page.get(part).map(|answer| answer.get_ref().clone()));
-    let mut response =
-        (status, json!({ "prices": parts[0], "reviews": parts[1] }).to_string()).into_response();
+    let body = json!({ "prices": parts[0], "reviews": parts[1] }).to_string();
+    let mut response = (status, JSON, body).into_response();
     if let Some(served) = served {
         response.grade(served);
     }
@@ -79,7 +81,7 @@ async fn degradation(State(shop): State<Shop>) -> impl IntoResponse {
         "declared": levels.declared.as_u8(),
         "components": components,
     });
-    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string())
+    (status, JSON, body.to_string())
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -12,14 +12,18 @@ use tokio::time::Instant;
 
 use crate::fallen::{cause_of, is_failure};
 use crate::grade::Grade;
+use crate::registry::DegradationRegistry;
 use crate::score::{Need, level};
 use crate::served::{Cause, Served, Shortfall, sort};
 
 /// Asks several services at once, and goes on with what has come when the time is over.
 ///
 /// Each part is a call of a service with a stack of its own. What is missing is listed, with the cause; weights and required parts
-/// decide the [level](Partial::level). A part that has not answered at the soft deadline is cut off: its future is dropped.
-/// Where its stack keeps [last good answers](crate::LastGood), the call below goes on all the same and its late answer is kept
+/// decide the [level](Partial::level). A part that has not answered at the soft deadline is cut off: its future is dropped, with
+/// whatever its own chain would have answered. So give it less time than that, by the [`budget`](crate::DegradeLayer::budget) of its layer,
+/// or by a time limit of its request
+/// (`with_time_limit` of `buttress_http::RequestExt`): then it falls by itself, to its last good answer for instance, and
+/// that is in time. Where its stack keeps [last good answers](crate::LastGood), the call below goes on all the same and its late answer is kept
 /// for the next time.
 ///
 /// What counts is the level that a part's answer has, or that the next hop has said. It takes a policy to judge a status: an
@@ -51,6 +55,7 @@ use crate::served::{Cause, Served, Shortfall, sort};
 pub struct Gather<'a, A> {
     parts: BTreeMap<Arc<str>, (Need, Asked<'a, A>)>,
     soft_deadline: Option<Duration>,
+    registry: Option<DegradationRegistry>,
 }
 
 type PartFuture<'a, A> = std::pin::Pin<Box<dyn Future<Output = Result<A, Cause>> + Send + 'a>>;
@@ -69,7 +74,7 @@ impl<A> fmt::Debug for Gather<'_, A> {
 
 impl<A> Default for Gather<'_, A> {
     fn default() -> Self {
-        Self { parts: BTreeMap::new(), soft_deadline: None }
+        Self { parts: BTreeMap::new(), soft_deadline: None, registry: None }
     }
 }
 
@@ -114,6 +119,13 @@ impl<'a, A: Grade + Send + 'a> Gather<'a, A> {
     #[must_use]
     pub fn soft_deadline(self, time: Duration) -> Self {
         Self { soft_deadline: Some(time), ..self }
+    }
+
+    /// Tells the components of the same names how good each part was, those that were cut off included: for parts whose layers do not
+    /// [do so themselves](crate::DegradeLayer::report_to). A component that is not there yet is made, with the need of the part.
+    #[must_use]
+    pub fn report_to(self, registry: &DegradationRegistry) -> Self {
+        Self { registry: Some(registry.clone()), ..self }
     }
 
     fn poll(&mut self, timer: &mut Timer, end: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
@@ -162,7 +174,13 @@ impl<'a, A: Grade + Send + 'a> IntoFuture for Gather<'a, A> {
                 };
                 (name, Part { need, outcome })
             });
-            Partial::of(parts.collect())
+            let parts: BTreeMap<Arc<str>, Part<A>> = parts.collect();
+            if let Some(registry) = &self.registry {
+                for (name, part) in &parts {
+                    registry.component(Arc::clone(name), part.need).report(part.level());
+                }
+            }
+            Partial::of(parts)
         })
     }
 }

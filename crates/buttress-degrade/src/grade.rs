@@ -43,6 +43,11 @@ fn at_worst_minimal<A: Grade>(mut answer: A) -> A {
 
 /// What becomes an answer of the kind `A` as it is: a value becomes a [`Degraded`] of level 0, and one that is graded already
 /// stays what it is; an HTTP response keeps the level that the next hop has given it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not become an answer of type `{A}`",
+    note = "over HTTP answers are `http::Response<Answer<B>>`, where `B` is the body of the client's responses",
+    note = "a fixed answer of HTTP is `StoredResponse::from(http::Response::new(\"…\"))`"
+)]
 pub trait IntoAnswer<A> {
     /// The answer.
     fn into_answer(self) -> A;

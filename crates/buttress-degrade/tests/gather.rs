@@ -258,6 +258,22 @@ async fn a_drill_answers_from_the_store_as_an_outage_would() {
     assert_eq!(inner.calls(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn parts_without_a_layer_of_their_own_are_told_to_the_registry_by_the_whole() {
+    let registry = DegradationRegistry::new("shop");
+    let gather =
+        || Gather::new().soft_deadline(ms(200)).report_to(&registry).part("a", Need::Required, good(1));
+    gather()
+        .part("b", Need::Weight(2), broken())
+        .part("c", Need::Weight(0), pending::<Result<Answer, BoxError>>())
+        .await;
+    let levels = || registry.components().iter().map(|part| part.level().as_u8()).collect::<Vec<_>>();
+    assert_eq!((levels(), registry.levels().instant), (vec![0, 4, 4], Level::Minimal));
+    advance(secs(3)).await;
+    gather().part("b", Need::Weight(2), good(2)).await;
+    assert_eq!((levels(), registry.levels().instant), (vec![0, 0, 4], Level::Slight));
+}
+
 async fn broken() -> Result<Answer, BoxError> {
     tokio::task::yield_now().await;
     panic!("a bug of this part")

@@ -8,7 +8,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use buttress_core::{BoxError, Elapsed, ErrorsAreFailures, Level, Reason, Refused, find};
-use buttress_degrade::{Chain, DegradeLayer, Gather, Grade, HttpRules, Need, Rung, Unanswered};
+use buttress_degrade::{Chain, DegradeLayer, Gather, Grade, HttpRules, IntoAnswer, Need, Rung, Unanswered};
 use buttress_http::{Http, StoredResponse};
 use http::{Method, Response};
 use origin::{Asked, Body, Given, Origin, get, response, store};
@@ -224,6 +224,26 @@ async fn a_part_that_is_judged_is_missing_if_its_status_is_a_failure() {
     assert!(
         context.get("busy").is_none() && context.get("bare").is_some() && context.get("not found").is_some()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bare_client_is_a_part_beside_one_with_a_chain() {
+    let chain = Chain::<Asked, Given>::new()
+        .finally(Level::Minimal, "static", |_| StoredResponse::from(Response::new("{}")));
+    let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+    let search = layer.layer(Origin::of(503, &[]).service());
+    let bare = |status: u16| Origin::of(status, &[]).service().oneshot(get(&[]));
+    let page = Gather::new()
+        .part("search", Need::Weight(1), search.oneshot(get(&[])))
+        .judged_part("bare", Need::Weight(1), Http::new(), async {
+            bare(200).await.map(IntoAnswer::into_answer)
+        })
+        .judged_part("down", Need::Weight(1), Http::new(), async {
+            bare(503).await.map(IntoAnswer::into_answer)
+        })
+        .await;
+    assert_eq!(page.shortfalls().iter().map(|part| part.component()).collect::<Vec<_>>(), ["down", "search"]);
+    assert_eq!(page.get("search").unwrap().level(), Level::Minimal);
 }
 
 #[tokio::test(start_paused = true)]

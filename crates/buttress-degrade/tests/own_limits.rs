@@ -6,12 +6,12 @@ mod origin;
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use buttress_core::{BoxError, Elapsed, Level, find};
 use buttress_deadline::DeadlineLayer;
-use buttress_degrade::{Grade, HttpRules, LastGood};
+use buttress_degrade::{Gather, Grade, HttpRules, LastGood, Need};
 use buttress_http::{Http, RequestExt};
 use buttress_testkit::clock::settle;
 use http::Response;
@@ -153,4 +153,36 @@ async fn a_call_whose_attempts_have_limits_of_their_own_is_shared_with_those_who
     let requests = [get(&[]).with_max_retries(0), get(&[]), get(&[]).with_max_retries(0)];
     all(&service, requests).await;
     assert_eq!(calls.load(Relaxed), 2);
+}
+
+/// The soft deadline cuts off whatever is under way, a chain that has not begun to fall included.
+#[tokio::test(start_paused = true)]
+async fn a_part_that_has_less_time_than_the_whole_falls_in_time() {
+    let store = store();
+    let answers = Arc::new(AtomicBool::new(true));
+    let hangs = Arc::clone(&answers);
+    let origin = service_fn(move |_: Asked| {
+        let answers = hangs.load(Relaxed);
+        async move {
+            if !answers {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, BoxError>(response(200, &[("cache-control", "max-age=60, stale-if-error=600")], "x"))
+        }
+    });
+    let (plain, bounded) = (layer(&store), layer(&store).budget(ms(150)).unwrap());
+    let (plain, bounded) = (plain.layer(origin.clone()), bounded.layer(origin));
+    all(&plain, [get(&[])]).await;
+    tokio::time::advance(secs(61)).await;
+    answers.store(false, Relaxed);
+    let gathered = async |part| {
+        let start = Instant::now();
+        let gather = Gather::new().soft_deadline(ms(200)).part("search", Need::Required, part);
+        (gather.await.level(), start.elapsed())
+    };
+    let late = plain.clone().oneshot(get(&[]));
+    let limited = plain.oneshot(get(&[]).with_time_limit(ms(150)));
+    assert_eq!(gathered(late).await, (Level::Failed, ms(200)));
+    assert_eq!(gathered(limited).await, (Level::Moderate, ms(150)));
+    assert_eq!(gathered(bounded.oneshot(get(&[]))).await, (Level::Moderate, ms(150)));
 }

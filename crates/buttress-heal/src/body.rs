@@ -215,7 +215,11 @@ impl<S: Clone + Send + 'static> Body<S> {
                     None => Tried::NoEffect,
                 };
                 self.tried(now, rung, started, tried, cured_at);
-                if cured_at.is_some() { "the action has helped" } else { "the action has not helped" }
+                if cured_at.is_some() {
+                    "the action has helped, and it is decided anew"
+                } else {
+                    "the action has not helped, and it is decided anew"
+                }
             }
             Step::Escalate(cause) => {
                 self.chart.escalate(now, cause.as_str(), &self.seen.failing);

@@ -114,7 +114,8 @@ impl<B> RequestExt for http::Request<B> {
 
 /// What a stack has noted on a response.
 pub trait ResponseExt {
-    /// How many attempts it took to get it.
+    /// How many attempts it took to get it. Of an answer that a chain of fallbacks has given in place of a failure, or a store has kept, this
+    /// says 1, and [`gave_up`](Self::gave_up) nothing: it is another answer than that which was asked for so often.
     fn attempts(&self) -> u32;
 
     /// Why a retry made no further attempt, if this is a failure that it gave up on. `None` of an answer that is no failure, and of
