@@ -8,7 +8,9 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use buttress_core::{BoxError, Elapsed, ErrorsAreFailures, Level, Reason, Refused, find};
-use buttress_degrade::{Chain, DegradeLayer, Gather, Grade, HttpRules, IntoAnswer, Need, Rung, Unanswered};
+use buttress_degrade::{
+    Chain, DegradeLayer, Gather, Grade, HttpRules, IntoAnswer, Need, Rung, Shortfall, Unanswered,
+};
 use buttress_http::{Http, StoredResponse};
 use http::{Method, Response};
 use origin::{Asked, Body, Given, Origin, get, response, store};
@@ -242,7 +244,8 @@ async fn a_bare_client_is_a_part_beside_one_with_a_chain() {
             bare(503).await.map(IntoAnswer::into_answer)
         })
         .await;
-    assert_eq!(page.shortfalls().iter().map(|part| part.component()).collect::<Vec<_>>(), ["down", "search"]);
+    let missing: Vec<_> = page.shortfalls().iter().map(Shortfall::component).collect();
+    assert_eq!(missing, ["down", "search"]);
     assert_eq!(page.get("search").unwrap().level(), Level::Minimal);
 }
 
