@@ -154,29 +154,12 @@ mod stacks;
 
 use std::sync::Arc;
 
-#[cfg(feature = "checkpoint")]
-pub use buttress_checkpoint as checkpoint;
-pub use buttress_circuit_breaker as circuit_breaker;
-pub use buttress_core as core;
 pub use buttress_core::{
     BoxError, ConfigError, Elapsed, Exhausted, Mode, NoTimer, Reason, Refused, Stop, Verdict, chain, find,
 };
-pub use buttress_deadline as deadline;
-#[cfg(feature = "degrade")]
-pub use buttress_degrade as degrade;
-#[cfg(feature = "grpc")]
-pub use buttress_grpc as grpc;
-#[cfg(feature = "heal")]
-pub use buttress_heal as heal;
-pub use buttress_http as http;
 #[cfg(feature = "problem")]
 pub use buttress_http::Problem;
 pub use buttress_http::{RequestExt, ResponseExt};
-#[cfg(feature = "idempotency")]
-pub use buttress_idempotency as idempotency;
-pub use buttress_retry as retry;
-#[cfg(feature = "store")]
-pub use buttress_store as store;
 #[cfg(feature = "degrade")]
 pub use degrading::{HttpDegradeLayer, HttpDegradeService};
 pub use explain::{Explanation, Warning};
@@ -190,6 +173,69 @@ pub use live::{Circuits, StackHandle};
 pub use stack::{HttpBuilder, HttpLayer, HttpService, HttpServicePerHost};
 
 pub use stacks::Stacks;
+
+// Modules and not renamed crates, so that what the compiler suggests to import is there.
+
+/// Workflows that survive `kill -9`: all of [`buttress_checkpoint`].
+#[cfg(feature = "checkpoint")]
+pub mod checkpoint {
+    pub use buttress_checkpoint::*;
+}
+
+/// Circuit breakers: all of [`buttress_circuit_breaker`].
+pub mod circuit_breaker {
+    pub use buttress_circuit_breaker::*;
+}
+
+/// The nouns: all of [`buttress_core`].
+pub mod core {
+    pub use buttress_core::*;
+}
+
+/// Deadlines: all of [`buttress_deadline`].
+pub mod deadline {
+    pub use buttress_deadline::*;
+}
+
+/// Graceful degradation: all of [`buttress_degrade`].
+#[cfg(feature = "degrade")]
+pub mod degrade {
+    pub use buttress_degrade::*;
+}
+
+/// gRPC: all of [`buttress_grpc`].
+#[cfg(feature = "grpc")]
+pub mod grpc {
+    pub use buttress_grpc::*;
+}
+
+/// Self-healing: all of [`buttress_heal`].
+#[cfg(feature = "heal")]
+pub mod heal {
+    pub use buttress_heal::*;
+}
+
+/// HTTP: all of [`buttress_http`].
+pub mod http {
+    pub use buttress_http::*;
+}
+
+/// Idempotency: all of [`buttress_idempotency`].
+#[cfg(feature = "idempotency")]
+pub mod idempotency {
+    pub use buttress_idempotency::*;
+}
+
+/// Retry: all of [`buttress_retry`].
+pub mod retry {
+    pub use buttress_retry::*;
+}
+
+/// Stores: all of [`buttress_store`].
+#[cfg(feature = "store")]
+pub mod store {
+    pub use buttress_store::*;
+}
 
 /// Starts a stack for the HTTP dependency of this name, which errors, events and metrics will show.
 pub fn http(name: impl Into<Arc<str>>) -> HttpBuilder {
