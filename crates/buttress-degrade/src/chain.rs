@@ -135,6 +135,11 @@ impl<Req, A> Chain<Req, A> {
 }
 
 impl<Req, A, L: Last<Req, A>> Chain<Req, A, L> {
+    /// Whether the rung of this name is a service.
+    pub(crate) fn has_service(&self, name: &str) -> bool {
+        self.rungs.iter().any(|rung| rung.copy.is_some() && *rung.name == *name)
+    }
+
     /// Whether there is anything that may answer.
     pub(crate) fn has_answers(&self) -> bool {
         !self.rungs.is_empty() || self.last.name().is_some()
@@ -249,9 +254,13 @@ where
     let cause = fallen.cause;
     let answered = |mut answer: A, served: Served| {
         let level = served.level();
-        let served = served.because(Shortfall::new(Arc::clone(&told.name), level, cause));
+        let short = Shortfall::new(Arc::clone(&told.name), level, cause);
+        let served = if level.is_degraded() { served.because(short) } else { served };
         let served = served.on_top_of(answer.served());
-        told.answered(served.level(), || served.source().name());
+        // Where the caller is at fault, the service is well.
+        if !cause.is_answer() {
+            told.answered(served.level(), || served.source().name());
+        }
         answer.grade(served);
         answer
     };

@@ -16,6 +16,19 @@ pub trait Kept: Clone + Send + Sync + 'static {
 
     /// About how many bytes a record takes.
     fn size(&self, record: &Self::Record) -> usize;
+
+    /// Whether an answer that is kept for so long is one, too, to those who have asked for the same at the same time, and waited. If
+    /// not, each of them asks for himself.
+    fn is_for_all(&self, lifetime: &Lifetime) -> bool {
+        let _ = lifetime;
+        true
+    }
+
+    /// Whether two records of one key are for the same requests, so that the newer one answers what the older one would have.
+    fn is_alike(&self, newer: &Self::Record, older: &Self::Record) -> bool {
+        let _ = (newer, older);
+        true
+    }
 }
 
 /// Gives answers from what is kept.

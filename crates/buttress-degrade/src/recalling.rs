@@ -174,12 +174,15 @@ where
         let made = start(&mut self.inner, request);
         let future = ResponseFuture::rare(Box::new(Rare::Waiting { made, call }));
         let Some(obsolete) = obsolete else { return future };
-        let store = store.clone();
+        let (store, shared) = (store.clone(), self.shared.clone());
         ResponseFuture::falling(Box::pin(async move {
             let answer = future.await;
-            // What a rung answers says nothing of the write.
-            let of_service =
-                |answer: &A| answer.served().is_none_or(|served| served.source() == Source::Primary);
+            // What is fixed says nothing of the write.
+            let of_service = |answer: &A| match answer.served().map(Served::source) {
+                None | Some(Source::Primary) => true,
+                Some(Source::Rung(name)) => shared.chain.chain.has_service(&name),
+                Some(_) => false,
+            };
             if let Some(done) = answer.as_ref().ok().filter(|it| of_service(it) && store.rules.done(it)) {
                 store.invalidate(&obsolete);
                 store.rules.obsoletes_too(&obsolete, done).iter().for_each(|key| _ = store.invalidate(key));
@@ -263,7 +266,7 @@ fn refresh<S, P, Req, A, L, R>(
         return;
     }
     let (Some(place), Some(refreshing)) = (store.refresh_place(), old.refreshing()) else { return };
-    let which = which(shared, &request, None);
+    let which = which(shared, &request, store.rules.variant(&old.record, &request));
     let Joined::Leads(flight, _) = store.flights().join(key, &which) else { return };
     let old = Some(Arc::clone(old));
     let (bound, place) = (which.bound, Some(place));

@@ -352,3 +352,23 @@ async fn what_must_not_be_kept_or_names_a_credential_does_not_leave_the_process(
         assert_eq!(store.puts(), 0, "{request:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_it_confirmed_gets_nothing_that_only_the_store_has_confirmed_to_others() {
+    use origin::{body, get, layer, response, seen};
+    const KEEPS: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+    let store = Store::new();
+    let process = || {
+        layer(&origin::store(HttpRules::private()).backed_by(Backing::new(store.clone(), "search").unwrap()))
+    };
+    assert_eq!(body(&process(), &Origin::new(|_| Ok(response(200, KEEPS, "one"))), &[]).await, "one");
+    settle().await;
+    let (process, origin) = (process(), Origin::new(|_| Ok(response(200, KEEPS, "two"))));
+    // Both wait for one look.
+    let (plain, strict) = tokio::join!(
+        seen(&process, &origin, get(&[])),
+        seen(&process, &origin, get(&[("cache-control", "no-cache")]))
+    );
+    assert_eq!((plain.unwrap().body.as_str(), strict.unwrap().body.as_str()), ("one", "two"));
+    assert_eq!(origin.calls(), 1);
+}

@@ -10,7 +10,9 @@ use buttress_circuit_breaker::{CircuitBreakerLayer, Config, Trip};
 use buttress_core::{
     BoxError, ErrorsAreFailures, Exhausted, Kind, Level, Reason, Refused, Stop, Verdict, classify_fn, find,
 };
-use buttress_degrade::{Cause, Chain, DegradeLayer, Rung, Shortfall, Source, Unanswered};
+use buttress_degrade::{
+    Cause, Chain, DegradationRegistry, DegradeLayer, Need, Rung, Shortfall, Source, Unanswered,
+};
 use buttress_retry::RetryLayer;
 use buttress_testkit::clock::settle;
 use buttress_testkit::{ScriptError, Scripted, err, hang, ok, panics};
@@ -180,9 +182,12 @@ async fn an_error_that_says_that_something_is_busy_is_an_answer_too() {
         Cause::Failed(Kind::Conflict) => 409,
         _ => 503,
     });
-    let layer = DegradeLayer::new("prices", closed).unwrap().policy(policy);
+    let registry = DegradationRegistry::new("shop");
+    let layer = DegradeLayer::new("prices", closed).unwrap().policy(policy).observe(heard.observer());
+    let layer = layer.report_to(registry.component("prices", Need::Required));
     let Ok(answer) = layer.layer(busy()).oneshot(1).await;
-    assert_eq!(answer.into_inner(), 409);
+    assert_eq!((answer.level(), answer.into_inner()), (Level::Minimal, 409));
+    assert_eq!((heard.take(), registry.levels().instant), (Vec::new(), Level::Full), "nor has it here");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use buttress_degrade::{
 };
 use buttress_http::{Http, StoredResponse};
 use http::{Method, Response};
-use origin::{Asked, Body, Given, Origin, get, response, store};
+use origin::{Asked, Body, Given, Origin, body, get, response, store};
 use support::{ms, secs};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -180,6 +180,32 @@ impl Service<Asked> for NeverReady {
 
     fn call(&mut self, _: Asked) -> Self::Future {
         panic!("called although it was not ready")
+    }
+}
+
+/// RFC 9111 § 4.4.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_an_alternate_has_taken_forgets_what_was_read() {
+    let keeps = [("cache-control", "max-age=600")];
+    for (alternate, expected) in [(204, "2"), (503, "1")] {
+        let origin = Origin::of(200, &[("cache-control", "max-age=600")]);
+        let rung = Rung::alternate("replica", Origin::of(alternate, &[]).service(), Http::new());
+        let chain = Chain::<Asked, Given>::new().rung(rung);
+        let layer = DegradeLayer::new("search", chain).unwrap().policy(Http::new());
+        let layer = layer.last_good(store(HttpRules::private())).unwrap();
+        assert_eq!(body(&layer, &origin, &[]).await, "1");
+        let mut count = 1;
+        origin.then(move |request| {
+            if request.method() == Method::PUT {
+                return Err(Refused::new("circuit breaker", "search".into(), Reason::CircuitOpen).into());
+            }
+            count += 1;
+            Ok(response(200, &keeps, &count.to_string()))
+        });
+        let mut write = get(&[]);
+        *write.method_mut() = Method::PUT;
+        let _ = layer.layer(origin.service()).oneshot(write).await;
+        assert_eq!(body(&layer, &origin, &[]).await, expected);
     }
 }
 

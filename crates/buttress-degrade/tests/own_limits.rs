@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use buttress_core::{BoxError, Elapsed, Level, find};
+use buttress_core::{BoxError, Carry, Elapsed, Level, find};
 use buttress_deadline::DeadlineLayer;
 use buttress_degrade::{Gather, Grade, HttpRules, LastGood, Need};
 use buttress_http::{Http, RequestExt};
@@ -185,4 +185,31 @@ async fn a_part_that_has_less_time_than_the_whole_falls_in_time() {
     assert_eq!(gathered(late).await, (Level::Failed, ms(200)));
     assert_eq!(gathered(limited).await, (Level::Moderate, ms(150)));
     assert_eq!(gathered(bounded.oneshot(get(&[]))).await, (Level::Moderate, ms(150)));
+}
+
+/// Two calls for one key, of which the one that fails is the later.
+#[tokio::test(start_paused = true)]
+async fn whose_call_fails_gets_what_another_one_has_just_brought() {
+    let store = store();
+    let first = Arc::new(AtomicBool::new(true));
+    let is_first = Arc::clone(&first);
+    let origin = service_fn(move |request: Asked| {
+        let (first, once) =
+            (is_first.load(Relaxed), Http::new().carried(&request).and_then(|it| it.max_retries));
+        async move {
+            if once.is_some() && !first {
+                sleep(ms(60)).await;
+                return Err(BoxError::from("reset"));
+            }
+            sleep(ms(50)).await;
+            Ok(response(200, &[("cache-control", "max-age=60, stale-if-error=600")], "x"))
+        }
+    });
+    let service = layer(&store).layer(origin);
+    all(&service, [get(&[])]).await;
+    tokio::time::advance(secs(61)).await;
+    first.store(false, Relaxed);
+    let [failed, plain] = all(&service, [get(&[]).with_max_retries(0), get(&[])]).await.try_into().unwrap();
+    assert_eq!((plain.0.unwrap(), plain.1), (GOOD, ms(50)));
+    assert_eq!((failed.0.unwrap(), failed.1), (GOOD, ms(60)));
 }

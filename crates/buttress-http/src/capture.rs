@@ -84,11 +84,13 @@ impl fmt::Display for CutShort {
 
 impl std::error::Error for CutShort {}
 
-/// RFC 9110 § 7.6.1, and what names a moment in time.
-const NOT_STORED: [HeaderName; 8] = [
+/// RFC 9110 § 7.6.1, RFC 9111 § 3.1, and what names a moment in time.
+const NOT_STORED: [HeaderName; 10] = [
     header::CONNECTION,
     header::DATE,
     HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
     header::TRAILER,

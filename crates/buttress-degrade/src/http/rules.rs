@@ -44,7 +44,7 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 
 /// What RFC 9111 lets a store keep of HTTP, and how long: as a private store, or one that is shared between users.
 ///
-/// * Kept are complete answers to `GET`: 200, 203, 204, 300, 301, 308. Not kept: what says `no-store` (on either side) or
+/// * Kept are complete answers to `GET` without a body: 200, 203, 204, 300, 301, 308. Not kept: what says `no-store` (on either side) or
 ///   `Vary: *`; what is asked for by `Range` or with a condition (if the service fails, that gets the whole); and in a shared store `private`, `Set-Cookie`, and answers to `Authorization` that do not
 ///   allow it (§ 3.5).
 /// * Requests with credentials are neither kept nor looked for, unless [`principal`](Self::principal) says whose they are.
@@ -58,6 +58,7 @@ type Principal = dyn Fn(&HeaderMap) -> Option<Cow<'_, str>> + Send + Sync;
 ///   `s-maxage` and `proxy-revalidate`, forbid to serve it stale, whatever fails (§ 4.2.4).
 /// * A stale answer with an `ETag` or a `Last-Modified` is asked about with that, and a 304 makes it fresh again (§ 4.3), unless
 ///   it is degraded or forbids to keep it.
+/// * What may not be used again without asking is an answer to him alone who asked, and to nobody who has waited for it (§ 4).
 /// * Of each URI one answer is kept; a request whose headers differ in what its `Vary` names asks anew (§ 4.1).
 /// * A write that succeeds forgets the answers of its URI and of those that its answer's `Location` and `Content-Location` name, if they
 ///   are of the same origin (§ 4.4); 410 forgets, too, and so does a newer complete answer that may not be kept. 401, 403 and 404 pass
@@ -147,9 +148,12 @@ impl HttpRules {
         self.key_whoever_asks(request)
     }
 
-    /// The same, of what may be answered from the store.
-    fn key_to_look_for<B>(&self, request: &Request<B>) -> Option<String> {
+    /// The same, of what may be answered from the store: a query in a body is no part of the key.
+    fn key_to_look_for<B: Body>(&self, request: &Request<B>) -> Option<String> {
         let headers = request.headers();
+        if !request.body().is_end_stream() {
+            return None;
+        }
         let protects = [IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE].iter().any(|name| headers.contains_key(name));
         if *request.method() != Method::GET || protects || Directives::of(headers).no_store {
             return None;
@@ -222,6 +226,15 @@ impl Kept for HttpRules {
     fn size(&self, kept: &HttpKept) -> usize {
         kept.size()
     }
+
+    /// RFC 9111 § 4: what may not be used again without asking is used for nobody else.
+    fn is_for_all(&self, lifetime: &Lifetime) -> bool {
+        !lifetime.left(lifetime.age).is_zero()
+    }
+
+    fn is_alike(&self, newer: &HttpKept, older: &HttpKept) -> bool {
+        newer.vary == older.vary
+    }
 }
 
 impl<B> Restore<Response<Answer<B>>> for HttpRules
@@ -236,6 +249,7 @@ where
 
 impl<B, Res> Recall<Request<B>, Response<Res>> for HttpRules
 where
+    B: Body,
     Res: Body + Send + 'static,
     Res::Error: Into<BoxError>,
 {
@@ -346,12 +360,12 @@ where
             return if newer || status == StatusCode::GONE { Keep::Withdraw } else { Keep::Alone };
         };
         let validates = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
-        let Lifetime { fresh, while_revalidate, if_error, .. } = lifetime;
-        let of_use = validates || [fresh, while_revalidate, if_error].iter().any(|time| !time.is_zero());
+        let of_use = validates || self.is_for_all(&lifetime);
         match status.as_u16() {
             410 => Keep::Forget,
             100..200 | 206 | 304 => Keep::Alone,
             200 | 203 | 204 | 300 | 301 | 308 if good && of_use => Keep::Store(lifetime),
+            200 | 203 | 204 | 300 | 301 | 308 if good => Keep::Withdraw,
             _ if newer => Keep::Forget,
             _ => Keep::Share,
         }

@@ -120,14 +120,14 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             Some(Freshness::Fresh) => {
                 let background = self.tell(Live::Stored(Arc::clone(&entry), Freshness::Fresh));
                 let shared = self.shared.clone();
-                self.flight.land(Outcome::Kept(entry, Level::Full));
+                self.flight.land(Outcome::Found(entry));
                 refreshed(&shared, background, true);
                 None
             }
             // They get it now, and it is refreshed.
             Some(stale) => {
                 self.tell(Live::Stored(Arc::clone(&entry), stale));
-                self.flight.release(Outcome::Kept(entry, Level::Slight));
+                self.flight.release(Outcome::Found(entry));
                 Some(self)
             }
             None => Some(self),
@@ -219,20 +219,28 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             return refreshed(&shared, background, false);
         }
         let (answer, recording) = store.rules.capture(asked, response);
-        let background = self.tell(Live::Answer(answer, grade.map(drop)));
+        let (background, mut kept) = (self.tell(Live::Answer(answer, grade.map(drop))), false);
         let outcome = match (self.recorded(recording).await, keep) {
             (Some(Ok(record)), Keep::Store(lifetime)) if good => {
-                Outcome::Kept(store.insert(&self.flight, record, lifetime), Level::Full)
+                kept = true;
+                let entry = store.insert(&self.flight, record, lifetime);
+                self.for_others(entry, Level::Full)
             }
             (Some(Ok(record)), _) => Outcome::Shared(Arc::new(record), grade),
             (Some(Err(error)), keep) => self.unrecorded(error, keep, grade),
             // It takes too long, or nobody reads it.
             (None, _) => Outcome::Again,
         };
-        refreshed(&shared, background, matches!(outcome, Outcome::Kept(..)));
+        refreshed(&shared, background, kept);
         if self.flight.released().is_none() {
             self.flight.release(outcome);
         }
+    }
+
+    /// What others hear of what is kept now: it may be that each of them has to ask.
+    fn for_others(&self, entry: Arc<Entry<R::Record>>, level: Level) -> Outcome<R::Record> {
+        let is_for_all = self.shared.chain.store.rules.is_for_all(&entry.lifetime);
+        if is_for_all { Outcome::Kept(entry, level) } else { Outcome::Alone(None) }
     }
 
     /// The body was too large, or has broken off.
@@ -260,7 +268,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         R: Recall<Req, T, Answer = A>,
     {
         let (store, old) = (&self.shared.chain.store, self.old.as_ref()?);
-        let kept = |entry| (Arc::clone(&entry), Outcome::Kept(entry, level));
+        let kept = |entry| (Arc::clone(&entry), self.for_others(entry, level));
         match store.rules.renewed(asked, &old.record, response, store.lifetime()) {
             Renewal::Not => None,
             // What is degraded itself renews nothing.

@@ -97,7 +97,13 @@ where
                     let accepts = |record: &R::Record| store.rules.accepts(record, &request);
                     // Another one may have landed between the look and the join.
                     let old = match store.look(&self.key, Instant::now(), accepts) {
-                        Look::Serve { entry, served, .. } => return Ok(answer(&shared, &entry, served)),
+                        Look::Serve { entry, served, .. } => {
+                            // Nor do those who have joined since then.
+                            if entry.serves(entry.age(Instant::now())).is_some() {
+                                flight.land(Outcome::Found(Arc::clone(&entry)));
+                            }
+                            return Ok(answer(&shared, &entry, served));
+                        }
                         Look::Ask(old) => old,
                     };
                     let (live, answered) = oneshot::channel();
@@ -119,7 +125,11 @@ where
                 Share::AskAgain(of) => which.variant = of.or(which.variant),
                 Share::AskAlone => break,
             }
-            self.old = kept_for(&shared, &self.key, &request);
+            let accepts = |record: &R::Record| store.rules.accepts(record, &request);
+            match store.look(&self.key, Instant::now(), accepts) {
+                Look::Serve { entry, served, .. } => return Ok(answer(&shared, &entry, served)),
+                Look::Ask(old) => self.old = old.filter(|old| accepts(&old.record) == Accepts::Yes),
+            }
         }
         self.alone(inner, request, limit).await
     }
@@ -149,6 +159,12 @@ where
         let Recalling { chain, store } = &self.shared.chain;
         let record = match outcome {
             Some(Outcome::Kept(entry, _)) => &entry.record,
+            Some(Outcome::Found(entry)) if store.rules.accepts(&entry.record, request) == Accepts::Yes => {
+                return Share::Yes;
+            }
+            Some(Outcome::Found(entry)) => {
+                return Share::AskAgain(store.rules.variant(&entry.record, request));
+            }
             Some(Outcome::Shared(record, _)) => record,
             Some(Outcome::Again) => return Share::AskAgain(None),
             // A failure is one for all who have something else.
@@ -167,11 +183,12 @@ where
 
     async fn share(&mut self, outcome: Option<Outcome<R::Record>>) -> Result<A, L::Error> {
         let (cause, failure) = match outcome {
-            Some(Outcome::Kept(entry, level)) => {
-                // One that is stale itself was found in the store behind the memory.
-                let stale = entry.serves(entry.age(Instant::now())).filter(|_| level == Level::Slight);
-                let freshness = stale.filter(|stale| level_of(*stale) == level).unwrap_or(Freshness::Shared);
-                return Ok(self.kept(&entry, freshness, level));
+            Some(Outcome::Kept(entry, level)) => return Ok(self.kept(&entry, Freshness::Shared, level)),
+            Some(Outcome::Found(entry)) => {
+                // It was good enough when it was found.
+                let serves = entry.serves(entry.age(Instant::now()));
+                let freshness = serves.unwrap_or(Freshness::WhileRevalidate);
+                return Ok(self.kept(&entry, freshness, level_of(freshness)));
             }
             Some(Outcome::Shared(record, grade)) => {
                 let mut answer = self.shared.chain.store.rules.restore(&record);
@@ -292,8 +309,8 @@ where
             let store = shared.chain.store.clone();
             let level = store.if_error_level();
             let stored = move || {
-                let served = store.after_failure(&key, &old)?;
-                Some((store.rules.restore(&old.record), served))
+                let (entry, served) = store.after_failure(&key, &old)?;
+                Some((store.rules.restore(&entry.record), served))
             };
             (level, Box::new(stored) as Box<dyn FnOnce() -> Option<(A, Served)> + Send>)
         });

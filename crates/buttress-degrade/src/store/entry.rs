@@ -20,6 +20,14 @@ pub struct Lifetime {
     pub if_error: Duration,
 }
 
+impl Lifetime {
+    /// For how long an answer of this age is of any use yet, without a confirmation.
+    pub(crate) fn left(&self, age: Duration) -> Duration {
+        let Self { fresh, while_revalidate, if_error, .. } = *self;
+        fresh.saturating_add(if_error.max(while_revalidate)).saturating_sub(age)
+    }
+}
+
 /// An answer that is kept. What a hit reads comes first, so that it is in few cache lines.
 #[derive(Debug)]
 #[repr(C)]
@@ -84,15 +92,13 @@ impl<V> Entry<V> {
 
     /// Whether it may be served when the service has failed.
     pub(crate) fn serves_if_error(&self, age: Duration) -> bool {
-        let Lifetime { fresh, while_revalidate, if_error, .. } = self.lifetime;
-        age < fresh.saturating_add(if_error.max(while_revalidate))
+        !self.lifetime.left(age).is_zero()
     }
 
     /// For how long it is of any use.
     #[cfg(feature = "store")]
     pub(crate) fn left(&self, now: Instant) -> Duration {
-        let Lifetime { fresh, while_revalidate, if_error, .. } = self.lifetime;
-        fresh.saturating_add(if_error.max(while_revalidate)).saturating_sub(self.age(now))
+        self.lifetime.left(self.age(now))
     }
 
     pub(crate) fn fails(&self, now: Instant) {

@@ -21,8 +21,6 @@ pub(crate) struct Flights<V> {
 
 struct Current<V> {
     calls: HashTable<Call<V>>,
-    /// How often something was forgotten.
-    forgotten: u64,
     alone: Alone,
 }
 
@@ -43,6 +41,8 @@ pub(crate) struct Which {
 struct Call<V> {
     key: Arc<str>,
     which: Which,
+    /// One may still wait for it. It stays here until it is over, so that it can be forgotten.
+    open: bool,
     told: watch::Sender<Option<Outcome<V>>>,
 }
 
@@ -54,7 +54,7 @@ impl<V> fmt::Debug for Flights<V> {
 
 impl<V> Default for Flights<V> {
     fn default() -> Self {
-        let current = Current { calls: HashTable::new(), forgotten: 0, alone: Alone::default() };
+        let current = Current { calls: HashTable::new(), alone: Alone::default() };
         Self { current: Mutex::new(current), hasher: RandomState::new() }
     }
 }
@@ -80,8 +80,6 @@ pub(crate) struct Flight<V> {
     told: watch::Sender<Option<Outcome<V>>>,
     flights: Arc<Flights<V>>,
     begun: Option<Instant>,
-    /// How often something had been forgotten when it began.
-    forgotten: u64,
     /// From when on others made the same call again.
     released: OnceLock<Instant>,
 }
@@ -93,19 +91,16 @@ impl<V> Flights<V> {
         if current.alone.has(hash) {
             return Joined::Alone;
         }
-        let same = |call: &Call<V>| *call.key == *key && call.which == *which;
+        let same = |call: &Call<V>| call.open && *call.key == *key && call.which == *which;
         if let Some(call) = current.calls.find(hash, same) {
             return Joined::Waits(call.told.subscribe());
         }
         let (told, waits) = watch::channel(None);
-        let (key, forgotten): (Arc<str>, _) = (key.into(), current.forgotten);
-        let call = Call { key: Arc::clone(&key), which: which.clone(), told: told.clone() };
+        let key: Arc<str> = key.into();
+        let call = Call { key: Arc::clone(&key), which: which.clone(), open: true, told: told.clone() };
         current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
         let flights = Arc::clone(self);
-        Joined::Leads(
-            Flight { key, hash, told, flights, begun: None, forgotten, released: OnceLock::new() },
-            waits,
-        )
+        Joined::Leads(Flight { key, hash, told, flights, begun: None, released: OnceLock::new() }, waits)
     }
 
     fn lock(&self) -> MutexGuard<'_, Current<V>> {
@@ -115,7 +110,6 @@ impl<V> Flights<V> {
     /// The calls under way for this key, or all of them: nobody joins them any more, and their answers are not kept.
     pub(crate) fn forget(&self, key: Option<&str>) {
         let mut current = self.lock();
-        current.forgotten = current.forgotten.wrapping_add(1);
         let Some(key) = key else { return current.calls.clear() };
         let hash = self.hasher.hash_one(key);
         while let Ok(call) = current.calls.find_entry(hash, |call| *call.key == *key) {
@@ -131,7 +125,7 @@ impl<V> Flights<V> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.lock().calls.len()
+        self.lock().calls.iter().filter(|call| call.open).count()
     }
 }
 
@@ -166,16 +160,12 @@ impl<V> Flight<V> {
         self.released.get().copied()
     }
 
-    /// Keeps its answer, unless the one of its key has been forgotten since it began; once it is released, unless any has.
+    /// Keeps its answer, unless the one of its key has been forgotten since it began.
     pub(crate) fn keep(&self, keep: impl FnOnce()) {
         let current = self.flights.lock();
-        if current.forgotten == self.forgotten || self.is_in(&current) {
+        if current.calls.find(self.hash, |call| call.told.same_channel(&self.told)).is_some() {
             keep();
         }
-    }
-
-    fn is_in(&self, current: &Current<V>) -> bool {
-        current.calls.find(self.hash, |call| call.told.same_channel(&self.told)).is_some()
     }
 
     /// Lets nobody join any more; how many wait.
@@ -208,16 +198,20 @@ impl<V> Flight<V> {
     }
 
     fn leave_in(&self, current: &mut Current<V>) {
-        // After `land` there may be another one of the same key.
-        if let Ok(call) = current.calls.find_entry(self.hash, |call| call.told.same_channel(&self.told)) {
-            call.remove();
+        if let Some(call) = current.calls.find_mut(self.hash, |call| call.told.same_channel(&self.told)) {
+            call.open = false;
         }
     }
 }
 
 impl<V> Drop for Flight<V> {
     fn drop(&mut self) {
-        self.leave();
+        // There may be another one of the same key.
+        let mut current = self.flights.lock();
+        if let Ok(call) = current.calls.find_entry(self.hash, |call| call.told.same_channel(&self.told)) {
+            call.remove();
+        }
+        drop(current);
         if self.begun.is_none() && self.released.get().is_none() {
             self.told.send_replace(Some(Outcome::Again));
         }

@@ -78,7 +78,12 @@ impl<R: Kept> LastGood<R> {
             return None;
         }
         let mut adopted = None;
+        let newer = |kept: Arc<Entry<R::Record>>| kept.age(Instant::now()) <= lifetime.age;
         flight.keep(|| {
+            // Another call may have brought a newer one.
+            if self.entry(flight.key()).is_some_and(newer) {
+                return;
+            }
             let gone = self.shared.entries.insert(Arc::clone(&entry), size);
             adopted = Some((entry, gone));
         });

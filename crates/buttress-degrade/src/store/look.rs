@@ -70,11 +70,24 @@ impl<R: Kept> LastGood<R> {
         Guard::into_inner(self.held(key)?)
     }
 
-    /// What may be served of this entry now that the service has failed, unless it has been forgotten meanwhile.
-    pub(crate) fn after_failure(&self, key: &str, entry: &Arc<Entry<R::Record>>) -> Option<Served> {
-        let age = entry.told_age();
-        let still_kept = self.entry(key).is_some_and(|kept| Arc::ptr_eq(&kept, entry));
-        (still_kept && entry.serves_if_error(age))
-            .then(|| Served::stored(self.config.level, Freshness::IfError, age, entry.lifetime.fresh))
+    /// What may be served in place of this entry now that the service has failed: the one that is kept by now, unless it has been
+    /// forgotten meanwhile.
+    pub(crate) fn after_failure(
+        &self,
+        key: &str,
+        old: &Arc<Entry<R::Record>>,
+    ) -> Option<(Arc<Entry<R::Record>>, Served)> {
+        let entry = self.entry(key)?;
+        let (age, same) = (entry.told_age(), Arc::ptr_eq(&entry, old));
+        if !same && !self.rules.is_alike(&entry.record, &old.record) {
+            return None;
+        }
+        let (level, freshness) = match entry.serves(age) {
+            Some(Freshness::Fresh) if !same => (Level::Full, Freshness::Fresh),
+            _ if entry.serves_if_error(age) => (self.config.level, Freshness::IfError),
+            _ => return None,
+        };
+        let served = Served::stored(level, freshness, age, entry.lifetime.fresh);
+        Some((entry, served))
     }
 }

@@ -104,6 +104,8 @@ struct Shared<V> {
 pub(crate) enum Outcome<V> {
     /// There is a new answer, or the one that there was; how good it is.
     Kept(Arc<Entry<V>>, Level),
+    /// There was one already: it has been confirmed to nobody.
+    Found(Arc<Entry<V>>),
     /// There is one that is not kept; whether it is a failure, or how good it is.
     Shared(Arc<V>, Result<Level, Cause>),
     /// There is none.
@@ -118,6 +120,7 @@ impl<V> Clone for Outcome<V> {
     fn clone(&self) -> Self {
         match self {
             Self::Kept(entry, level) => Self::Kept(Arc::clone(entry), *level),
+            Self::Found(entry) => Self::Found(Arc::clone(entry)),
             Self::Shared(record, grade) => Self::Shared(Arc::clone(record), *grade),
             Self::Failed(cause, error) => Self::Failed(*cause, Arc::clone(error)),
             Self::Alone(failed) => Self::Alone(*failed),
