@@ -123,8 +123,8 @@ impl<V: Send + Sync + 'static> Behind<V> {
         if !self.is_to_be_asked(key) {
             return None;
         }
-        let (key, bound) = (self.backing.key(key), self.backing.read_timeout);
-        let Some(got) = within(bound, self.backing.shelf.get(&key)).await else {
+        let (scoped, bound) = (self.backing.key(key), self.backing.read_timeout);
+        let Some(got) = within(bound, self.backing.shelf.get(&scoped)).await else {
             self.failed(&format!("the store did not answer within {bound:?}"), false);
             return None;
         };
@@ -141,7 +141,8 @@ impl<V: Send + Sync + 'static> Behind<V> {
             }
         };
         self.worked();
-        let stored = stored?;
+        // It may have been forgotten, or a newer one kept, while it was looked for.
+        let stored = stored.filter(|_| !self.lock().pending.hides(key))?;
         let age = self.age(stored.born, stored.now);
         match self.read(stored.body) {
             Ok((record, lifetime)) => Some((record, aged(lifetime, age))),
