@@ -209,7 +209,7 @@ fn which<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &Req, variant: O
     };
     let bound = shared.limits.bound_for_all(carried.time_limit);
     let (attempt_limit, max_retries) = (carried.attempt_limit, carried.max_retries);
-    Which { variant, bound, attempt_limit, max_retries, backoff: carried.backoff.clone() }
+    Which { variant, alone: false, bound, attempt_limit, max_retries, backoff: carried.backoff.clone() }
 }
 
 /// Somebody who asks for this key, and will be asked for when polled.

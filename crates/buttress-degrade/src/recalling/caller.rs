@@ -83,8 +83,9 @@ where
         let (limit, shared) = (self.limit(), self.shared.clone());
         let store = &shared.chain.store;
         let known = store.entry(&self.key);
-        let variant = known.and_then(|known| store.rules.variant(&known.record, &request));
+        let variant = known.as_ref().and_then(|known| store.rules.variant(&known.record, &request));
         let mut which = which(&shared, &request, variant);
+        which.alone = known.is_some_and(|known| !store.rules.is_for_all(&known.lifetime));
         // Whoever got nothing of another's call waits for one more, and for no third.
         for _ in 0..2 {
             if !store.can_spawn() {

@@ -29,6 +29,8 @@ struct Current<V> {
 pub(crate) struct Which {
     /// Which of several answers to the same key it is for, as far as that is known.
     pub(crate) variant: Option<u64>,
+    /// It is for its caller and the store, and for nobody else.
+    pub(crate) alone: bool,
     /// How long it may take.
     pub(crate) bound: Duration,
     /// The request's own limits, which lie beneath that.
@@ -91,7 +93,7 @@ impl<V> Flights<V> {
         if current.alone.has(hash) {
             return Joined::Alone;
         }
-        let same = |call: &Call<V>| call.open && *call.key == *key && call.which == *which;
+        let same = |call: &Call<V>| call.open && !which.alone && *call.key == *key && call.which == *which;
         if let Some(call) = current.calls.find(hash, same) {
             return Joined::Waits(call.told.subscribe());
         }
