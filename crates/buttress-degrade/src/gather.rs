@@ -176,7 +176,9 @@ impl<'a, A: Grade + Send + 'a> IntoFuture for Gather<'a, A> {
             });
             let parts: BTreeMap<Arc<str>, Part<A>> = parts.collect();
             if let Some(registry) = &self.registry {
-                for (name, part) in &parts {
+                // Where the caller is at fault, the service is well.
+                let told = |part: &Part<A>| !part.outcome.as_ref().is_err_and(|cause| cause.is_answer());
+                for (name, part) in parts.iter().filter(|(_, part)| told(part)) {
                     registry.component(Arc::clone(name), part.need).report(part.level());
                 }
             }

@@ -24,10 +24,11 @@ pub trait Kept: Clone + Send + Sync + 'static {
         true
     }
 
-    /// Whether two records of one key are for the same requests, so that the newer one answers what the older one would have.
+    /// Whether two records of one key are for the same requests, so that the newer one answers what the older one would have. `false`
+    /// unless an implementation knows better.
     fn is_alike(&self, newer: &Self::Record, older: &Self::Record) -> bool {
         let _ = (newer, older);
-        true
+        false
     }
 }
 
@@ -92,6 +93,12 @@ pub trait Recall<Req, Res>: Restore<Self::Answer> {
     fn accepts(&self, record: &Self::Record, request: &Req) -> Accepts {
         let _ = (record, request);
         Accepts::Yes
+    }
+
+    /// The same, of a request that has been sent, and has failed. [`No`](Accepts::No) unless an implementation knows better.
+    fn answers(&self, record: &Self::Record, asked: &Self::Asked) -> Accepts {
+        let _ = (record, asked);
+        Accepts::No
     }
 
     /// Makes a request conditional, so that the service can say that the record is still good.
@@ -229,6 +236,10 @@ where
     fn size(&self, record: &T) -> usize {
         (self.weigh)(record).max(size_of::<T>())
     }
+
+    fn is_alike(&self, _: &T, _: &T) -> bool {
+        true
+    }
 }
 
 impl<F, T> Restore<Degraded<T>> for ByKey<F, T>
@@ -261,6 +272,10 @@ where
 
     fn asked(&self, _: &Req) {}
 
+    fn answers(&self, _: &T, (): &()) -> Accepts {
+        Accepts::Yes
+    }
+
     fn keep(&self, (): &(), _: &T, good: bool, lifetime: Lifetime) -> Keep {
         if good { Keep::Store(lifetime) } else { Keep::Share }
     }
@@ -286,6 +301,10 @@ where
     }
 
     fn asked(&self, _: &Req) {}
+
+    fn answers(&self, _: &T, (): &()) -> Accepts {
+        Accepts::Yes
+    }
 
     fn level(&self, response: &Degraded<T>) -> Level {
         response.level()

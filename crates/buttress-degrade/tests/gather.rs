@@ -2,7 +2,7 @@
 
 mod support;
 
-use buttress_core::{BoxError, ErrorsAreFailures, Event, Kind, Level, observe_fn};
+use buttress_core::{BoxError, ErrorsAreFailures, Event, Kind, Level, Verdict, classify_fn, observe_fn};
 use buttress_degrade::{
     ByKey, Cause, Chain, DegradationRegistry, DegradeLayer, Degraded, Gather, LastGood, Need, Partial, Rung,
 };
@@ -269,6 +269,16 @@ async fn parts_without_a_layer_of_their_own_are_told_to_the_registry_by_the_whol
         .await;
     let levels = || registry.components().iter().map(|part| part.level().as_u8()).collect::<Vec<_>>();
     assert_eq!((levels(), registry.levels().instant), (vec![0, 4, 4], Level::Minimal));
+    advance(secs(3)).await;
+    let at_fault = classify_fn(|outcome: Result<&Answer, _>| match outcome {
+        Ok(_) => Verdict::Success,
+        Err(_) => Verdict::Rejected,
+    });
+    gather()
+        .part("b", Need::Weight(2), good(2))
+        .judged_part("d", Need::Required, at_fault, async { Err::<Answer, BoxError>("bad".into()) })
+        .await;
+    assert_eq!(levels(), [0, 0, 4], "the caller is at fault, and the service is well");
     advance(secs(3)).await;
     gather().part("b", Need::Weight(2), good(2)).await;
     assert_eq!((levels(), registry.levels().instant), (vec![0, 0, 4], Level::Slight));

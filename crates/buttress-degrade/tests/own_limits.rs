@@ -213,3 +213,61 @@ async fn whose_call_fails_gets_what_another_one_has_just_brought() {
     assert_eq!((plain.0.unwrap(), plain.1), (GOOD, ms(50)));
     assert_eq!((failed.0.unwrap(), failed.1), (GOOD, ms(60)));
 }
+
+/// The same where there was nothing before.
+#[tokio::test(start_paused = true)]
+async fn whose_call_fails_gets_what_another_one_has_brought_also_if_there_was_nothing() {
+    for strict in [false, true] {
+        let origin = service_fn(|request: Asked| async move {
+            if Http::new().carried(&request).is_some_and(|it| it.max_retries.is_some()) {
+                sleep(ms(60)).await;
+                return Err(BoxError::from("reset"));
+            }
+            sleep(ms(50)).await;
+            Ok(response(200, &[("cache-control", "max-age=60")], "x"))
+        });
+        let service = layer(&store()).layer(origin);
+        let headers: &[_] = if strict { &[("cache-control", "no-cache")] } else { &[] };
+        let requests = [get(headers).with_max_retries(0), get(&[])];
+        let [failed, plain] = all(&service, requests).await.try_into().unwrap();
+        assert_eq!((plain.0.unwrap(), failed.1), (GOOD, ms(60)));
+        assert_eq!(failed.0.is_err(), strict, "who wants it confirmed gets no other one");
+    }
+}
+
+/// Each has another limit, longer than the patience.
+#[tokio::test(start_paused = true)]
+async fn those_with_less_time_share_the_call_of_one_with_more() {
+    let (origin, calls) = after(secs(5));
+    let service = layer(&store()).patience(secs(2)).unwrap().layer(origin);
+    let requests = (0..20).rev().map(|n| get(&[]).with_time_limit(secs(10) + ms(n)));
+    for (answer, came) in all(&service, requests).await {
+        assert_eq!((answer.unwrap(), came), (GOOD, secs(5)));
+    }
+    assert_eq!(calls.load(Relaxed), 1);
+}
+
+/// The order is that in which they were asked for.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_long_brings_nothing_over_what_was_asked_for_later() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let origin = service_fn(move |_: Asked| {
+        let first = count.fetch_add(1, Relaxed) == 0;
+        async move {
+            sleep(if first { secs(5) } else { ms(10) }).await;
+            Ok::<_, BoxError>(response(
+                200,
+                &[("cache-control", "max-age=60")],
+                if first { "old" } else { "new" },
+            ))
+        }
+    });
+    let service = layer(&store()).layer(origin);
+    let slow = tokio::spawn(service.clone().oneshot(get(&[]).with_attempt_limit(secs(30))));
+    sleep(secs(1)).await;
+    all(&service, [get(&[])]).await;
+    slow.await.unwrap().unwrap().into_body().collect().await.unwrap();
+    settle().await;
+    let kept = service.oneshot(get(&[])).await.unwrap();
+    assert_eq!(kept.into_body().collect().await.unwrap().to_bytes(), "new");
+}

@@ -151,7 +151,8 @@ impl HttpRules {
     /// The same, of what may be answered from the store: a query in a body is no part of the key.
     fn key_to_look_for<B: Body>(&self, request: &Request<B>) -> Option<String> {
         let headers = request.headers();
-        if !request.body().is_end_stream() {
+        let body = request.body();
+        if !body.is_end_stream() && body.size_hint().exact() != Some(0) {
             return None;
         }
         let protects = [IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE].iter().any(|name| headers.contains_key(name));
@@ -220,6 +221,15 @@ impl HttpRules {
     }
 }
 
+fn accepts(kept: &HttpKept, request: &HeaderMap) -> Accepts {
+    if !kept.vary.iter().all(|(name, value)| combined(request, name) == *value) {
+        return Accepts::No;
+    }
+    let says = Directives::of(request);
+    let unconfirmed = says.no_cache || says.max_age == Some(Duration::ZERO);
+    if unconfirmed { Accepts::IfConfirmed } else { Accepts::Yes }
+}
+
 impl Kept for HttpRules {
     type Record = HttpKept;
 
@@ -284,12 +294,11 @@ where
     }
 
     fn accepts(&self, kept: &HttpKept, request: &Request<B>) -> Accepts {
-        if !kept.vary.iter().all(|(name, value)| combined(request.headers(), name) == *value) {
-            return Accepts::No;
-        }
-        let says = Directives::of(request.headers());
-        let unconfirmed = says.no_cache || says.max_age == Some(Duration::ZERO);
-        if unconfirmed { Accepts::IfConfirmed } else { Accepts::Yes }
+        accepts(kept, request.headers())
+    }
+
+    fn answers(&self, kept: &HttpKept, asked: &HttpAsked) -> Accepts {
+        accepts(kept, &asked.headers)
     }
 
     fn variant(&self, kept: &HttpKept, request: &Request<B>) -> Option<u64> {

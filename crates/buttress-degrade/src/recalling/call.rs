@@ -78,9 +78,9 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         let (shared, key) = (self.shared.clone(), Arc::clone(self.flight.key()));
         let recalled = shared.chain.store.recall(&key, self.old.as_deref(), &shared.told).await;
         if let Some((record, lifetime)) = recalled {
-            let accepts = shared.chain.store.rules.accepts(&record, &request);
-            if accepts != Accepts::No {
-                let Some(call) = self.recalls(record, lifetime, accepts == Accepts::Yes) else { return };
+            let accepts = |record: &R::Record| shared.chain.store.rules.accepts(record, &request);
+            if accepts(&record) != Accepts::No {
+                let Some(call) = self.recalls(record, lifetime, accepts) else { return };
                 self = call;
             }
         }
@@ -103,15 +103,22 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             }
             None => elapsed(&self.shared.told.name, self.bound),
         };
-        self.fail(cause, error);
+        self.fail(&asked, cause, error);
     }
 
     /// Goes by what the store behind the memory has; the call is still to be made, unless that is fresh.
-    fn recalls(mut self, record: R::Record, lifetime: Lifetime, confirmed: bool) -> Option<Self> {
-        let Some(entry) = self.shared.chain.store.adopt(&self.flight, record, lifetime) else {
+    fn recalls(
+        mut self,
+        record: R::Record,
+        lifetime: Lifetime,
+        accepts: impl Fn(&R::Record) -> Accepts,
+    ) -> Option<Self> {
+        let adopted = self.shared.chain.store.adopt(&self.flight, record, lifetime);
+        let Some(entry) = adopted.filter(|entry| accepts(&entry.record) != Accepts::No) else {
             return Some(self);
         };
-        let serves = entry.serves(lifetime.age).filter(|_| confirmed);
+        let confirmed = accepts(&entry.record) == Accepts::Yes;
+        let serves = entry.serves(entry.age(Instant::now())).filter(|_| confirmed);
         self.old = Some(Arc::clone(&entry));
         if let Some(found) = self.found.as_ref().filter(|_| confirmed) {
             let _ = found.set(Arc::clone(&entry));
@@ -153,9 +160,32 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         .await
     }
 
-    fn fail(mut self, cause: Cause, error: BoxError) {
+    /// What another call has brought since this one began, and may be served without asking.
+    fn brought_meanwhile<T>(&self, asked: &R::Asked) -> Option<(Arc<Entry<R::Record>>, Freshness)>
+    where
+        R: Recall<Req, T, Answer = A>,
+    {
+        let store = &self.shared.chain.store;
+        let entry = store.entry(self.flight.key())?;
+        if self.old.as_ref().is_some_and(|old| Arc::ptr_eq(old, &entry)) {
+            return None;
+        }
+        let serves = entry.serves(entry.age(Instant::now()))?;
+        (store.rules.answers(&entry.record, asked) == Accepts::Yes).then_some((entry, serves))
+    }
+
+    fn fail<T>(mut self, asked: &R::Asked, cause: Cause, error: BoxError)
+    where
+        R: Recall<Req, T, Answer = A>,
+    {
         // What is the fault of one request says nothing of the service, nor of the others' requests.
         let answered = cause.is_answer();
+        if let Some((entry, freshness)) = self.brought_meanwhile(asked).filter(|_| !answered) {
+            let background = self.tell(Live::Stored(Arc::clone(&entry), freshness));
+            let shared = self.shared.clone();
+            self.flight.land(Outcome::Found(entry));
+            return refreshed(&shared, background, false);
+        }
         if let Some(old) = self.old.as_ref().filter(|_| !answered) {
             old.fails(Instant::now());
         }

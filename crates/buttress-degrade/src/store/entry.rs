@@ -40,6 +40,8 @@ pub(crate) struct Entry<V> {
     fresh: u64,
     stored: Since,
     pub(crate) record: V,
+    /// When the call began that has brought it here.
+    begun: Option<Instant>,
     /// It has been served since its turn to go came last.
     used: AtomicBool,
     /// Somebody is refreshing it.
@@ -58,7 +60,30 @@ impl<V> Entry<V> {
         let (age, fresh) = (nanos(lifetime.age), nanos(lifetime.fresh));
         let calm = nanos(refresh_at).min(fresh).saturating_sub(age);
         let stored = Since::now();
-        Self { key, record, stored, lifetime, refresh_at, calm, age, fresh, failed, refreshing, used }
+        Self {
+            key,
+            record,
+            stored,
+            begun: None,
+            lifetime,
+            refresh_at,
+            calm,
+            age,
+            fresh,
+            failed,
+            refreshing,
+            used,
+        }
+    }
+
+    /// The same, of a call that began then.
+    pub(crate) fn begun(self, begun: Instant) -> Self {
+        Self { begun: Some(begun), ..self }
+    }
+
+    /// Whether it was asked for after that.
+    pub(crate) fn is_newer_than(&self, begun: Instant) -> bool {
+        self.begun.is_some_and(|own| own > begun)
     }
 
     /// Of an answer that is fresh and not to be refreshed: how old it is, and up to when it is fresh.

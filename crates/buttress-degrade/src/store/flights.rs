@@ -21,10 +21,12 @@ pub(crate) struct Flights<V> {
 
 struct Current<V> {
     calls: HashTable<Call<V>>,
+    /// How often something was forgotten.
+    forgotten: u64,
     alone: Alone,
 }
 
-/// Which of the calls for a key: one that differs in any of this is not for the same callers.
+/// Which of the calls for a key: one that differs in this is not for the same callers, but that one may take longer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Which {
     /// Which of several answers to the same key it is for, as far as that is known.
@@ -37,6 +39,13 @@ pub(crate) struct Which {
     pub(crate) attempt_limit: Option<Duration>,
     pub(crate) max_retries: Option<u32>,
     pub(crate) backoff: Option<Arc<Backoff>>,
+}
+
+impl Which {
+    /// Whether a call like this is also for those who would make one like that.
+    fn serves(&self, other: &Self) -> bool {
+        self.bound >= other.bound && *self == Self { bound: self.bound, ..other.clone() }
+    }
 }
 
 /// A call under way, as those find it who ask for the same.
@@ -56,7 +65,7 @@ impl<V> fmt::Debug for Flights<V> {
 
 impl<V> Default for Flights<V> {
     fn default() -> Self {
-        let current = Current { calls: HashTable::new(), alone: Alone::default() };
+        let current = Current { calls: HashTable::new(), forgotten: 0, alone: Alone::default() };
         Self { current: Mutex::new(current), hasher: RandomState::new() }
     }
 }
@@ -82,6 +91,8 @@ pub(crate) struct Flight<V> {
     told: watch::Sender<Option<Outcome<V>>>,
     flights: Arc<Flights<V>>,
     begun: Option<Instant>,
+    /// It is for nobody else, and therefore not among the calls that are found; how often something had been forgotten when it began.
+    alone: Option<u64>,
     /// From when on others made the same call again.
     released: OnceLock<Instant>,
 }
@@ -93,16 +104,20 @@ impl<V> Flights<V> {
         if current.alone.has(hash) {
             return Joined::Alone;
         }
-        let same = |call: &Call<V>| call.open && !which.alone && *call.key == *key && call.which == *which;
-        if let Some(call) = current.calls.find(hash, same) {
+        let same = |call: &Call<V>| call.open && *call.key == *key && call.which.serves(which);
+        let under_way = if which.alone { None } else { current.calls.find(hash, same) };
+        if let Some(call) = under_way {
             return Joined::Waits(call.told.subscribe());
         }
         let (told, waits) = watch::channel(None);
         let key: Arc<str> = key.into();
-        let call = Call { key: Arc::clone(&key), which: which.clone(), open: true, told: told.clone() };
-        current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
-        let flights = Arc::clone(self);
-        Joined::Leads(Flight { key, hash, told, flights, begun: None, released: OnceLock::new() }, waits)
+        let alone = which.alone.then_some(current.forgotten);
+        if alone.is_none() {
+            let call = Call { key: Arc::clone(&key), which: which.clone(), open: true, told: told.clone() };
+            current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
+        }
+        let (flights, released) = (Arc::clone(self), OnceLock::new());
+        Joined::Leads(Flight { key, hash, told, flights, begun: None, alone, released }, waits)
     }
 
     fn lock(&self) -> MutexGuard<'_, Current<V>> {
@@ -112,6 +127,7 @@ impl<V> Flights<V> {
     /// The calls under way for this key, or all of them: nobody joins them any more, and their answers are not kept.
     pub(crate) fn forget(&self, key: Option<&str>) {
         let mut current = self.lock();
+        current.forgotten = current.forgotten.wrapping_add(1);
         let Some(key) = key else { return current.calls.clear() };
         let hash = self.hasher.hash_one(key);
         while let Ok(call) = current.calls.find_entry(hash, |call| *call.key == *key) {
@@ -155,17 +171,29 @@ impl<V> Flight<V> {
     pub(crate) fn release(&self, outcome: Outcome<V>) {
         self.leave();
         let _ = self.released.set(Instant::now());
-        self.told.send_replace(Some(outcome));
+        // What was told first stays: there may be some who have not seen it yet.
+        let mut outcome = Some(outcome);
+        self.told.send_if_modified(|told| {
+            let is_first = told.is_none();
+            if is_first {
+                *told = outcome.take();
+            }
+            is_first
+        });
     }
 
     pub(crate) fn released(&self) -> Option<Instant> {
         self.released.get().copied()
     }
 
-    /// Keeps its answer, unless the one of its key has been forgotten since it began.
+    /// Keeps its answer, unless the one of its key has been forgotten since it began; of one that is for nobody else, unless any has.
     pub(crate) fn keep(&self, keep: impl FnOnce()) {
         let current = self.flights.lock();
-        if current.calls.find(self.hash, |call| call.told.same_channel(&self.told)).is_some() {
+        let is_kept = match self.alone {
+            Some(forgotten) => current.forgotten == forgotten,
+            None => current.calls.find(self.hash, |call| call.told.same_channel(&self.told)).is_some(),
+        };
+        if is_kept {
             keep();
         }
     }
@@ -291,6 +319,39 @@ mod tests {
             assert_eq!(matches!(told.as_deref(), Some(Some(Outcome::Again))), !begins);
             assert_eq!(flights.len(), 0);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_told_first_stays_and_a_call_that_is_released_can_still_be_forgotten() {
+        for forgotten in [None, Some("a"), Some("b")] {
+            let flights = Arc::new(Flights::<()>::default());
+            let Joined::Leads(flight, told) = flights.join("a", &Which::default()) else {
+                panic!("the first")
+            };
+            flight.release(Outcome::Alone(None));
+            flight.release(Outcome::Again);
+            assert!(matches!(*told.borrow(), Some(Outcome::Alone(None))));
+            assert!(matches!(flights.join("a", &Which::default()), Joined::Leads(..)), "it is open no more");
+            forgotten.iter().for_each(|key| flights.forget(Some(key)));
+            let mut kept = false;
+            flight.keep(|| kept = true);
+            assert_eq!(kept, forgotten != Some("a"));
+            drop(flight);
+            assert!(flights.lock().calls.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_call_is_for_those_with_less_time_and_one_that_is_for_nobody_else_is_not_found() {
+        let flights = Arc::new(Flights::<()>::default());
+        let secs = |secs| Which { bound: Duration::from_secs(secs), ..Which::default() };
+        let long = flights.join("a", &secs(9));
+        assert!(matches!(flights.join("a", &secs(5)), Joined::Waits(_)));
+        assert!(matches!(flights.join("a", &secs(10)), Joined::Leads(..)));
+        let alone = flights.join("a", &Which { alone: true, ..secs(5) });
+        assert!(matches!(&alone, Joined::Leads(..)) && flights.len() == 1);
+        drop((long, alone));
+        assert!(flights.lock().calls.is_empty());
     }
 
     #[test]

@@ -21,17 +21,23 @@ impl<R: Kept> LastGood<R> {
         lifetime: Lifetime,
     ) -> Arc<Entry<R::Record>> {
         let (entry, size) = self.entry_of(flight, record, lifetime);
+        let entry = Arc::new(entry.begun(flight.begun()));
         // What is dropped or told may run code of others: not under the lock of the flights.
         let (mut gone, mut put) = (Vec::new(), None);
         flight.keep(|| {
             let key = flight.key();
-            let newer = |released| self.entry(key).is_some_and(|kept| kept.stored() >= released);
-            if !flight.released().is_some_and(newer) {
+            let newer = |kept: &Arc<Entry<R::Record>>| {
+                let late = flight.released().is_some_and(|released| kept.stored() >= released);
+                late || kept.is_newer_than(flight.begun())
+            };
+            let kept = self.entry(key);
+            if !kept.as_ref().is_some_and(newer) {
                 gone = self.shared.entries.insert(Arc::clone(&entry), size);
                 if let Some(behind) = &self.behind {
                     put = Some(behind.put(key, &entry, flight.begun(), size));
                 }
             }
+            gone.extend(kept);
         });
         drop(gone);
         if let Some(behind) = &self.behind {
@@ -66,7 +72,8 @@ impl<R: Kept> LastGood<R> {
         newer.then_some((record, lifetime))
     }
 
-    /// Keeps in memory what the store behind it has; unless it is of no use, or was forgotten meanwhile.
+    /// Keeps in memory what the store behind it has, and gives what there is then, which another call may have brought; nothing if that
+    /// is of no use, or was forgotten meanwhile.
     pub(crate) fn adopt(
         &self,
         flight: &Flight<R::Record>,
@@ -74,20 +81,22 @@ impl<R: Kept> LastGood<R> {
         lifetime: Lifetime,
     ) -> Option<Arc<Entry<R::Record>>> {
         let (entry, size) = self.entry_of(flight, record, lifetime);
+        let entry = Arc::new(entry);
         if entry.serves(lifetime.age).is_none() && !entry.serves_if_error(lifetime.age) {
             return None;
         }
-        let mut adopted = None;
-        let newer = |kept: Arc<Entry<R::Record>>| kept.age(Instant::now()) <= lifetime.age;
+        let (mut gone, mut adopted) = (Vec::new(), None);
         flight.keep(|| {
-            // Another call may have brought a newer one.
-            if self.entry(flight.key()).is_some_and(newer) {
-                return;
+            let kept = self.entry(flight.key());
+            let newer = kept.as_ref().filter(|kept| kept.age(Instant::now()) <= lifetime.age);
+            adopted = Some(Arc::clone(newer.unwrap_or(&entry)));
+            if newer.is_none() {
+                gone = self.shared.entries.insert(Arc::clone(&entry), size);
             }
-            let gone = self.shared.entries.insert(Arc::clone(&entry), size);
-            adopted = Some((entry, gone));
+            gone.extend(kept);
         });
-        adopted.map(|(entry, _)| entry)
+        drop(gone);
+        adopted
     }
 
     /// As of now, and how many bytes it takes.
@@ -96,14 +105,14 @@ impl<R: Kept> LastGood<R> {
         flight: &Flight<R::Record>,
         record: R::Record,
         lifetime: Lifetime,
-    ) -> (Arc<Entry<R::Record>>, usize) {
+    ) -> (Entry<R::Record>, usize) {
         let size = self.rules.size(&record).saturating_add(size_of::<Entry<R::Record>>());
         let fresh = nanos(lifetime.fresh);
         let early = fresh / 100 * u64::from(self.config.jitter);
         let refresh_at = if early == 0 { fresh } else { Rng::from_system().between(fresh - early, fresh) };
         let refresh_at =
             if refresh_at == u64::MAX { Duration::MAX } else { Duration::from_nanos(refresh_at) };
-        (Arc::new(Entry::new(Arc::clone(flight.key()), record, lifetime, refresh_at)), size)
+        (Entry::new(Arc::clone(flight.key()), record, lifetime, refresh_at), size)
     }
 
     pub(super) fn write_behind(&self, behind: &Arc<Behind<R::Record>>) {
