@@ -202,14 +202,15 @@ fn for_all<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &mut Req, boun
     }
 }
 
-/// Which of the calls for its key a request may share: those that have no less time, and the same limits otherwise.
+/// Which of the calls for its key a request may share.
 fn which<P: Carry<Req>, C, Req>(shared: &Holder<P, C>, request: &Req, variant: Option<u64>) -> Which {
-    let Some(carried) = carried(&shared.policy, request) else {
-        return Which { variant, bound: shared.limits.bound_for_all(None), ..Which::default() };
-    };
+    let usual = shared.limits.bound_for_all(None);
+    let usual = Which { variant, bound: usual, ..Which::default() };
+    let Some(carried) = carried(&shared.policy, request) else { return usual };
     let bound = shared.limits.bound_for_all(carried.time_limit);
+    let (long, backoff) = (bound > usual.bound, carried.backoff.clone());
     let (attempt_limit, max_retries) = (carried.attempt_limit, carried.max_retries);
-    Which { variant, alone: false, bound, attempt_limit, max_retries, backoff: carried.backoff.clone() }
+    Which { long, bound, attempt_limit, max_retries, backoff, ..usual }
 }
 
 /// Somebody who asks for this key, and will be asked for when polled.

@@ -271,3 +271,27 @@ async fn a_call_that_takes_long_brings_nothing_over_what_was_asked_for_later() {
     let kept = service.oneshot(get(&[])).await.unwrap();
     assert_eq!(kept.into_body().collect().await.unwrap().to_bytes(), "new");
 }
+
+/// One who has an hour, whose call hangs, holds up nobody who has seconds.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_take_long_and_hangs_is_nobodys_who_has_less_time() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let calls = Arc::clone(&count);
+    let origin = service_fn(move |_: Asked| {
+        let first = calls.fetch_add(1, Relaxed) == 0;
+        async move {
+            if first {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, BoxError>(response(200, &[("cache-control", "max-age=60")], "x"))
+        }
+    });
+    let service = layer(&store()).layer(total(secs(1)).layer(origin));
+    let patient = tokio::spawn(service.clone().oneshot(get(&[]).with_time_limit(secs(3600))));
+    settle().await;
+    for request in [get(&[]), get(&[]).with_time_limit(secs(60))] {
+        let [(answer, came)] = all(&service, [request]).await.try_into().unwrap();
+        assert_eq!((answer.unwrap(), came), (GOOD, Duration::ZERO));
+    }
+    patient.abort();
+}

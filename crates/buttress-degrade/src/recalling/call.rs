@@ -148,7 +148,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
         let (mut call, mut left) = (pin!(call), pin!(flight.is_left()));
         std::future::poll_fn(|cx| {
             while place.is_none() && left.as_mut().poll(cx).is_ready() {
-                *place = shared.chain.store.abandoned_place();
+                *place = if flight.is_alone() { None } else { shared.chain.store.abandoned_place() };
                 if place.is_none() && flight.gives_up() {
                     return Poll::Ready(None);
                 }
@@ -323,7 +323,7 @@ impl<P, Req, A, L, R: Kept> ForAll<P, Req, A, L, R> {
             let polled = recording.as_mut().poll(cx).map(Some);
             let left = || <R as Recall<Req, T>>::is_left(&recording) && flight.waits() == 0;
             if polled.is_pending() && place.is_none() && left() {
-                *place = shared.chain.store.abandoned_place();
+                *place = if flight.is_alone() { None } else { shared.chain.store.abandoned_place() };
                 if place.is_none() {
                     return Poll::Ready(None);
                 }

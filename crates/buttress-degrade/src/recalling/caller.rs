@@ -117,7 +117,7 @@ where
             };
             let outcome = within(limit.left(), landed(told)).await;
             // It may have been found in the store behind the memory meanwhile.
-            self.old = self.old.or_else(|| kept_for(&shared, &self.key, &request));
+            self.old = kept_for(&shared, &self.key, &request).or(self.old);
             let Some(outcome) = outcome else {
                 return self.elapsed(limit).await;
             };

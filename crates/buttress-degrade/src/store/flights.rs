@@ -21,18 +21,26 @@ pub(crate) struct Flights<V> {
 
 struct Current<V> {
     calls: HashTable<Call<V>>,
-    /// How often something was forgotten.
-    forgotten: u64,
+    /// How often something was forgotten, by the [places](place) of their hashes.
+    forgotten: [u64; FORGOTTEN],
     alone: Alone,
 }
 
-/// Which of the calls for a key: one that differs in this is not for the same callers, but that one may take longer.
+const FORGOTTEN: usize = 64;
+
+fn place(hash: u64) -> usize {
+    hash as usize % FORGOTTEN
+}
+
+/// Which of the calls for a key: one that differs in this is not for the same callers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Which {
     /// Which of several answers to the same key it is for, as far as that is known.
     pub(crate) variant: Option<u64>,
     /// It is for its caller and the store, and for nobody else.
     pub(crate) alone: bool,
+    /// The request has more time than others.
+    pub(crate) long: bool,
     /// How long it may take.
     pub(crate) bound: Duration,
     /// The request's own limits, which lie beneath that.
@@ -42,9 +50,12 @@ pub(crate) struct Which {
 }
 
 impl Which {
-    /// Whether a call like this is also for those who would make one like that.
+    /// Whether a call like this is also for those who would make one like that: it may take longer, but not so long that it holds them
+    /// up when it hangs.
     fn serves(&self, other: &Self) -> bool {
-        self.bound >= other.bound && *self == Self { bound: self.bound, ..other.clone() }
+        let bounds =
+            if other.long { other.bound..=other.bound.saturating_mul(2) } else { other.bound..=other.bound };
+        bounds.contains(&self.bound) && *self == Self { bound: self.bound, ..other.clone() }
     }
 }
 
@@ -65,7 +76,7 @@ impl<V> fmt::Debug for Flights<V> {
 
 impl<V> Default for Flights<V> {
     fn default() -> Self {
-        let current = Current { calls: HashTable::new(), forgotten: 0, alone: Alone::default() };
+        let current = Current { calls: HashTable::new(), forgotten: [0; FORGOTTEN], alone: Alone::default() };
         Self { current: Mutex::new(current), hasher: RandomState::new() }
     }
 }
@@ -91,7 +102,7 @@ pub(crate) struct Flight<V> {
     told: watch::Sender<Option<Outcome<V>>>,
     flights: Arc<Flights<V>>,
     begun: Option<Instant>,
-    /// It is for nobody else, and therefore not among the calls that are found; how often something had been forgotten when it began.
+    /// It is for nobody else, and therefore not among the calls that are found; how often its place had been forgotten when it began.
     alone: Option<u64>,
     /// From when on others made the same call again.
     released: OnceLock<Instant>,
@@ -111,7 +122,7 @@ impl<V> Flights<V> {
         }
         let (told, waits) = watch::channel(None);
         let key: Arc<str> = key.into();
-        let alone = which.alone.then_some(current.forgotten);
+        let alone = which.alone.then_some(current.forgotten[place(hash)]);
         if alone.is_none() {
             let call = Call { key: Arc::clone(&key), which: which.clone(), open: true, told: told.clone() };
             current.calls.insert_unique(hash, call, |call| self.hasher.hash_one(&*call.key));
@@ -127,9 +138,13 @@ impl<V> Flights<V> {
     /// The calls under way for this key, or all of them: nobody joins them any more, and their answers are not kept.
     pub(crate) fn forget(&self, key: Option<&str>) {
         let mut current = self.lock();
-        current.forgotten = current.forgotten.wrapping_add(1);
-        let Some(key) = key else { return current.calls.clear() };
+        let Some(key) = key else {
+            current.forgotten.iter_mut().for_each(|often| *often = often.wrapping_add(1));
+            return current.calls.clear();
+        };
         let hash = self.hasher.hash_one(key);
+        let often = &mut current.forgotten[place(hash)];
+        *often = often.wrapping_add(1);
         while let Ok(call) = current.calls.find_entry(hash, |call| *call.key == *key) {
             call.remove();
         }
@@ -162,6 +177,11 @@ impl<V> Flight<V> {
         self.begun.unwrap_or_else(Instant::now)
     }
 
+    /// Nobody but its caller waits for it.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.is_some()
+    }
+
     /// Tells all who wait. What is to be found by those who come later has to be in the store by now.
     pub(crate) fn land(self, outcome: Outcome<V>) {
         self.release(outcome);
@@ -186,11 +206,12 @@ impl<V> Flight<V> {
         self.released.get().copied()
     }
 
-    /// Keeps its answer, unless the one of its key has been forgotten since it began; of one that is for nobody else, unless any has.
+    /// Keeps its answer, unless the one of its key has been forgotten since it began; of one that is for nobody else, unless one has whose
+    /// hash has the same place.
     pub(crate) fn keep(&self, keep: impl FnOnce()) {
         let current = self.flights.lock();
         let is_kept = match self.alone {
-            Some(forgotten) => current.forgotten == forgotten,
+            Some(forgotten) => current.forgotten[place(self.hash)] == forgotten,
             None => current.calls.find(self.hash, |call| call.told.same_channel(&self.told)).is_some(),
         };
         if is_kept {
@@ -342,14 +363,29 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_for_those_with_less_time_and_one_that_is_for_nobody_else_is_not_found() {
+    fn a_call_is_for_those_with_a_little_less_time_and_one_that_is_for_nobody_else_is_not_found() {
         let flights = Arc::new(Flights::<()>::default());
-        let secs = |secs| Which { bound: Duration::from_secs(secs), ..Which::default() };
+        let secs = |secs| Which { long: true, bound: Duration::from_secs(secs), ..Which::default() };
         let long = flights.join("a", &secs(9));
+        assert!(matches!(flights.join("a", &secs(4)), Joined::Leads(..)), "it may take far longer");
+        let usual = Which { long: false, ..secs(9) };
+        assert!(matches!(flights.join("a", &usual), Joined::Leads(..)), "the layers' own limits are others");
         assert!(matches!(flights.join("a", &secs(5)), Joined::Waits(_)));
         assert!(matches!(flights.join("a", &secs(10)), Joined::Leads(..)));
         let alone = flights.join("a", &Which { alone: true, ..secs(5) });
         assert!(matches!(&alone, Joined::Leads(..)) && flights.len() == 1);
+        let is_kept = || {
+            let (Joined::Leads(flight, _), mut kept) = (&alone, false) else { panic!("it leads") };
+            flight.keep(|| kept = true);
+            kept
+        };
+        // One in so many others looks like it.
+        let place = |key: &str| place(flights.hasher.hash_one(key));
+        let other = (0..).map(|other| other.to_string()).find(|other| place(other) != place("a"));
+        flights.forget(other.as_deref());
+        assert!(is_kept());
+        flights.forget(Some("a"));
+        assert!(!is_kept());
         drop((long, alone));
         assert!(flights.lock().calls.is_empty());
     }
