@@ -7,39 +7,26 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use buttress_core::BoxError;
 use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, Grade, HttpRules, LastGood};
 use buttress_testkit::clock::settle;
 use http::Response;
 use http_body_util::{BodyExt, Full};
-use origin::{Asked, Body, get, layer, response, store};
+use origin::{Asked, Body, get, layer, response, slow, store};
 use support::{ms, secs};
-use tokio::time::{Instant, advance, sleep};
+use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Fields = &'static [(&'static str, &'static str)];
 
-/// Answers after this time with these headers, each time with another body; confirms what is asked about.
-fn slow(
-    time: Duration,
-    headers: Fields,
-) -> (
-    impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static,
-    Arc<AtomicUsize>,
-) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&calls);
-    let service = service_fn(move |request: Asked| {
-        let number = count.fetch_add(1, Relaxed);
+/// With these headers, each time with another body; confirms what is asked about.
+fn numbered(headers: Fields) -> impl Fn(&Asked) -> Response<Body> + Clone + Send + 'static {
+    let count = Arc::new(AtomicUsize::new(0));
+    move |request| {
         let status = if request.headers().contains_key("if-none-match") { 304 } else { 200 };
-        async move {
-            sleep(time).await;
-            Ok::<_, BoxError>(response(status, headers, &number.to_string()))
-        }
-    });
-    (service, calls)
+        response(status, headers, &count.fetch_add(1, Relaxed).to_string())
+    }
 }
 
 /// RFC 9111 §§ 4, 5.2.2.4: what may not be used again without asking is an answer to nobody else, also to none who asks at the same
@@ -55,7 +42,7 @@ async fn what_has_to_be_confirmed_is_for_him_who_asked() {
         (&[("cache-control", "max-age=0")], 1),
     ];
     for (headers, expected) in CASES {
-        let (origin, calls) = slow(ms(100), headers);
+        let (origin, calls) = slow(ms(100), numbered(headers));
         let store = store(HttpRules::private());
         let service = layer(&store).layer(origin);
         for round in 1..=2 {
@@ -79,7 +66,7 @@ async fn what_has_to_be_confirmed_is_for_him_who_asked() {
 /// A query in a body, as search engines take it, is no part of the URI.
 #[tokio::test(start_paused = true)]
 async fn a_read_with_a_body_is_asked_for_each_time() {
-    let (origin, calls) = slow(ms(1), &[("cache-control", "max-age=60")]);
+    let (origin, calls) = slow(ms(1), numbered(&[("cache-control", "max-age=60")]));
     let service = layer(&store(HttpRules::private())).layer(origin);
     for query in ["a", "b", "a"] {
         let request = get(&[]).map(|_| Full::from(query));
@@ -93,7 +80,7 @@ async fn a_read_with_a_body_is_asked_for_each_time() {
 async fn who_comes_too_late_for_a_stale_answer_waits_for_its_refresh_also_if_it_varies() {
     let (origin, calls) = slow(
         secs(3),
-        &[("cache-control", "max-age=1, stale-while-revalidate=4"), ("vary", "accept-encoding")],
+        numbered(&[("cache-control", "max-age=1, stale-while-revalidate=4"), ("vary", "accept-encoding")]),
     );
     let service = layer(&store(HttpRules::private())).layer(origin);
     let ask = || service.clone().oneshot(get(&[("accept-encoding", "gzip")]));

@@ -16,7 +16,7 @@ use buttress_http::{Http, RequestExt};
 use buttress_testkit::clock::settle;
 use http::Response;
 use http_body_util::BodyExt;
-use origin::{Asked, Body, Given, get, layer, response};
+use origin::{Asked, Body, Given, get, layer, response, slow};
 use support::{ms, secs};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -26,23 +26,8 @@ type Answered = Result<(u16, Level), BoxError>;
 
 const GOOD: (u16, Level) = (200, Level::Full);
 
-/// Answers after this time, and counts its calls.
-fn after(
-    time: Duration,
-) -> (
-    impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send,
-    Arc<AtomicUsize>,
-) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&calls);
-    let service = service_fn(move |_: Asked| {
-        count.fetch_add(1, Relaxed);
-        async move {
-            sleep(time).await;
-            Ok::<_, BoxError>(response(200, &[("cache-control", "max-age=60, stale-if-error=600")], "x"))
-        }
-    });
-    (service, calls)
+fn good(_: &Asked) -> Response<Body> {
+    response(200, &[("cache-control", "max-age=60, stale-if-error=600")], "x")
 }
 
 fn store() -> LastGood<HttpRules> {
@@ -87,7 +72,7 @@ fn waited(answer: &Answered) -> Duration {
 /// HD-51: one call for all, whose time is not that of the one who came first.
 #[tokio::test(start_paused = true)]
 async fn one_who_has_less_time_goes_and_the_others_get_what_he_asked_for() {
-    let (origin, calls) = after(secs(1));
+    let (origin, calls) = slow(secs(1), good);
     let service = layer(&store()).layer(total(secs(10)).layer(origin));
     let [(hurried, gone), (patient, came)] =
         all(&service, [get(&[]).with_time_limit(ms(50)), get(&[])]).await.try_into().unwrap();
@@ -100,7 +85,7 @@ async fn one_who_has_less_time_goes_and_the_others_get_what_he_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn what_one_in_a_hurry_did_not_wait_for_is_kept_and_is_fresh() {
     let store = store();
-    let (origin, calls) = after(secs(1));
+    let (origin, calls) = slow(secs(1), good);
     let service = layer(&store).layer(total(secs(10)).layer(origin));
     all(&service, [get(&[])]).await;
     tokio::time::advance(secs(61)).await;
@@ -116,7 +101,7 @@ async fn what_one_in_a_hurry_did_not_wait_for_is_kept_and_is_fresh() {
 #[tokio::test(start_paused = true)]
 async fn one_who_has_more_time_gets_it_and_takes_nobody_elses_call() {
     for budget in [None, Some(secs(2))] {
-        let (origin, calls) = after(secs(5));
+        let (origin, calls) = slow(secs(5), good);
         let degrade = layer(&store()).patience(secs(2)).unwrap();
         let degrade = if let Some(budget) = budget { degrade.budget(budget).unwrap() } else { degrade };
         let service = degrade.layer(total(secs(1)).layer(origin));
@@ -137,7 +122,7 @@ async fn one_who_has_more_time_gets_it_and_takes_nobody_elses_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_attempts_have_limits_of_their_own_is_shared_with_those_who_have_the_same() {
-    let (origin, calls) = after(secs(1));
+    let (origin, calls) = slow(secs(1), good);
     let attempt = DeadlineLayer::attempt("search", secs(10)).unwrap().carry(Http::new());
     let service = layer(&store()).layer(attempt.layer(origin));
     let hurried = || get(&[]).with_attempt_limit(ms(50));
@@ -148,7 +133,7 @@ async fn a_call_whose_attempts_have_limits_of_their_own_is_shared_with_those_who
     assert_eq!((plain.0.unwrap(), plain.1), (GOOD, secs(1)));
     assert_eq!(calls.load(Relaxed), 2);
     // So with how often it is sent, and when.
-    let (origin, calls) = after(ms(10));
+    let (origin, calls) = slow(ms(10), good);
     let service = layer(&store()).layer(origin);
     let requests = [get(&[]).with_max_retries(0), get(&[]), get(&[]).with_max_retries(0)];
     all(&service, requests).await;
@@ -238,7 +223,7 @@ async fn whose_call_fails_gets_what_another_one_has_brought_also_if_there_was_no
 /// Each has another limit, longer than the patience.
 #[tokio::test(start_paused = true)]
 async fn those_with_less_time_share_the_call_of_one_with_more() {
-    let (origin, calls) = after(secs(5));
+    let (origin, calls) = slow(secs(5), good);
     let service = layer(&store()).patience(secs(2)).unwrap().layer(origin);
     let requests = (0..20).rev().map(|n| get(&[]).with_time_limit(secs(10) + ms(n)));
     for (answer, came) in all(&service, requests).await {

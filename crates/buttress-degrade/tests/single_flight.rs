@@ -13,12 +13,12 @@ use buttress_degrade::{ByKey, Chain, DegradeLayer, Degraded, Grade, HttpRules, L
 use buttress_http::Http;
 use buttress_testkit::clock::settle;
 use buttress_testkit::{Scripted, ok, panics};
-use http::{Method, Response};
+use http::Method;
 use http_body_util::BodyExt;
-use origin::{Asked, Body, Origin, body, get, layer, response, store};
+use origin::{Asked, Origin, body, get, layer, response, slow, store};
 use support::{ms, secs};
 use tokio::time::{Instant, sleep};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
 const KEEPS: &[(&str, &str)] = &[("cache-control", "max-age=600")];
 
@@ -123,31 +123,11 @@ async fn a_request_at_fault_is_not_the_fault_of_those_who_asked_the_same() {
     assert_eq!((next.level(), *next.get_ref()), (Level::Full, 4), "the service is well");
 }
 
-/// Answers after 100 ms, counts its calls.
-fn slow(
-    answer: impl Fn(&Asked) -> Response<Body> + Clone + Send + 'static,
-) -> (
-    impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send,
-    Arc<AtomicUsize>,
-) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&calls);
-    let service = service_fn(move |request: Asked| {
-        count.fetch_add(1, Relaxed);
-        let answer = answer(&request);
-        async move {
-            sleep(ms(100)).await;
-            Ok::<_, BoxError>(answer)
-        }
-    });
-    (service, calls)
-}
-
 /// HD-51, of answers that differ by what the request says.
 #[tokio::test(start_paused = true)]
 async fn those_who_ask_for_one_variant_share_a_call_and_wait_for_one_other_at_most() {
     let store = store(HttpRules::private());
-    let (origin, calls) = slow(|request| {
+    let (origin, calls) = slow(ms(100), |request| {
         let language = request.headers()["accept-language"].to_str().unwrap();
         response(200, &[KEEPS[0], ("vary", "accept-language")], language)
     });
@@ -183,7 +163,7 @@ async fn nobody_waits_again_for_what_is_for_one_alone_until_it_is_for_all_again(
     let store = store(HttpRules::private());
     let shared = Arc::new(AtomicUsize::new(0));
     let for_all = Arc::clone(&shared);
-    let (origin, calls) = slow(move |_| {
+    let (origin, calls) = slow(ms(100), move |_| {
         let keeps: [(&str, &str); 1] = if for_all.load(Relaxed) == 0 {
             [("cache-control", "no-store")]
         } else {
@@ -212,7 +192,7 @@ async fn a_failure_that_is_for_one_alone_is_one_for_all_who_have_something_else(
     let layer = layer(&store);
     body(&layer, &Origin::of(200, &[("cache-control", "max-age=1")]), &[]).await;
     tokio::time::advance(secs(2)).await;
-    let (origin, calls) = slow(|_| response(503, &[("cache-control", "no-store")], "busy"));
+    let (origin, calls) = slow(ms(100), |_| response(503, &[("cache-control", "no-store")], "busy"));
     let service = layer.layer(origin);
     let all = async || {
         let mut levels = Vec::new();
@@ -252,7 +232,7 @@ async fn after_a_shutdown_callers_call_for_themselves_and_nothing_more_is_kept()
     body(&layer, &Origin::of(200, &[("cache-control", "max-age=1")]), &[]).await;
     assert_eq!(store.shutdown(secs(1)).await, 0);
     tokio::time::advance(secs(2)).await;
-    let (origin, calls) = slow(|_| response(200, KEEPS, "new"));
+    let (origin, calls) = slow(ms(100), |_| response(200, KEEPS, "new"));
     let service = layer.layer(origin);
     for call in (0..5).map(|_| tokio::spawn(service.clone().oneshot(get(&[])))).collect::<Vec<_>>() {
         let answer = call.await.unwrap().unwrap();

@@ -1,5 +1,6 @@
 //! The store of last good answers.
 
+mod alone;
 #[cfg(feature = "store")]
 mod behind;
 #[cfg(not(feature = "store"))]

@@ -1,7 +1,9 @@
 //! A server that is told what to answer, and a layer with a store over it.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use buttress_core::BoxError;
 use buttress_degrade::{Chain, DegradeLayer, Grade, HttpRules, LastGood, Open, Recalling};
@@ -10,6 +12,7 @@ use buttress_testkit::clock::settle;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
+use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::secs;
@@ -73,6 +76,27 @@ impl Origin {
             }
         })
     }
+}
+
+/// Answers after this time, and counts its calls.
+pub(crate) fn slow(
+    time: Duration,
+    answer: impl Fn(&Asked) -> Response<Body> + Clone + Send + 'static,
+) -> (
+    impl Service<Asked, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static,
+    Arc<AtomicUsize>,
+) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let service = service_fn(move |request: Asked| {
+        count.fetch_add(1, Relaxed);
+        let answer = answer(&request);
+        async move {
+            sleep(time).await;
+            Ok::<_, BoxError>(answer)
+        }
+    });
+    (service, calls)
 }
 
 pub(crate) fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response<Body> {
